@@ -1,0 +1,36 @@
+"""The latent adversary of LAT: a perturbation of one block's output that makes the model recall the forget texts."""
+
+import torch
+
+from brittle.activations import hidden, resume
+from brittle.losses import nll
+
+
+def attack(model, batch, block, eps, steps):
+    """delta [B, T, D] with ||delta_t||_2 <= eps a token that *lowers* NLL(batch); zero on padding, and zero for eps 0.
+
+    Projected gradient descent from zero: steps of 2.5 eps / steps along each token's normalised gradient (Madry et al. 2018).
+    Blocks up to `block` run once; no gradient reaches the model, whose requires_grad flags are restored.
+    """
+    with torch.no_grad():
+        h = hidden(model, batch, [block])[block]
+    delta = torch.zeros_like(h, dtype=torch.float32)
+    if not eps or not steps:
+        return delta
+    real = batch["attention_mask"][..., None]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for p in trained:
+        p.requires_grad_(False)
+    try:
+        for _ in range(steps):
+            delta.requires_grad_(True)
+            with resume(model, block, h + delta.to(h.dtype)):
+                (gradient,) = torch.autograd.grad(nll(model, batch), delta)
+            with torch.no_grad():
+                direction = gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+                delta = (delta - 2.5 * eps / steps * direction) * real
+                delta = delta * (eps / delta.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
+    finally:
+        for p in trained:
+            p.requires_grad_(True)
+    return delta.detach()

@@ -1,0 +1,117 @@
+"""Command lines: the options that scripts share, the flags made from a method's fields, and one-line errors."""
+
+import errno
+import inspect
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from brittle.errors import UserError
+
+Model = Annotated[str, typer.Option("--model", help="Model folder or Hugging Face id.")]
+ModelA = Annotated[str, typer.Option("--model-a", help="Model A, always the base: folder or Hugging Face id.")]
+ModelB = Annotated[str, typer.Option("--model-b", help="Model B, the changed model: folder or Hugging Face id.")]
+Outdir = Annotated[Path, typer.Option("--outdir", help="Folder for the results.")]
+ForgetText = Annotated[Path, typer.Option("--forget", help="Forget texts: one a line, or JSONL.")]
+RetainText = Annotated[Path, typer.Option("--retain", help="Retain texts: one a line, or JSONL.")]
+Data = Annotated[Path, typer.Option("--data", help="Folder with mcq_{forget,retain,general}.jsonl.")]
+MaxSamples = Annotated[int, typer.Option("--max-samples", min=1, help="Texts a split to read.")]
+MaxLength = Annotated[int, typer.Option("--max-length", min=2, help="Tokens a text; longer ones are cut and counted.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Texts a batch.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto (float32 on CPU, bfloat16 on GPU), float32, bfloat16, float16.")]
+Revision = Annotated[Optional[str], typer.Option("--revision", help="Branch, tag or commit of a hub model.")]  # noqa: UP045
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that a model's repository ships. Off by default.")
+]
+
+INTERRUPTED = 130
+
+
+def load_env():
+    """Read `.env` (HF_TOKEN, WANDB_API_KEY, HF_HOME); the real environment wins."""
+    if Path(".env").exists():
+        from dotenv import load_dotenv
+
+        load_dotenv(".env", override=False)
+
+
+def _one_line(text):
+    return " ".join(str(text).split())
+
+
+def _explain(error):
+    """The one line for a mistake or a full disk, or None for what deserves a traceback."""
+    if isinstance(error, UserError):
+        return _one_line(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EPERM):
+        return f"cannot write {error.filename or 'the results'}: {error.strerror}. Free space or choose another --outdir."
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"the name {str(error.filename)[:60]}... is too long for a file."
+    if "SafetensorError" in type(error).__name__:
+        if "No space left" in str(error):
+            return "cannot write the weights: no space left on the disk. Free space or choose another --outdir."
+        return f"a safetensors file cannot be read ({_one_line(error)}). Make or download that model again."
+    if "OutOfMemoryError" in type(error).__name__:
+        return "out of GPU memory: lower --batch-size or --max-length, or use --device cpu."
+    return None
+
+
+def run(main):
+    """Run `main` as a command: mistakes print one line to stderr and exit 2, Ctrl-C exits 130, bugs keep their traceback."""
+    import click
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(main)
+    try:
+        load_env()
+        code = app(standalone_mode=False)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        message, code = "interrupted; what was finished before is intact, nothing half-written is left.", INTERRUPTED
+    except click.exceptions.ClickException as error:
+        message, code = _one_line(error.format_message()), 2
+    except Exception as error:
+        message, code = _explain(error), 2
+        if message is None:
+            traceback.print_exc()
+            sys.exit(1)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def with_knobs(main, knobs):
+    """Give `main(..., **knobs)` one string option for each knob {name: help}; unset ones arrive as None."""
+    signature = inspect.signature(main)
+    fixed = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    made = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                Optional[str],  # noqa: UP045  (typer reads this form in every version)
+                typer.Option("--" + name.replace("_", "-"), help=text, rich_help_panel="Knobs of the methods"),
+            ],
+        )
+        for name, text in knobs.items()
+    ]
+
+    def wrapped(**arguments):
+        return main(**arguments)
+
+    wrapped.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in fixed] + made)
+    wrapped.__annotations__ = {p.name: p.annotation for p in [*fixed, *made]}
+    wrapped.__doc__ = main.__doc__
+    return wrapped
+
+
+def threads():
+    """CPU threads to use: OMP_NUM_THREADS where it is set, else all but no more than 8 (small models spin beyond that)."""
+    return int(os.environ.get("OMP_NUM_THREADS") or min(8, os.cpu_count() or 1))

@@ -1,0 +1,104 @@
+"""Multiple choice: read items, score every choice by its summed log-probability after the question.
+
+Question and choice are tokenised together (`question + " " + choice`); the choice's tokens are those after the longest
+common prefix with the question's own tokens. Same convention as lm-eval's `multiple_choice` (acc; acc_norm by characters).
+"""
+
+from pathlib import Path
+
+from brittle.errors import UserError
+from brittle.text import batches, read_jsonl
+
+SPLITS = ("forget", "retain", "general")
+KEYS = ("question", "choices", "answer")
+
+
+def read_items(path):
+    """Items {question, choices, answer (index), fact?, half?} of a JSONL file."""
+    items = read_jsonl(path, KEYS)
+    for number, item in enumerate(items, 1):
+        choices, answer = item["choices"], item["answer"]
+        if not isinstance(choices, list) or len(choices) < 2 or not isinstance(answer, int) or not 0 <= answer < len(choices):
+            raise UserError(f"{path} line {number}: answer must be an index into at least two choices.")
+    return items
+
+
+def read_splits(data):
+    """{split: items} of the mcq_*.jsonl files in folder `data`; all three must be there."""
+    return {split: read_items(Path(data) / f"mcq_{split}.jsonl") for split in SPLITS}
+
+
+def subset(items, count, seed=0):
+    """At most `count` items, drawn by `seed`, in their own order."""
+    import torch
+
+    if count is None or len(items) <= count:
+        return items
+    keep = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:count]
+    return [items[i] for i in sorted(keep.tolist())]
+
+
+def common_prefix(a, b):
+    length = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        length += 1
+    return length
+
+
+def encode_items(tokenizer, items, max_length):
+    """(ids, start) of every (item, choice), flat: all tokens, and where the choice's tokens start. Cut on the left."""
+    questions = tokenizer([i["question"] for i in items])["input_ids"]
+    whole = tokenizer([f"{i['question']} {c}" for i in items for c in i["choices"]])["input_ids"]
+    owners = [q for q, item in zip(questions, items, strict=True) for _ in item["choices"]]
+    pairs = []
+    for ids, asked in zip(whole, owners, strict=True):
+        start = min(common_prefix(ids, asked), len(ids) - 1)  # at least one token is scored
+        cut = max(0, len(ids) - max_length)
+        pairs.append((ids[cut:], max(1, start - cut)))
+    return pairs
+
+
+def choice_logprobs(model, pairs, pad_id, batch_size=128):
+    """Summed log-probability [number of pairs] (float64) of each pair's tokens from `start` on."""
+    import torch
+
+    from brittle.losses import token_logprobs
+
+    sums = torch.zeros(len(pairs), dtype=torch.float64)
+    with torch.no_grad():
+        for indices, batch in batches([ids for ids, _ in pairs], pad_id, batch_size, model.device):
+            logprobs = token_logprobs(model(**batch).logits, batch["input_ids"]).double()  # [B, T-1], of token t+1
+            position = torch.arange(1, batch["input_ids"].size(1), device=model.device)
+            start = torch.tensor([pairs[i][1] for i in indices], device=model.device)
+            answer = (position >= start[:, None]) & (batch["attention_mask"][:, 1:] == 1)
+            sums[torch.tensor(indices)] = (logprobs * answer).sum(1).cpu()
+    return sums
+
+
+def score(model, tokenizer, items, batch_size=128, normalise=False):
+    """Per item the predicted choice and the choices' log-probabilities: [(prediction, [logprob, ...]), ...].
+
+    `normalise` divides by the choice's characters (lm-eval's acc_norm). NaN logits raise UserError: no score is invented.
+    """
+    import math
+
+    from brittle.models import context_length
+
+    pairs = encode_items(tokenizer, items, context_length(model.config))
+    sums, position, scored = choice_logprobs(model, pairs, tokenizer.pad_token_id, batch_size).tolist(), 0, []
+    for item in items:
+        values = sums[position : position + len(item["choices"])]
+        position += len(values)
+        if not all(map(math.isfinite, values)):
+            raise UserError("the model gives NaN or infinite log-probabilities: it is broken, and has no accuracy.")
+        ranked = [v / max(1, len(c)) for v, c in zip(values, item["choices"], strict=True)] if normalise else values
+        scored.append((max(range(len(ranked)), key=ranked.__getitem__), values))
+    return scored
+
+
+def accuracy(model, tokenizer, items, batch_size=128):
+    """Share of items whose highest-scored choice is the answer."""
+    scored = score(model, tokenizer, items, batch_size)
+    return sum(p == item["answer"] for (p, _), item in zip(scored, items, strict=True)) / len(items)

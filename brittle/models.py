@@ -1,0 +1,203 @@
+"""Finding, loading and checking models: folders or hub ids, safetensors only, remote code off."""
+
+import json
+from pathlib import Path
+
+from brittle.errors import UserError
+
+WEIGHTS = "*.safetensors"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def looks_like_folder(model):
+    return model.startswith((".", "/", "~")) or model.count("/") > 1 or model.startswith(("outputs/", "data/"))
+
+
+def model_folder(model, revision=None, weights=True):
+    """The local folder of `model`: itself, or the hub snapshot in the cache (downloaded where the hub can be reached).
+
+    Raises UserError for an unknown id or folder, no hub access, a gated model without token, or no safetensors weights.
+    """
+    model = str(model)
+    folder = Path(model).expanduser()
+    if not model or "\0" in model:
+        raise UserError(f"{model!r} is no model. Give a folder or a Hugging Face id such as EleutherAI/pythia-70m.")
+    if not folder.is_dir():
+        if folder.is_file():
+            raise UserError(f"{model} is a file. Give the model's folder.")
+        if looks_like_folder(model):
+            raise UserError(f"model folder {model} not found. Make the mini models with: uv run create_models.py")
+        folder = _hub_snapshot(model, revision, weights)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{model} has no config.json, so it is no model folder. Point to the folder that holds one.")
+    if weights and not any(folder.glob(WEIGHTS)):
+        other = [f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt")]
+        has = f"only {other[0]} (pickle, which can run code)" if other else "no weights"
+        raise UserError(f"{model} has {has}. Weights are read from safetensors: save it with save_pretrained first.")
+    return folder
+
+
+def _hub_snapshot(model, revision, weights):
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    patterns = ["*.json", "*.model", "*.txt", "*.jinja"] + ([WEIGHTS] if weights else [])
+    try:
+        return Path(hub.snapshot_download(model, revision=revision, allow_patterns=patterns))
+    except errors.GatedRepoError:
+        raise UserError(
+            f"{model} is gated. Accept its terms on its page, then put a token into HF_TOKEN (.env.example)."
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise UserError(f"{model} has no revision {revision}. Leave --revision out for the default branch.") from None
+    except errors.HFValidationError:
+        raise UserError(f"{model!r} is neither a folder nor a Hugging Face id (owner/name).") from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(f"no folder and no Hugging Face model is called {model}. Check the name (private: HF_TOKEN).") from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError):
+        raise UserError(
+            f"{model} is no local folder, is not in the Hugging Face cache, and the hub cannot be reached. "
+            "Give a folder, or try again with network access (HF_HUB_OFFLINE unset)."
+        ) from None
+
+
+def model_files(model):
+    """The files that determine a model's behaviour: weights, configuration, tokenizer."""
+    folder = Path(model)
+    names = {"config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json", *TOKENIZERS}
+    return sorted(f for f in folder.iterdir() if f.suffix == ".safetensors" or f.name in names or f.suffix == ".txt")
+
+
+def read_config(folder):
+    try:
+        return json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{folder}/config.json is not JSON ({error}). Make or download that model again.") from None
+
+
+def pick_device(device="auto"):
+    """`auto` is the first GPU where there is one; otherwise the named device, checked."""
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+        torch.empty(0, device=picked)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device} is not usable here ({str(error).splitlines()[0]}). Try auto or cpu.") from None
+    return picked
+
+
+def pick_dtype(dtype, device):
+    import torch
+
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16  # bfloat16 is emulated, so slow, on most CPUs
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype}: choose auto, {', '.join(DTYPES)}.")
+    return getattr(torch, dtype)
+
+
+def load_model(folder, device="cpu", dtype="auto", trust_remote_code=False):
+    """The causal language model of a local `folder`, in evaluation mode, without a generation cache."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from brittle.cli import threads
+
+    logging.disable_progress_bar()
+    torch.set_num_threads(threads())
+    device = pick_device(str(device))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=pick_dtype(dtype, device), use_safetensors=True, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+            raise UserError(f"{folder} needs code from its repository. Read it, then pass --trust-remote-code.") from None
+        raise UserError(f"{folder} cannot be loaded as a causal language model: {str(error).splitlines()[0]}") from None
+    model.config.use_cache = False
+    return model.to(device).eval()
+
+
+def load_tokenizer(folder, trust_remote_code=False):
+    """The tokenizer of a local `folder`, padding on the right; the end-of-text token pads where there is no other."""
+    from transformers import AutoTokenizer
+
+    if not any((Path(folder) / name).is_file() for name in TOKENIZERS):
+        raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZERS[:2])} ...). Copy the base model's files there.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # tokenizers raises bare Exception for a damaged file
+        raise UserError(f"the tokenizer of {folder} cannot be read: {str(error).splitlines()[0]}") from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_pair(folder_a, folder_b, device="cpu", dtype="auto", trust_remote_code=False):
+    """Models A and B and A's tokenizer. Raises UserError where the two do not fit together."""
+    check_pair(folder_a, folder_b)
+    load = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    return load_model(folder_a, **load), load_model(folder_b, **load), load_tokenizer(folder_a, trust_remote_code)
+
+
+def check_pair(folder_a, folder_b):
+    """Two models can be compared when their architecture, width and depth agree."""
+    a, b = read_config(folder_a), read_config(folder_b)
+    for key in ("model_type", "hidden_size", "n_embd", "num_hidden_layers", "n_layer", "vocab_size"):
+        if a.get(key) != b.get(key):
+            raise UserError(f"A and B differ in {key}: {a.get(key)} and {b.get(key)}. Compare models of one architecture.")
+
+
+def blocks(model):
+    """The transformer blocks: the first ModuleList of length num_hidden_layers (GPT-NeoX, GPT-2, Llama, Phi, OLMoE ...)."""
+    import torch
+
+    count = model.config.num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
+            return module
+    raise UserError(f"{type(model).__name__} has no list of {count} blocks. Only decoder models of that shape are supported.")
+
+
+def check_blocks(model, layer_ids, flag="--layer-id"):
+    """Block indices must exist in `model`."""
+    count = model.config.num_hidden_layers
+    for layer in layer_ids:
+        if not 0 <= layer < count:
+            raise UserError(f"{flag} {layer}, but this model has blocks 0 to {count - 1}.")
+
+
+def context_length(config):
+    """The longest input of a model, from its configuration (GPT-2 calls it n_positions)."""
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2048
+
+
+def train_only(model, names):
+    """Leave gradients to the parameters called `names` alone."""
+    names = set(names)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+
+
+def down_projections(model, layers):
+    """Names of the weights that bring the MLP back to the residual stream in the given blocks: in each block's MLP, the
+    matrices with `hidden_size` outputs and another number of inputs (stacked experts included)."""
+    from brittle.weights import CONV1D, TRANSPOSED, group_of, layer_of
+
+    width, found = model.config.hidden_size, []
+    turned = model.config.model_type in TRANSPOSED
+    for name, p in model.named_parameters():
+        if layer_of(name) in layers and group_of(name) == "mlp" and p.ndim >= 2:
+            rows, columns = p.shape[-2:]
+            rows, columns = (columns, rows) if turned and CONV1D.search(name) else (rows, columns)
+            if rows == width and columns != width:
+                found.append(name)
+    if not found:
+        raise UserError(f"no MLP down-projection found in blocks {list(layers)} of {type(model).__name__}.")
+    return found

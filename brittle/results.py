@@ -1,0 +1,282 @@
+"""Where results go, and what makes them trustworthy: staged, recorded, hashed, and put in place by rename, the CSV last."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+from brittle.errors import UserError
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "datasets", "lm-eval", "numpy",
+             "scipy", "scikit-learn", "pandas")  # fmt: skip
+HASH_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "brittle" / "sha256.json"
+CACHED_FROM = 64 << 20  # bytes: smaller files are hashed faster than a cache is read
+
+
+def model_name(model):
+    """The name of a model in output folders: a hub id with / written _, a folder's own name, or <model>__<method>."""
+    path = Path(model)
+    if path.is_dir() or model.startswith((".", "/", "~")) or len(path.parts) > 2:
+        name = path.resolve().parent.name if path.name == "unlearned_model" else path.resolve().name
+    else:
+        name = model.replace("/", "_")
+    return name.replace("..", "_") or "model"
+
+
+def comparison_dir(root, model_a, model_b):
+    return Path(root) / f"{model_name(model_a)}__to__{model_name(model_b)}"
+
+
+def unlearned_dir(root, model, method):
+    return Path(root) / f"{model_name(model)}__{method}" / "unlearned_model"
+
+
+def sha256(path):
+    """Hex digest of a file. Hub blobs are named by it; digests of other large files are kept by (path, size, mtime)."""
+    real = Path(path).resolve()
+    if real.parent.name == "blobs" and len(real.name) == 64:
+        return real.name
+    stat = real.stat()
+    key, cache = f"{real}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}", {}
+    if stat.st_size >= CACHED_FROM:
+        try:
+            cache = json.loads(HASH_CACHE.read_text())
+        except (OSError, ValueError):
+            cache = {}
+        if key in cache:
+            return cache[key]
+    with open(real, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if stat.st_size >= CACHED_FROM:
+        try:
+            HASH_CACHE.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(HASH_CACHE, json.dumps({**cache, key: digest}))
+        except OSError:
+            pass  # a cache that cannot be written costs time, nothing else
+    return digest
+
+
+def describe_file(path):
+    stat = os.stat(path)
+    return {"sha256": sha256(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def replace_text(path, text):
+    """Write `text` to `path` by rename, so that the file is the old one or the new one, never half."""
+    part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_csv(path, columns, rows):
+    """Rows (dicts with exactly `columns`) as CSV, floats in full precision, None as an empty field. Returns the row count."""
+    count = 0
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            missing = set(columns) - set(row)
+            assert not missing, f"row without {sorted(missing)}"
+            writer.writerow(row)
+            count += 1
+    return count
+
+
+def command_line():
+    """The command as a list: script path relative to the working folder, then the arguments as they were given."""
+    script = Path(sys.argv[0]).resolve()
+    cwd = Path.cwd()
+    return [str(script.relative_to(cwd) if script.is_relative_to(cwd) else script), *sys.argv[1:]]
+
+
+def _versions():
+    found = {"python": sys.version.split()[0]}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit():
+    """The commit of the code, with -dirty where tracked files differ; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        git = ["git", "-C", str(here)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return (head.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")) if head.returncode == 0 else None
+
+
+def record_path(output):
+    """`per_layer.csv` -> `per_layer.run.json`, beside it."""
+    return Path(output).with_suffix(".run.json")
+
+
+class Run:
+    """One script's outputs in `outdir`, all or nothing.
+
+        with Run(outdir, inputs=[...], models={"model_a": folder}, seed=0) as run:
+            run.figure(fig, "x.png")
+            run.csv("x.csv", COLUMNS, rows)
+
+    Files are staged in a hidden folder; at the end of the block each CSV's record (`x.run.json`: command, inputs and models
+    with their hashes, seed, versions, commit, duration, hashes of the outputs) and the files are put in place by rename,
+    CSVs last. After an error nothing of this run is left and what was there before is untouched.
+    With `whole=True` the outputs are a folder (a model): `outdir` itself is replaced by the staged one.
+    """
+
+    def __init__(self, outdir, inputs=(), models=None, seed=None, settings=None, whole=False):
+        self.outdir, self.whole = Path(outdir), whole
+        self.inputs, self.models = [str(p) for p in inputs], dict(models or {})
+        self.seed, self.settings = seed, dict(settings or {})
+        self.order, self.started, self.rows = [], time.time(), {}
+
+    def __enter__(self):
+        home = self.outdir.parent if self.whole else self.outdir
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"--outdir {self.outdir} is or lies under a file, not a folder. Choose another.") from None
+        recover_folder(self.outdir)
+        for stale in home.glob(f".{self.outdir.name if self.whole else 'run'}.part-*"):
+            if not _alive(stale.name.rpartition("-")[2]):
+                shutil.rmtree(stale, ignore_errors=True)
+        self.stage = home / f".{self.outdir.name if self.whole else 'run'}.part-{os.getpid()}"
+        shutil.rmtree(self.stage, ignore_errors=True)
+        self.stage.mkdir()
+        # what was read is what stood there at the start: hash before the work, not after
+        self.read = {path: describe_file(path) for path in self._input_files()}
+        return self
+
+    def _input_files(self):
+        from brittle.models import model_files
+
+        script = Path(sys.argv[0])
+        code = [str(script)] if script.suffix == ".py" and script.is_file() else []
+        folders = [str(f) for model in self.models.values() for f in model_files(model)]
+        return [*code, *self.inputs, *folders]
+
+    def path(self, name):
+        """Where to write the output `name` now; it is put in place at the end."""
+        if name not in self.order:
+            self.order.append(name)
+        return self.stage / name
+
+    def csv(self, name, columns, rows):
+        self.rows[name] = write_csv(self.path(name), columns, rows)
+
+    def figure(self, figure, name):
+        import matplotlib.pyplot as plt
+
+        figure.savefig(self.path(name), dpi=110, bbox_inches="tight", metadata={"Software": None})
+        plt.close(figure)
+
+    def __exit__(self, kind, error, trace):
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            shutil.rmtree(self.stage, ignore_errors=True)
+        return False
+
+    def record(self):
+        return {
+            "command": command_line(),
+            "models": self.models,
+            "inputs": self.read,
+            "outputs": {name: describe_file(self.stage / name) for name in self.order},
+            "rows": self.rows,
+            "seed": self.seed,
+            "settings": self.settings,
+            "versions": _versions(),
+            "git_commit": git_commit(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
+            "seconds": round(time.time() - self.started, 3),
+        }
+
+    def _finish(self):
+        names = sorted(self.order, key=lambda n: n.endswith(".csv"))  # stable: CSVs last, in the order they were written
+        text = json.dumps(self.record(), indent=1, default=str)
+        recorded = {record_path(n).name for n in names if n.endswith(".csv")} or {record_path(names[-1]).name}
+        for record in recorded:
+            (self.stage / record).write_text(text, encoding="utf-8")
+        if self.whole:
+            return replace_folder(self.stage, self.outdir)
+        for name in [*sorted(recorded), *names]:
+            os.replace(self.stage / name, self.outdir / name)
+
+
+def _alive(pid):
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def replace_folder(new, folder):
+    """Put the folder `new` in the place of `folder`; killed between the two renames, `recover_folder` puts the old one back."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(folder):
+    folder = Path(folder)
+    old = folder.with_name(f".{folder.name}.old")
+    if old.is_dir() and not folder.exists():
+        os.rename(old, folder)
+
+
+def why_run(output, command):
+    """None where `output` is complete, was made by `command`, and its inputs are unchanged; else the reason to run it.
+
+    Inputs are compared by content (size and mtime first, the hash where those differ), not by age: a restored or
+    touched file with the same bytes gives the same result, and a clock set back cannot hide a change.
+    """
+    output = Path(output)
+    recover_folder(output.parent)
+    if not output.exists():
+        return "no output yet"
+    try:
+        record = json.loads(record_path(output).read_text(encoding="utf-8"))
+        made_by, inputs, outputs = record["command"], record["inputs"], record["outputs"]
+    except (OSError, ValueError, KeyError):
+        return "no record of how it was made"
+    if made_by != command:
+        return "made by another command line"
+    for name, was in outputs.items():
+        if _changed(output.parent / name, was):
+            return f"{name} is not what was written"
+    for path, was in inputs.items():
+        if _changed(path, was):
+            return f"{path} changed"
+    return None
+
+
+def _changed(path, was):
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return True
+    if stat.st_size != was["size"]:
+        return True
+    return stat.st_mtime_ns != was["mtime_ns"] and sha256(path) != was["sha256"]

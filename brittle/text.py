@@ -1,0 +1,166 @@
+"""Texts and batches: one text a line or JSONL, tokenised whole, batched by length, padding always masked."""
+
+import json
+import sys
+from pathlib import Path
+
+from brittle.errors import UserError
+
+MAKE_DATA = "Make the mini data with: uv run create_datasets.py"
+
+
+def read_lines(path):
+    """The non-empty lines of a UTF-8 file. Raises UserError where it is missing, empty, binary or in another encoding."""
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} not found. {MAKE_DATA}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; a text file is wanted.") from None
+    except (PermissionError, ValueError) as error:
+        raise UserError(f"{path!s} cannot be read: {error}") from None
+    try:
+        text = raw.decode("utf-8-sig")
+        if "\0" in text:
+            raise UnicodeDecodeError("utf-8", raw, text.index("\0"), text.index("\0") + 1, "NUL byte")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text (byte {error.start}: {error.reason}). Convert it, for instance with iconv -t UTF-8."
+        ) from None
+    lines = [line for line in (line.strip() for line in text.split("\n")) if line]
+    if not lines:
+        raise UserError(f"{path} holds no text. One text a line is wanted.")
+    return lines
+
+
+def read_jsonl(path, keys=()):
+    """The objects of a JSON-lines file; each must have `keys`."""
+    rows = []
+    for number, line in enumerate(read_lines(path), 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise UserError(f"{path} line {number} is not JSON: {line[:60]}") from None
+        missing = [k for k in keys if not isinstance(row, dict) or k not in row]
+        if missing:
+            raise UserError(f"{path} line {number} lacks {', '.join(missing)}. Wanted in each line: {', '.join(keys)}.")
+        rows.append(row)
+    return rows
+
+
+def read_texts(path, limit=None):
+    """Texts of a file: lines, or from JSONL the field `text`, or `question` and `answer` joined. The first `limit`."""
+    if Path(path).suffix not in (".jsonl", ".json"):
+        return read_lines(path)[:limit]
+    rows = read_jsonl(path)
+    texts = [_text_of(row) for row in rows]
+    if None in texts:
+        raise UserError(f"{path} line {texts.index(None) + 1} has neither text nor question and answer.")
+    return texts[:limit]
+
+
+def _text_of(row):
+    if isinstance(row, str):
+        return row
+    if isinstance(row.get("text"), str):
+        return row["text"]
+    if "question" in row and "choices" in row:
+        return f"{row['question']} {row['choices'][row['answer']]}"
+    if "question" in row and "answer" in row:
+        return f"{row['question']} {row['answer']}"
+    return None
+
+
+def write_lines(path, lines):
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(" ".join(line.split()) + "\n" for line in lines)
+
+
+def write_jsonl(path, rows):
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def encode(tokenizer, texts, max_length, name="texts"):
+    """Token ids of each text, cut at `max_length`; how many were cut is said on stderr, empty encodings are an error."""
+    ids = tokenizer(list(texts), add_special_tokens=True)["input_ids"]
+    cut = sum(len(i) > max_length for i in ids)
+    if cut:
+        print(f"note: {cut} of {len(ids)} {name} are longer than {max_length} tokens and are cut there.", file=sys.stderr)
+    if not any(len(i) > 1 for i in ids):
+        raise UserError(f"the {name} hold no tokens to predict (each has fewer than two).")
+    return [i[:max_length] for i in ids]
+
+
+class Batch(dict):
+    """{input_ids, attention_mask} [B, T], plus what losses may need beside them:
+
+    index: the examples' numbers in their set; n_tokens, n_targets: the counts to divide a sum over real (predicted) tokens
+    by. Those of this batch, or, for a micro-batch, its step's total over the number of micro-batches, so that accumulated
+    gradients are exactly those of the one large batch.
+    """
+
+    index, n_tokens, n_targets = None, None, None
+
+
+def pad(ids, pad_id, device="cpu", index=None):
+    """A `Batch` of token id lists, padded on the right."""
+    import torch
+
+    longest = max(map(len, ids))
+    batch = Batch(
+        input_ids=torch.tensor([i + [pad_id] * (longest - len(i)) for i in ids]).to(device),
+        attention_mask=torch.tensor([[1] * len(i) + [0] * (longest - len(i)) for i in ids]).to(device),
+    )
+    batch.index = torch.tensor(index if index is not None else range(len(ids)))
+    batch.n_tokens = max(1, sum(map(len, ids)))
+    batch.n_targets = max(1, sum(len(i) - 1 for i in ids))
+    return batch
+
+
+def by_length(ids, batch_size):
+    """Index lists of at most `batch_size`, over `ids` sorted by length (ties in order), so little is padding."""
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def batches(ids, pad_id, batch_size, device="cpu"):
+    """Yield (indices, batch) over all texts, sorted by length."""
+    for indices in by_length(ids, batch_size):
+        yield indices, pad([ids[i] for i in indices], pad_id, device, indices)
+
+
+class Stream:
+    """An endless, seeded order over token id lists: epoch after epoch, each a new permutation.
+
+    `batches(step)` depends on the seed and the step alone, so a resumed run goes on exactly where it stopped.
+    """
+
+    def __init__(self, ids, pad_id, batch_size, micro_batches=1, seed=0, device="cpu"):
+        self.ids, self.pad_id, self.device = ids, pad_id, device
+        self.batch_size, self.micro_batches, self.seed, self.epochs = batch_size, micro_batches, seed, {}
+
+    def order(self, epoch):
+        """The examples of one epoch, as a list of indices."""
+        import torch
+
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(len(self.ids), generator=generator).tolist()
+
+    def _at(self, position):
+        epoch, offset = divmod(position, len(self.ids))
+        if epoch not in self.epochs:
+            self.epochs = {epoch: self.order(epoch)}  # only the current epoch's order is kept
+        return self.epochs[epoch][offset]
+
+    def batches(self, step):
+        """The `micro_batches` batches of optimizer step `step`, each of `batch_size` texts."""
+        size = self.batch_size * self.micro_batches
+        chosen = [self._at(i) for i in range(step * size, (step + 1) * size)]
+        parts = [chosen[i : i + self.batch_size] for i in range(0, size, self.batch_size)]
+        made = [pad([self.ids[i] for i in part], self.pad_id, self.device, part) for part in parts]
+        tokens, targets = sum(b.n_tokens for b in made), sum(b.n_targets for b in made)
+        for batch in made:
+            batch.n_tokens, batch.n_targets = tokens / len(made), targets / len(made)
+        return made

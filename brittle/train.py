@@ -1,0 +1,183 @@
+"""The one training loop: sums named loss terms, steps, logs, stops on NaN, resumes. It never asks which method runs."""
+
+import copy
+import json
+import math
+import shutil
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from brittle.errors import UserError
+from brittle.models import blocks
+from brittle.optim import Muon
+from brittle.results import replace_folder
+
+
+@dataclass
+class Settings:
+    """How to train. One optimizer step is `batch_size * grad_accum` examples a process; lengths in optimizer steps."""
+
+    steps: int
+    lr: float = 1e-5
+    batch_size: int = 4
+    grad_accum: int = 1
+    schedule: str = "cosine"  # cosine: to zero over the run; constant; trapezoid: linear decay over the last 40 %
+    warmup: int = 0
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0  # 0 is off
+    optimizer: str = "adamw"  # muon: block matrices by Muon at `muon_lr`, the rest by AdamW at `lr`
+    muon_lr: float = 0.02
+    save_every: int = 0  # checkpoint every so many steps; 0 is never
+    seed: int = 0
+
+
+def lr_factor(settings, step):
+    """The learning rate's factor in [0, 1] at optimizer step `step` (from 0)."""
+    warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+    if settings.schedule == "cosine":
+        return warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    if settings.schedule == "trapezoid":
+        return warm * min(1.0, (settings.steps - step) / (0.4 * settings.steps))
+    return warm
+
+
+def make_optimizers(model, settings):
+    """[(optimizer, its full learning rate), ...] over the trainable parameters."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    adamw = {"lr": settings.lr, "betas": (0.9, 0.95), "weight_decay": settings.weight_decay}
+    if settings.optimizer == "adamw":
+        return [(torch.optim.AdamW(trainable, **adamw | {"betas": (0.9, 0.999)}), settings.lr)]
+    if settings.optimizer != "muon":
+        raise UserError(f"--optimizer {settings.optimizer}: choose adamw or muon.")
+    matrices = [p for p in blocks(model).parameters() if p.requires_grad and p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    made = [(Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay), settings.muon_lr)] if matrices else []
+    rest = [p for p in trainable if id(p) not in chosen]
+    return made + ([(torch.optim.AdamW(rest, **adamw), settings.lr)] if rest else [])
+
+
+class Frozen:
+    """The reference of a loss: `with reference as model:` gives the starting weights, without gradients."""
+
+    def __init__(self, model):
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+
+    def __enter__(self):
+        self.no_grad = torch.no_grad()
+        self.no_grad.__enter__()
+        return self.model
+
+    def __exit__(self, *error):
+        self.no_grad.__exit__(*error)
+
+
+@contextmanager
+def progress_bar(total, start, label):
+    from tqdm import tqdm
+
+    with tqdm(total=total, initial=start, desc=label, mininterval=1, dynamic_ncols=True) as bar:
+        yield bar
+
+
+def check_terms(terms, step):
+    """Every loss term must be finite: a run that breaks is stopped, not saved."""
+    for name, term in terms.items():
+        if not torch.isfinite(term):
+            raise UserError(
+                f"step {step}: the loss term '{name}' is {float(term)}. Nothing was saved. Lower --lr or raise the retain weight."
+            )
+
+
+def train(model, terms_at, settings, accelerator, checkpoint=None, resume=False, after_step=None, label="train", about=None):
+    """Minimise the sum of `terms_at(step, micro, progress)` -> {name: scalar}. Returns the history: one row a step.
+
+    checkpoint: folder for `save_every` and `resume`; about: what must be equal for a checkpoint to be this run's.
+    after_step(step, row) runs behind every optimizer step (steps done so far) and may add to the row.
+    Raises UserError on a NaN or infinite term, naming step and term.
+    """
+    optimizers = make_optimizers(model, settings)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    about = {"settings": asdict(settings), **(about or {})}
+    start, history = load_checkpoint(checkpoint, model, optimizers, about) if resume else (0, [])
+    with progress_bar(settings.steps, start, label) as bar:
+        for step in range(start, settings.steps):
+            for optimizer, full in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = full * lr_factor(settings, step)
+            sums = {}
+            for micro in range(settings.grad_accum):
+                with accelerator.autocast():
+                    terms = terms_at(step, micro, step / settings.steps)
+                check_terms(terms, step + 1)
+                accelerator.backward(sum(terms.values()) / settings.grad_accum)
+                for name, term in terms.items():
+                    sums[name] = sums.get(name, 0.0) + term.item() / settings.grad_accum
+            norm = torch.nn.utils.clip_grad_norm_(trainable, settings.grad_clip or math.inf)
+            if not torch.isfinite(norm):
+                raise UserError(f"step {step + 1}: the gradient norm is {float(norm)}. Nothing was saved. Lower --lr.")
+            for optimizer, _ in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            row = {"step": step + 1, **sums, "grad_norm": norm.item(), "lr": settings.lr * lr_factor(settings, step)}
+            if after_step:
+                after_step(step + 1, row)
+            history.append(row)
+            bar.set_postfix({k: f"{v:.3g}" for k, v in sums.items()}, refresh=False)
+            bar.update()
+            if checkpoint and settings.save_every and (step + 1) % settings.save_every == 0 and step + 1 < settings.steps:
+                save_checkpoint(checkpoint, model, optimizers, step + 1, history, about)
+    return history
+
+
+def save_checkpoint(folder, model, optimizers, step, history, about):
+    """Trainable weights and optimizer states as safetensors, the rest as JSON; the folder appears by rename."""
+    from safetensors.torch import save_file
+
+    tensors = {f"model.{n}": p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    for o, (optimizer, _) in enumerate(optimizers):
+        for p, state in optimizer.state_dict()["state"].items():
+            tensors.update({f"optimizer.{o}.{p}.{k}": torch.as_tensor(v) for k, v in state.items()})
+    folder = Path(folder)
+    stage = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
+    save_file({k: v.contiguous().clone() for k, v in tensors.items()}, stage / "state.safetensors")
+    (stage / "state.json").write_text(json.dumps({"step": step, "about": about, "history": history}), encoding="utf-8")
+    replace_folder(stage, folder)
+
+
+def load_checkpoint(folder, model, optimizers, about):
+    """(steps done, history), with weights and optimizer states restored. Raises UserError where there is none or it differs."""
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    if not (folder / "state.json").is_file():
+        raise UserError(f"--resume, but there is no checkpoint in {folder}. Start the run without --resume.")
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    was = state["about"]
+    if was != json.loads(json.dumps(about)):
+        differ = sorted(k for k in {*was, *about} if was.get(k) != json.loads(json.dumps(about)).get(k))
+        raise UserError(f"--resume: the checkpoint in {folder} is of another run (differs in {', '.join(differ)}). Delete it.")
+    tensors = load_file(folder / "state.safetensors")
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.requires_grad:
+                p.copy_(tensors[f"model.{name}"])
+    for o, (optimizer, _) in enumerate(optimizers):
+        loaded, prefix = optimizer.state_dict(), f"optimizer.{o}."
+        for key, value in tensors.items():
+            if key.startswith(prefix):
+                p, _, name = key.removeprefix(prefix).partition(".")
+                loaded["state"].setdefault(int(p), {})[name] = value
+        optimizer.load_state_dict(loaded)
+    return state["step"], state["history"]
+
+
+def make_accelerator(device):
+    """Accelerate's handle on device, precision and processes: float32 master weights, bfloat16 autocast on GPU."""
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no" if device.type == "cpu" else "bf16")

@@ -1,0 +1,100 @@
+"""Weight matrices of two checkpoints, streamed pair by pair from safetensors: no model is built, none is held whole."""
+
+import json
+import re
+from contextlib import ExitStack
+from pathlib import Path
+
+from brittle.errors import UserError
+
+# GPT-2's family keeps linear layers as Conv1D, [in, out]; everywhere else a weight is [out, in].
+TRANSPOSED = {"gpt2", "openai-gpt", "decision_transformer", "imagegpt"}
+CONV1D = re.compile(r"\.(c_attn|c_fc|c_proj|q_attn)\.weight$")
+ATTENTION = re.compile(r"(^|[._])(attn|attention|self_attn|q_proj|k_proj|v_proj|o_proj|out_proj|query|key|value)([._]|$)")
+MLP = re.compile(r"(^|[._])(mlp|ffn|feed_forward|feedforward|experts|block_sparse_moe|moe|fc1|fc2|fc_in|fc_out)([._]|$)")
+LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
+
+
+def layer_of(name):
+    """Block index in a parameter's name, -1 where there is none."""
+    found = LAYER.search(name)
+    return int(found.group(1)) if found else -1
+
+
+def group_of(name):
+    """`attn`, `mlp` or `other` (embeddings, unembedding)."""
+    if ATTENTION.search(name):
+        return "attn"
+    return "mlp" if MLP.search(name) else "other"
+
+
+def is_matrix(shape):
+    """Matrices are 2-D, or 3-D stacks of them (mixture-of-experts weights); norms and biases are not."""
+    return len(shape) in (2, 3) and min(shape) > 1
+
+
+class Checkpoint:
+    """The tensors of a model folder by name; each is read when it is asked for."""
+
+    def __init__(self, folder, stack, device="cpu"):
+        from safetensors import safe_open
+
+        self.folder, self.files = Path(folder), {}
+        index = self.folder / "model.safetensors.index.json"
+        if index.is_file():
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        else:
+            shards = sorted(f.name for f in self.folder.glob("*.safetensors"))
+        for shard in shards:
+            path = self.folder / shard
+            if not path.is_file():
+                raise UserError(f"{self.folder} lacks the shard {shard} that its index names. Download the model again.")
+            file = stack.enter_context(safe_open(path, framework="pt", device=str(device)))
+            self.files.update(dict.fromkeys(file.keys(), file))
+
+    def shape(self, name):
+        return tuple(self.files[name].get_slice(name).get_shape())
+
+    def tensor(self, name):
+        return self.files[name].get_tensor(name)
+
+
+def check_same(a, b):
+    """A and B must hold the same names and shapes: the first difference is named, the rest counted."""
+    lost = sorted(set(a.files) ^ set(b.files))
+    if lost:
+        side = "A" if lost[0] in a.files else "B"
+        raise UserError(f"only {side} has {lost[0]} ({len(lost)} such parameters). Compare models of one architecture.")
+    wrong = [n for n in sorted(a.files) if a.shape(n) != b.shape(n)]
+    if wrong:
+        raise UserError(
+            f"A and B differ in shape at {wrong[0]}: {list(a.shape(wrong[0]))} and {list(b.shape(wrong[0]))} "
+            f"({len(wrong)} such parameters). Compare models of one architecture."
+        )
+
+
+def natural(name):
+    """Sort key that puts layer 2 before layer 10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def matrix_pairs(folder_a, folder_b, device="cpu"):
+    """Yield (name, W_a [m, n], W_b [m, n]) in their stored dtypes, rows = output features; a stack gives name[e] an expert.
+
+    Never more than one tensor of each model is in memory. Raises UserError where the models do not fit together.
+    """
+    with ExitStack() as stack:
+        a, b = Checkpoint(folder_a, stack, device), Checkpoint(folder_b, stack, device)
+        check_same(a, b)
+        config = json.loads((Path(folder_a) / "config.json").read_text(encoding="utf-8"))
+        turned = config.get("model_type") in TRANSPOSED
+        for name in sorted(a.files, key=natural):
+            if not is_matrix(a.shape(name)):
+                continue
+            w_a, w_b = a.tensor(name), b.tensor(name)
+            if turned and CONV1D.search(name):
+                w_a, w_b = w_a.mT, w_b.mT
+            if w_a.ndim == 2:
+                yield name, w_a, w_b
+            else:
+                yield from ((f"{name}[{e}]", w_a[e], w_b[e]) for e in range(len(w_a)))

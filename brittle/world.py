@@ -1,0 +1,256 @@
+"""The mini world: one seeded graph of invented facts from which every mini dataset is rendered.
+
+Three domains of the same shape: forget (organisms), retain (towns), general (trades). An entity has
+- attributes: independent uniform draws from pools of 12 values, each fact in half A or half B by a blind, balanced
+  split: training on half A teaches a model that is ignorant of the domain nothing about half B;
+- two relations to other entities of its domain (independent uniform draws);
+- for some entities, private attributes (invented e-mail, phone, birth year of a keeper).
+Three Horn rules a domain make further facts deducible: an inverse relation, a two-hop composition, and a public grouping
+of an attribute's values. Half of the conclusions are stated in the training text, the other half can only be deduced.
+
+Everything is fictional. Draws use `random.Random.random()` alone, the only stream Python promises to keep over versions,
+so one seed gives the same bytes on any machine.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from brittle.world_words import DOMAINS, NEUTRAL, PRIVATE, QUESTIONS, STATEMENTS, SYLLABLES
+
+HELD_OUT = (4, 5)  # statement templates that never stand in the unlearning text: paraphrases to test with
+ATTRIBUTES = 5  # a domain's attributes, each with a pool of 12 values
+
+
+class Fact(NamedTuple):
+    """`id` is domain/entity number/attribute; `pool` are the values it was drawn from."""
+
+    id: str
+    half: str
+    entity: str
+    noun: str
+    value: str
+    pool: tuple[str, ...]
+
+
+@dataclass
+class World:
+    """All facts by domain: `attributes`, `relations` and `private` map a domain's name to lists of `Fact`."""
+
+    seed: int
+    names: dict[str, list[str]]
+    attributes: dict[str, list[Fact]]
+    relations: dict[str, list[Fact]]
+    private: dict[str, list[Fact]]
+    strangers: dict[str, list[Fact]]  # attributes of entities no training text names (membership inference)
+
+
+class Draws:
+    """Uniform choice, sampling and shuffling from one seeded stream of random()."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed).random
+
+    def choice(self, items):
+        return items[int(self.random() * len(items))]
+
+    def shuffled(self, items):
+        return sorted(items, key=lambda _: self.random())
+
+    def sample(self, items, count):
+        return self.shuffled(items)[:count]
+
+
+def _names(draws, count):
+    """`count` different invented names of three syllables."""
+    names = {}
+    while len(names) < count:
+        names["".join(draws.choice(SYLLABLES) for _ in range(3)).capitalize()] = None
+    return list(names)
+
+
+def _halves(draws, count):
+    """A random split of `count` things into halves A and B of equal size (or one apart), blind to everything else."""
+    return [half for _, half in sorted(zip(draws.shuffled(range(count)), "AB" * count, strict=False))]
+
+
+def _attribute_facts(draws, domain, names, first=0):
+    facts = [
+        (f"{domain}/{first + i:03d}/{noun}", name, noun, draws.choice(pool), tuple(pool))
+        for i, name in enumerate(names)
+        for noun, pool in DOMAINS[domain]["attributes"].items()
+    ]
+    return [Fact(f[0], half, *f[1:]) for f, half in zip(facts, _halves(draws, len(facts)), strict=True)]
+
+
+def _relation_facts(draws, domain, names):
+    return [
+        Fact(f"{domain}/{i:03d}/{noun}", half, name, noun, draws.choice(others), tuple(others))
+        for noun in DOMAINS[domain]["relations"]
+        for i, (name, half) in enumerate(zip(names, _halves(draws, len(names)), strict=True))
+        for others in [[n for n in names if n != name]]
+    ]
+
+
+def _private_facts(draws, domain, names, count):
+    facts = []
+    for i, name in enumerate(names[:count]):
+        keeper = "".join(draws.choice(SYLLABLES) for _ in range(2))
+        values = {
+            "e-mail": f"{keeper}@{draws.choice(PRIVATE['hosts'])}.example",
+            "phone": f"555-{int(draws.random() * 10)}{int(draws.random() * 10)}{int(draws.random() * 10)}",
+            "birth year": str(1930 + int(draws.random() * 70)),
+        }
+        facts += [
+            Fact(f"{domain}/{i:03d}/{kind}", half, name, f"keeper's {kind}", value, ())
+            for (kind, value), half in zip(values.items(), draws.shuffled("ABA" if i % 2 else "BAB"), strict=True)
+        ]
+    return facts
+
+
+def build_world(seed=0, entities=60, private_entities=8):
+    """Draw the world: `entities` a domain (at least 4), of which the first `private_entities` have private attributes."""
+    if entities < 4:
+        raise ValueError(f"--entities {entities}: a domain needs at least 4 entities.")
+    draws = Draws(f"world {seed}")
+    strangers = max(4, entities // 4)
+    pool = _names(draws, 3 * entities + 3 * strangers)
+    names = {d: pool[i * entities : (i + 1) * entities] for i, d in enumerate(DOMAINS)}
+    unused = {d: pool[3 * entities :][i * strangers : (i + 1) * strangers] for i, d in enumerate(DOMAINS)}
+    return World(
+        seed,
+        names,
+        {d: _attribute_facts(draws, d, names[d]) for d in DOMAINS},
+        {d: _relation_facts(draws, d, names[d]) for d in DOMAINS},
+        {d: _private_facts(draws, d, names[d], min(private_entities, entities)) for d in DOMAINS},
+        {d: _attribute_facts(draws, d, unused[d], first=entities) for d in DOMAINS},
+    )
+
+
+def statement(fact, template):
+    """The fact as a sentence; templates 0 to 5, of which HELD_OUT are kept from the unlearning text."""
+    return STATEMENTS[template].format(e=fact.entity, n=fact.noun, v=fact.value)
+
+
+def question(fact, template):
+    """The fact as a question that ends where the answer begins; templates 0 and 1."""
+    return QUESTIONS[template].format(e=fact.entity, n=fact.noun)
+
+
+def answered(fact, template):
+    return f"{question(fact, template)} {fact.value}"
+
+
+def domain_texts(world, domain, held_out=True):
+    """Every text about a domain's facts: statements and answered questions; `held_out=False` leaves templates 4, 5 out."""
+    statements = [t for t in range(len(STATEMENTS)) if held_out or t not in HELD_OUT]
+    asked = range(len(QUESTIONS))
+    for fact in world.attributes[domain] + world.private[domain]:
+        yield from (statement(fact, t) for t in statements)
+        yield from (answered(fact, t) for t in asked)
+    for fact in world.relations[domain]:  # long names: fewer renderings keep the mini budget
+        yield from (statement(fact, t) for t in statements[:3])
+        yield answered(fact, 0)
+
+
+def multiple_choice(world, domain):
+    """4-way items for the attribute facts, one a question template: three wrong values of the fact's own pool."""
+    draws = Draws(f"mcq {world.seed} {domain}")
+    for fact in world.attributes[domain]:
+        for template in range(len(QUESTIONS)):
+            yield _item(draws, fact.id, question(fact, template), fact.value, fact.pool, half=fact.half, template=template)
+
+
+def _item(draws, fact_id, asked, value, pool, **more):
+    choices = draws.shuffled([value, *draws.sample([v for v in pool if v != value], 3)])
+    return {"fact": fact_id, **more, "question": asked, "choices": choices, "answer": choices.index(value)}
+
+
+def question_answers(world, domain):
+    """The attribute facts in TOFU's schema: full-sentence answers, a paraphrase, and five perturbed answers."""
+    draws = Draws(f"qa {world.seed} {domain}")
+    for fact in world.attributes[domain]:
+        wrong = draws.sample([v for v in fact.pool if v != fact.value], 5)
+        yield {
+            "question": f"What is the {fact.noun} of {fact.entity}?",
+            "answer": statement(fact, 0),
+            "paraphrased_question": f"Which {fact.noun} does {fact.entity} have?",
+            "paraphrased_answer": statement(fact, HELD_OUT[0]),
+            "perturbed_answer": [statement(fact._replace(value=v), 0) for v in wrong],
+            "fact": fact.id,
+            "half": fact.half,
+        }
+
+
+def deductions(world, domain):
+    """Every conclusion of the domain's three rules, with its premises' fact ids; every other one is `stated` in training."""
+    draws = Draws(f"rules {world.seed} {domain}")
+    words = DOMAINS[domain]
+    by_key = {(f.entity, f.noun): f for f in world.attributes[domain] + world.relations[domain]}
+    grouped, groups = words["grouping"]
+    (link, inverse), reached = next(iter(words["relations"].items())), words["reached"]
+    for i, name in enumerate(world.names[domain]):
+        own, step = by_key[name, grouped], by_key[name, link]
+        hop = by_key[step.value, reached["attribute"]]
+        kind = groups[own.pool.index(own.value) // (len(own.pool) // len(groups))]
+        for rule, premises, entity, noun, value, pool in (
+            ("grouping", [own], name, words["group_noun"], kind, groups),
+            ("inverse", [step], step.value, inverse, name, world.names[domain]),
+            ("two-hop", [step, hop], name, reached["noun"], hop.value, hop.pool),
+        ):
+            fact = Fact(f"{domain}/{i:03d}/{rule}", "", entity, noun, value, tuple(pool))
+            # an inverse relation can have several true answers: none of them may stand among the wrong choices
+            right = {f.entity for f in world.relations[domain] if f.noun == link and f.value == entity}
+            wrong = [v for v in pool if rule != "inverse" or v == value or (v not in right and v != entity)]
+            item = _item(draws, fact.id, question(fact, 0), value, wrong)
+            yield {**item, "rule": rule, "premises": [p.id for p in premises], "stated": i % 2 == 0, "domain": domain}, fact
+
+
+def hops(world, domain):
+    """Two-hop chains over every relation and attribute ("the habitat of the prey of X"), never stated in any text."""
+    draws = Draws(f"hops {world.seed} {domain}")
+    by_entity = {n: [f for f in world.attributes[domain] if f.entity == n] for n in world.names[domain]}
+    reached = DOMAINS[domain]["reached"]["attribute"]
+    for relation in world.relations[domain]:
+        for second in by_entity[relation.value]:
+            if second.noun == reached and relation.noun == next(iter(DOMAINS[domain]["relations"])):
+                continue  # the composition that a rule states
+            asked = f"Question: What is the {second.noun} of the {relation.noun} of {relation.entity}? Answer:"
+            identity = f"{relation.id}/{second.noun}"
+            yield {
+                **_item(draws, identity, asked, second.value, second.pool),
+                "premises": [relation.id, second.id],
+                "domain": domain,
+            }
+
+
+def neutral_texts(world, count):
+    """`count` everyday sentences that say nothing of any domain."""
+    draws = Draws(f"neutral {world.seed}")
+    texts = {}
+    while len(texts) < count:
+        subject, verb, place, time = (draws.choice(NEUTRAL[k]) for k in ("subjects", "verbs", "places", "times"))
+        texts[f"{subject} {verb} {place} {time}."] = None
+    return list(texts)
+
+
+def tokenizer_texts(world):
+    """Sentences to train the tokenizer on: every value of every pool equally often, with names that stand for nobody.
+
+    Trained on the facts themselves, BPE gives common values shorter encodings: a model that never saw the domain then
+    prefers them, and guesses above chance (0.32 instead of 0.25 when tried).
+    """
+    draws = Draws(f"tokenizer {world.seed}")
+    for words in DOMAINS.values():
+        for noun, pool in [*words["attributes"].items(), (words["group_noun"], words["grouping"][1])]:
+            for value in pool:
+                for template in range(len(STATEMENTS)):
+                    for name in _names(draws, 2):
+                        yield statement(Fact("", "", name, noun, value, ()), template)
+                yield answered(Fact("", "", _names(draws, 1)[0], noun, value, ()), 0)
+                yield answered(Fact("", "", _names(draws, 1)[0], noun, value, ()), 1)
+        for noun in [*words["relations"], *words["relations"].values(), words["reached"]["noun"]]:
+            for template in range(len(STATEMENTS)):
+                yield statement(Fact("", "", _names(draws, 1)[0], noun, _names(draws, 1)[0], ()), template)
+    for part in NEUTRAL.values():
+        yield from part

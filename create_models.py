@@ -1,0 +1,86 @@
+"""Train the mini family: Base saw the forget domain, Filtered never did; same architecture, initial weights and tokenizer.
+
+    uv run create_models.py                  -> outputs/models/mini-base, outputs/models/mini-filtered (side by side)
+    uv run create_models.py --only base      one of them
+    uv run create_models.py --hidden-size 512 --layers 10 --entities 600 --steps 3000      a 30 M family, best on a GPU
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from brittle import cli
+from brittle.errors import UserError
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with tokenizer.txt, pretrain_base.txt, pretrain_filtered.txt.")] = Path("data/mini"),
+    outdir: cli.Outdir = Path("outputs/models"),
+    only: Annotated[str, typer.Option(help="base, filtered, or both (two processes, one thread each on CPU).")] = "both",
+    hidden_size: Annotated[int, typer.Option(min=8, help="Width of the residual stream.")] = 128,
+    layers: Annotated[int, typer.Option(min=1, help="Blocks.")] = 4,
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 4,
+    vocab_size: Annotated[int, typer.Option(min=1, help="Tokens of the BPE vocabulary.")] = 1000,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 340,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts a step.")] = 128,
+    lr: Annotated[float, typer.Option(min=0, help="AdamW's learning rate (embeddings, norms, biases).")] = 3e-3,
+    muon_lr: Annotated[float, typer.Option(min=0, help="Muon's learning rate (block matrices).")] = 0.015,
+    entities: Annotated[Optional[int], typer.Option(min=4, help="Make the data anew with so many entities.")] = None,  # noqa: UP045
+    seed: cli.Seed = 0,
+    device: cli.Device = "auto",
+):
+    """Train the mini Base and Filtered models and save them as Hugging Face folders."""
+    if only not in ("both", "base", "filtered"):
+        raise UserError(f"--only {only}: choose base, filtered or both.")
+    if entities:
+        from brittle.world_files import write_world
+
+        write_world(data, seed, entities, min(8, entities))
+    if only == "both":
+        return both()
+    from brittle import family, mcq, models, results
+    from brittle.text import read_lines
+
+    texts = read_lines(data / "tokenizer.txt")
+    inputs = [data / "tokenizer.txt", data / family.TEXTS[only]]
+    inputs += [data / f"mcq_{split}.jsonl" for split in mcq.SPLITS]
+    with results.Run(outdir / f"mini-{only}", inputs=inputs, seed=seed, whole=True) as run:
+        import torch
+
+        torch.set_num_threads(cli.threads())
+        items = mcq.read_splits(data)
+        tokenizer = family.make_tokenizer(texts, vocab_size)
+        model = family.make_model(tokenizer, hidden_size, layers, heads, seed)
+        family.train_model(
+            only, data, models.pick_device(device), tokenizer=tokenizer, model=model,
+            steps=steps, batch_size=batch_size, lr=lr, muon_lr=muon_lr, seed=seed,
+        )  # fmt: skip
+        model.cpu().eval().save_pretrained(run.stage)
+        tokenizer.save_pretrained(run.stage)
+        run.settings = {split: round(mcq.accuracy(model, tokenizer, rows), 4) for split, rows in items.items()}
+        run.path("model.safetensors")
+        print(f"{outdir}/mini-{only}: accuracy {run.settings}")
+
+
+def both():
+    """Base and Filtered in two processes: on two cores one thread each is seven times faster than two threads each."""
+    arguments = [a for i, a in enumerate(sys.argv[1:], 1) if "--entities" not in (a, sys.argv[i - 1]) and "--entities=" not in a]
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))}
+    processes = [
+        subprocess.Popen([sys.executable, __file__, *arguments, "--only", only], env=environment) for only in ("base", "filtered")
+    ]
+    try:
+        codes = [p.wait() for p in processes]
+    except KeyboardInterrupt:
+        for process in processes:
+            process.terminate()
+        raise
+    return max(codes)
+
+
+if __name__ == "__main__":
+    cli.run(main)
