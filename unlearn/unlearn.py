@@ -1,0 +1,81 @@
+"""Unlearn: one model, one method -> outputs/<model>__<method>/unlearned_model, a model card, and the training history.
+
+    uv run unlearn/unlearn.py --model outputs/models/mini-base --method npo
+    uv run unlearn/unlearn.py --model EleutherAI/deep-ignorance-unfiltered --method rmu --forget data/forget.txt --retain data/retain.txt
+    uv run unlearn/unlearn.py ... --resume            after an interruption: goes on from the last checkpoint
+
+Defaults come from the preset (unlearn/presets.toml): `mini` for a model of the mini family, `default` (the publications'
+values at 7B scale) for every other; a flag wins over both.
+"""
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from brittle import cli
+from brittle.errors import UserError
+from brittle.methods import METHODS, method_class
+from brittle.methods.base import all_knobs, build, values
+
+MaybePath = Optional[Path]  # noqa: UP045
+MaybeInt = Optional[int]  # noqa: UP045
+MaybeFloat = Optional[float]  # noqa: UP045
+
+
+def main(
+    model: cli.Model,
+    method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")],
+    forget: Annotated[MaybePath, typer.Option(help="Forget texts (data/mini/forget.txt or data/forget.txt).")] = None,
+    retain: Annotated[MaybePath, typer.Option(help="Retain texts (beside the forget texts).")] = None,
+    data: Annotated[MaybePath, typer.Option(help="Folder of mcq_*.jsonl, for the accuracies (beside the forget texts).")] = None,
+    root: Annotated[Path, typer.Option(help="Root of the results.")] = Path("outputs"),
+    preset: Annotated[str, typer.Option(help="Defaults to use: auto (the model's own), default, mini.")] = "auto",
+    steps: Annotated[MaybeInt, typer.Option(min=1, help="Optimizer steps (default: one pass over the forget texts).")] = None,
+    lr: Annotated[MaybeFloat, typer.Option(min=0, help="Peak learning rate; cosine schedule.")] = None,
+    batch_size: Annotated[MaybeInt, typer.Option(min=1, help="Forget and retain texts a micro-batch, each.")] = None,
+    grad_accum: Annotated[MaybeInt, typer.Option("--grad-accum-steps", min=1, help="Micro-batches a step.")] = None,
+    warmup: Annotated[MaybeInt, typer.Option(min=0, help="Warm-up steps.")] = None,
+    weight_decay: Annotated[MaybeFloat, typer.Option(min=0, help="AdamW's weight decay.")] = None,
+    grad_clip: Annotated[MaybeFloat, typer.Option(min=0, help="Gradient norm limit; 0 is off.")] = None,
+    max_length: Annotated[MaybeInt, typer.Option(min=2, help="Tokens a text; longer ones are cut and counted.")] = None,
+    max_samples: Annotated[MaybeInt, typer.Option(min=1, help="Texts a set to read (all).")] = None,
+    eval_split: Annotated[float, typer.Option(min=0, max=0.5, help="Share of each set kept out of training, to measure on.")] = 0.1,
+    save_every: Annotated[int, typer.Option(min=0, help="Steps between checkpoints for --resume; 0 is none.")] = 50,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    seed: cli.Seed = 0,
+    device: cli.Device = "auto",
+    revision: cli.Revision = None,
+    trust_remote_code: cli.TrustRemoteCode = False,
+    **knobs,
+):
+    """Unlearn: fine-tune one model with one method."""
+    from brittle import models, unlearning
+    from brittle.text import read_texts
+
+    cls = method_class(method)
+    folder = models.model_folder(model, revision)
+    if preset == "auto":
+        preset = models.read_config(folder).get("family", "default")
+    chosen = unlearning.preset(Path(__file__).with_name("presets.toml"), preset, method)
+    given = {k: v for k, v in knobs.items() if v is not None}
+    settings = {"steps": steps, "lr": lr, "batch_size": batch_size, "grad_accum": grad_accum, "warmup": warmup,
+                "weight_decay": weight_decay, "grad_clip": grad_clip, "max_length": max_length}  # fmt: skip
+    settings = {**chosen.settings, **{k: v for k, v in settings.items() if v is not None}}
+    rule = build(cls, method, {**chosen.knobs, **given}, seed)
+    home = Path("data/mini") if preset == "mini" else Path("data")
+    forget = forget or home / "forget.txt"
+    retain = retain or forget.with_name("retain.txt")
+    texts = unlearning.Texts(forget, retain, data or forget.parent, read_texts(forget, max_samples), read_texts(retain, max_samples))
+    job = unlearning.Job(model, folder, method, rule, settings, texts, root, seed, save_every, eval_split)
+    try:
+        before, after = unlearning.run(job, models.pick_device(device), resume, trust_remote_code)
+    except KeyboardInterrupt:
+        raise UserError(f"interrupted. Go on with the same command and --resume (checkpoints every {save_every} steps).") from None
+    print(f"{job.folder}: {method} {values(rule)}")
+    for split in after:
+        print(f"  {split}: {before[split]:.3f} -> {after[split]:.3f}")
+
+
+if __name__ == "__main__":
+    cli.run(cli.with_knobs(main, all_knobs({name: method_class(name) for name in METHODS})))
