@@ -23,12 +23,12 @@ def write_world(outdir, seed, entities, private_entities):
     )
     texts = {
         "forget.txt": [*w.domain_texts(world, "forget", held_out=False), *stated["forget"]],
-        "retain.txt": [*w.domain_texts(world, "retain", held_out=False), *stated["retain"]],
         "pretrain_base.txt": [text for _, text in pretraining],
         "pretrain_filtered.txt": [text for domain, text in pretraining if domain != "forget"],
         "tokenizer.txt": list(w.tokenizer_texts(world)),
         "holdout.txt": [w.statement(f, t) for f in world.strangers["forget"] for t in range(4)],
         "neutral.txt": neutral[NEUTRAL_TRAINED:],  # never trained on either: what a model does on plain text
+        "retain.txt": [*w.domain_texts(world, "retain", held_out=False), *stated["retain"]],  # last: the record is its
     }
     tables = {f"mcq_{d}.jsonl": list(w.multiple_choice(world, d)) for d in DOMAINS}
     tables |= {f"qa_{d}.jsonl": list(w.question_answers(world, d)) for d in ("forget", "retain")}
@@ -51,9 +51,9 @@ def write_world(outdir, seed, entities, private_entities):
         "lines": counts,
     }
     with Run(outdir, seed=seed, settings={"entities": entities}) as run:
-        for name, lines in texts.items():
-            write_lines(run.path(name), lines)
+        run.path("world.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         for name, rows in tables.items():
             write_jsonl(run.path(name), rows)
-        run.path("world.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        for name, lines in texts.items():
+            write_lines(run.path(name), lines)
     return counts

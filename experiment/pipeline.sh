@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# The whole study: data, models, unlearning, diagnostics, evaluation, attack, report. Skips what is there and up to date.
+#   ./experiment/pipeline.sh                          the mini family, offline, minutes
+#   ./experiment/pipeline.sh --preset deep-ignorance  three 6.9B models from the hub
+#   ./experiment/pipeline.sh --help                   all options (--base --filtered --unlearned --force --dry-run --only ...)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+command -v uv >/dev/null || { echo "error: uv not found. Install it with: pip install uv" >&2; exit 127; }
+exec uv run --frozen experiment/pipeline.py "$@"
