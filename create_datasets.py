@@ -1,8 +1,8 @@
 """Make the forget and retain data: the mini world (default), WMDP-Bio and WikiText-2, or your own texts.
 
-    uv run create_datasets.py                                        -> data/mini/
-    uv run create_datasets.py --source wmdp                          -> data/forget.txt, data/retain.txt, data/mcq_*.jsonl
-    uv run create_datasets.py --forget-file A.txt --retain-file B.jsonl
+uv run create_datasets.py                                        -> data/mini/
+uv run create_datasets.py --source wmdp                          -> data/forget.txt, data/retain.txt, data/mcq_*.jsonl
+uv run create_datasets.py --forget-file A.txt --retain-file B.jsonl
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Train the mini family: Base saw the forget domain, Filtered never did; same architecture, initial weights and tokenizer.
 
-    uv run create_models.py                  -> outputs/models/mini-base, outputs/models/mini-filtered (side by side)
-    uv run create_models.py --only base      one of them
-    uv run create_models.py --hidden-size 512 --layers 10 --entities 600 --steps 3000      a 30 M family, best on a GPU
+uv run create_models.py                  -> outputs/models/mini-base, outputs/models/mini-filtered (side by side)
+uv run create_models.py --only base      one of them
+uv run create_models.py --hidden-size 512 --layers 10 --entities 600 --steps 3000      a 30 M family, best on a GPU
 """
 
 import os
@@ -18,7 +18,9 @@ from brittle.errors import UserError
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder with tokenizer.txt, pretrain_base.txt, pretrain_filtered.txt.")] = Path("data/mini"),
+    data: Annotated[Path, typer.Option(help="Folder with tokenizer.txt, pretrain_base.txt, pretrain_filtered.txt.")] = Path(
+        "data/mini"
+    ),
     outdir: cli.Outdir = Path("outputs/models"),
     only: Annotated[str, typer.Option(help="base, filtered, or both (two processes, one thread each on CPU).")] = "both",
     hidden_size: Annotated[int, typer.Option(min=8, help="Width of the residual stream.")] = 128,

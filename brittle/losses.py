@@ -1,6 +1,5 @@
 """Losses and log-probabilities: float32, padding masked before anything is averaged. B batch, T tokens, V vocabulary, D width."""
 
-import torch
 import torch.nn.functional as F
 
 

@@ -9,7 +9,18 @@ from brittle import results
 from brittle.errors import UserError
 from brittle.methods.base import Method, values
 
-SETTINGS = ("steps", "lr", "batch_size", "grad_accum", "warmup", "weight_decay", "grad_clip", "max_length", "optimizer", "muon_lr")
+SETTINGS = (
+    "steps",
+    "lr",
+    "batch_size",
+    "grad_accum",
+    "warmup",
+    "weight_decay",
+    "grad_clip",
+    "max_length",
+    "optimizer",
+    "muon_lr",
+)
 HELD_OUT_BATCH = 64
 
 

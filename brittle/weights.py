@@ -43,6 +43,8 @@ class Checkpoint:
         index = self.folder / "model.safetensors.index.json"
         if index.is_file():
             shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        elif (self.folder / "model.safetensors").is_file():
+            shards = ["model.safetensors"]  # some repositories ship a second copy of the weights beside it
         else:
             shards = sorted(f.name for f in self.folder.glob("*.safetensors"))
         for shard in shards:
@@ -54,6 +56,9 @@ class Checkpoint:
 
     def shape(self, name):
         return tuple(self.files[name].get_slice(name).get_shape())
+
+    def is_float(self, name):
+        return self.files[name].get_slice(name).get_dtype() in ("F64", "F32", "F16", "BF16")
 
     def tensor(self, name):
         return self.files[name].get_tensor(name)
@@ -78,10 +83,23 @@ def natural(name):
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def matrix_pairs(folder_a, folder_b, device="cpu"):
+def below_ulp(w, dw):
+    """True where dW is not zero but its typical entry lies below one unit in the last place of W's typical entry.
+
+    Typical: the root mean square. Such a dW is what rounding to w.dtype left of an update, and so is its rank.
+    """
+    import torch
+
+    size, change = (torch.linalg.vector_norm(x.double()) / x.numel() ** 0.5 for x in (w, dw))
+    unit = torch.finfo(w.dtype).eps * 2.0 ** torch.log2(size.clamp_min(torch.finfo(w.dtype).tiny)).floor()
+    return bool(0 < change < unit)
+
+
+def matrix_pairs(folder_a, folder_b, device="cpu", keep=None):
     """Yield (name, W_a [m, n], W_b [m, n]) in their stored dtypes, rows = output features; a stack gives name[e] an expert.
 
-    Never more than one tensor of each model is in memory. Raises UserError where the models do not fit together.
+    Never more than one tensor of each model is in memory; `keep(name)` chooses (default: every matrix). Raises UserError
+    where the models do not fit together.
     """
     with ExitStack() as stack:
         a, b = Checkpoint(folder_a, stack, device), Checkpoint(folder_b, stack, device)
@@ -89,7 +107,7 @@ def matrix_pairs(folder_a, folder_b, device="cpu"):
         config = json.loads((Path(folder_a) / "config.json").read_text(encoding="utf-8"))
         turned = config.get("model_type") in TRANSPOSED
         for name in sorted(a.files, key=natural):
-            if not is_matrix(a.shape(name)):
+            if not is_matrix(a.shape(name)) or not a.is_float(name) or (keep and not keep(name)):
                 continue
             w_a, w_b = a.tensor(name), b.tensor(name)
             if turned and CONV1D.search(name):

@@ -40,7 +40,9 @@ def main(
     grad_clip: Annotated[MaybeFloat, typer.Option(min=0, help="Gradient norm limit; 0 is off.")] = None,
     max_length: Annotated[MaybeInt, typer.Option(min=2, help="Tokens a text; longer ones are cut and counted.")] = None,
     max_samples: Annotated[MaybeInt, typer.Option(min=1, help="Texts a set to read (all).")] = None,
-    eval_split: Annotated[float, typer.Option(min=0, max=0.5, help="Share of each set kept out of training, to measure on.")] = 0.1,
+    eval_split: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Share of each set kept out of training, to measure on.")
+    ] = 0.1,
     save_every: Annotated[int, typer.Option(min=0, help="Steps between checkpoints for --resume; 0 is none.")] = 50,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     seed: cli.Seed = 0,
@@ -66,12 +68,16 @@ def main(
     home = Path("data/mini") if preset == "mini" else Path("data")
     forget = forget or home / "forget.txt"
     retain = retain or forget.with_name("retain.txt")
-    texts = unlearning.Texts(forget, retain, data or forget.parent, read_texts(forget, max_samples), read_texts(retain, max_samples))
+    texts = unlearning.Texts(
+        forget, retain, data or forget.parent, read_texts(forget, max_samples), read_texts(retain, max_samples)
+    )
     job = unlearning.Job(model, folder, method, rule, settings, texts, root, seed, save_every, eval_split)
     try:
         before, after = unlearning.run(job, models.pick_device(device), resume, trust_remote_code)
     except KeyboardInterrupt:
-        raise UserError(f"interrupted. Go on with the same command and --resume (checkpoints every {save_every} steps).") from None
+        raise UserError(
+            f"interrupted. Go on with the same command and --resume (checkpoints every {save_every} steps)."
+        ) from None
     print(f"{job.folder}: {method} {values(rule)}")
     for split in after:
         print(f"  {split}: {before[split]:.3f} -> {after[split]:.3f}")

@@ -1,8 +1,8 @@
 """The method protocol. A method is a dataclass; its `knob` fields become flags; nothing else knows its name.
 
-    needs_reference                                          does a loss read the frozen starting model
-    start(model, reference, data)                            once: draw targets, measure the start, choose what trains
-    losses(forget, retain, progress) -> {term: scalar}       named, already weighted, summed by the loop; progress 0 to 1
+needs_reference                                          does a loss read the frozen starting model
+start(model, reference, data)                            once: draw targets, measure the start, choose what trains
+losses(forget, retain, progress) -> {term: scalar}       named, already weighted, summed by the loop; progress 0 to 1
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """GA: gradient ascent on the forget set, descent on the retain set (gradient difference, Liu et al. 2022, arXiv:2203.12817).
 
-    loss = -w NLL_forget + v NLL_retain        token means; unbounded below, so watch the forget NLL against ln V
+loss = -w NLL_forget + v NLL_retain        token means; unbounded below, so watch the forget NLL against ln V
 """
 
 from dataclasses import dataclass
