@@ -1,0 +1,61 @@
+"""What diagnostics share: a neighbouring step's CSV, the two text splits as batches, ratios that may not exist."""
+
+import math
+from pathlib import Path
+
+from brittle.errors import UserError
+
+
+def neighbour(outdir, folder, name, step, script):
+    """Path of `name` in the folder beside `outdir`, which step `step` makes. Raises UserError where it is missing."""
+    path = Path(outdir).parent / folder / name
+    if not path.is_file():
+        raise UserError(
+            f"{path} not found. Step {step} makes it: uv run experiment/{script} --model-a A --model-b B --outdir {path.parent}"
+        )
+    return path
+
+
+def read_table(path, columns):
+    """A CSV as a DataFrame. Raises UserError where one of `columns` is missing or there is no row."""
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, float_precision="round_trip")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no CSV ({error}). Delete it and run its step again.") from None
+    missing = [c for c in columns if c not in table.columns]
+    if missing or table.empty:
+        raise UserError(f"{path} has {'no column ' + missing[0] if missing else 'no row'}. Delete it and run its step again.")
+    return table
+
+
+def ratio(part, whole):
+    """part / whole; 0 for 0 / 0 and None (an empty CSV field) for what is undefined."""
+    if part is None or whole is None:
+        return None
+    return part / whole if whole else (0.0 if part == 0 else None)
+
+
+def root_sum_square(values):
+    """sqrt(sum of squares); None where one of the values is not known."""
+    return None if any(v is None for v in values) else math.sqrt(math.fsum(v * v for v in values))
+
+
+def length_limit(max_length, config):
+    """`--max-length`, by default 512, within the model's context."""
+    from brittle.models import context_length
+
+    context = context_length(config)
+    if max_length and max_length > context:
+        raise UserError(f"--max-length {max_length}, but this model reads at most {context} tokens.")
+    return max_length or min(512, context)
+
+
+def encode_splits(tokenizer, paths, max_samples, max_length):
+    """{split: token ids of its first `max_samples` texts}, from {split: file}."""
+    from brittle.text import encode, read_texts
+
+    return {
+        split: encode(tokenizer, read_texts(path, max_samples), max_length, f"{split} texts") for split, path in paths.items()
+    }

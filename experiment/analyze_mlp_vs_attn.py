@@ -1,0 +1,68 @@
+"""Are the changes in the MLPs (key-value memories, Geva et al. 2021) or in attention (routing)?
+
+    uv run experiment/analyze_mlp_vs_attn.py --model-a A --model-b B --outdir outputs/A__to__B/mlp_attn_analysis
+
+Reads ../param_stats/per_layer.csv. `mlp_attn_ratio` is the quotient of the *relative* changes, so that a group does not
+lead because it holds more weights; 1 is no preference. It is empty where attention did not change at all.
+"""
+
+from brittle import cli
+
+COLUMNS = [
+    "layer",
+    "mlp_dW_fro_layer",
+    "attn_dW_fro_layer",
+    "mlp_dW_fro_layer_rel",
+    "attn_dW_fro_layer_rel",
+    "mlp_attn_ratio",
+]
+
+
+def rows(layers):
+    """A row a block from per_layer.csv; a model without one of the groups leaves its fields empty."""
+    from brittle.diagnostics import ratio
+
+    values = {(r["layer"], r["group"]): r for r in layers}
+
+    def value(layer, group, column):
+        found = values.get((layer, group), {}).get(column)
+        return None if found is None or found != found else found  # pandas reads an empty field as NaN
+
+    for layer in sorted({layer for layer, _ in values}):
+        row = {"layer": layer}
+        for column in ("dW_fro_layer", "dW_fro_layer_rel"):
+            row |= {f"{group}_{column}": value(layer, group, column) for group in ("mlp", "attn")}
+        row["mlp_attn_ratio"] = ratio(row["mlp_dW_fro_layer_rel"], row["attn_dW_fro_layer_rel"])
+        yield row
+
+
+def plot(table, names):
+    import pandas as pd
+
+    from brittle import plots
+
+    table = pd.DataFrame(table, columns=COLUMNS).astype(float)
+    fig, (left, right) = plots.figure("MLP against attention", names, columns=2)
+    for group in ("mlp", "attn"):
+        plots.line(left, table.layer, table[f"{group}_dW_fro_layer_rel"], group)
+    plots.finish(left, "layer", "dW_fro_layer_rel")
+    plots.line(right, table.layer, table.mlp_attn_ratio, "mlp_attn_ratio", colour="model_a")
+    plots.null(right, table.layer, 1.0, "no preference")
+    plots.finish(right, "layer", "mlp_attn_ratio")
+    return fig
+
+
+def main(model_a: cli.ModelA, model_b: cli.ModelB, outdir: cli.Outdir):
+    """The change of the MLPs over the change of attention, block by block."""
+    from brittle import diagnostics, plots, results
+
+    source = diagnostics.neighbour(outdir, "param_stats", "per_layer.csv", 1, "collect_param_stats.py")
+    with results.Run(outdir, inputs=[source]) as run:
+        layers = diagnostics.read_table(source, ["layer", "group", "dW_fro_layer", "dW_fro_layer_rel"])
+        table = list(rows(layers.to_dict("records")))
+        run.figure(plot(table, plots.pair(model_a, model_b)), "mlp_attn_ratio.png")
+        run.csv("mlp_attn_summary.csv", COLUMNS, table)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,77 @@
+"""Does the intervention suppress or amplify activations, and on which texts do they move?
+
+    uv run experiment/collect_activation_norms.py --model-a A --model-b B --outdir outputs/A__to__B/activation_stats \
+        --forget data/mini/forget.txt --retain data/mini/retain.txt
+
+Mean over real tokens of the L1 and L2 norms of the residual stream h (model A, model B) and of dh = h_b - h_a. Both
+models read the same batches, once. `layer` 0 is the embeddings, k the stream after block k-1, before the final norm.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brittle import cli
+
+COLUMNS = ["layer", "split", "model_a_norm_L1", "model_a_norm_L2", "model_b_norm_L1", "model_b_norm_L2",
+           "mean_dh_L1", "mean_dh_L2"]  # fmt: skip
+
+
+def norm_means(model_a, model_b, ids, pad_id, batch_size):
+    """[N+1, 6] float64: means over the real tokens of `ids`, columns as in the CSV."""
+    import torch
+
+    from brittle.activations import residual_stream
+    from brittle.text import batches
+
+    device, tokens = model_a.device, 0
+    totals = torch.zeros(model_a.config.num_hidden_layers + 1, 6, dtype=torch.float64, device=device)
+    with torch.no_grad():
+        for _, batch in batches(ids, pad_id, batch_size, device):
+            real = batch["attention_mask"].bool()
+            streams = residual_stream(model_a, batch), residual_stream(model_b, batch)
+            for layer, (h_a, h_b) in enumerate(zip(*streams, strict=True)):
+                h_a, h_b = h_a[real].float(), h_b[real].float()  # [tokens, D]
+                norms = [torch.linalg.vector_norm(h, p, dim=-1) for h in (h_a, h_b, h_b - h_a) for p in (1, 2)]
+                totals[layer] += torch.stack(norms).double().sum(1)
+            tokens += int(real.sum())
+    return totals / tokens
+
+
+def rows(model_a, model_b, ids, pad_id, batch_size):
+    """A row a layer and split; `ids` {split: token ids of its texts}."""
+    means = {split: norm_means(model_a, model_b, i, pad_id, batch_size).tolist() for split, i in ids.items()}
+    for layer in range(model_a.config.num_hidden_layers + 1):
+        for split in ids:
+            yield dict(zip(COLUMNS, (layer, split, *means[split][layer]), strict=True))
+
+
+def main(
+    model_a: cli.ModelA,
+    model_b: cli.ModelB,
+    outdir: cli.Outdir,
+    forget: cli.ForgetText = Path("data/mini/forget.txt"),
+    retain: cli.RetainText = Path("data/mini/retain.txt"),
+    max_samples: cli.MaxSamples = 500,
+    max_length: Annotated[int | None, typer.Option(min=2, help="Tokens a text (default: 512, or the context).")] = None,
+    batch_size: cli.BatchSize = 32,
+    device: cli.Device = "auto",
+    dtype: cli.Dtype = "auto",
+    seed: cli.Seed = 0,
+):
+    """Activation norms of two models, layer by layer, on forget and retain texts (the first --max-samples of each file)."""
+    from brittle import diagnostics, models, results
+
+    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b)}
+    with results.Run(outdir, inputs=[forget, retain], models=folders, seed=seed) as run:
+        a, b, tokenizer = models.load_pair(*folders.values(), device, dtype)
+        limit = diagnostics.length_limit(max_length, a.config)
+        ids = diagnostics.encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
+        run.settings = {split: {"texts": len(i), "tokens": sum(map(len, i))} for split, i in ids.items()}
+        run.csv("activation_stats.csv", COLUMNS, rows(a, b, ids, tokenizer.pad_token_id, batch_size))
+    print(f"{outdir}/activation_stats.csv: {a.config.num_hidden_layers + 1} layers")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,145 @@
+"""How large is the intervention, and where is it concentrated? Norms and ranks of every dW = W_b - W_a, exactly.
+
+    uv run experiment/collect_param_stats.py --model-a A --model-b B --outdir outputs/A__to__B/param_stats
+
+per_matrix.csv has a row a matrix (an expert of a stack is one), per_layer.csv one a block and group. `spectra.safetensors`
+keeps all singular values of each dW, W_a and W_b (`dW/<name>` ...), so that no later question decomposes them again.
+The weights are streamed: two matrices are in memory, never a model.
+"""
+
+import sys
+from itertools import groupby
+from typing import Annotated
+
+import typer
+
+from brittle import cli
+from brittle.errors import UserError
+
+COLUMNS = ["name", "layer", "group", "shape0", "shape1", "dW_fro", "W_fro", "dW_fro_rel", "dW_spectral", "W_spectral",
+           "dW_spectral_rel", "dW_stable_rank", "W_stable_rank"]  # fmt: skip
+RANKS = ["dW_empirical_rank", "W_empirical_rank"]
+LAYER_COLUMNS = ["layer", "group", "dW_fro_layer", "W_fro_layer", "dW_fro_layer_rel", "max_dW_spectral", "max_W_spectral",
+                 "max_dW_spectral_rel", "mean_dW_stable_rank", "count_mats"]  # fmt: skip
+
+
+def spectra_of(w_a, w_b):
+    """{dW, W_a, W_b: all singular values}; where nothing changed, one decomposition is enough. None for NaN or Inf."""
+    import torch
+
+    from brittle.linalg import spectrum
+
+    if not (torch.isfinite(w_a).all() and torch.isfinite(w_b).all()):
+        return None
+    s_a = spectrum(w_a)
+    if torch.equal(w_a, w_b):
+        return {"dW": torch.zeros_like(s_a), "W_a": s_a, "W_b": s_a.clone()}
+    return {"dW": spectrum(w_b.double() - w_a.double()), "W_a": s_a, "W_b": spectrum(w_b)}
+
+
+def measure(spectra):
+    """The columns from dW_fro on, and the empirical ranks, of one matrix pair."""
+    from brittle.diagnostics import ratio
+    from brittle.linalg import empirical_rank, frobenius, stable_rank
+
+    if spectra is None:
+        return dict.fromkeys([*COLUMNS[5:], *RANKS])
+    found = {}
+    for key, s in (("dW", spectra["dW"]), ("W", spectra["W_a"])):
+        found |= {f"{key}_fro": frobenius(s), f"{key}_spectral": float(s[0]), f"{key}_stable_rank": stable_rank(s),
+                  f"{key}_empirical_rank": empirical_rank(s)}  # fmt: skip
+    for norm in ("fro", "spectral"):
+        found[f"dW_{norm}_rel"] = ratio(found[f"dW_{norm}"], found[f"W_{norm}"])
+    return found
+
+
+def rows(pairs, spectra, notes):
+    """A row a matrix of `pairs`; fills `spectra` {dW/<name>: singular values} and `notes` {broken, rounding: [names]}."""
+    from brittle.weights import below_ulp, group_of, layer_of
+
+    for name, w_a, w_b in pairs:
+        found = spectra_of(w_a, w_b)
+        if found is None:
+            notes["broken"].append(name)
+        else:
+            spectra |= {f"{key}/{name}": s.cpu() for key, s in found.items()}
+            if below_ulp(w_a, w_b.double() - w_a.double()):
+                notes["rounding"].append(name)
+        key = {"name": name, "layer": layer_of(name), "group": group_of(name)}
+        yield key | {"shape0": w_a.shape[0], "shape1": w_a.shape[1]} | measure(found)
+
+
+def layer_rows(matrices):
+    """A row a block and group from the rows of per_matrix.csv; matrices of neither group stay out."""
+    from brittle.diagnostics import ratio, root_sum_square
+
+    def key(row):
+        return row["layer"], row["group"]
+
+    def known(values, reduce):
+        return None if any(v is None for v in values) else reduce(values)
+
+    def mean(values):
+        return sum(values) / len(values)
+
+    inside = sorted((r for r in matrices if r["group"] != "other"), key=key)
+    for (layer, group), members in groupby(inside, key):
+        columns = {c: [r[c] for r in members] for members in [list(members)] for c in members[0]}
+        d_fro, fro = root_sum_square(columns["dW_fro"]), root_sum_square(columns["W_fro"])
+        d_top, top = known(columns["dW_spectral"], max), known(columns["W_spectral"], max)
+        yield {
+            "layer": layer, "group": group, "dW_fro_layer": d_fro, "W_fro_layer": fro, "dW_fro_layer_rel": ratio(d_fro, fro),
+            "max_dW_spectral": d_top, "max_W_spectral": top, "max_dW_spectral_rel": ratio(d_top, top),
+            "mean_dW_stable_rank": known(columns["dW_stable_rank"], mean),
+            "mean_dW_empirical_rank": known(columns["dW_empirical_rank"], mean), "count_mats": len(columns["name"]),
+        }  # fmt: skip
+
+
+def without(found, dropped):
+    return ({k: v for k, v in row.items() if k not in dropped} for row in found)
+
+
+def main(
+    model_a: cli.ModelA,
+    model_b: cli.ModelB,
+    outdir: cli.Outdir,
+    empirical_rank: Annotated[
+        bool, typer.Option("--empirical-rank", help="Add the ranks that hold 99% of the variance.")
+    ] = False,
+    device: cli.Device = "auto",
+):
+    """Norms and ranks of the weight change, for every matrix and every block."""
+    from safetensors.torch import save_file
+
+    from brittle import models, results, weights
+
+    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b)}
+    notes, spectra = {"broken": [], "rounding": []}, {}
+    with results.Run(outdir, models=folders, settings=notes) as run:
+        import torch
+
+        torch.set_num_threads(cli.threads())
+        pairs = weights.matrix_pairs(*folders.values(), models.pick_device(device))
+        matrices = list(rows(pairs, spectra, notes))
+        if not matrices:
+            raise UserError(f"{model_a} holds no weight matrix.")
+        extra, layer_extra = (RANKS, ["mean_dW_empirical_rank"]) if empirical_rank else ([], [])
+        save_file(spectra, run.path("spectra.safetensors"))
+        run.csv("per_matrix.csv", COLUMNS + extra, matrices if empirical_rank else without(matrices, RANKS))
+        layers = layer_rows(matrices)
+        columns = [*LAYER_COLUMNS[:-1], *layer_extra, LAYER_COLUMNS[-1]]
+        run.csv("per_layer.csv", columns, layers if empirical_rank else without(layers, ["mean_dW_empirical_rank"]))
+        run.settings = notes
+    print(f"{outdir}/per_layer.csv: {len(matrices)} matrices")
+    if notes["rounding"]:
+        print(
+            f"warning: the change of {notes['rounding'][0]} ({len(notes['rounding'])} such matrices) is below one unit in the "
+            "last place of its dtype, so its rank measures rounding. Save model B in float32.",
+            file=sys.stderr,
+        )
+    if notes["broken"]:
+        raise UserError(f"{notes['broken'][0]} holds NaN or Inf ({len(notes['broken'])} such matrices); their values are empty.")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,54 @@
+"""Draw step 4's CSV: the norms of both models over layers, and how far the activations moved.
+
+    uv run experiment/plot_activation_norms.py --model-a A --model-b B --outdir outputs/A__to__B/activation_plots
+
+Reads ../activation_stats/activation_stats.csv, nothing else.
+"""
+
+from brittle import cli
+
+SPLITS = ("retain", "forget")
+
+
+def norms(table, split, names):
+    """The L1 and L2 norms of both models on one split."""
+    from brittle import plots
+
+    part = table[table.split == split]
+    fig, axes = plots.figure(f"Activation norms on {split} texts", names, columns=2)
+    for ax, norm in zip(axes, ("L1", "L2"), strict=True):
+        plots.line(ax, part.layer, part[f"model_a_norm_{norm}"], f"model_a_norm_{norm}", colour="model_a")
+        plots.line(ax, part.layer, part[f"model_b_norm_{norm}"], f"model_b_norm_{norm}", colour="model_b", linestyle="--")
+        plots.finish(ax, "layer (0: embeddings)", f"mean {norm} norm a token")
+    return fig
+
+
+def differences(table, names):
+    """How far activations moved on either split, in absolute terms and against model A's norm."""
+    from brittle import plots
+
+    fig, axes = plots.figure("Change of the activations", names, columns=2)
+    for split in SPLITS:
+        part = table[table.split == split]
+        plots.line(axes[0], part.layer, part.mean_dh_L2, split)
+        plots.line(axes[1], part.layer, part.mean_dh_L2 / part.model_a_norm_L2, split)
+    plots.finish(axes[0], "layer (0: embeddings)", "mean_dh_L2")
+    plots.finish(axes[1], "layer (0: embeddings)", "mean_dh_L2 / model_a_norm_L2")
+    return fig
+
+
+def main(model_a: cli.ModelA, model_b: cli.ModelB, outdir: cli.Outdir):
+    """Figures of the activation norms."""
+    from brittle import diagnostics, plots, results
+
+    source = diagnostics.neighbour(outdir, "activation_stats", "activation_stats.csv", 4, "collect_activation_norms.py")
+    names = plots.pair(model_a, model_b)
+    with results.Run(outdir, inputs=[source]) as run:
+        table = diagnostics.read_table(source, ["layer", "split", "model_a_norm_L1", "mean_dh_L2"])
+        run.figure(differences(table, names), "activation_diffs.png")
+        for split in SPLITS:
+            run.figure(norms(table, split, names), f"activation_norms_{split}.png")
+
+
+if __name__ == "__main__":
+    cli.run(main)

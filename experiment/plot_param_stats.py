@@ -1,0 +1,64 @@
+"""Draw step 1's CSVs: where the change is, how sharp, and of what rank.
+
+    uv run experiment/plot_param_stats.py --model-a A --model-b B --outdir outputs/A__to__B/param_plots
+
+Reads ../param_stats/per_layer.csv and per_matrix.csv, nothing else; the names of the models go into the titles.
+"""
+
+from brittle import cli
+
+GROUPS = {"attn": "attention", "mlp": "MLP"}
+PER_LAYER = {  # file: (column, title)
+    "stable_rank": ("mean_dW_stable_rank", "Stable rank of the change"),
+    "spectral_norm": ("max_dW_spectral_rel", "Relative spectral norm of the change"),
+    "layer_locality": ("dW_fro_layer_rel", "Relative change a block"),
+}
+
+
+def by_group(layers, group, column, title, names):
+    """One group's `column` over blocks, the other group thin behind it for scale."""
+    from brittle import plots
+
+    fig, (ax,) = plots.figure(f"{title}: {GROUPS[group]}", names)
+    for other in sorted(GROUPS, key=lambda g: g == group):
+        part = layers[layers.group == other]
+        faint = {} if other == group else {"alpha": 0.25, "linewidth": 1, "markersize": 3}
+        plots.line(ax, part.layer, part[column], GROUPS[other], colour=other, **faint)
+    plots.finish(ax, "layer", column)
+    return fig
+
+
+def rank_comparison(matrices, names):
+    """Mean stable rank of dW beside that of W over blocks, one panel a group (and the empirical ranks, where there are)."""
+    from brittle import plots
+
+    fig, axes = plots.figure("Rank of the change and of the weights", names, columns=2)
+    kinds = ["stable_rank"] + (["empirical_rank"] if "dW_empirical_rank" in matrices else [])
+    for ax, (group, title) in zip(axes, GROUPS.items(), strict=True):
+        mean = matrices[matrices.group == group].groupby("layer").mean(numeric_only=True)
+        for kind in kinds:
+            style = {"linestyle": "-" if kind == "stable_rank" else ":"}
+            plots.line(ax, mean.index, mean[f"dW_{kind}"], f"dW_{kind}", colour=group, **style)
+            plots.line(ax, mean.index, mean[f"W_{kind}"], f"W_{kind}", colour="other", **style)
+        plots.finish(ax, "layer", "mean over matrices", title=title)
+    return fig
+
+
+def main(model_a: cli.ModelA, model_b: cli.ModelB, outdir: cli.Outdir):
+    """Figures of the parameter statistics."""
+    from brittle import diagnostics, plots, results
+
+    files = {n: diagnostics.neighbour(outdir, "param_stats", n, 1, "collect_param_stats.py")
+             for n in ("per_layer.csv", "per_matrix.csv")}  # fmt: skip
+    names = plots.pair(model_a, model_b)
+    with results.Run(outdir, inputs=files.values()) as run:
+        layers = diagnostics.read_table(files["per_layer.csv"], ["layer", "group", *(c for c, _ in PER_LAYER.values())])
+        matrices = diagnostics.read_table(files["per_matrix.csv"], ["layer", "group", "dW_stable_rank", "W_stable_rank"])
+        run.figure(rank_comparison(matrices, names), "rank_comparison.png")
+        for name, (column, title) in PER_LAYER.items():
+            for group in GROUPS:
+                run.figure(by_group(layers, group, column, title, names), f"{name}_{group}.png")
+
+
+if __name__ == "__main__":
+    cli.run(main)
