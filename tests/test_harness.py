@@ -40,8 +40,8 @@ def write_items(path, count, seed, name="f"):
             while len(choices) < 4:
                 words = " ".join(draw.sample(WORDS, draw.randint(1, 3)))
                 choices += [words] * (words not in choices)
-            item = {"fact": f"{name}{i}", "half": "AB"[i % 2], "question": f"Question: Where is {draw.choice(WORDS)} {i}? Answer:",
-                    "choices": choices, "answer": draw.randrange(4)}  # fmt: skip
+            item = {"fact": f"{name}{i}", "half": "AB"[i % 2], "choices": choices, "answer": draw.randrange(4),
+                    "question": f"Question: Where is {draw.choice(WORDS)} {i}? Answer:"}  # fmt: skip
             file.write(json.dumps(item) + "\n")
 
 
@@ -148,12 +148,21 @@ def test_tasks_are_named_with_their_split():
 
 
 def test_mistakes_take_one_line(model_and_data, tmp_path):
+    from lm_eval.tasks import TaskManager
+
     folder, data = model_and_data
-    with pytest.raises(UserError, match=r"no such task.*mini_forget"):
-        run(folder, data, tmp_path / "out", tasks="mini_forge")
     with pytest.raises(UserError, match=r"mcq_forget\.jsonl not found"):
         run(folder, tmp_path / "nowhere", tmp_path / "out", tasks="mini_forget")
-    with pytest.raises(UserError, match=r"wmdp_bio: .* cannot be fetched") as error:
-        run(folder, data, tmp_path / "out", tasks="wmdp_bio=forget")
-    assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+    (tmp_path / "hub.yaml").write_text(
+        "task: from_hub\ndataset_path: nobody/nothing\noutput_type: multiple_choice\ntest_split: test\n"
+    )
+    manager = TaskManager(
+        include_path=[str(harness.TASKS), str(tmp_path)], include_defaults=False
+    )  # the whole index takes seconds
+    with pytest.raises(UserError, match=r"no such task.*mini_forget"):
+        harness.load_tasks({"mini_forge": None}, data, tmp_path, manager)
+    with pytest.raises(UserError, match=r"from_hub: .* cannot be fetched") as error:
+        harness.load_tasks({"from_hub": "forget"}, data, tmp_path, manager)
+    assert "\n" not in str(error.value)
