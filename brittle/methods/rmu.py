@@ -1,8 +1,9 @@
 """RMU: representation misdirection (Li et al. 2024, arXiv:2403.03218, section 4).
 
     loss = MSE(h_forget, c u) + alpha MSE(h_retain, h_retain_reference)        h: output of block `layer_id`
-u is a random unit vector of positive entries (U[0, 1)^d, normalised), drawn once from --seed. Only the MLP
-down-projections of the blocks layer_id - 2 ... layer_id train, as in the paper. Means over real tokens and width.
+u is a random unit vector of positive entries (U[0, 1)^d, normalised), drawn once from --seed. Of the blocks
+layer_id - 2 ... layer_id the MLP down-projections train (`trains` down, as in the paper) or all weights (`trains` blocks).
+Means over real tokens and width.
 Forward passes end at block `layer_id`; the blocks above never run.
 """
 
@@ -20,6 +21,8 @@ class RMU(Method):
     steering_coeff: float = knob(6.5, "Length c of the random target.", low=0)
     alpha: float = knob(1200.0, "Weight of the retain term.", low=0)
 
+    trains: str = knob("down", "Weights of those blocks that train: down (MLP down-projections) or blocks (all).")
+
     def start(self, model, reference, data):
         import torch
 
@@ -30,8 +33,14 @@ class RMU(Method):
         for k in self.layer_id:
             u = torch.rand(model.config.hidden_size, generator=generator)
             self.target[k] = (self.steering_coeff * u / u.norm()).to(model.device)
-        brittle.models.train_only(model, brittle.models.down_projections(model, range(max(0, min(self.layer_id) - 2),
-                                                                                      max(self.layer_id) + 1)))  # fmt: skip
+        window = range(max(0, min(self.layer_id) - 2), max(self.layer_id) + 1)
+        if self.trains == "down":
+            names = brittle.models.down_projections(model, window)
+        elif self.trains == "blocks":
+            names = [n for n, _ in model.named_parameters() if brittle.weights.layer_of(n) in window]
+        else:
+            raise brittle.errors.UserError(f"--trains {self.trains}: choose down or blocks.")
+        brittle.models.train_only(model, names)
 
     def losses(self, forget, retain, progress):
         hidden, mse = brittle.activations.hidden, brittle.losses.masked_mse
