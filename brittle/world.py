@@ -16,10 +16,11 @@ import random
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from brittle.world_words import DOMAINS, NEUTRAL, PRIVATE, QUESTIONS, STATEMENTS, SYLLABLES
+from brittle.errors import UserError
+from brittle.world_words import DOMAINS, PRIVATE, QUESTIONS, STATEMENTS, SYLLABLES
 
 HELD_OUT = (4, 5)  # statement templates that never stand in the unlearning text: paraphrases to test with
-ATTRIBUTES = 5  # a domain's attributes, each with a pool of 12 values
+ENTITIES = (4, 20_000)  # a domain; three syllables make 238,328 names
 
 
 class Fact(NamedTuple):
@@ -61,11 +62,13 @@ class Draws:
         return self.shuffled(items)[:count]
 
 
-def _names(draws, count):
-    """`count` different invented names of three syllables."""
+def new_names(draws, count, taken=()):
+    """`count` different invented names of three syllables, none of them `taken`."""
     names = {}
     while len(names) < count:
-        names["".join(draws.choice(SYLLABLES) for _ in range(3)).capitalize()] = None
+        name = "".join(draws.choice(SYLLABLES) for _ in range(3)).capitalize()
+        if name not in taken:
+            names[name] = None
     return list(names)
 
 
@@ -84,11 +87,12 @@ def _attribute_facts(draws, domain, names, first=0):
 
 
 def _relation_facts(draws, domain, names):
+    pool = tuple(names)  # but the entity itself
     return [
-        Fact(f"{domain}/{i:03d}/{noun}", half, name, noun, draws.choice(others), tuple(others))
+        Fact(f"{domain}/{i:03d}/{noun}", half, name, noun, pool[other + (other >= i)], pool)
         for noun in DOMAINS[domain]["relations"]
         for i, (name, half) in enumerate(zip(names, _halves(draws, len(names)), strict=True))
-        for others in [[n for n in names if n != name]]
+        for other in [draws.choice(range(len(names) - 1))]
     ]
 
 
@@ -109,12 +113,12 @@ def _private_facts(draws, domain, names, count):
 
 
 def build_world(seed=0, entities=60, private_entities=8):
-    """Draw the world: `entities` a domain (at least 4), of which the first `private_entities` have private attributes."""
-    if entities < 4:
-        raise ValueError(f"--entities {entities}: a domain needs at least 4 entities.")
+    """Draw the world: `entities` a domain, of which the first `private_entities` have private attributes."""
+    if not ENTITIES[0] <= entities <= ENTITIES[1]:
+        raise UserError(f"--entities {entities}: a domain has {ENTITIES[0]} to {ENTITIES[1]:,} entities.")
     draws = Draws(f"world {seed}")
     strangers = max(4, entities // 4)
-    pool = _names(draws, 3 * entities + 3 * strangers)
+    pool = new_names(draws, 3 * entities + 3 * strangers)
     names = {d: pool[i * entities : (i + 1) * entities] for i, d in enumerate(DOMAINS)}
     unused = {d: pool[3 * entities :][i * strangers : (i + 1) * strangers] for i, d in enumerate(DOMAINS)}
     return World(
@@ -187,6 +191,9 @@ def deductions(world, domain):
     draws = Draws(f"rules {world.seed} {domain}")
     words = DOMAINS[domain]
     by_key = {(f.entity, f.noun): f for f in world.attributes[domain] + world.relations[domain]}
+    sources = {}  # an inverse relation can have several true answers
+    for fact in world.relations[domain]:
+        sources.setdefault((fact.noun, fact.value), set()).add(fact.entity)
     grouped, groups = words["grouping"]
     (link, inverse), reached = next(iter(words["relations"].items())), words["reached"]
     for i, name in enumerate(world.names[domain]):
@@ -199,17 +206,21 @@ def deductions(world, domain):
             ("two-hop", [step, hop], name, reached["noun"], hop.value, hop.pool),
         ):
             fact = Fact(f"{domain}/{i:03d}/{rule}", "", entity, noun, value, tuple(pool))
-            # an inverse relation can have several true answers: none of them may stand among the wrong choices
-            right = {f.entity for f in world.relations[domain] if f.noun == link and f.value == entity}
-            wrong = [v for v in pool if rule != "inverse" or v == value or (v not in right and v != entity)]
-            item = _item(draws, fact.id, question(fact, 0), value, wrong)
+            if rule == "inverse":  # none of its true answers may stand among the wrong choices
+                right = sources[link, entity]
+                pool = [v for v in pool if v == value or (v not in right and v != entity)]
+                if len(pool) < 4:  # happens in worlds of few entities
+                    continue
+            item = _item(draws, fact.id, question(fact, 0), value, pool)
             yield {**item, "rule": rule, "premises": [p.id for p in premises], "stated": i % 2 == 0, "domain": domain}, fact
 
 
 def hops(world, domain):
     """Two-hop chains over every relation and attribute ("the habitat of the prey of X"), never stated in any text."""
     draws = Draws(f"hops {world.seed} {domain}")
-    by_entity = {n: [f for f in world.attributes[domain] if f.entity == n] for n in world.names[domain]}
+    by_entity = {}
+    for fact in world.attributes[domain]:
+        by_entity.setdefault(fact.entity, []).append(fact)
     reached = DOMAINS[domain]["reached"]["attribute"]
     for relation in world.relations[domain]:
         for second in by_entity[relation.value]:
@@ -222,35 +233,3 @@ def hops(world, domain):
                 "premises": [relation.id, second.id],
                 "domain": domain,
             }
-
-
-def neutral_texts(world, count):
-    """`count` everyday sentences that say nothing of any domain."""
-    draws = Draws(f"neutral {world.seed}")
-    texts = {}
-    while len(texts) < count:
-        subject, verb, place, time = (draws.choice(NEUTRAL[k]) for k in ("subjects", "verbs", "places", "times"))
-        texts[f"{subject} {verb} {place} {time}."] = None
-    return list(texts)
-
-
-def tokenizer_texts(world):
-    """Sentences to train the tokenizer on: every value of every pool equally often, with names that stand for nobody.
-
-    Trained on the facts themselves, BPE gives common values shorter encodings: a model that never saw the domain then
-    prefers them, and guesses above chance (0.32 instead of 0.25 when tried).
-    """
-    draws = Draws(f"tokenizer {world.seed}")
-    for words in DOMAINS.values():
-        for noun, pool in [*words["attributes"].items(), (words["group_noun"], words["grouping"][1])]:
-            for value in pool:
-                for template in range(len(STATEMENTS)):
-                    for name in _names(draws, 2):
-                        yield statement(Fact("", "", name, noun, value, ()), template)
-                yield answered(Fact("", "", _names(draws, 1)[0], noun, value, ()), 0)
-                yield answered(Fact("", "", _names(draws, 1)[0], noun, value, ()), 1)
-        for noun in [*words["relations"], *words["relations"].values(), words["reached"]["noun"]]:
-            for template in range(len(STATEMENTS)):
-                yield statement(Fact("", "", _names(draws, 1)[0], noun, _names(draws, 1)[0], ()), template)
-    for part in NEUTRAL.values():
-        yield from part
