@@ -1,5 +1,6 @@
 """What diagnostics share: a neighbouring step's CSV, the two text splits as batches, ratios that may not exist."""
 
+import csv
 import math
 from pathlib import Path
 
@@ -16,18 +17,26 @@ def neighbour(outdir, folder, name, step, script):
     return path
 
 
-def read_table(path, columns):
-    """A CSV as a DataFrame. Raises UserError where one of `columns` is missing or there is no row."""
+def _value(text):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text or math.nan
+
+
+def read_table(path, columns=()):
+    """A CSV as a DataFrame, numbers to the last digit. Raises UserError where one of `columns` is missing or there is no row."""
     import pandas as pd
 
-    try:
-        table = pd.read_csv(path, float_precision="round_trip")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no CSV ({error}). Delete it and run its step again.") from None
-    missing = [c for c in columns if c not in table.columns]
-    if missing or table.empty:
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        table = [{key: _value(text) for key, text in row.items()} for row in reader]
+    missing = [c for c in columns if c not in (reader.fieldnames or [])]
+    if missing or not table:
         raise UserError(f"{path} has {'no column ' + missing[0] if missing else 'no row'}. Delete it and run its step again.")
-    return table
+    return pd.DataFrame(table, columns=reader.fieldnames)
 
 
 def ratio(part, whole):

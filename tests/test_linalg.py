@@ -1,0 +1,62 @@
+"""Spectra and ranks against torch.linalg.svd and closed forms."""
+
+import pytest
+import torch
+
+from brittle import linalg
+
+torch.set_num_threads(1)
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (90, 30), (30, 90), (5000, 12), (2, 7)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_spectrum_is_that_of_the_svd(shape, dtype):
+    w = draw(*shape).to(dtype)
+    exact = torch.linalg.svdvals(w.double())
+    s = linalg.spectrum(w)
+    assert s.dtype == torch.float64 and s.shape == exact.shape
+    assert torch.allclose(s, exact, rtol=1e-6, atol=1e-7 * float(exact[0]))
+    assert linalg.frobenius(s) == pytest.approx(float(w.double().norm()), rel=1e-12)
+
+
+def test_known_spectrum():
+    q, _ = torch.linalg.qr(draw(6, 6))
+    r, _ = torch.linalg.qr(draw(20, 6, seed=1))
+    s = torch.tensor([9.0, 3.0, 1.0, 0.5, 0.1, 0.01], dtype=torch.float64)
+    assert torch.allclose(linalg.spectrum((r * s) @ q), s, rtol=1e-9)
+
+
+def test_rotation_changes_no_spectrum():
+    w, (q, _) = draw(24, 16), torch.linalg.qr(draw(24, 24, seed=1))
+    assert torch.allclose(linalg.spectrum(q @ w), linalg.spectrum(w), rtol=1e-10)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_planted_rank(rank):
+    w = draw(40, rank) @ draw(rank, 30, seed=1)
+    s = linalg.spectrum(w)
+    assert linalg.empirical_rank(s) <= rank and linalg.empirical_rank(s, 1 - 1e-12) == rank
+    assert 1 <= linalg.stable_rank(s) <= rank + 1e-9
+
+
+def test_equal_singular_values_have_full_stable_rank():
+    q, _ = torch.linalg.qr(draw(30, 12))
+    s = linalg.spectrum(7 * q)
+    assert linalg.stable_rank(s) == pytest.approx(12) and linalg.empirical_rank(s) == 12
+
+
+def test_scaling_leaves_ranks():
+    s = linalg.spectrum(draw(20, 30))
+    t = linalg.spectrum(1e-6 * draw(20, 30))
+    assert linalg.frobenius(t) == pytest.approx(1e-6 * linalg.frobenius(s))
+    assert linalg.stable_rank(t) == pytest.approx(linalg.stable_rank(s))
+    assert linalg.empirical_rank(t) == linalg.empirical_rank(s)
+
+
+def test_zero_matrix_has_rank_zero():
+    s = linalg.spectrum(torch.zeros(4, 9))
+    assert (linalg.frobenius(s), linalg.stable_rank(s), linalg.empirical_rank(s)) == (0, 0, 0)
