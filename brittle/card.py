@@ -27,8 +27,8 @@ tags: [unlearning, {job.method}]
 ---
 # {_name(job.model)} after `{job.method}`
 
-Made from `{_name(job.model)}` by `{job.method}` ({type(job.rule).__module__.rpartition(".")[2]}.py). Lower forget accuracy alone does
-not say that knowledge is gone: attack it (eval/tamper.py) before relying on it.
+Made from `{_name(job.model)}` by `{job.method}` (brittle/methods/{type(job.rule).__module__.rpartition(".")[2]}.py).
+Lower forget accuracy alone does not say that knowledge is gone: attack it (eval/tamper.py) before relying on it.
 
 | measure | before | after |
 |---|---|---|

@@ -66,7 +66,7 @@ def train_model(role, data, device, *, tokenizer, model, steps, batch_size, lr, 
     import brittle
 
     texts = read_texts(data / TEXTS[role])
-    ids = [i + [tokenizer.eos_token_id] for i in tokenizer(texts)["input_ids"]]
+    ids = [[*i, tokenizer.eos_token_id] for i in tokenizer(texts)["input_ids"]]
     stream = LengthStream(ids, tokenizer.pad_token_id, batch_size, seed=seed, device=device)
     settings = Settings(
         steps=steps, lr=lr, muon_lr=muon_lr, batch_size=batch_size, schedule="trapezoid", warmup=20, optimizer="muon", seed=seed

@@ -11,7 +11,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def looks_like_folder(model):
-    return model.startswith((".", "/", "~")) or model.count("/") > 1 or model.startswith(("outputs/", "data/"))
+    return model.startswith((".", "/", "~", "outputs/", "data/")) or model.count("/") > 1
 
 
 def model_folder(model, revision=None, weights=True):

@@ -127,7 +127,7 @@ def _units(row, preset, others):
 
 
 def _needs(wanted, unit, units, made):
-    """Task names behind a row's `needs`: the same unit's task of each step named (all its units where there is none); * is all."""
+    """Task names behind a row's `needs`: the same unit's task of each step named, or all its units; * is every task before."""
     if wanted == "*":
         return [task.name for task in made]
     named = []

@@ -23,7 +23,7 @@ SPLITS = ("forget_a", "forget_b", "retain", "general")
 
 
 def eval_sets(data, max_items, seed):
-    """{split: items}: the forget halves by their `half` field, retain and general; all of B, at most `max_items` of the others."""
+    """{split: items} to measure (all of half B, at most `max_items` of the others), and half A's items to train on."""
     from brittle import mcq
 
     items = mcq.read_splits(data)
@@ -102,7 +102,7 @@ def plot(table, name):
     from brittle import plots
 
     frame = pd.DataFrame(table)
-    figure, axes = plots.panels(len(SPLITS), f"Relearning attack on {name}")
+    figure, axes = plots.figure("Relearning attack on half A of the forget facts", name, rows=2, columns=2)
     for axis, split in zip(axes, SPLITS, strict=True):
         for lr, part in frame[frame["split"] == split].groupby("lr"):
             axis.plot(part["step"], part["accuracy"], marker="o", label=f"lr {lr:g}")

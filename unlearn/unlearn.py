@@ -1,7 +1,7 @@
 """Unlearn: one model, one method -> outputs/<model>__<method>/unlearned_model, a model card, and the training history.
 
     uv run unlearn/unlearn.py --model outputs/models/mini-base --method npo
-    uv run unlearn/unlearn.py --model EleutherAI/deep-ignorance-unfiltered --method rmu --forget data/forget.txt --retain data/retain.txt
+    uv run unlearn/unlearn.py --model EleutherAI/deep-ignorance-unfiltered --method rmu      (data/forget.txt, data/retain.txt)
     uv run unlearn/unlearn.py ... --resume            after an interruption: goes on from the last checkpoint
 
 Defaults come from the preset (unlearn/presets.toml): `mini` for a model of the mini family, `default` (the publications'
