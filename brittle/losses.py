@@ -1,11 +1,17 @@
 """Losses and log-probabilities: float32, padding masked before anything is averaged. B batch, T tokens, V vocabulary, D width."""
 
+import torch
 import torch.nn.functional as F
+
+
+def wide(x):
+    """x in float32, or as it is where it is float64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def token_logprobs(logits, input_ids):
     """log p of each next token, [B, T-1], from logits [B, T, V] (whatever dtype, computed in float32)."""
-    logits = logits[:, :-1].float()
+    logits = wide(logits[:, :-1])
     return -F.cross_entropy(logits.flatten(0, 1), input_ids[:, 1:].flatten(), reduction="none").view(logits.shape[:2])
 
 
@@ -39,4 +45,4 @@ def token_mean(values, batch):
 
 def masked_mse(h, target, batch):
     """Mean over real tokens and width of (h - target)^2; h [B, T, D], target broadcastable to it."""
-    return token_mean((h.float() - target.float()).pow(2).mean(-1), batch)
+    return token_mean((wide(h) - wide(target)).pow(2).mean(-1), batch)
