@@ -194,7 +194,9 @@ def test_rmu_against_its_formula_and_only_down_projections_train():
     assert trained == [f"gpt_neox.layers.{k}.mlp.dense_4h_to_h.weight" for k in (0, 1, 2)]
     u = rule.target[2]
     assert u.norm().item() == pytest.approx(c, rel=1e-6) and (u > 0).all()
-    before = [model(input_ids=torch.tensor([i]), output_hidden_states=True).hidden_states[3].detach() for i in data.retain.ids[:4]]
+    before = [
+        model(input_ids=torch.tensor([i]), output_hidden_states=True).hidden_states[3].detach() for i in data.retain.ids[:4]
+    ]
     moved(model)
 
     def states(lists):
