@@ -54,7 +54,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         fit(settings, tmp_path / "none", resume=True)
     fit(settings, tmp_path / "c")
-    with pytest.raises(UserError, match="another run .*settings"):
+    with pytest.raises(UserError, match=r"another run .*settings"):
         fit(Settings(steps=4, save_every=2, lr=2e-2), tmp_path / "c", resume=True)
 
 
