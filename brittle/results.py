@@ -1,7 +1,7 @@
 """Where results go, and what makes them trustworthy: staged, recorded, hashed, and put in place by rename, the CSV last."""
 
+import contextlib
 import csv
-import hashlib
 import json
 import os
 import shutil
@@ -12,11 +12,10 @@ from importlib import metadata
 from pathlib import Path
 
 from brittle.errors import UserError
+from brittle.files import alive, changed, describe_file, recover_folder, replace_folder
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "datasets", "lm-eval", "numpy",
              "scipy", "scikit-learn", "pandas")  # fmt: skip
-HASH_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "brittle" / "sha256.json"
-CACHED_FROM = 64 << 20  # bytes: smaller files are hashed faster than a cache is read
 
 
 def model_name(model):
@@ -35,46 +34,6 @@ def comparison_dir(root, model_a, model_b):
 
 def unlearned_dir(root, model, method):
     return Path(root) / f"{model_name(model)}__{method}" / "unlearned_model"
-
-
-def sha256(path):
-    """Hex digest of a file. Hub blobs are named by it; digests of other large files are kept by (path, size, mtime)."""
-    real = Path(path).resolve()
-    if real.parent.name == "blobs" and len(real.name) == 64:
-        return real.name
-    stat = real.stat()
-    key, cache = f"{real}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}", {}
-    if stat.st_size >= CACHED_FROM:
-        try:
-            cache = json.loads(HASH_CACHE.read_text())
-        except (OSError, ValueError):
-            cache = {}
-        if key in cache:
-            return cache[key]
-    with open(real, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if stat.st_size >= CACHED_FROM:
-        try:
-            HASH_CACHE.parent.mkdir(parents=True, exist_ok=True)
-            replace_text(HASH_CACHE, json.dumps({**cache, key: digest}))
-        except OSError:
-            pass  # a cache that cannot be written costs time, nothing else
-    return digest
-
-
-def describe_file(path):
-    stat = os.stat(path)
-    return {"sha256": sha256(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-
-
-def replace_text(path, text):
-    """Write `text` to `path` by rename, so that the file is the old one or the new one, never half."""
-    part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_csv(path, columns, rows):
@@ -135,7 +94,8 @@ class Run:
     Files are staged in a hidden folder; at the end of the block each CSV's record (`x.run.json`: command, inputs and models
     with their hashes, seed, versions, commit, duration, hashes of the outputs) and the files are put in place by rename,
     CSVs last. After an error nothing of this run is left and what was there before is untouched.
-    With `whole=True` the outputs are a folder (a model): `outdir` itself is replaced by the staged one.
+    With `whole=True` the outputs are a folder (a model): `outdir` itself is replaced by the staged one, and every file in
+    it counts as an output.
     """
 
     def __init__(self, outdir, inputs=(), models=None, seed=None, settings=None, whole=False):
@@ -146,20 +106,33 @@ class Run:
 
     def __enter__(self):
         home = self.outdir.parent if self.whole else self.outdir
+        self.stage = home / f".{self.outdir.name if self.whole else 'run'}.part-{os.getpid()}"
+        self.new = [folder for folder in (home, *home.parents) if not folder.exists()]
         try:
             home.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise UserError(f"--outdir {self.outdir} is or lies under a file, not a folder. Choose another.") from None
-        recover_folder(self.outdir)
-        for stale in home.glob(f".{self.outdir.name if self.whole else 'run'}.part-*"):
-            if not _alive(stale.name.rpartition("-")[2]):
-                shutil.rmtree(stale, ignore_errors=True)
-        self.stage = home / f".{self.outdir.name if self.whole else 'run'}.part-{os.getpid()}"
-        shutil.rmtree(self.stage, ignore_errors=True)
-        self.stage.mkdir()
-        # what was read is what stood there at the start: hash before the work, not after
-        self.read = {path: describe_file(path) for path in self._input_files()}
+            recover_folder(self.outdir)
+            for stale in home.glob(f".{self.outdir.name if self.whole else 'run'}.part-*"):
+                if not alive(stale.name.rpartition("-")[2]):
+                    shutil.rmtree(stale, ignore_errors=True)
+            shutil.rmtree(self.stage, ignore_errors=True)  # of a process that had our number
+            self.stage.mkdir()
+            # what was read is what stood there at the start: hash before the work, not after
+            self.read = {path: describe_file(path) for path in self._input_files()}
+        except BaseException as error:
+            self._clean()
+            if isinstance(error, (FileExistsError, NotADirectoryError)):
+                raise UserError(f"--outdir {self.outdir} is or lies under a file, not a folder. Choose another.") from None
+            if isinstance(error, FileNotFoundError):
+                raise UserError(f"{error.filename} not found. Make it, or name another.") from None
+            raise
         return self
+
+    def _clean(self):
+        """Remove what was staged, and the folders that were made for it where they are still empty."""
+        shutil.rmtree(self.stage, ignore_errors=True)
+        for folder in self.new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def _input_files(self):
         from brittle.models import model_files
@@ -189,7 +162,7 @@ class Run:
             if kind is None:
                 self._finish()
         finally:
-            shutil.rmtree(self.stage, ignore_errors=True)
+            self._clean()
         return False
 
     def record(self):
@@ -208,6 +181,8 @@ class Run:
         }
 
     def _finish(self):
+        if self.whole:
+            self.order = [*sorted({p.name for p in self.stage.iterdir() if p.is_file()} - set(self.order)), *self.order]
         names = sorted(self.order, key=lambda n: n.endswith(".csv"))  # stable: CSVs last, in the order they were written
         text = json.dumps(self.record(), indent=1, default=str)
         recorded = {record_path(n).name for n in names if n.endswith(".csv")} or {record_path(names[-1]).name}
@@ -217,33 +192,6 @@ class Run:
             return replace_folder(self.stage, self.outdir)
         for name in [*sorted(recorded), *names]:
             os.replace(self.stage / name, self.outdir / name)
-
-
-def _alive(pid):
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def replace_folder(new, folder):
-    """Put the folder `new` in the place of `folder`; killed between the two renames, `recover_folder` puts the old one back."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def recover_folder(folder):
-    folder = Path(folder)
-    old = folder.with_name(f".{folder.name}.old")
-    if old.is_dir() and not folder.exists():
-        os.rename(old, folder)
 
 
 def why_run(output, command):
@@ -258,25 +206,14 @@ def why_run(output, command):
         return "no output yet"
     try:
         record = json.loads(record_path(output).read_text(encoding="utf-8"))
-        made_by, inputs, outputs = record["command"], record["inputs"], record["outputs"]
-    except (OSError, ValueError, KeyError):
+        if record["command"] != command:
+            return "made by another command line"
+        for name in (output.name, *record["outputs"]):
+            if changed(output.parent / name, record["outputs"][name]):
+                return f"{name} is not what was written"
+        for path, was in record["inputs"].items():
+            if changed(path, was):
+                return f"{path} changed"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged
         return "no record of how it was made"
-    if made_by != command:
-        return "made by another command line"
-    for name, was in outputs.items():
-        if _changed(output.parent / name, was):
-            return f"{name} is not what was written"
-    for path, was in inputs.items():
-        if _changed(path, was):
-            return f"{path} changed"
     return None
-
-
-def _changed(path, was):
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return True
-    if stat.st_size != was["size"]:
-        return True
-    return stat.st_mtime_ns != was["mtime_ns"] and sha256(path) != was["sha256"]

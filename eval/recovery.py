@@ -150,7 +150,7 @@ def plot(attacks, table):
     plots.null(axis, None, 0.25, "chance")
     axis.set_ylim(0, 1.03)
     plots.finish(axis, "attack step (thin: other learning rates)", "heldout_accuracy", legend=False, zero=False)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
     return figure
 
 

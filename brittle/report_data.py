@@ -1,0 +1,81 @@
+"""What the report reads: CSVs condensed to a few lines, the question in a script's docstring, the records of all runs."""
+
+import ast
+import csv
+import json
+import math
+from pathlib import Path
+
+from brittle.errors import UserError
+from brittle.results import record_path
+
+KEYS = {"layer", "lr", "step", "item", "seed", "early_step"}  # numbers that name a row: a mean over them says nothing
+SMALL = 12  # rows of a CSV that is shown whole
+
+
+def read_csv(path):
+    """Rows of a CSV as dicts of text; none where there is no such file."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def number(text):
+    """The finite number that `text` holds, or None."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def condense(units, output):
+    """(columns, rows, how many CSV rows) of one CSV over all units {label: folder}, the label in the first column.
+
+    A small CSV is shown as it is. Of a larger one, the means of its numbers over all rows that share their words; words
+    with more than six values (names of matrices, facts) and KEYS are averaged over.
+    """
+    every = [(label, row) for label, folder in units.items() for row in read_csv(folder / output)]
+    if not every:
+        return [], [], 0
+    columns = {c: [row[c] for _, row in every] for c in every[0][1]}
+    if len(every) <= SMALL:
+        return ["", *columns], [[label, *row.values()] for label, row in every], len(every)
+    values = {c: v for c, v in columns.items() if c not in KEYS}
+    numbers = [c for c, v in values.items() if any(v) and all(not x or number(x) is not None for x in v)]
+    words = [c for c, v in values.items() if c not in numbers and len(set(v)) <= 6]
+    groups = {}
+    for label, row in every:
+        groups.setdefault((label, *(row[w] for w in words)), []).append([number(row[c]) for c in numbers])
+    rows = [[*group, *(mean(v) for v in zip(*found, strict=True))] for group, found in groups.items()]
+    return ["", *words, *numbers], rows, len(every)
+
+
+def mean(values):
+    """Mean of the known values; an empty cell where there is none."""
+    known = [v for v in values if v is not None]
+    return math.fsum(known) / len(known) if known else ""
+
+
+def question(script):
+    """The first line of a script's docstring; the script is not run."""
+    path = Path(script)
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return text.splitlines()[0] if text else ""
+
+
+def records(tasks, models):
+    """{path: record} of all runs: those beside the tasks' outputs, in the models' folders, and beside the data they read."""
+    paths = [record_path(task.output) for task in tasks]
+    paths += [path for model in models for path in sorted(Path(model).glob("*.run.json"))]
+    found = {}
+    for path in paths:
+        if path.is_file() and path not in found:
+            try:
+                found[path] = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                raise UserError(f"{path} is not JSON. Delete it and run its step again.") from None
+    data = {Path(name).parent for record in found.values() for name in record["inputs"]}
+    extra = sorted(path for folder in data for path in folder.glob("*.run.json") if path not in found)
+    return {path: json.loads(path.read_text(encoding="utf-8")) for path in extra} | found

@@ -1,0 +1,183 @@
+"""Was the knowledge removed, or only hidden? All results on one page, and the numbers that answer it in one table.
+
+    uv run experiment/report.py --base M --filtered M --unlearned M --root outputs
+
+Reads what the steps of steps.csv wrote (CSVs, figures, records) and nothing else. Writes <root>/report.html, which needs no
+other file, and <root>/summary.csv. What has not been measured is said to be so. The words of the first screen follow from
+the numbers by the rules of brittle/verdict.py.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brittle import cli, report_html, results, steps
+from brittle.errors import UserError
+from brittle.report_data import condense, number, question, read_csv, records
+from brittle.verdict import RULES, SAYS, WORDS, headline, verdict
+
+COLUMNS = ["model", "role", "forget_accuracy", "retain_accuracy", "general_accuracy", "heldout_recovery",
+           "heldout_recovery_low", "heldout_recovery_high", "update_relative_norm", "update_stable_rank"]  # fmt: skip
+SOURCES = {"harness": "accuracy.csv", "recovery": "recovery.csv", "param_stats": "per_matrix.csv"}  # folder: file
+LEAD = "recovery"  # the folder whose figure stands right after the first screen
+REPO = Path(__file__).resolve().parents[1]
+MOST = 24  # lines of a section's table
+
+
+def update_size(table):
+    """(|dW| / |W| over all matrices, mean stable rank weighted by |dW|^2); None where a matrix lacks its numbers."""
+    found = [[number(row[k]) for k in ("dW_fro", "W_fro", "dW_stable_rank")] for row in table]
+    if not found or any(d is None or w is None for d, w, _ in found):
+        return None, None
+    energy, whole = math.fsum(d * d for d, _, _ in found), math.fsum(w * w for _, w, _ in found)
+    moved = [(d * d, rank) for d, _, rank in found if d > 0]
+    known = moved and all(rank is not None for _, rank in moved)
+    return math.sqrt(energy / whole) if whole else None, math.fsum(e * r for e, r in moved) / energy if known else None
+
+
+def source(root, folder, base, model):
+    """The file of SOURCES that holds the numbers of `model`."""
+    parent = {"harness": root / model, "recovery": root, "param_stats": root / f"{base}__to__{model}"}[folder]
+    return parent / folder / SOURCES[folder]
+
+
+def summary(root, roles):
+    """A row of COLUMNS (and `split_a_accuracy`, which the verdict reads) a model; None for what is not known."""
+    base = next(iter(roles))
+    attacks = {row["model"]: row for row in read_csv(source(root, "recovery", base, base))}
+    renamed = {"heldout_recovery": "heldout_recovery", "ci_low": "heldout_recovery_low", "ci_high": "heldout_recovery_high",
+               "split_a_accuracy": "split_a_accuracy"}  # fmt: skip
+    for model, role in roles.items():
+        row = {"model": model, "role": role}
+        right = [r for r in read_csv(source(root, "harness", base, model)) if r["metric"] == "acc"]
+        for split in ("forget", "retain", "general"):
+            row[f"{split}_accuracy"] = next((number(r["value"]) for r in right if r["split"] == split), None)
+        row |= {new: number(attacks.get(model, {}).get(old)) for old, new in renamed.items()}
+        norm, rank = update_size([] if role == "base" else read_csv(source(root, "param_stats", base, model)))
+        yield row | {"update_relative_norm": norm, "update_stable_rank": rank}
+
+
+def first_screen(table, verdicts, root, steps_of):
+    """The table of models and what follows from it, as HTML. steps_of: {folder: step}."""
+    esc, base = report_html.esc, table[0]["model"]
+
+    def cell(row, column, folder, form="{:.2f}"):
+        if row[column] is not None:
+            return form.format(row[column]).replace("-", "−")
+        known = source(root, folder, base, row["model"]).is_file()
+        text = "undefined" if known else f"not measured: run step {steps_of.get(folder, folder)}"
+        return f'<span class="missing">{esc(text)}</span>'
+
+    def cells(row):
+        role, recovered = row["role"], cell(row, "heldout_recovery", "recovery")
+        if role == "unlearned":
+            word = verdicts[row["model"]][0]
+            role += f': <span class="{word}">{WORDS[word]}</span>'
+        if row["heldout_recovery_low"] is not None:
+            low, high = (cell(row, f"heldout_recovery_{end}", "recovery") for end in ("low", "high"))
+            recovered += f" <small>[{low}, {high}]</small>"
+        yield from (("model", esc(row["model"])), ("role", role))
+        yield from ((f"{split} accuracy", cell(row, f"{split}_accuracy", "harness")) for split in ("forget", "retain", "general"))
+        yield "held-out recovery", recovered
+        for label, column, form in (("size of ΔW", "relative_norm", "{:.3f}"), ("stable rank of ΔW", "stable_rank", "{:.1f}")):
+            yield label, "–" if row["role"] == "base" else cell(row, f"update_{column}", "param_stats", form)
+
+    shown = [dict(cells(row)) for row in table]
+    follows = [esc(f"{SAYS[word].format(model)}: {reason}.") for model, (word, reason) in verdicts.items()]
+    follows = f"<p>{follows[0]}</p>" if len(follows) == 1 else f"<ul>{''.join(f'<li>{f}</li>' for f in follows)}</ul>"
+    rules = "".join(f"<li>{esc(rule)}</li>" for rule in RULES)
+    return (
+        follows + report_html.summary_table(list(shown[0]), shown) + "<details><summary>What the numbers mean, and the rules "
+        "behind the words</summary><p>Accuracies are of the models as made. Held-out recovery: fine-tune on half A of the forget "
+        "facts, then ask for half B; 0 is Filtered, which never saw the forget facts, 1 is Base; in brackets the 95 % bootstrap "
+        "interval over facts. Size of ΔW: |ΔW|/|W| (Frobenius) over all matrices; stable rank: mean weighted by |ΔW|².</p>"
+        f"<ul>{rules}</ul></details>"
+    )  # fmt: skip
+
+
+def section(row, units, lead=False):
+    """(anchor, heading, HTML) of one step. units: {label: folder}; their figures side by side, then the CSV condensed."""
+    esc, title, step = report_html.esc, row["title"], row["step"]
+    done = {label: folder for label, folder in units.items() if (folder / row["output"]).is_file()}
+    parts = [f'<p class="soft">{esc(question(REPO / row["script"]))}</p>']
+    for label in [label for label in units if label not in done]:
+        parts.append(f'<p class="missing">{esc(label or title)}: not measured: run step {esc(step)}</p>')
+    for name in sorted({png.name for folder in done.values() for png in folder.glob("*.png")}):
+        found = [(folder / name, label or title, f"{title}: {name[:-4]}, {label}") for label, folder in done.items()]
+        parts.append(report_html.figures([f for f in found if f[0].is_file()]))
+    if row["output"].endswith(".csv"):
+        columns, rows, count = condense(done, row["output"])
+        if rows:
+            cut = f"; the first {MOST} of {len(rows)} lines" if len(rows) > MOST else ""
+            caption = f"{row['output']}: means over its {count} rows, line by line{cut}" if count > len(rows) else row["output"]
+            made = report_html.table(columns, rows[:MOST], caption)
+            parts.append(made if len(rows) <= 8 else f"<details><summary>Table: {esc(row['output'])}</summary>{made}</details>")
+    return f"step-{step}", title if lead else f"{step} · {title}" if step.isdigit() else title, "".join(parts)
+
+
+def how_made(found):
+    """Commands, commits, versions and durations, from the records."""
+    lines, versions = [], {}
+    for record in sorted(found.values(), key=lambda r: r["started"]):
+        commit = record["git_commit"] or ""
+        short = commit[:10] + "-dirty" * commit.endswith("-dirty")
+        lines.append([record["started"][:16].replace("T", " "), " ".join(record["command"]), record["seconds"], short])
+        for name, version in record["versions"].items():
+            versions.setdefault(name, []).append(version)
+    listed = ", ".join(f"{name} {' and '.join(dict.fromkeys(v))}" for name, v in versions.items())
+    commits = " and ".join(dict.fromkeys(line[3] for line in lines if line[3])) or "not known"
+    minutes = math.fsum(line[2] for line in lines) / 60
+    made = report_html.table(["started", "command", "seconds", "commit"], lines)
+    return (
+        f"<p>{len(lines)} runs, {minutes:.1f} minutes of work in all, at commit {report_html.esc(commits)}. Versions: "
+        f"{report_html.esc(listed)}.</p><details><summary>Commands</summary>{made}</details>"
+    )
+
+
+def main(
+    base: Annotated[str, typer.Option("--base", help="The model that saw everything.")],
+    filtered: Annotated[str, typer.Option("--filtered", help="The model that never saw the forget facts.")],
+    unlearned: Annotated[list[str], typer.Option("--unlearned", help="Unlearned model (repeatable).")],
+    root: Annotated[Path, typer.Option("--root", help="Folder of all results.")] = Path("outputs"),
+    table: Annotated[Path, typer.Option("--steps", help="The list of steps.")] = REPO / "experiment" / "steps.csv",
+):
+    """One page with all results (report.html), and summary.csv."""
+    roles = {}
+    for model, role in [(base, "base"), (filtered, "filtered"), *((m, "unlearned") for m in unlearned)]:
+        name = results.model_name(model)
+        if roles.setdefault(name, role) != role:
+            raise UserError(f"{name} is given as {roles[name]} and as {role}. Give each model once.")
+    listed = [row for row in steps.read_steps(table) if Path(row["script"]).name != Path(__file__).name]
+    preset = steps.Preset("report", base, filtered, list(dict.fromkeys(unlearned)), "", "", str(root))
+    tasks = steps.tasks(preset, listed)
+    units, compared = {}, {row["step"] for row in listed if row["scope"] == "comparison"}
+    for task in tasks:
+        label = task.name.removeprefix(task.step).strip()
+        label = f"{next(iter(roles))} → {label}" if task.step in compared else label
+        units.setdefault(task.step, {})[label] = task.output.parent
+    rows = list(summary(root, roles))
+    verdicts = {row["model"]: verdict(row, rows[0], rows[1]) for row in rows[2:]}
+    done = [task.output for task in tasks if task.output.is_file()]
+    made = records(tasks, [base, filtered, *unlearned])
+    files = {table, *done, *made, *(png for output in done for png in output.parent.glob("*.png"))}
+    files |= {path for f in SOURCES for m in roles if (path := source(root, f, next(iter(roles)), m)).is_file()}
+    absent = [str(task.output) for task in tasks if not task.output.is_file()]
+    steps_of = {row["folder"]: row["step"] for row in reversed(listed) if row["folder"]}
+    with results.Run(root, sorted(map(str, files)), settings={"roles": roles, "absent": absent}) as run:
+        leading = [row for row in listed if row["folder"] == LEAD]
+        shown = leading + [row for row in listed if row["step"] in units and row not in leading]
+        sections = [section(row, units[row["step"]], row in leading) for row in shown]
+        sections.append(("how", "How this was made", how_made(made)))
+        first = first_screen(rows, verdicts, root, steps_of)
+        page = report_html.page(headline(verdicts), first, sections, "All numbers come from the CSV files beside this page.")
+        run.path("report.html").write_text(page, encoding="utf-8")
+        run.csv("summary.csv", COLUMNS, ({c: row[c] for c in COLUMNS} for row in rows))
+    print(f"{root}/report.html: {headline(verdicts)}")
+    if absent:
+        print(f"not measured yet: {len(absent)} of {len(tasks)} outputs, such as {absent[0]}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
