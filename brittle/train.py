@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from brittle.errors import UserError
+from brittle.files import replace_folder
 from brittle.models import blocks
 from brittle.optim import Muon
-from brittle.results import replace_folder
 
 
 @dataclass

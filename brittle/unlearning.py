@@ -49,6 +49,7 @@ class Job:
     seed: int = 0
     save_every: int = 50
     eval_split: float = 0.1
+    defaults: tuple = ()  # files that the settings and knobs came from
 
     @property
     def folder(self):
@@ -104,12 +105,24 @@ def accuracies(model, tokenizer, data):
 
 def run(job, device, resume=False, trust_remote_code=False):
     """Train and save. Returns ({split: accuracy} before, after). Nothing is saved from a run that breaks."""
+    import shutil
+
+    from brittle import mcq
+
+    questions = [job.texts.data / f"mcq_{split}.jsonl" for split in mcq.SPLITS]
+    inputs = [job.texts.forget_path, job.texts.retain_path, *(p for p in questions if p.is_file()), *job.defaults]
+    # opened before the training: a folder that cannot be written is found now, and the inputs' hashes are of what is read
+    with results.Run(job.folder, inputs, {"model": str(job.model_folder)}, job.seed, whole=True) as out:
+        accuracies = _run(job, device, resume, trust_remote_code, out)
+    shutil.rmtree(job.checkpoint, ignore_errors=True)
+    return accuracies
+
+
+def _run(job, device, resume, trust_remote_code, out):
     from brittle import models, text
     from brittle.train import Frozen, Settings, make_accelerator, train
 
     known = {f.name for f in fields(Settings)}
-    inputs = [job.texts.forget_path, job.texts.retain_path]
-    inputs += [p for p in sorted(job.texts.data.glob("mcq_*.jsonl")) if p.stem.split("_")[1] in ("forget", "retain", "general")]
     accelerator = make_accelerator(device)
     # float32 master weights whatever the checkpoint's dtype: at lr 1e-5 most bfloat16 weights would never move
     model = models.load_model(job.model_folder, device, "float32", trust_remote_code)
@@ -141,23 +154,24 @@ def run(job, device, resume=False, trust_remote_code=False):
             cache.update(step=step, pairs=list(zip(streams.forget.batches(step), streams.retain.batches(step), strict=True)))
         return job.rule.losses(*cache["pairs"][micro], progress)
 
+    def hashes(paths):
+        return {Path(p).name: out.read[str(p)]["sha256"] for p in paths}
+
     about = {
-        "method": job.method, "knobs": values(job.rule), "model": {f.name: results.sha256(f) for f in models.model_files(job.model_folder)},
-        "data": {p.name: results.sha256(p) for p in inputs[:2]}, "eval_split": job.eval_split,
+        "method": job.method, "knobs": values(job.rule), "model": hashes(models.model_files(job.model_folder)),
+        "data": hashes([job.texts.forget_path, job.texts.retain_path]), "eval_split": job.eval_split,
         "examples": [len(sets[n][0]) for n in ("forget", "retain")],
     }  # fmt: skip
     history = train(model, terms, settings, accelerator, job.checkpoint, resume, label=job.method, about=about)
     model.eval()
     after = accuracies(model, tokenizer, job.texts.data)
     held = {name: (held[name], mean_nll(model, ids, tokenizer.pad_token_id)) for name, (_, ids) in sets.items()}
-    save(job, model, tokenizer, settings, about, before, after, held, history, inputs)
+    save(out, job, model, tokenizer, settings, about, before, after, held, history)
     return before, after
 
 
-def save(job, model, tokenizer, settings, about, before, after, held, history, inputs):
-    """The model in its source's dtype with card and history, put in place as one folder; then the checkpoint goes."""
-    import shutil
-
+def save(out, job, model, tokenizer, settings, about, before, after, held, history):
+    """The model in its source's dtype with card and history, into the staged folder of `out`."""
     import torch
 
     from brittle import models
@@ -170,14 +184,8 @@ def save(job, model, tokenizer, settings, about, before, after, held, history, i
             raise UserError("the trained weights hold NaN or infinite values. Nothing was saved. Lower --lr.")
     model.to(getattr(torch, dtype))
     columns = list(dict.fromkeys(key for row in history for key in row))
-    names = {"knobs": about["knobs"], **{k: v for k, v in vars(settings).items() if k != "save_every"}}
-    with results.Run(job.folder, inputs, {"model": str(job.model_folder)}, job.seed, names, whole=True) as run:
-        model.save_pretrained(run.stage)
-        tokenizer.save_pretrained(run.stage)
-        run.csv("training_history.csv", columns, [{**dict.fromkeys(columns), **row} for row in history])
-        card = model_card(job, settings, about, before, after, held)
-        run.path("README.md").write_text(card, encoding="utf-8")
-        run.path("config.json")
-        for file in sorted(run.stage.glob("*.safetensors")):
-            run.path(file.name)
-    shutil.rmtree(job.checkpoint, ignore_errors=True)
+    out.settings = {"knobs": about["knobs"], **{k: v for k, v in vars(settings).items() if k != "save_every"}}
+    model.save_pretrained(out.stage)
+    tokenizer.save_pretrained(out.stage)
+    out.path("README.md").write_text(model_card(job, settings, about, before, after, held), encoding="utf-8")
+    out.csv("training_history.csv", columns, [{**dict.fromkeys(columns), **row} for row in history])

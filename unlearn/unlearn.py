@@ -59,7 +59,8 @@ def main(
     folder = models.model_folder(model, revision)
     if preset == "auto":
         preset = models.read_config(folder).get("family", "default")
-    chosen = unlearning.preset(Path(__file__).with_name("presets.toml"), preset, method)
+    defaults = Path(__file__).with_name("presets.toml")
+    chosen = unlearning.preset(defaults, preset, method)
     given = {k: v for k, v in knobs.items() if v is not None}
     settings = {"steps": steps, "lr": lr, "batch_size": batch_size, "grad_accum": grad_accum, "warmup": warmup,
                 "weight_decay": weight_decay, "grad_clip": grad_clip, "max_length": max_length}  # fmt: skip
@@ -71,7 +72,7 @@ def main(
     texts = unlearning.Texts(
         forget, retain, data or forget.parent, read_texts(forget, max_samples), read_texts(retain, max_samples)
     )
-    job = unlearning.Job(model, folder, method, rule, settings, texts, root, seed, save_every, eval_split)
+    job = unlearning.Job(model, folder, method, rule, settings, texts, root, seed, save_every, eval_split, (defaults,))
     try:
         before, after = unlearning.run(job, models.pick_device(device), resume, trust_remote_code)
     except KeyboardInterrupt:
