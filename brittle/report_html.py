@@ -44,7 +44,8 @@ footer{margin:3rem auto 2rem;color:var(--soft);font-size:.88rem}
 .summary tr{background:var(--card);border-radius:8px;padding:.5rem .8rem;margin:.6rem 0}
 .summary th[scope=row]{padding:.1rem 0;border-color:var(--line)}
 .summary td,.summary td.number{display:flex;justify-content:space-between;gap:1rem;padding:.12rem 0;border:0;text-align:right;
-white-space:normal}.summary td::before{content:attr(data-label);color:var(--soft);text-align:left}.summary .missing{max-width:none}}
+white-space:normal}.summary td::before{content:attr(data-label);color:var(--soft);text-align:left}
+.summary .missing{max-width:none}}
 """
 
 

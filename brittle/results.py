@@ -214,7 +214,7 @@ def why_run(output, command):
         for path, was in record["inputs"].items():
             if changed(path, was):
                 return f"{path} changed"
-        for path in record["settings"].get("absent", []):  # what the run would have read, had it been there
+        for path in record.get("settings", {}).get("absent", []):  # what the run would have read, had it been there
             if os.path.exists(path):
                 return f"{path} is new"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged
