@@ -57,12 +57,13 @@ def line(ax, x, y, label, colour=None, low=None, high=None, **style):
     return drawn
 
 
-def null(ax, x, y, label="null"):
-    """What chance gives: dashed grey, a line over `x` or, for one number, across the axes."""
+def null(ax, x, y, label="null", colour="null"):
+    """What chance gives: dashed and thin, grey or in the colour of what it belongs to; one number goes across the axes."""
+    look = {"linestyle": "--", "color": COLOURS[colour], "label": label, "linewidth": 1.4}
     if hasattr(y, "__len__"):
-        ax.plot(x, y, "--", color=COLOURS["null"], label=label, linewidth=1.5)
+        ax.plot(x, y, **look)
     else:
-        ax.axhline(y, linestyle="--", color=COLOURS["null"], label=label, linewidth=1.5)
+        ax.axhline(y, **look)
 
 
 def finish(ax, xlabel, ylabel, integer=True, zero=True, legend=True, title=None):

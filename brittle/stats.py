@@ -1,0 +1,89 @@
+"""Intervals and tests that stand beside a sampled number: all 95 %, all from a seed or a closed form."""
+
+import math
+import zlib
+
+import torch
+
+Z = 1.959963984540054  # two-sided 95 % of the normal distribution
+
+
+def generator(seed, name="", device="cpu"):
+    """A generator of its own for (seed, name), so a draw does not depend on what was drawn before it."""
+    return torch.Generator(device).manual_seed((seed * 1_000_003 + zlib.crc32(name.encode())) % 2**63)
+
+
+def wilson(correct, count):
+    """Interval of a proportion (Wilson 1927)."""
+    share, z2 = correct / count, Z * Z / count
+    middle, half = share + z2 / 2, Z * math.sqrt(share * (1 - share) / count + z2 / count / 4)
+    return max(0.0, (middle - half) / (1 + z2)), min(1.0, (middle + half) / (1 + z2))
+
+
+def mean_interval(values):
+    """(mean, low, high) of independent values by Student's t; no interval from a single one."""
+    values = torch.as_tensor(values, dtype=torch.float64)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, None, None
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5)
+    return mean, mean - half, mean + half
+
+
+def auc(scores, labels):
+    """P(score of a 1 > score of a 0), ties half: Mann and Whitney; scores [n], labels [n] of 0 and 1."""
+    return auc_variance(scores, labels)[0]
+
+
+def auc_variance(scores, labels):
+    """AUC and its variance (DeLong, DeLong and Clarke-Pearson 1988)."""
+    scores, positive = torch.as_tensor(scores, dtype=torch.float64), torch.as_tensor(labels).bool()
+    x, y = scores[positive], scores[~positive]
+    above = (x[:, None] > y).double() + 0.5 * (x[:, None] == y).double()  # [positives, negatives]
+    by_x, by_y = above.mean(1), above.mean(0)
+    spread = [float(v.var()) / len(v) if len(v) > 1 else 0.0 for v in (by_x, by_y)]
+    return float(above.mean()), sum(spread)
+
+
+def folds(count, k):
+    """[count] fold of each text: k contiguous stretches, so that neighbouring lines (of one fact) stay together."""
+    return torch.arange(count) * k // max(1, count)
+
+
+def fold_auc(scores, labels, fold):
+    """(AUC, low, high): the mean over folds, whose scores come from different classifiers and do not compare."""
+    found = [auc_variance(scores[fold == f], labels[fold == f]) for f in fold.unique()]
+    mean = sum(a for a, _ in found) / len(found)
+    half = Z * math.sqrt(sum(v for _, v in found)) / len(found)
+    return mean, max(0.0, mean - half), min(1.0, mean + half)
+
+
+def resample(count, draws, seed, name=""):
+    """[draws, count] float64: how often a bootstrap sample holds each of `count` items."""
+    picked = torch.randint(count, (draws, count), generator=generator(seed, name))
+    return torch.zeros(draws, count, dtype=torch.float64).scatter_add_(1, picked, torch.ones_like(picked, dtype=torch.float64))
+
+
+def quantiles(values):
+    """(2.5 %, 97.5 %) of the finite values of a bootstrap, None where there is none."""
+    values = torch.as_tensor(values, dtype=torch.float64)
+    values = values[values.isfinite()]
+    if not len(values):
+        return None, None
+    low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def ratio_of_shares(part, whole, part_other, whole_other, draws=1000, seed=0, name=""):
+    """(ratio, low, high) of (sum part / sum whole) over the same of another sample; each argument [texts], bootstrapped."""
+
+    def shares(p, w, side):
+        counts = resample(len(p), draws, seed, name + side)
+        return float(p.sum() / w.sum()), (counts @ p.double()) / (counts @ w.double())
+
+    (one, many), (other, others) = shares(part, whole, "/a"), shares(part_other, whole_other, "/b")
+    if other == 0:
+        return (0.0, 0.0, 0.0) if one == 0 else (None, None, None)
+    return one / other, *quantiles(many / others)

@@ -1,0 +1,121 @@
+"""Does dW of the MLPs lie where the original W computes little or nothing?
+
+    uv run experiment/mlp_nullspace_alignment.py --model-a A --model-b B --outdir outputs/A__to__B/mlp_nullspace
+
+For each MLP matrix, side (left: output directions, right: input directions) and choice of what counts as W's nullspace:
+  subspace `bottom`, level q    the q smallest of W's min(m, n) singular directions (a share)
+  subspace `below`, level t     all directions with singular value up to t times the largest, the exact nullspace included
+nullspace_share is the part of ||dW||_F^2 that lies there and column_space_share the rest (they add to 1; both 0 where
+nothing changed). A dW in a random direction has null_share = dimension / size of the space, with 95 % of random draws in
+[null_low, null_high] (a Beta distribution, exact: no sampling). share_over_null 1 is no preference.
+"""
+
+from brittle import cli
+from brittle.errors import UserError
+
+COLUMNS = ["name", "layer", "side", "subspace", "level", "dimension", "nullspace_share", "column_space_share", "null_share",
+           "null_low", "null_high", "share_over_null"]  # fmt: skip
+BOTTOM = (0.01, 0.05, 0.1, 0.25, 0.5)
+BELOW = (1e-3, 1e-2, 1e-1)
+
+
+def energies(w, dw):
+    """Singular values of w [m, n] and the energy of dw in its left and in its right singular directions, each [min(m, n)]."""
+    from brittle.linalg import svd
+
+    u, s, v = svd(w)
+    return s, (u.T @ dw).square().sum(1), (dw @ v).square().sum(0)
+
+
+def null_interval(dimension, size, other):
+    """95 % of the share of a Gaussian dW [size, other] in a fixed subspace of `dimension` of its `size` directions."""
+    from scipy.stats import beta
+
+    if dimension in (0, size):
+        return (float(dimension == size),) * 2
+    return tuple(map(float, beta.ppf([0.025, 0.975], dimension * other / 2, (size - dimension) * other / 2)))
+
+
+def measure(w, dw):
+    """The columns from `side` on, for each side and choice of nullspace."""
+    from brittle.diagnostics import ratio
+
+    s, left, right = energies(w, dw)
+    total = float(dw.square().sum())
+    for side, energy, size, other in (("left", left, *dw.shape), ("right", right, *reversed(dw.shape))):
+        from_top = energy.cumsum(0).tolist()
+        choices = [("bottom", q, len(s) - max(1, round(q * len(s))), len(s)) for q in BOTTOM]
+        choices += [("below", t, int((s > t * s[0]).sum()), size) for t in BELOW]
+        for subspace, level, first, last in choices:
+            kept = from_top[first - 1] if first else 0.0
+            everything = from_top[-1] if last == len(s) and last < size else total
+            share = min(1.0, max(0.0, ratio(everything - kept, total))) if last > first else 0.0
+            null = (last - first) / size
+            low, high = null_interval(last - first, size, other)
+            yield {
+                "side": side, "subspace": subspace, "level": level, "dimension": last - first, "nullspace_share": share,
+                "column_space_share": 1 - share if total else 0.0, "null_share": null, "null_low": low, "null_high": high,
+                "share_over_null": ratio(share, null),
+            }  # fmt: skip
+
+
+def rows(pairs, broken):
+    """Rows of every MLP matrix; names of those with NaN or Inf go to `broken`."""
+    import torch
+
+    from brittle.weights import layer_of
+
+    for name, w_a, w_b in pairs:
+        key = {"name": name, "layer": layer_of(name)}
+        if not (torch.isfinite(w_a).all() and torch.isfinite(w_b).all()):
+            broken.append(name)
+            yield dict.fromkeys(COLUMNS) | key
+        else:
+            yield from (key | row for row in measure(w_a.double(), w_b.double() - w_a.double()))
+
+
+def plot(table, names):
+    """share_over_null over blocks for the bottom directions, a line a share q; a panel a side."""
+    import pandas as pd
+
+    from brittle import plots
+
+    table = pd.DataFrame(table, columns=COLUMNS)
+    fig, axes = plots.figure("Energy of the MLP updates in the weights' smallest directions", names, columns=2)
+    for ax, side in zip(axes, ("left", "right"), strict=True):
+        for colour, q in zip(plots.CYCLE, (0.05, 0.1, 0.25, 0.5), strict=False):
+            part = table[(table.side == side) & (table.subspace == "bottom") & (table.level == q)]
+            mean = part[["layer", "share_over_null"]].astype(float).groupby("layer").mean()
+            plots.line(ax, mean.index, mean.share_over_null, f"bottom {q:.0%}", color=colour)
+        plots.null(ax, None, 1.0, "random direction")
+        plots.finish(ax, "layer", "share_over_null", title=f"{side} singular directions")
+    return fig
+
+
+def main(model_a: cli.ModelA, model_b: cli.ModelB, outdir: cli.Outdir, device: cli.Device = "auto"):
+    """Energy of the MLP updates in the nullspace of the original weights, against a random direction."""
+    from brittle import models, plots, results, weights
+
+    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b)}
+    broken = []
+    with results.Run(outdir, models=folders) as run:
+        import torch
+
+        torch.set_num_threads(cli.threads())
+
+        def keep(name):
+            return weights.group_of(name) == "mlp" and weights.layer_of(name) >= 0
+
+        pairs = weights.matrix_pairs(*folders.values(), models.pick_device(device), keep)
+        table = list(rows(pairs, broken))
+        if not table:
+            raise UserError(f"{model_a} holds no MLP matrix.")
+        run.figure(plot(table, plots.pair(model_a, model_b)), "nullspace.png")
+        run.csv("nullspace.csv", COLUMNS, table)
+    print(f"{outdir}/nullspace.csv: {len(table)} rows")
+    if broken:
+        raise UserError(f"{broken[0]} holds NaN or Inf ({len(broken)} such matrices); their values are empty.")
+
+
+if __name__ == "__main__":
+    cli.run(main)

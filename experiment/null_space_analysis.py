@@ -1,0 +1,177 @@
+"""Is the update low-rank, and do the principal subspaces of the weights shift?
+
+    uv run experiment/null_space_analysis.py --model-a A --model-b B --outdir outputs/A__to__B/null_space_analysis
+
+Every matrix, exactly. top10_variance_ratio: share of ||dW||_F^2 in its 10 largest singular values; effective_rank: how many
+hold 99 %; entropy_rank: exp of the entropy of the energies. subspace_alignment: mean squared cosine of the principal angles
+between the top-k left singular subspaces of W_a and W_b, grassmann_distance: the 2-norm of those angles; `_right` the same
+of the right ones. k falls to the rank where that is lower. The null_ columns are a Gaussian dW of the same shape and norm
+(mean and 95 % interval of n_null draws); random_alignment is what two unrelated subspaces give.
+below_ulp 1: dW lies below one unit in the last place of its stored dtype, so its rank measures rounding.
+"""
+
+from typing import Annotated
+
+import typer
+
+from brittle import cli
+from brittle.errors import UserError
+
+COLUMNS = ["name", "layer", "group", "top10_variance_ratio", "effective_rank", "subspace_alignment", "grassmann_distance",
+           "entropy_rank", "subspace_alignment_right", "grassmann_distance_right", "k", "null_top10_variance_ratio",
+           "null_effective_rank", "null_entropy_rank", "null_subspace_alignment", "null_subspace_alignment_low",
+           "null_subspace_alignment_high", "null_grassmann_distance", "null_subspace_alignment_right",
+           "null_grassmann_distance_right", "random_alignment", "random_alignment_right", "n_null", "seed",
+           "below_ulp"]  # fmt: skip
+SIDES = ("", "_right")
+
+
+def bases(w, k):
+    """((left, right) bases of up to k columns, singular values)."""
+    from brittle.linalg import svd
+
+    u, s, v = svd(w, k)
+    return (u, v), s
+
+
+def shift(one, other, k):
+    """{subspace_alignment, grassmann_distance, and _right} between two pairs of bases, by their first k columns."""
+    from brittle.linalg import alignment, grassmann, principal_angles
+
+    found = {}
+    for side, q, r in zip(SIDES, one, other, strict=True):
+        angles = principal_angles(q[:, :k], r[:, :k])
+        found |= {f"subspace_alignment{side}": alignment(angles), f"grassmann_distance{side}": grassmann(angles)}
+    return found
+
+
+def shape_of(s):
+    from brittle.linalg import empirical_rank, entropy_rank, top_share
+
+    return {"top10_variance_ratio": top_share(s), "effective_rank": empirical_rank(s), "entropy_rank": entropy_rank(s)}
+
+
+def noise(shape, norm, generator, device):
+    import torch
+
+    drawn = torch.randn(shape, generator=generator, device=device, dtype=torch.float32).double()
+    return drawn * (norm / torch.linalg.vector_norm(drawn))
+
+
+class Nulls:
+    """Spectra of Gaussian matrices: they depend on the shape alone, so each shape is drawn once."""
+
+    def __init__(self, draws, seed):
+        self.draws, self.seed, self.known = draws, seed, {}
+
+    def shape(self, m, n, device):
+        from brittle.linalg import spectrum
+        from brittle.stats import generator
+
+        if (m, n) not in self.known:
+            made = generator(self.seed, f"{m}x{n}", device)
+            many = [shape_of(spectrum(noise((m, n), 1.0, made, device))) for _ in range(self.draws)]
+            self.known[m, n] = {f"null_{key}": sum(d[key] for d in many) / self.draws for key in many[0]}
+        return self.known[m, n]
+
+    def shift(self, name, w, norm, k, start):
+        """null_ columns of the subspaces of w + noise of norm `norm`."""
+        from brittle.stats import generator, mean_interval
+
+        made = generator(self.seed, name, w.device)
+        many = [shift(start, bases(w.double() + noise(w.shape, norm, made, w.device), k)[0], k) for _ in range(self.draws)]
+        found = {f"null_{key}": mean_interval([d[key] for d in many]) for key in many[0]}
+        low, high = found["null_subspace_alignment"][1:]
+        return {key: values[0] for key, values in found.items()} | {
+            "null_subspace_alignment_low": low, "null_subspace_alignment_high": high}  # fmt: skip
+
+
+def measure(name, w_a, w_b, k, nulls):
+    """The columns behind `group` of one pair of matrices."""
+    import torch
+
+    from brittle.linalg import rank, spectrum
+    from brittle.weights import below_ulp
+
+    if not (torch.isfinite(w_a).all() and torch.isfinite(w_b).all()):
+        return dict.fromkeys(COLUMNS[3:])
+    m, n = w_a.shape
+    found = {"n_null": nulls.draws, "seed": nulls.seed, **nulls.shape(m, n, w_a.device)}
+    start, s_a = bases(w_a, k)
+    if torch.equal(w_a, w_b):  # nothing changed, and so would nothing under a null of norm zero
+        k = min(k, rank(s_a))
+        still = dict.fromkeys(("top10_variance_ratio", "effective_rank", "entropy_rank", "below_ulp"), 0)
+        for prefix in ("", "null_"):
+            for side in SIDES:
+                still |= {f"{prefix}subspace_alignment{side}": 1.0, f"{prefix}grassmann_distance{side}": 0.0}
+        found |= still | {"null_subspace_alignment_low": 1.0, "null_subspace_alignment_high": 1.0}
+    else:
+        dw = w_b.double() - w_a.double()
+        end, s_b = bases(w_b, k)
+        k = min(k, rank(s_a), rank(s_b))
+        found |= shape_of(spectrum(dw)) | {"below_ulp": int(below_ulp(w_a, dw))}
+        if k:
+            found |= shift(start, end, k) | nulls.shift(name, w_a, torch.linalg.vector_norm(dw), k, start)
+    known = {"k": k, "random_alignment": k / m, "random_alignment_right": k / n}
+    return dict.fromkeys(COLUMNS[3:]) | found | known
+
+
+def rows(pairs, k, draws, seed):
+    """A row a matrix."""
+    from brittle.weights import group_of, layer_of
+
+    nulls = Nulls(draws, seed)
+    for name, w_a, w_b in pairs:
+        yield {"name": name, "layer": layer_of(name), "group": group_of(name)} | measure(name, w_a, w_b, k, nulls)
+
+
+def plot(table, names):
+    """Rank, concentration and shift over blocks: the mean over a group's matrices, its null dashed in the same colour."""
+    import pandas as pd
+
+    from brittle import plots
+
+    table = pd.DataFrame(table, columns=COLUMNS)
+    columns = ["effective_rank", "top10_variance_ratio", "subspace_alignment"]
+    fig, axes = plots.figure("Rank of the update and shift of the subspaces", names, columns=3)
+    for ax, column in zip(axes, columns, strict=True):
+        for group in ("attn", "mlp"):
+            part = table[table.group == group]
+            values = part[["layer", column, f"null_{column}"]].astype(float).groupby("layer").mean()
+            plots.line(ax, values.index, values[column], group)
+            plots.null(ax, values.index, values[f"null_{column}"], f"null, {group}", colour=group)
+        plots.finish(ax, "layer", column)
+    return fig
+
+
+def main(
+    model_a: cli.ModelA,
+    model_b: cli.ModelB,
+    outdir: cli.Outdir,
+    k: Annotated[int, typer.Option("--k", min=1, help="Singular directions a subspace.")] = 10,
+    null_draws: Annotated[int, typer.Option(min=1, help="Random updates of the same norm, a matrix.")] = 3,
+    device: cli.Device = "auto",
+    seed: cli.Seed = 0,
+):
+    """Rank of the update, and the shift of the weights' principal subspaces, against a random update."""
+    from brittle import models, plots, results, weights
+
+    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b)}
+    with results.Run(outdir, models=folders, seed=seed) as run:
+        import torch
+
+        torch.set_num_threads(cli.threads())
+        pairs = weights.matrix_pairs(*folders.values(), models.pick_device(device))
+        table = list(rows(pairs, k, null_draws, seed))
+        if not table:
+            raise UserError(f"{model_a} holds no weight matrix.")
+        run.figure(plot(table, plots.pair(model_a, model_b)), "null_space.png")
+        run.csv("null_space_results.csv", COLUMNS, table)
+    print(f"{outdir}/null_space_results.csv: {len(table)} matrices")
+    broken = [row["name"] for row in table if row["k"] is None]
+    if broken:
+        raise UserError(f"{broken[0]} holds NaN or Inf ({len(broken)} such matrices); their values are empty.")
+
+
+if __name__ == "__main__":
+    cli.run(main)
