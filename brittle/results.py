@@ -21,6 +21,8 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "acce
 def model_name(model):
     """The name of a model in output folders: a hub id with / written _, a folder's own name, or <model>__<method>."""
     path = Path(model)
+    if "\0" in model or any(len(part.encode()) > 255 for part in path.parts):
+        raise UserError(f"{model[:60]!r}... cannot be the name of a folder. Give a model folder or a Hugging Face id.")
     if path.is_dir() or model.startswith((".", "/", "~")) or len(path.parts) > 2:
         name = path.resolve().parent.name if path.name == "unlearned_model" else path.resolve().name
     else:
@@ -50,11 +52,15 @@ def write_csv(path, columns, rows):
     return count
 
 
+def relative(path):
+    """`path` relative to the working folder, where it lies in it: a record stays true when the checkout moves."""
+    path, cwd = Path(path).resolve(), Path.cwd()
+    return path.relative_to(cwd) if path.is_relative_to(cwd) else path
+
+
 def command_line():
-    """The command as a list: script path relative to the working folder, then the arguments as they were given."""
-    script = Path(sys.argv[0]).resolve()
-    cwd = Path.cwd()
-    return [str(script.relative_to(cwd) if script.is_relative_to(cwd) else script), *sys.argv[1:]]
+    """The command as a list: the script, then the arguments as they were given."""
+    return [str(relative(sys.argv[0])), *sys.argv[1:]]
 
 
 def _versions():
@@ -110,6 +116,8 @@ class Run:
         self.new = [folder for folder in (home, *home.parents) if not folder.exists()]
         try:
             home.mkdir(parents=True, exist_ok=True)
+            if self.outdir.is_file():
+                raise FileExistsError
             recover_folder(self.outdir)
             for stale in home.glob(f".{self.outdir.name if self.whole else 'run'}.part-*"):
                 if not alive(stale.name.rpartition("-")[2]):

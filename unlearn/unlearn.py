@@ -52,14 +52,14 @@ def main(
     **knobs,
 ):
     """Unlearn: fine-tune one model with one method."""
-    from brittle import models, unlearning
+    from brittle import models, results, unlearning
     from brittle.text import read_texts
 
     cls = method_class(method)
     folder = models.model_folder(model, revision)
     if preset == "auto":
         preset = models.read_config(folder).get("family", "default")
-    defaults = Path(__file__).with_name("presets.toml")
+    defaults = results.relative(__file__).with_name("presets.toml")
     chosen = unlearning.preset(defaults, preset, method)
     given = {k: v for k, v in knobs.items() if v is not None}
     settings = {"steps": steps, "lr": lr, "batch_size": batch_size, "grad_accum": grad_accum, "warmup": warmup,

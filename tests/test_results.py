@@ -1,0 +1,324 @@
+"""Outputs are all there or not at all, and the record beside them says when they must be made again."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from brittle import files, results
+from brittle.errors import UserError
+
+COMMAND = ["script.py", "--x", "1"]
+ROWS = [{"a": 1, "b": 0.1 + 0.2}, {"a": 2, "b": None}]
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """A command with two inputs, its output written once."""
+    (tmp_path / "one.txt").write_text("one\n")
+    (tmp_path / "two.txt").write_text("two\n")
+    monkeypatch.setattr(sys, "argv", COMMAND)
+    monkeypatch.chdir(tmp_path)
+    make()
+    return tmp_path / "out"
+
+
+def make(**changes):
+    with results.Run("out", **{"inputs": ["one.txt", "two.txt"], "seed": 3, **changes}) as run:
+        run.path("figure.png").write_bytes(b"png")
+        run.csv("x.csv", ["a", "b"], ROWS)
+
+
+def why(command=COMMAND, name="x.csv"):
+    return results.why_run(Path("out") / name, command)
+
+
+def change_record(key, value):
+    path = Path("out/x.run.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+
+
+# --- when a step runs again
+
+
+def test_nothing_changed(world):
+    assert why() is None
+
+
+def touch(path, size=None):
+    later = time.time_ns() + 10**9
+    os.utime(path, ns=(later, later))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda: None, None),
+        (lambda: touch("one.txt"), None),  # same bytes: a restored or touched file gives the same result
+        (lambda: touch("out/x.csv"), None),
+        (lambda: Path("new.txt").write_text("not read"), None),
+        (lambda: Path("out/other.csv").write_text("not of this run"), None),
+        (lambda: (Path("one.txt").write_text("ONE\n"), os.utime("one.txt", (0, 0))), "one.txt changed"),  # same size, older
+        (lambda: Path("one.txt").write_text("one\nmore\n"), "one.txt changed"),
+        (lambda: os.unlink("two.txt"), "two.txt changed"),
+        (lambda: os.unlink("out/x.csv"), "no output yet"),
+        (lambda: os.truncate("out/x.csv", 5), "x.csv is not what was written"),
+        (lambda: os.truncate("out/x.csv", 0), "x.csv is not what was written"),
+        (lambda: Path("out/x.csv").write_text("a,b\n9,9\n"), "x.csv is not what was written"),
+        (lambda: os.unlink("out/figure.png"), "figure.png is not what was written"),
+        (lambda: os.unlink("out/x.run.json"), "no record"),
+        (lambda: os.truncate("out/x.run.json", 30), "no record"),
+        (lambda: Path("out/x.run.json").write_bytes(b"\xff\xfe\x00"), "no record"),
+        (lambda: Path("out/x.run.json").write_text("[]"), "no record"),
+        (lambda: Path("out/x.run.json").write_text("null"), "no record"),
+        (lambda: Path("out/x.run.json").write_text("{}"), "no record"),
+        (lambda: change_record("outputs", {}), "no record"),  # a record of other files says nothing of this one
+        (lambda: change_record("outputs", ["x.csv"]), "no record"),
+        (lambda: change_record("inputs", {"one.txt": None}), "no record"),
+        (lambda: change_record("command", [*COMMAND, "--y"]), "made by another command line"),
+    ],
+)  # fmt: skip
+def test_why_run(world, change, reason):
+    change()
+    found = why()
+    assert found == reason if reason is None else (found or "").startswith(reason)
+
+
+def test_another_command_line_runs_again(world):
+    assert why([*COMMAND[:2], "2"]) == "made by another command line"
+    assert why(COMMAND[:1]) == "made by another command line"
+
+
+def test_a_changed_script_runs_again(tmp_path, monkeypatch):
+    """The code of a step is one of its inputs."""
+    monkeypatch.chdir(tmp_path)
+    Path("script.py").write_text("# one")
+    (tmp_path / "one.txt").write_text("1")
+    monkeypatch.setattr(sys, "argv", COMMAND)
+    make(inputs=["one.txt"])
+    assert why() is None
+    Path("script.py").write_text("# two, longer")
+    assert why() == "script.py changed"
+
+
+def test_a_change_during_the_run_is_seen(world):
+    """Inputs are hashed before the work: what was read is what stood there at the start."""
+    with results.Run("out", inputs=["one.txt"]) as run:
+        Path("one.txt").write_text("changed meanwhile\n")
+        run.csv("x.csv", ["a", "b"], ROWS)
+    assert why() == "one.txt changed"
+
+
+# --- all or nothing
+
+
+def test_csv_is_exact(world):
+    with open(world / "x.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(int(r["a"]), r["b"]) for r in rows] == [(1, repr(0.1 + 0.2)), (2, "")]
+
+
+def test_record_says_what_was_done(world):
+    record = json.loads((world / "x.run.json").read_text())
+    assert record["command"] == COMMAND and record["seed"] == 3 and record["rows"] == {"x.csv": 2}
+    assert set(record["inputs"]) == {"one.txt", "two.txt"} and set(record["outputs"]) == {"x.csv", "figure.png"}
+    digest = subprocess.run(["sha256sum", "one.txt"], capture_output=True, text=True, check=True).stdout.split()[0]
+    assert record["inputs"]["one.txt"]["sha256"] == digest
+    assert record["versions"]["python"].startswith("3.") and record["seconds"] >= 0
+
+
+@pytest.mark.parametrize("error", [UserError("x"), KeyboardInterrupt(), OSError(28, "No space left on device"), AssertionError()])
+@pytest.mark.parametrize("folder", ["out", "deep/er/new"])
+def test_failure_leaves_everything_as_it_was(world, snapshot, error, folder):
+    before = snapshot(world.parent)
+    with pytest.raises(type(error)), results.Run(folder, inputs=["one.txt"]) as run:
+        run.csv("x.csv", ["a", "b"], ROWS)
+        run.path("half.png").write_bytes(b"x")
+        raise error
+    assert snapshot(world.parent) == before
+
+
+@pytest.mark.parametrize("broken", ["hash", "row", "finish"])
+def test_failure_at_either_end_leaves_everything_as_it_was(world, snapshot, monkeypatch, broken):
+    before = snapshot(world.parent)
+    inputs = ["one.txt", "missing.txt"] if broken == "hash" else ["one.txt"]
+    if broken == "finish":
+        monkeypatch.setattr(results, "git_commit", lambda: 1 / 0)
+    with pytest.raises((UserError, AssertionError, ZeroDivisionError)), results.Run("new/folder", inputs=inputs) as run:
+        run.csv("x.csv", ["a", "b"], [{"a": 1}] if broken == "row" else ROWS)
+    assert snapshot(world.parent) == before
+
+
+def test_missing_input_is_named(world):
+    with pytest.raises(UserError, match=r"missing\.txt not found"), results.Run("out", inputs=["missing.txt"]):
+        pass
+
+
+@pytest.mark.parametrize("place", ["one.txt", "one.txt/below"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_output_folder_under_a_file(world, snapshot, place, whole):
+    before = snapshot(world.parent)
+    with pytest.raises(UserError, match="not a folder"), results.Run(place, whole=whole) as run:
+        run.path("x").write_text("x")
+    assert snapshot(world.parent) == before
+
+
+def test_csvs_are_put_in_place_last(world, monkeypatch):
+    order = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append(Path(b).name), replace(a, b)))
+    with results.Run("new") as run:
+        run.csv("first.csv", ["a", "b"], ROWS)
+        run.path("figure.png").write_bytes(b"png")
+        run.csv("second.csv", ["a", "b"], ROWS)
+    assert order == ["first.run.json", "second.run.json", "figure.png", "first.csv", "second.csv"]
+
+
+@pytest.mark.parametrize("stop_after", range(4))
+def test_killed_between_the_renames_is_not_done(world, monkeypatch, stop_after):
+    """A kill while the files are put in place: old files with the new record, or the reverse, never count as done."""
+    replace, count = os.replace, [0]
+
+    def dying(a, b):
+        if count[0] == stop_after:
+            raise SystemExit("killed")
+        count[0] += 1
+        replace(a, b)
+
+    monkeypatch.setattr(os, "replace", dying)
+    with pytest.raises(SystemExit), results.Run("out", inputs=["one.txt"], seed=4) as run:
+        run.path("figure.png").write_bytes(b"other png")
+        run.csv("x.csv", ["a", "b"], ROWS[:1])
+        run.csv("y.csv", ["a", "b"], ROWS)
+    assert (why() is None) == (stop_after == 0)  # nothing moved yet: the old result stands
+    assert why(name="y.csv") is not None
+
+
+def test_leftovers_of_the_dead_go_and_of_the_living_stay(world):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    Path(f"out/.run.part-{dead.pid}").mkdir()
+    Path(f"out/.run.part-{os.getppid()}").mkdir()
+    make()
+    assert [p.name for p in world.glob(".run*")] == [f".run.part-{os.getppid()}"]
+
+
+def test_sigkill_leaves_the_old_result(world, tmp_path):
+    """A real process, really killed while it writes."""
+    code = (
+        "import sys, time; from brittle import results; sys.argv = ['script.py', '--x', '1']\n"
+        "with results.Run('out', inputs=['one.txt']) as run:\n"
+        "    run.path('x.csv').write_text('half'); print('written', flush=True); time.sleep(60)"
+    )
+    before = (world / "x.csv").read_bytes()
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=tmp_path)
+    process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert (world / "x.csv").read_bytes() == before and why() is None
+    make()
+    assert not list(world.glob(".run*"))
+
+
+# --- whole folders
+
+
+def make_whole(text):
+    with results.Run("models/m", inputs=["one.txt"], whole=True) as run:
+        (run.stage / "config.json").write_text("{}")
+        run.path("model.safetensors").write_text(text)
+
+
+def test_whole_folder_is_replaced_and_every_file_counts(world):
+    make_whole("one")
+    Path("models/m/stale.safetensors").write_text("left by something else")
+    make_whole("two")
+    assert {p.name for p in Path("models/m").iterdir()} == {"config.json", "model.safetensors", "model.run.json"}
+    assert [p.name for p in Path("models").iterdir()] == ["m"]
+    assert results.why_run("models/m/model.safetensors", COMMAND) is None
+    os.unlink("models/m/config.json")
+    assert results.why_run("models/m/model.safetensors", COMMAND) == "config.json is not what was written"
+
+
+def test_whole_folder_survives_a_kill_between_its_two_renames(world, monkeypatch):
+    make_whole("one")
+    rename, count = os.rename, [0]
+
+    def dying(a, b):
+        count[0] += 1
+        if count[0] == 2:
+            raise SystemExit("killed")
+        rename(a, b)
+
+    monkeypatch.setattr(os, "rename", dying)
+    with pytest.raises(SystemExit):
+        make_whole("two")
+    monkeypatch.setattr(os, "rename", rename)
+    assert not Path("models/m").exists()
+    assert results.why_run("models/m/model.safetensors", COMMAND) is None  # the old folder is back, and still good
+    assert Path("models/m/model.safetensors").read_text() == "one"
+
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("EleutherAI/pythia-70m", "EleutherAI_pythia-70m"),
+        ("gpt2", "gpt2"),
+        ("outputs/models/mini-base", "mini-base"),
+        ("outputs/models/mini-base/", "mini-base"),
+        ("/somewhere/else/my-model", "my-model"),
+        ("./my-model", "my-model"),
+        ("../my-model", "my-model"),
+        ("outputs/mini-base__npo/unlearned_model", "mini-base__npo"),
+        ("/x/mini-base__npo/unlearned_model/", "mini-base__npo"),
+        ("a/..", None),
+        ("..", None),
+        (".", None),
+        ("/", None),
+        ("~", None),
+        ("../..", None),
+        ("a..b/..c", None),
+        ("", None),
+    ],
+)
+def test_model_name(model, name, tmp_path, monkeypatch):
+    """Hub ids with / written _, folders by their own name; whatever it is called, a name is one part of a path."""
+    monkeypatch.chdir(tmp_path)
+    found = results.model_name(model)
+    assert name is None or found == name
+    assert found and "/" not in found and found not in (".", "..") and "\0" not in found
+    for path in (results.comparison_dir("out", model, model), results.unlearned_dir("out", model, "npo")):
+        assert path.resolve().is_relative_to(tmp_path / "out")
+
+
+@pytest.mark.parametrize("model", ["x" * 300, "owner/" + "x" * 300, "a\0b"])
+def test_impossible_names_are_mistakes_of_the_user(model):
+    with pytest.raises(UserError, match="cannot be the name of a folder"):
+        results.model_name(model)
+
+
+def test_large_files_are_hashed_once(tmp_path, monkeypatch):
+    """The digest of a large file is kept by path, size and time; a changed file is hashed again."""
+    import hashlib
+
+    monkeypatch.setattr(files, "HASH_CACHE", tmp_path / "cache" / "sha256.json")
+    monkeypatch.setattr(files, "CACHED_FROM", 4)
+    path, calls, real = tmp_path / "big", [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *a: (calls.append(1), real(*a))[1])
+    path.write_bytes(b"12345")
+    first = files.sha256(path)
+    assert first == hashlib.sha256(b"12345").hexdigest() == files.sha256(path) and len(calls) == 1
+    path.write_bytes(b"123456")
+    assert files.sha256(path) == hashlib.sha256(b"123456").hexdigest() and len(calls) == 2
+    files.HASH_CACHE.write_text("damaged")
+    assert files.sha256(path) == hashlib.sha256(b"123456").hexdigest()
