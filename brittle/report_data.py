@@ -31,7 +31,7 @@ def number(text):
 
 
 def condense(units, output):
-    """(columns, rows, how many CSV rows) of one CSV over all units {label: folder}, the label in the first column.
+    """(columns, rows, how many CSV rows) of one CSV over all units {label: folder}, the label first where there is one.
 
     A small CSV is shown as it is. Of a larger one, the means of its numbers over all rows that share their words; words
     with more than six values (names of matrices, facts) and KEYS are averaged over.
@@ -40,8 +40,9 @@ def condense(units, output):
     if not every:
         return [], [], 0
     columns = {c: [row[c] for _, row in every] for c in every[0][1]}
+    first = 0 if any(units) else 1  # one unit without a label needs no column for it
     if len(every) <= SMALL:
-        return ["", *columns], [[label, *row.values()] for label, row in every], len(every)
+        return ["", *columns][first:], [[label, *row.values()][first:] for label, row in every], len(every)
     values = {c: v for c, v in columns.items() if c not in KEYS}
     numbers = [c for c, v in values.items() if any(v) and all(not x or number(x) is not None for x in v)]
     words = [c for c, v in values.items() if c not in numbers and len(set(v)) <= 6]
@@ -49,7 +50,7 @@ def condense(units, output):
     for label, row in every:
         groups.setdefault((label, *(row[w] for w in words)), []).append([number(row[c]) for c in numbers])
     rows = [[*group, *(mean(v) for v in zip(*found, strict=True))] for group, found in groups.items()]
-    return ["", *words, *numbers], rows, len(every)
+    return ["", *words, *numbers][first:], [row[first:] for row in rows], len(every)
 
 
 def mean(values):

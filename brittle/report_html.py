@@ -24,7 +24,8 @@ nav{font-size:.92rem;margin:1rem 0}nav a{display:inline-block;margin:.1rem .9rem
 table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;padding:.2rem 0;font-size:.88rem}
 th,td{padding:.3rem .7rem .3rem 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
-th{font-weight:600}td.number,th.number{text-align:right;white-space:nowrap}
+th{font-weight:600}td.number,th.number{text-align:right}td.number{white-space:nowrap}
+thead th{vertical-align:bottom}@media(min-width:44rem){.scroll td:first-child{white-space:nowrap}}
 .summary{width:100%;font-size:.98rem;margin:.8rem 0}.summary th[scope=row]{overflow-wrap:anywhere;min-width:8rem}
 .summary .missing{display:inline-block;max-width:8rem;white-space:normal;line-height:1.25}
 .summary small{color:var(--soft);white-space:nowrap}
@@ -94,7 +95,8 @@ def table(columns, rows, caption=""):
     """Rows (lists of text or numbers) under `columns`, in a box that scrolls sideways where the screen is narrow."""
     numeric = [all(is_number(r[i]) or r[i] in ("", "–") for r in rows) for i in range(len(columns))]
     kind = [' class="number"' if n else "" for n in numeric]
-    head = "".join(f'<th scope="col"{k}>{esc(c)}</th>' for c, k in zip(columns, kind, strict=True))
+    names = [esc(c).replace("_", "_<wbr>") for c in columns]  # long column names may break
+    head = "".join(f'<th scope="col"{k}>{c}</th>' for c, k in zip(names, kind, strict=True))
     body = "".join(
         "<tr>" + "".join(f"<td{k}>{esc(shown(v))}</td>" for v, k in zip(row, kind, strict=True)) + "</tr>" for row in rows
     )

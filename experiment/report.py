@@ -86,7 +86,11 @@ def first_screen(table, verdicts, root, steps_of):
 
     shown = [dict(cells(row)) for row in table]
     follows = [esc(f"{SAYS[word].format(model)}: {reason}.") for model, (word, reason) in verdicts.items()]
-    follows = f"<p>{follows[0]}</p>" if len(follows) == 1 else f"<ul>{''.join(f'<li>{f}</li>' for f in follows)}</ul>"
+    if len(verdicts) == 1:  # the title says the first half
+        reason = next(iter(verdicts.values()))[1]
+        follows = f"<p>{esc(reason[0].upper() + reason[1:])}.</p>"
+    else:
+        follows = f"<ul>{''.join(f'<li>{f}</li>' for f in follows)}</ul>"
     rules = "".join(f"<li>{esc(rule)}</li>" for rule in RULES)
     return (
         follows + report_html.summary_table(list(shown[0]), shown) + "<details><summary>What the numbers mean, and the rules "
@@ -105,7 +109,7 @@ def section(row, units, lead=False):
     for label in [label for label in units if label not in done]:
         parts.append(f'<p class="missing">{esc(label or title)}: not measured: run step {esc(step)}</p>')
     for name in sorted({png.name for folder in done.values() for png in folder.glob("*.png")}):
-        found = [(folder / name, label or title, f"{title}: {name[:-4]}, {label}") for label, folder in done.items()]
+        found = [(folder / name, label or "all models", f"{title}: {name[:-4]}, {label}") for label, folder in done.items()]
         parts.append(report_html.figures([f for f in found if f[0].is_file()]))
     if row["output"].endswith(".csv"):
         columns, rows, count = condense(done, row["output"])
@@ -113,7 +117,8 @@ def section(row, units, lead=False):
             cut = f"; the first {MOST} of {len(rows)} lines" if len(rows) > MOST else ""
             caption = f"{row['output']}: means over its {count} rows, line by line{cut}" if count > len(rows) else row["output"]
             made = report_html.table(columns, rows[:MOST], caption)
-            parts.append(made if len(rows) <= 8 else f"<details><summary>Table: {esc(row['output'])}</summary>{made}</details>")
+            folded = f"<details><summary>Table: {esc(row['output'])}</summary>{made}</details>"
+            parts.append(folded if len(rows) > 8 and "<img" in "".join(parts) else made)
     return f"step-{step}", title if lead else f"{step} · {title}" if step.isdigit() else title, "".join(parts)
 
 

@@ -31,7 +31,7 @@ STEPS = TEXT + "\n".join([
     "1,comparison,experiment/collect_param_stats.py,param_stats,per_layer.csv,,Weights,",
     "last,all,experiment/report.py,,summary.csv,,Report,*",
 ])  # fmt: skip
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "wbr"}
 
 
 class Checker(HTMLParser):
@@ -205,9 +205,12 @@ def test_condense_averages_what_shares_its_words(tmp_path):
         {"layer": i, "split": s, "name": f"m{i}", "x": i + 10 * (s == "retain")} for i in range(8) for s in ("forget", "retain")
     ]
     write(tmp_path / "t.csv", rows)
-    assert report_data.condense({"": tmp_path}, "t.csv") == (["", "split", "x"], [["", "forget", 3.5], ["", "retain", 13.5]], 16)
+    assert report_data.condense({"": tmp_path}, "t.csv") == (["split", "x"], [["forget", 3.5], ["retain", 13.5]], 16)
     write(tmp_path / "t.csv", rows[:2])
-    assert report_data.condense({"": tmp_path}, "t.csv")[1] == [["", "0", "forget", "m0", "0"], ["", "0", "retain", "m0", "10"]]
+    assert report_data.condense({"A": tmp_path}, "t.csv")[1] == [
+        ["A", "0", "forget", "m0", "0"],
+        ["A", "0", "retain", "m0", "10"],
+    ]
 
 
 def test_png_width_and_numbers():
