@@ -7,7 +7,7 @@ common prefix with the question's own tokens. Same convention as lm-eval's `mult
 from pathlib import Path
 
 from brittle.errors import UserError
-from brittle.text import batches, read_jsonl
+from brittle.text import batches, numbered_jsonl
 
 SPLITS = ("forget", "retain", "general")
 KEYS = ("question", "choices", "answer")
@@ -15,12 +15,14 @@ KEYS = ("question", "choices", "answer")
 
 def read_items(path):
     """Items {question, choices, answer (index), fact?, half?} of a JSONL file."""
-    items = read_jsonl(path, KEYS)
-    for number, item in enumerate(items, 1):
+    items = numbered_jsonl(path, KEYS)
+    for number, item in items:
         choices, answer = item["choices"], item["answer"]
-        if not isinstance(choices, list) or len(choices) < 2 or not isinstance(answer, int) or not 0 <= answer < len(choices):
+        if not isinstance(choices, list) or not all(isinstance(text, str) for text in [item["question"], *choices]):
+            raise UserError(f"{path} line {number}: question and choices must be text.")
+        if len(choices) < 2 or not isinstance(answer, int) or not 0 <= answer < len(choices):
             raise UserError(f"{path} line {number}: answer must be an index into at least two choices.")
-    return items
+    return [item for _, item in items]
 
 
 def read_splits(data):

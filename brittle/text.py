@@ -11,6 +11,11 @@ MAKE_DATA = "Make the mini data with: uv run create_datasets.py"
 
 def read_lines(path):
     """The non-empty lines of a UTF-8 file. Raises UserError where it is missing, empty, binary or in another encoding."""
+    return [line for _, line in numbered_lines(path)]
+
+
+def numbered_lines(path):
+    """[(line number from 1, line), ...]; see `read_lines`."""
     path = Path(path)
     try:
         raw = path.read_bytes()
@@ -28,7 +33,7 @@ def read_lines(path):
         raise UserError(
             f"{path} is not UTF-8 text (byte {error.start}: {error.reason}). Convert it, for instance with iconv -t UTF-8."
         ) from None
-    lines = [line for line in (line.strip() for line in text.split("\n")) if line]
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise UserError(f"{path} holds no text. One text a line is wanted.")
     return lines
@@ -36,16 +41,21 @@ def read_lines(path):
 
 def read_jsonl(path, keys=()):
     """The objects of a JSON-lines file; each must have `keys`."""
+    return [row for _, row in numbered_jsonl(path, keys)]
+
+
+def numbered_jsonl(path, keys=()):
+    """[(line number from 1, object), ...]; see `read_jsonl`."""
     rows = []
-    for number, line in enumerate(read_lines(path), 1):
+    for number, line in numbered_lines(path):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UserError(f"{path} line {number} is not JSON: {line[:60]}") from None
         missing = [k for k in keys if not isinstance(row, dict) or k not in row]
         if missing:
             raise UserError(f"{path} line {number} lacks {', '.join(missing)}. Wanted in each line: {', '.join(keys)}.")
-        rows.append(row)
+        rows.append((number, row))
     return rows
 
 
@@ -53,23 +63,27 @@ def read_texts(path, limit=None):
     """Texts of a file: lines, or from JSONL the field `text`, or `question` and `answer` joined. The first `limit`."""
     if Path(path).suffix not in (".jsonl", ".json"):
         return read_lines(path)[:limit]
-    rows = read_jsonl(path)
-    texts = [_text_of(row) for row in rows]
-    if None in texts:
-        raise UserError(f"{path} line {texts.index(None) + 1} has neither text nor question and answer.")
+    texts = []
+    for number, row in numbered_jsonl(path):
+        text = _text_of(row)
+        if not text or not text.strip():
+            raise UserError(f"{path} line {number} has neither text nor question and answer.")
+        texts.append(text)
     return texts[:limit]
 
 
 def _text_of(row):
-    if isinstance(row, str):
-        return row
+    """The text of a JSON value, or None: a string, `text`, or `question` with `answer` (an index where there are `choices`)."""
+    if not isinstance(row, dict):
+        return row if isinstance(row, str) else None
     if isinstance(row.get("text"), str):
         return row["text"]
-    if "question" in row and "choices" in row:
-        return f"{row['question']} {row['choices'][row['answer']]}"
-    if "question" in row and "answer" in row:
-        return f"{row['question']} {row['answer']}"
-    return None
+    question, answer, choices = row.get("question"), row.get("answer"), row.get("choices")
+    if isinstance(choices, list) and isinstance(answer, int) and 0 <= answer < len(choices):
+        answer = choices[answer]
+    elif "choices" in row:
+        return None
+    return f"{question} {answer}" if isinstance(question, str) and isinstance(answer, str) else None
 
 
 def write_lines(path, lines):
@@ -160,7 +174,8 @@ class Stream:
         chosen = [self._at(i) for i in range(step * size, (step + 1) * size)]
         parts = [chosen[i : i + self.batch_size] for i in range(0, size, self.batch_size)]
         made = [pad([self.ids[i] for i in part], self.pad_id, self.device, part) for part in parts]
-        tokens, targets = sum(b.n_tokens for b in made), sum(b.n_targets for b in made)
+        tokens = sum(len(self.ids[i]) for i in chosen)
+        targets = max(1, tokens - len(chosen))
         for batch in made:
             batch.n_tokens, batch.n_targets = tokens / len(made), targets / len(made)
         return made
