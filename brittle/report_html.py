@@ -18,11 +18,11 @@ main,header,footer{max-width:76rem;margin:0 auto;padding:0 1rem}
 h1{font-size:clamp(1.4rem,1rem + 2vw,2.1rem);line-height:1.2;margin:1.6rem 0 .4rem;text-wrap:balance}
 h2{font-size:1.25rem;margin:2.6rem 0 .2rem;padding-top:.9rem;border-top:1px solid var(--line)}
 p{margin:.4rem 0;max-width:46rem;overflow-wrap:anywhere}ul{margin:.4rem 0;padding-left:1.2rem;max-width:46rem}
-a{color:var(--link)}.soft,figcaption,caption,.missing{color:var(--soft)}.missing{font-size:.88rem}
+a{color:var(--link)}.soft,figcaption,.caption,.missing{color:var(--soft)}.missing{font-size:.88rem}
 nav{font-size:.92rem;margin:1rem 0}nav a{display:inline-block;margin:.1rem .9rem .1rem 0}
-.scroll{overflow-x:auto;margin:.7rem 0}
+.scroll{overflow-x:auto;margin:.2rem 0 .7rem}
 table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}
-caption{text-align:left;padding:.2rem 0;font-size:.88rem}
+.caption{font-size:.88rem;margin-top:.9rem}
 th,td{padding:.3rem .7rem .3rem 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600}td.number,th.number{text-align:right}td.number{white-space:nowrap}
 thead th{vertical-align:bottom}@media(min-width:44rem){.scroll td:first-child{white-space:nowrap}}
@@ -100,10 +100,10 @@ def table(columns, rows, caption=""):
     body = "".join(
         "<tr>" + "".join(f"<td{k}>{esc(shown(v))}</td>" for v, k in zip(row, kind, strict=True)) + "</tr>" for row in rows
     )
-    title = f"<caption>{esc(caption)}</caption>" if caption else ""
+    title = f'<p class="caption">{esc(caption)}</p>' if caption else ""  # outside the box: it must not scroll away
     name = esc(caption or "table")
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table>{title}<thead><tr>{head}</tr></thead>'
+        f'{title}<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 

@@ -118,7 +118,9 @@ def section(row, units, lead=False):
         columns, rows, count = condense(done, row["output"])
         if rows:
             cut = f"; the first {MOST} of {len(rows)} lines" if len(rows) > MOST else ""
-            caption = f"{row['output']}: means over its {count} rows, line by line{cut}" if count > len(rows) else row["output"]
+            caption = (
+                f"{row['output']}: its {count} rows averaged, a line for each group{cut}" if count > len(rows) else row["output"]
+            )
             made = report_html.table(columns, rows[:MOST], caption)
             folded = f"<details><summary>Table: {esc(row['output'])}</summary>{made}</details>"
             parts.append(folded if len(rows) > 8 and "<img" in "".join(parts) else made)
