@@ -116,7 +116,7 @@ def test_a_broken_model_has_no_accuracy(model_and_data, tmp_path):
     models.load_tokenizer(folder).save_pretrained(tmp_path / "nan")
     with pytest.raises(UserError, match="NaN"):
         run(tmp_path / "nan", data, tmp_path / "out", tasks="mini_forget")
-    assert not list((tmp_path / "out").iterdir())
+    assert not list((tmp_path / "out").glob("*"))
 
 
 @pytest.mark.parametrize("right, n", [(0, 20), (7, 20), (20, 20), (200, 800)])
