@@ -45,7 +45,8 @@ def condense(units, output):
         return ["", *columns][first:], [[label, *row.values()][first:] for label, row in every], len(every)
     values = {c: v for c, v in columns.items() if c not in KEYS}
     numbers = [c for c, v in values.items() if any(v) and all(not x or number(x) is not None for x in v)]
-    words = [c for c, v in values.items() if c not in numbers and len(set(v)) <= 6]
+    varied = [c for c in values if any(len({row[c] for unit, row in every if unit == label}) > 1 for label in units)]
+    words = [c for c in varied if c not in numbers and len(set(values[c])) <= 6]  # what is constant in a unit, its label says
     groups = {}
     for label, row in every:
         groups.setdefault((label, *(row[w] for w in words)), []).append([number(row[c]) for c in numbers])
