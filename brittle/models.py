@@ -8,6 +8,8 @@ from brittle.errors import UserError
 WEIGHTS = "*.safetensors"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 DTYPES = ("float32", "bfloat16", "float16")
+SIZES = ("hidden_size", "n_embd", "num_hidden_layers", "n_layer", "vocab_size", "intermediate_size", "n_inner",
+         "num_attention_heads", "n_head", "num_key_value_heads", "num_experts")  # fmt: skip
 
 
 def looks_like_folder(model):
@@ -101,26 +103,44 @@ def pick_dtype(dtype, device):
 
 
 def load_model(folder, device="cpu", dtype="auto", trust_remote_code=False):
-    """The causal language model of a local `folder`, in evaluation mode, without a generation cache."""
+    """The causal language model of a local `folder`, in evaluation mode, without a generation cache.
+
+    Every weight must be in the files: transformers would draw a missing one at random, and say so in passing.
+    """
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     from brittle.cli import threads
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     torch.set_num_threads(threads())
     device = pick_device(str(device))
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=pick_dtype(dtype, device), use_safetensors=True, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
-            raise UserError(f"{folder} needs code from its repository. Read it, then pass --trust-remote-code.") from None
-        raise UserError(f"{folder} cannot be loaded as a causal language model: {str(error).splitlines()[0]}") from None
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=pick_dtype(dtype, device), use_safetensors=True, trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True, output_loading_info=True,
+        )  # fmt: skip
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, StrictDataclassError) as error:
+        raise _unloadable(error, f"{folder} cannot be loaded as a causal language model") from None
+    for what in ("missing_keys", "mismatched_keys"):
+        if found := sorted(key if isinstance(key, str) else key[0] for key in info[what]):
+            raise UserError(
+                f"{folder}: {what.split('_')[0]} weights, {found[0]} ({len(found)} in all). Its safetensors do not fit its "
+                "config.json: make or download that model again."
+            )
     model.config.use_cache = False
     return model.to(device).eval()
+
+
+def _unloadable(error, what):
+    if "trust_remote_code" in str(error):
+        return UserError(f"{what}: it needs code from its repository. Read that code, then pass --trust-remote-code.")
+    return UserError(f"{what}: {' '.join(str(error).split())[:200]}")
 
 
 def load_tokenizer(folder, trust_remote_code=False):
@@ -132,7 +152,7 @@ def load_tokenizer(folder, trust_remote_code=False):
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
-        raise UserError(f"the tokenizer of {folder} cannot be read: {str(error).splitlines()[0]}") from None
+        raise _unloadable(error, f"the tokenizer of {folder} cannot be read") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
@@ -147,10 +167,10 @@ def load_pair(folder_a, folder_b, device="cpu", dtype="auto", trust_remote_code=
 
 
 def check_pair(folder_a, folder_b):
-    """Two models can be compared when their architecture, width and depth agree."""
+    """Two models can be compared when their architecture and the sizes that both configurations name agree."""
     a, b = read_config(folder_a), read_config(folder_b)
-    for key in ("model_type", "hidden_size", "n_embd", "num_hidden_layers", "n_layer", "vocab_size"):
-        if a.get(key) != b.get(key):
+    for key in ("model_type", *SIZES):
+        if a.get(key) != b.get(key) and (key == "model_type" or None not in (a.get(key), b.get(key))):
             raise UserError(f"A and B differ in {key}: {a.get(key)} and {b.get(key)}. Compare models of one architecture.")
 
 
