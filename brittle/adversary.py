@@ -6,11 +6,23 @@ from brittle.activations import hidden, resume
 from brittle.losses import nll
 
 
-def attack(model, batch, block, eps, steps):
-    """delta [B, T, D] with ||delta_t||_2 <= eps a token that *lowers* NLL(batch); zero on padding, and zero for eps 0.
+def descend(delta, gradient, eps, steps, norm):
+    """One projected step of delta [B, T, D] down its gradient.
 
-    Projected gradient descent from zero: steps of 2.5 eps / steps along each token's normalised gradient (Madry et al. 2018).
-    Blocks up to `block` run once; no gradient reaches the model, whose requires_grad flags are restored.
+    l2: 2.5 eps / steps along each token's normalised gradient, then ||delta_t||_2 <= eps (Madry et al. 2018).
+    linf: eps along the gradient's sign, then every entry within +-eps (the README's).
+    """
+    if norm == "linf":
+        return (delta - eps * gradient.sign()).clamp(-eps, eps)
+    delta = delta - 2.5 * eps / steps * gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    return delta * (eps / delta.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
+
+
+def attack(model, batch, block, eps, steps, norm="l2"):
+    """delta [B, T, D] inside the ball of radius `eps` that *lowers* NLL(batch); zero on padding, and zero for eps 0.
+
+    Projected gradient descent from zero (see `descend`). Blocks up to `block` run once; no gradient reaches the model,
+    whose requires_grad flags are restored.
     """
     with torch.no_grad():
         h = hidden(model, batch, [block])[block]
@@ -27,9 +39,7 @@ def attack(model, batch, block, eps, steps):
             with resume(model, block, h + delta.to(h.dtype)):
                 (gradient,) = torch.autograd.grad(nll(model, batch), delta)
             with torch.no_grad():
-                direction = gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-                delta = (delta - 2.5 * eps / steps * direction) * real
-                delta = delta * (eps / delta.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
+                delta = descend(delta, gradient, eps, steps, norm) * real
     finally:
         for p in trained:
             p.requires_grad_(True)

@@ -3,6 +3,9 @@
 import torch
 import torch.nn.functional as F
 
+from brittle.activations import hidden
+from brittle.text import batches
+
 
 def wide(x):
     """x in float32, or as it is where it is float64."""
@@ -27,10 +30,14 @@ def masked_mean(values, mask, count=None):
     return (values * mask).sum() / (mask.sum().clamp_min(1) if count is None else count)
 
 
+def target_mean(values, batch):
+    """Mean of values [B, T-1] over the predicted tokens of `batch`."""
+    return masked_mean(values, target_mask(batch), getattr(batch, "n_targets", None))
+
+
 def nll(model, batch):
     """Mean negative log-likelihood a real token, in nats (a scalar); equals the model's own `labels=` loss."""
-    logprobs = token_logprobs(model(**batch).logits, batch["input_ids"])
-    return -masked_mean(logprobs, target_mask(batch), getattr(batch, "n_targets", None))
+    return -target_mean(token_logprobs(model(**batch).logits, batch["input_ids"]), batch)
 
 
 def sequence_logprobs(model, batch):
@@ -46,3 +53,36 @@ def token_mean(values, batch):
 def masked_mse(h, target, batch):
     """Mean over real tokens and width of (h - target)^2; h [B, T, D], target broadcastable to it."""
     return token_mean((wide(h) - wide(target)).pow(2).mean(-1), batch)
+
+
+def kl(model, batch, reference):
+    """Mean over real tokens of KL(p_reference || p_model), in nats; 0 where the two agree."""
+    with reference as frozen:
+        before = wide(frozen(**batch).logits).log_softmax(-1)
+    now = wide(model(**batch).logits).log_softmax(-1)
+    return token_mean(F.kl_div(now, before, reduction="none", log_target=True).sum(-1), batch)
+
+
+def moved(h, before, batch):
+    """Mean over blocks and real tokens of ||h - before||_2; h, before {block: [B, T, D]}."""
+    return sum(token_mean(torch.linalg.vector_norm(wide(h[k]) - wide(before[k]), dim=-1), batch) for k in h) / len(h)
+
+
+def hidden_distance(model, batch, reference):
+    """`moved` over all blocks, between the model and its reference."""
+    layers = range(model.config.num_hidden_layers)
+    with reference as frozen:
+        before = hidden(frozen, batch, layers)
+    return moved(hidden(model, batch, layers), before, batch)
+
+
+RETAIN = {"nll": lambda model, batch, reference: nll(model, batch), "kl": kl, "l2": hidden_distance}
+
+
+def by_example(logprobs, stream, device):
+    """`logprobs(batch)` [B] of every text of a stream, in one pass without gradients: [examples], on CPU."""
+    found = torch.zeros(len(stream.ids))
+    with torch.no_grad():
+        for indices, batch in batches(stream.ids, stream.pad_id, 32, device):
+            found[indices] = logprobs(batch).float().cpu()
+    return found

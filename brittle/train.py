@@ -1,6 +1,5 @@
 """The one training loop: sums named loss terms, steps, logs, stops on NaN, resumes. It never asks which method runs."""
 
-import copy
 import json
 import math
 import shutil
@@ -12,6 +11,7 @@ import torch
 
 from brittle.errors import UserError
 from brittle.files import replace_folder
+from brittle.losses import wide
 from brittle.models import blocks
 from brittle.optim import Muon
 
@@ -28,7 +28,7 @@ class Settings:
     warmup: int = 0
     weight_decay: float = 0.0
     grad_clip: float = 1.0  # 0 is off
-    optimizer: str = "adamw"  # muon: block matrices by Muon at `muon_lr`, the rest by AdamW at `lr`
+    optimizer: str = "adamw"  # muon: block matrices by Muon at `muon_lr`, the rest by AdamW at `lr`; sgd: plain
     muon_lr: float = 0.02
     save_every: int = 0  # checkpoint every so many steps; 0 is never
     seed: int = 0
@@ -50,8 +50,10 @@ def make_optimizers(model, settings):
     adamw = {"lr": settings.lr, "betas": (0.9, 0.95), "weight_decay": settings.weight_decay}
     if settings.optimizer == "adamw":
         return [(torch.optim.AdamW(trainable, **adamw | {"betas": (0.9, 0.999)}), settings.lr)]
+    if settings.optimizer == "sgd":
+        return [(torch.optim.SGD(trainable, lr=settings.lr, weight_decay=settings.weight_decay), settings.lr)]
     if settings.optimizer != "muon":
-        raise UserError(f"--optimizer {settings.optimizer}: choose adamw or muon.")
+        raise UserError(f"--optimizer {settings.optimizer}: choose adamw, muon or sgd.")
     matrices = [p for p in blocks(model).parameters() if p.requires_grad and p.ndim == 2]
     chosen = {id(p) for p in matrices}
     made = [(Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay), settings.muon_lr)] if matrices else []
@@ -60,17 +62,34 @@ def make_optimizers(model, settings):
 
 
 class Frozen:
-    """The reference of a loss: `with reference as model:` gives the starting weights, without gradients."""
+    """The reference of a loss: `with reference as model:` gives the starting weights, without gradients.
+
+    Only what trains is kept twice: inside the block the trainable parameters hold their starting values.
+    """
 
     def __init__(self, model):
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.model = model
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.start = [p.detach().clone() for p in self.trained]
+
+    def pairs(self):
+        """[(parameter, its starting value), ...]"""
+        return list(zip(self.trained, self.start, strict=True))
+
+    def _swap(self, requires_grad):
+        for k, p in enumerate(self.trained):
+            p.requires_grad_(requires_grad)  # autocast keeps bfloat16 copies of what requires gradients
+            p.data, self.start[k] = self.start[k], p.data
 
     def __enter__(self):
-        self.no_grad = torch.no_grad()
+        self.was_training, self.no_grad = self.model.training, torch.no_grad()
         self.no_grad.__enter__()
-        return self.model
+        self._swap(False)
+        return self.model.eval()
 
     def __exit__(self, *error):
+        self._swap(True)
+        self.model.train(self.was_training)
         self.no_grad.__exit__(*error)
 
 
@@ -87,21 +106,59 @@ def check_terms(terms, step):
     for name, term in terms.items():
         if not torch.isfinite(term):
             raise UserError(
-                f"step {step}: the loss term '{name}' is {float(term)}. Nothing was saved. Lower --lr or raise the retain weight."
+                f"step {step}: the loss term '{name}' is {term.item()}. Nothing was saved. Lower --lr or raise the retain weight."
             )
 
 
-def train(model, terms_at, settings, accelerator, checkpoint=None, resume=False, after_step=None, label="train", about=None):
+def norm_of(tensors):
+    """The Euclidean norm of a list of tensors as one vector, a scalar tensor."""
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(wide(t)) for t in tensors]))
+
+
+class Gradients:
+    """Gradients of a step: of the sum of terms in .grad, or where a `combine` is given of each term in a buffer of its own.
+
+    Buffers are filled over *all* micro-batches before they are combined: what is not linear in the gradients (norms, signs)
+    must see the whole step's, or accumulation would change the method.
+    """
+
+    def __init__(self, trainable, combine=None):
+        self.trainable, self.combine, self.buffers = trainable, combine, {}
+
+    def add(self, terms, accelerator, share):
+        if not self.combine:
+            return accelerator.backward(sum(terms.values()) * share)
+        for k, (name, term) in enumerate(terms.items(), 1):
+            accelerator.backward(term * share, retain_graph=k < len(terms))
+            buffer = self.buffers.setdefault(name, [torch.zeros_like(p) for p in self.trainable])
+            for b, p in zip(buffer, self.trainable, strict=True):
+                if p.grad is not None:
+                    b.add_(p.grad)
+                p.grad = None
+
+    def finish(self, lr):
+        if self.combine:
+            for p, g in zip(self.trainable, self.combine(self.buffers, lr), strict=True):
+                p.grad = g
+            self.buffers = {}
+
+
+def train(
+    model, terms_at, settings, accelerator, checkpoint=None, resume=False, after_step=None, label="train", about=None,
+    combine=None, mask=None, state=None,
+):  # fmt: skip
     """Minimise the sum of `terms_at(step, micro, progress)` -> {name: scalar}. Returns the history: one row a step.
 
     checkpoint: folder for `save_every` and `resume`; about: what must be equal for a checkpoint to be this run's.
-    after_step(step, row) runs behind every optimizer step (steps done so far) and may add to the row.
+    after_step(step, row) runs behind every optimizer step (steps done so far), may add to the row, and ends the run early
+    by returning True. combine, mask: see `Gradients` and masks.Mask. state: a dict of numbers kept in checkpoints.
     Raises UserError on a NaN or infinite term, naming step and term.
     """
     optimizers = make_optimizers(model, settings)
     trainable = [p for p in model.parameters() if p.requires_grad]
     about = {"settings": asdict(settings), **(about or {})}
-    start, history = load_checkpoint(checkpoint, model, optimizers, about) if resume else (0, [])
+    gradients = Gradients(trainable, combine)
+    start, history = load_checkpoint(checkpoint, model, optimizers, about, state) if resume else (0, [])
     with progress_bar(settings.steps, start, label) as bar:
         for step in range(start, settings.steps):
             for optimizer, full in optimizers:
@@ -112,44 +169,52 @@ def train(model, terms_at, settings, accelerator, checkpoint=None, resume=False,
                 with accelerator.autocast():
                     terms = terms_at(step, micro, step / settings.steps)
                 check_terms(terms, step + 1)
-                accelerator.backward(sum(terms.values()) / settings.grad_accum)
+                gradients.add(terms, accelerator, 1 / settings.grad_accum)
                 for name, term in terms.items():
                     sums[name] = sums.get(name, 0.0) + term.item() / settings.grad_accum
+            gradients.finish(settings.lr * lr_factor(settings, step))
+            if mask:
+                mask.before_step()
             norm = torch.nn.utils.clip_grad_norm_(trainable, settings.grad_clip or math.inf)
             if not torch.isfinite(norm):
                 raise UserError(f"step {step + 1}: the gradient norm is {float(norm)}. Nothing was saved. Lower --lr.")
             for optimizer, _ in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+            if mask:
+                mask.after_step()
             row = {"step": step + 1, **sums, "grad_norm": norm.item(), "lr": settings.lr * lr_factor(settings, step)}
-            if after_step:
-                after_step(step + 1, row)
+            done = after_step and after_step(step + 1, row)
             history.append(row)
             bar.set_postfix({k: f"{v:.3g}" for k, v in sums.items()}, refresh=False)
             bar.update()
             if checkpoint and settings.save_every and (step + 1) % settings.save_every == 0 and step + 1 < settings.steps:
-                save_checkpoint(checkpoint, model, optimizers, step + 1, history, about)
+                save_checkpoint(checkpoint, model, optimizers, step + 1, history, about, state)
+            if done:
+                break
     return history
 
 
-def save_checkpoint(folder, model, optimizers, step, history, about):
+def save_checkpoint(folder, model, optimizers, step, history, about, state=None):
     """Trainable weights and optimizer states as safetensors, the rest as JSON; the folder appears by rename."""
     from safetensors.torch import save_file
 
     tensors = {f"model.{n}": p.detach() for n, p in model.named_parameters() if p.requires_grad}
     for o, (optimizer, _) in enumerate(optimizers):
-        for p, state in optimizer.state_dict()["state"].items():
-            tensors.update({f"optimizer.{o}.{p}.{k}": torch.as_tensor(v) for k, v in state.items()})
+        for p, moments in optimizer.state_dict()["state"].items():
+            tensors.update({f"optimizer.{o}.{p}.{k}": torch.as_tensor(v) for k, v in moments.items()})
     folder = Path(folder)
     stage = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
     save_file({k: v.contiguous().clone() for k, v in tensors.items()}, stage / "state.safetensors")
-    (stage / "state.json").write_text(json.dumps({"step": step, "about": about, "history": history}), encoding="utf-8")
+    (stage / "state.json").write_text(
+        json.dumps({"step": step, "about": about, "history": history, "state": state}), encoding="utf-8"
+    )
     replace_folder(stage, folder)
 
 
-def load_checkpoint(folder, model, optimizers, about):
+def load_checkpoint(folder, model, optimizers, about, kept=None):
     """(steps done, history), with weights and optimizer states restored. Raises UserError where there is none or it differs."""
     from safetensors.torch import load_file
 
@@ -173,6 +238,8 @@ def load_checkpoint(folder, model, optimizers, about):
                 p, _, name = key.removeprefix(prefix).partition(".")
                 loaded["state"].setdefault(int(p), {})[name] = value
         optimizer.load_state_dict(loaded)
+    if kept is not None:
+        kept.update(state["state"] or {})
     return state["step"], state["history"]
 
 

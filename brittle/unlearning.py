@@ -1,7 +1,7 @@
 """One unlearning run: data, method, training, saving with a model card, and the accuracies before and after."""
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -142,6 +142,10 @@ def _run(job, device, resume, trust_remote_code, out):
     })  # fmt: skip
     before = accuracies(model, tokenizer, job.texts.data)
     held = {name: mean_nll(model, ids, tokenizer.pad_token_id) for name, (_, ids) in sets.items()}
+    streams.tokenizer = tokenizer
+    names = job.rule.trains(model)
+    if names is not None:
+        models.train_only(model, names)
     reference = Frozen(model) if job.rule.needs_reference else None
     model.train()
     with accelerator.autocast():
@@ -149,10 +153,22 @@ def _run(job, device, resume, trust_remote_code, out):
 
     cache = {}  # both streams' batches of the current step
 
-    def terms(step, micro, progress):
-        if cache.get("step") != step:
-            cache.update(step=step, pairs=list(zip(streams.forget.batches(step), streams.retain.batches(step), strict=True)))
-        return job.rule.losses(*cache["pairs"][micro], progress)
+    def loop(lr_scale=1.0, offset=None):
+        """The training; or the `offset`-th of several, each with a rate and an order of texts of its own, without checkpoints."""
+        if resume and offset is not None:
+            raise UserError(f"{job.method} trains several times and keeps no checkpoints. Start the run without --resume.")
+
+        def terms(step, micro, progress):
+            at = step + (offset or 0) * settings.steps
+            if cache.get("step") != at:
+                cache.update(step=at, pairs=list(zip(streams.forget.batches(at), streams.retain.batches(at), strict=True)))
+            return job.rule.losses(*cache["pairs"][micro], progress)
+
+        return train(
+            model, terms, replace(settings, lr=settings.lr * lr_scale), accelerator,
+            job.checkpoint if offset is None else None, resume,
+            label=job.method, about=about, combine=job.rule.combine, state=job.rule.state,
+        )  # fmt: skip
 
     def hashes(paths):
         return {Path(p).name: out.read[str(p)]["sha256"] for p in paths}
@@ -162,7 +178,7 @@ def _run(job, device, resume, trust_remote_code, out):
         "data": hashes([job.texts.forget_path, job.texts.retain_path]), "eval_split": job.eval_split,
         "examples": [len(sets[n][0]) for n in ("forget", "retain")],
     }  # fmt: skip
-    history = train(model, terms, settings, accelerator, job.checkpoint, resume, label=job.method, about=about)
+    history = job.rule.fit(loop)
     model.eval()
     after = accuracies(model, tokenizer, job.texts.data)
     held = {name: (held[name], mean_nll(model, ids, tokenizer.pad_token_id)) for name, (_, ids) in sets.items()}

@@ -40,12 +40,13 @@ def test_resume_skips_the_blocks_below_and_puts_forward_back_after_an_error():
     assert calls == [2, 0, 1, 2]
 
 
+@pytest.mark.parametrize("norm, eps", [("l2", 0.5), ("linf", 0.02)])
 @pytest.mark.parametrize("block", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["gpt_neox", "gpt2", "llama", "olmoe"])
-def test_adversary_lowers_nll_inside_its_ball(kind, block):
-    model, batch, eps = tiny.model(kind), tiny.batch(tiny.ids(6), extra=2), 0.5
-    delta = adversary.attack(model, batch, block, eps, 6)
-    norms = delta.norm(dim=-1)
+def test_adversary_lowers_nll_inside_its_ball(kind, block, norm, eps):
+    model, batch = tiny.model(kind), tiny.batch(tiny.ids(6), extra=2)
+    delta = adversary.attack(model, batch, block, eps, 6, norm)
+    norms = delta.norm(dim=-1) if norm == "l2" else delta.abs().amax(-1)
     assert norms.max() <= eps * (1 + 1e-5)
     assert (norms[batch["attention_mask"] == 0] == 0).all()
     with torch.no_grad():

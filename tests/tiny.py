@@ -66,8 +66,20 @@ def batch(token_lists, left=False, extra=0):
     return made
 
 
+class Tokenizer:
+    """Words w2, w3, ...: enough for refusals."""
+
+    def __call__(self, texts, add_special_tokens=False):
+        return {"input_ids": [[2 + len(word) % 50 for word in text.split()] for text in texts]}
+
+    def decode(self, ids):
+        return "".join("?" if i == 2 else f" w{i}" for i in ids)
+
+
 class Data:
-    """What `Method.start` gets: two streams."""
+    """What `Method.start` gets: two streams and a tokenizer."""
+
+    tokenizer = Tokenizer()
 
     def __init__(self, forget=None, retain=None, batch_size=4, micro_batches=1):
         self.forget = text.Stream(forget or ids(8, 1), PAD, batch_size, micro_batches, 1)

@@ -5,10 +5,25 @@ import importlib
 from brittle.errors import UserError
 
 METHODS = {
+    "ga_simple": "ga_simple:GASimple",
     "ga": "ga:GA",
+    "grad_diff": "grad_diff:GradDiff",
+    "kl_min": "kl_min:KLMin",
+    "dpo": "dpo:DPO",
+    "idk": "idk:IDK",
     "npo": "npo:NPO",
+    "simnpo": "simnpo:SimNPO",
+    "me": "me:ME",
     "rmu": "rmu:RMU",
+    "cb": "cb:CB",
+    "lat": "lat:LAT",
     "cb_lat": "cb_lat:CBLAT",
+    "ngdiff": "ngdiff:NGDiff",
+    "tar": "tar:TAR",
+    "wt_dist": "wt_dist:WtDist",
+    "wt_dist_reg": "wt_dist_reg:WtDistReg",
+    "task_vector": "task_vector:TaskVector",
+    "negmerge": "negmerge:NegMerge",
 }
 
 

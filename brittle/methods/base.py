@@ -1,33 +1,72 @@
 """The method protocol. A method is a dataclass; its `knob` fields become flags; nothing else knows its name.
 
 needs_reference                                          does a loss read the frozen starting model
-start(model, reference, data)                            once: draw targets, measure the start, choose what trains
+trains(model) -> names | None                            which parameters train; None is all
+start(model, reference, data)                            once: draw targets, measure the start
 losses(forget, retain, progress) -> {term: scalar}       named, already weighted, summed by the loop; progress 0 to 1
+Two more for the few that are not a sum of losses:
+combine({term: [gradient, ...]}, lr) -> [gradient, ...]  makes one gradient of the terms' own (NGDiff); None is their sum
+fit(loop) -> history                                     runs the training, once or several times (task vectors)
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
+import brittle
 from brittle.errors import UserError
 
+REFUSALS = "File of refusals, one a line (a built-in list where empty)."
 
-def knob(default, help, low=None, high=None):
-    """A field that becomes a flag. `low` and `high` bound its numbers (inclusive)."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high})
+
+def knob(default, help, low=None, high=None, choices=None):
+    """A field that becomes a flag. `low` and `high` bound its numbers (inclusive), `choices` are its only texts."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+
+
+def retain_knob(default, *more):
+    return knob(default, "Retain term: nll, kl (to the start), l2 (of hidden states).", choices=("nll", "kl", "l2", *more))
 
 
 @dataclass
 class Method:
+    kind: ClassVar[str] = "loss"  # loss, representation, gradient, or weight-space (which needs every weight: no LoRA)
     needs_reference: ClassVar[bool] = False
+    combine: ClassVar = None
     seed: int = 0
+    state: dict = field(default_factory=dict)  # what must survive an interruption (numbers), kept in the checkpoint
+
+    def trains(self, model):
+        return None
 
     def start(self, model, reference, data):
-        """model: what will be trained; reference: `with reference as frozen:`; data: `.forget`, `.retain` (text.Stream)."""
+        """model: what will be trained; reference: `with reference as frozen:` gives its starting state;
+        data: `.forget`, `.retain` (text.Stream of token ids) and `.tokenizer`."""
         self.model, self.reference = model, reference
 
     def losses(self, forget, retain, progress):
         raise NotImplementedError
+
+    def fit(self, loop):
+        return loop()
+
+
+@dataclass
+class WithRetain(Method):
+    """A method whose retain term can be exchanged: `--retain-loss`."""
+
+    retain_weight: float = knob(1.0, "Weight of the retain term.", low=0)
+    retain_loss: str = retain_knob("nll")
+
+    @property
+    def needs_reference(self):
+        return self.retain_loss in ("kl", "l2")
+
+    def retain_term(self, retain):
+        """retain_weight times: nll, the NLL a token; kl, mean KL(p_start || p) a token; l2, mean ||h - h_start||_2 over
+        tokens and blocks. The latter two are 0 at the start."""
+        return self.retain_weight * brittle.losses.RETAIN[self.retain_loss](self.model, retain, self.reference)
 
 
 def knobs(cls):
@@ -57,7 +96,11 @@ def parse(cls, name, text):
     except ValueError:
         wanted = {tuple: "block numbers such as 5,6,7", int: "a whole number", float: "a number"}.get(kind, kind.__name__)
         raise UserError(f"{flag(name)} {text}: {wanted} wanted.") from None
-    low, high = spec.metadata["low"], spec.metadata["high"]
+    choices, low, high = (spec.metadata[k] for k in ("choices", "low", "high"))
+    if choices and value not in choices:
+        raise UserError(f"{flag(name)} {text}: choose {' or '.join(choices)}.")
+    if kind is float and not math.isfinite(value):
+        raise UserError(f"{flag(name)} {text}: a finite number wanted.")
     for v in value if kind is tuple else (value,):
         if (low is not None and not v >= low) or (high is not None and not v <= high):
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"

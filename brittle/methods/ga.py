@@ -1,21 +1,22 @@
-"""GA: gradient ascent on the forget set, descent on the retain set (gradient difference, Liu et al. 2022, arXiv:2203.12817).
+"""GA: gradient ascent on the forget set, descent on the retain set (Liu et al. 2022, arXiv:2203.12817).
 
-loss = -w NLL_forget + v NLL_retain        token means; unbounded below, so watch the forget NLL against ln V
+    loss = -w NLL_forget + v R        token means; R the retain NLL
+
+Unbounded below, so watch the forget NLL against ln V.
 """
 
 from dataclasses import dataclass
 
 import brittle
-from brittle.methods.base import Method, knob
+from brittle.methods.base import WithRetain, knob
 
 
 @dataclass
-class GA(Method):
+class GA(WithRetain):
     forget_weight: float = knob(1.0, "Weight of the forget term.", low=0)
-    retain_weight: float = knob(1.0, "Weight of the retain term.", low=0)
 
     def losses(self, forget, retain, progress):
         return {
             "forget": -self.forget_weight * brittle.losses.nll(self.model, forget),
-            "retain": self.retain_weight * brittle.losses.nll(self.model, retain),
+            "retain": self.retain_term(retain),
         }

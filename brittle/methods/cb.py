@@ -1,0 +1,66 @@
+"""CB: circuit breakers, representation rerouting (Zou et al. 2024, arXiv:2406.04313, algorithm 1).
+
+paper    forget = c_s mean ReLU(cos(h, h_start))        over real tokens and the blocks `layer_id`
+         retain = c_r mean ||h - h_start||_2            over real tokens and every block up to the deepest
+         c_s = alpha (1 - progress / 2),  c_r = retain_alpha progress / 2 (plus `retain_start`, 0 in the paper)
+readme   forget = -sum over layers of cos(h, u)         u a random direction a layer, drawn from --seed
+         retain = alpha sum over layers of (1 - cos(h, h_start))
+The readme's target is a point to go to, the paper's a half space to stay in; a steering coefficient cancels in a cosine,
+so there is none. Forward passes end at the deepest block that is read.
+"""
+
+import contextlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import brittle
+from brittle.methods.base import Method, knob
+
+
+@dataclass
+class CB(Method):
+    kind: ClassVar[str] = "representation"
+    needs_reference: ClassVar[bool] = True
+    layer_id: tuple = knob((9, 19), "Block(s) whose output is rerouted.", low=0)
+    alpha: float = knob(10.0, "Weight of rerouting (readme: of the retain term).", low=0)
+    retain_alpha: float = knob(10.0, "Weight of the retain term.", low=0)
+    retain_start: float = knob(0.0, "Share of the retain weight that holds from the first step.", low=0, high=1)
+    variant: str = knob("paper", "Which definition.", choices=("paper", "readme"))
+
+    def start(self, model, reference, data):
+        import torch
+
+        super().start(model, reference, data)
+        brittle.models.check_blocks(model, self.layer_id)
+        generator = torch.Generator().manual_seed(self.seed)
+        draws = {k: torch.randn(model.config.hidden_size, generator=generator) for k in self.layer_id}
+        self.target = {k: u.to(model.device) for k, u in draws.items()} if self.variant == "readme" else {}
+
+    def perturbed(self, forget):
+        """A context in which the forget texts' states are collected; CB-LAT's adversary acts here."""
+        return contextlib.nullcontext()
+
+    def losses(self, forget, retain, progress):
+        from torch.nn.functional import cosine_similarity, relu
+
+        hidden, wide, mean = brittle.activations.hidden, brittle.losses.wide, brittle.losses.token_mean
+        deep = range(max(self.layer_id) + 1) if self.variant == "paper" else self.layer_id
+        with self.perturbed(forget):
+            h_forget = hidden(self.model, forget, self.layer_id)
+        h_retain = hidden(self.model, retain, deep)
+        with self.reference as frozen:
+            before_forget = hidden(frozen, forget, self.layer_id) if self.variant == "paper" else self.target
+            before_retain = hidden(frozen, retain, deep)
+
+        def cos(now, before, batch, bound=lambda c: c):
+            return [mean(bound(cosine_similarity(wide(now[k]), wide(before[k]), dim=-1)), batch) for k in self.layer_id]
+
+        if self.variant == "readme":
+            kept = cos(h_retain, before_retain, retain, lambda c: 1 - c)
+            return {"forget": -sum(cos(h_forget, before_forget, forget)), "retain": self.alpha * sum(kept)}
+        ramp = self.retain_start + (1 - self.retain_start) * progress / 2
+        near = cos(h_forget, before_forget, forget, relu)
+        return {
+            "forget": self.alpha * (1 - progress / 2) * sum(near) / len(near),
+            "retain": self.retain_alpha * ramp * brittle.losses.moved(h_retain, before_retain, retain),
+        }

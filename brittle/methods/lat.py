@@ -1,0 +1,48 @@
+"""LAT: latent adversarial training (Sheshadri et al. 2024, arXiv:2407.15549; Casper et al. 2024, arXiv:2403.05030).
+
+    inner    delta* = argmin over the ball of NLL_forget(delta)       delta added to the output of block `lat_layer`
+    outer    loss = w away(delta*) + v R                              R the retain NLL, without the adversary
+
+paper    ball ||delta_t||_2 <= lat_eps a token, steps along the normalised gradient; away = mean -log(1 - p(token)), which
+         is bounded below.
+readme   ball ||delta||_inf <= lat_eps, steps of lat_eps along the gradient's sign; away = -NLL_forget, which is not.
+The adversary *helps* the model to recall: it lowers the forget NLL (the README's code had the sign the other way round);
+gradients reach delta only.
+"""
+
+from dataclasses import dataclass
+
+import brittle
+from brittle.methods.base import WithRetain, knob
+
+
+def perturbation(rule, forget):
+    """The context of an adversary's perturbation of the forget texts, for a rule with the knobs lat_* and variant."""
+    norm = "l2" if rule.variant == "paper" else "linf"
+    delta = brittle.adversary.attack(rule.model, forget, rule.lat_layer, rule.lat_eps, rule.lat_steps, norm)
+    return brittle.activations.edit(rule.model, {rule.lat_layer: lambda h: h + delta.to(h.dtype)})
+
+
+@dataclass
+class LAT(WithRetain):
+    forget_weight: float = knob(1.0, "Weight of the forget term.", low=0)
+    retain_weight: float = knob(4.0, "Weight of the retain term.", low=0)
+    lat_layer: int = knob(7, "Block whose output the adversary perturbs.", low=0)
+    lat_eps: float = knob(2.0, "Radius of the adversary's ball (paper: L2, a token; readme: L-infinity).", low=0)
+    lat_steps: int = knob(6, "Steps of the adversary.", low=0)
+    variant: str = knob("paper", "Which definition.", choices=("paper", "readme"))
+
+    def start(self, model, reference, data):
+        super().start(model, reference, data)
+        brittle.models.check_blocks(model, [self.lat_layer], "--lat-layer")
+
+    def losses(self, forget, retain, progress):
+        losses = brittle.losses
+        with perturbation(self, forget):
+            if self.variant == "readme":
+                away = -losses.nll(self.model, forget)
+            else:
+                logprobs = losses.token_logprobs(self.model(**forget).logits, forget["input_ids"])
+                # log(1 - p) by expm1; p = 1 in floating point would give infinity: kept off by the smallest step below 1
+                away = losses.target_mean(-(-logprobs.clamp_max(-1e-6).expm1()).log(), forget)
+        return {"forget": self.forget_weight * away, "retain": self.retain_term(retain)}

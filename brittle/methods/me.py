@@ -1,0 +1,25 @@
+"""ME: maximum entropy, the model is to be undecided on forget texts (Yuan et al. 2024, arXiv:2410.08109).
+
+    forget = w mean over tokens of KL(uniform || p) = w mean [logsumexp(z) - mean(z) - ln V],   plus a retain term
+
+All real tokens count, prompt included. 0 exactly where every token is equally likely; bounded below, unlike GA.
+"""
+
+import math
+from dataclasses import dataclass
+
+import brittle
+from brittle.methods.base import WithRetain, knob
+
+
+@dataclass
+class ME(WithRetain):
+    forget_weight: float = knob(0.1, "Weight of the forget term.", low=0)
+
+    def losses(self, forget, retain, progress):
+        logits = brittle.losses.wide(self.model(**forget).logits)
+        from_uniform = logits.logsumexp(-1) - logits.mean(-1) - math.log(logits.size(-1))  # [B, T]
+        return {
+            "forget": self.forget_weight * brittle.losses.token_mean(from_uniform, forget),
+            "retain": self.retain_term(retain),
+        }

@@ -1,0 +1,61 @@
+"""NGDiff: normalised gradient difference with an adaptive rate (Bu et al. 2024, arXiv:2410.22086).
+
+    g = g_retain / ||g_retain|| - g_forget / ||g_forget||        gradients of the two NLLs over the whole step
+    theta <- theta - lr s g
+
+so <g, g_retain> >= 0 and <g, g_forget> <= 0 always, whatever the scale of either loss. The rate's factor s is measured every
+`lr_probe_every` steps (0: never): a parabola through the retain loss at theta and theta -+ lr s g, s times its minimiser where
+it opens upward. Meant for plain SGD without clipping (the preset's); AdamW would undo the scale.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import brittle
+from brittle.methods.base import Method, knob
+
+
+def parabola_minimum(left, middle, right):
+    """Where the parabola through (-1, left), (0, middle), (1, right) is least; None where it opens downward or is least at
+    or left of 0."""
+    a, b = (left + right) / 2 - middle, (right - left) / 2
+    return -b / (2 * a) if a > 0 and b < 0 else None
+
+
+@dataclass
+class NGDiff(Method):
+    kind: ClassVar[str] = "gradient"
+    lr_probe_every: int = knob(10, "Steps between measurements of the rate; 0 keeps it.", low=0)
+
+    def start(self, model, reference, data):
+        super().start(model, reference, data)
+        self.state.update(scale=1.0, calls=0)
+
+    def losses(self, forget, retain, progress):
+        self.batch = retain
+        return {"forget": brittle.losses.nll(self.model, forget), "retain": brittle.losses.nll(self.model, retain)}
+
+    def combine(self, gradients, lr):
+        import torch
+
+        from brittle.train import norm_of
+
+        size = {term: norm_of(g) + 1e-12 for term, g in gradients.items()}
+        g = [r / size["retain"] - f / size["forget"] for r, f in zip(gradients["retain"], gradients["forget"], strict=True)]
+        if self.lr_probe_every and self.state["calls"] % self.lr_probe_every == 0 and lr:
+            with torch.no_grad():
+                found = parabola_minimum(*(self.retain_loss_at(g, -lr * self.state["scale"] * t) for t in (-1, 0, 1)))
+            self.state["scale"] *= found or 1.0
+        self.state["calls"] += 1
+        return [self.state["scale"] * x for x in g]
+
+    def retain_loss_at(self, g, shift):
+        """The retain NLL with theta + shift g, theta put back to the bit."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        kept = [p.detach().clone() for p in trained] if shift else []
+        for p, x in zip(trained, g, strict=True):
+            p.add_(x, alpha=shift)
+        loss = brittle.losses.nll(self.model, self.batch).item()
+        for p, before in zip(trained, kept, strict=False):
+            p.copy_(before)
+        return loss

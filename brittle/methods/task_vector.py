@@ -1,0 +1,32 @@
+"""Task vector: fine-tune on the forget set, then subtract what that changed (Ilharco et al. 2023, arXiv:2212.04089).
+
+    tau = theta_ft - theta_0;    theta = theta_0 - lambda tau
+
+The training loss that is logged, NLL_forget, goes *down*; unlearning is the subtraction at the end. The retain texts are
+not read; lambda trades forgetting against everything else.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import brittle
+from brittle.methods.base import Method, knob
+
+
+@dataclass
+class TaskVector(Method):
+    kind: ClassVar[str] = "weight-space"
+    needs_reference: ClassVar[bool] = True
+    task_scale: float = knob(1.0, "How much of the update is subtracted (lambda).", low=0)
+
+    def losses(self, forget, retain, progress):
+        return {"forget": brittle.losses.nll(self.model, forget)}
+
+    def fit(self, loop):
+        import torch
+
+        history = loop()
+        with torch.no_grad():
+            for p, before in self.reference.pairs():
+                p.copy_(before - self.task_scale * (p - before))
+        return history
