@@ -21,6 +21,10 @@ RetainText = Annotated[Path, typer.Option("--retain", help="Retain texts: one a 
 Data = Annotated[Path, typer.Option("--data", help="Folder with mcq_{forget,retain,general}.jsonl.")]
 MaxSamples = Annotated[int, typer.Option("--max-samples", min=1, help="Texts a split to read.")]
 MaxLength = Annotated[int, typer.Option("--max-length", min=2, help="Tokens a text; longer ones are cut and counted.")]
+TextLength = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--max-length", min=2, help="Tokens a text (default: 512, or the context); longer ones are cut and counted."),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Texts a batch.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
@@ -30,6 +34,8 @@ TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that a model's repository ships. Off by default.")
 ]
 
+# what typer raises for a wrong command line; recent versions carry their own copy of click
+ClickException = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 INTERRUPTED = 130
 
 
@@ -64,16 +70,14 @@ def _explain(error):
 
 def run(main):
     """Run `main` as a command: mistakes print one line to stderr and exit 2, Ctrl-C exits 130, bugs keep their traceback."""
-    import click
-
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(main)
     try:
         load_env()
         code = app(standalone_mode=False)
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         message, code = "interrupted; what was finished before is intact, nothing half-written is left.", INTERRUPTED
-    except click.exceptions.ClickException as error:
+    except ClickException as error:
         message, code = _one_line(error.format_message()), 2
     except Exception as error:
         message, code = _explain(error), 2
