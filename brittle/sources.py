@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from brittle.errors import UserError
+from brittle.mcq import SPLITS
 from brittle.results import Run
 from brittle.text import read_texts, write_jsonl, write_lines
 from brittle.world import Draws
@@ -18,16 +19,24 @@ MMLU_ITEMS = 500  # a split
 NEAR = ("biology", "medicine", "virology", "anatomy")  # MMLU subjects beside WMDP-Bio that unlearning must spare
 
 
-def load_rows(source, path, columns):
-    """The rows of a data set, from `path` (a folder with parquet, JSONL or CSV files) or from the hub. All have `columns`."""
+def load_rows(source, path, columns, read):
+    """The rows of a data set, from `path` (a folder with parquet, JSONL or CSV files) or from the hub. All have `columns`.
+
+    Local files are added to the list `read`.
+    """
     import datasets
 
     name, config, split = source
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it would log is said below, in one line
     if path is not None:
         files = _local_files(Path(path), config, split)
-        rows = datasets.load_dataset(READERS[files[0].suffix], data_files={"all": [str(f) for f in files]}, split="all")
+        read += files
         name = str(path)
+        try:
+            rows = datasets.load_dataset(READERS[files[0].suffix], data_files=[str(f) for f in files], split="train")
+        except (datasets.exceptions.DatasetsError, ValueError) as error:
+            raise UserError(f"{name}: {files[0].name} cannot be read ({' '.join(str(error).split())[:120]}).") from None
     else:
         rows = _from_hub(datasets, name, config, split)
     missing = [c for c in columns if c not in rows.column_names]
@@ -39,15 +48,20 @@ def load_rows(source, path, columns):
 
 
 def _local_files(folder, config, split):
+    """The files of `config` and `split` in a folder like the hub's (config/split-00000-of-00001.parquet) or a flat one."""
     if not folder.is_dir():
         raise UserError(f"data folder {folder} not found.")
-    files = sorted(f for f in folder.rglob("*") if f.suffix in READERS and f.name != "dataset_infos.json")
-    for wanted in (config, split):  # a folder like the hub's holds several configurations and splits
-        narrowed = [f for f in files if wanted and wanted in str(f.relative_to(folder))]
-        files = narrowed or files
-    files = [f for f in files if f.suffix == files[0].suffix] if files else []
+    files = sorted(f for f in folder.rglob("*") if f.suffix in READERS and not f.name.startswith("dataset_info"))
+    files = [f for f in files if f.suffix == min((f.suffix for f in files), key=list(READERS).index)]
     if not files:
         raise UserError(f"{folder} holds no {', '.join(READERS)} files.")
+    # where several configurations or splits lie side by side, the wanted one must be among them: none is taken for another
+    for wanted, group in ((config, lambda f: f.parent.name), (split, lambda f: f.stem.split("-")[0])):
+        groups = {group(f) for f in files}
+        if wanted in groups:
+            files = [f for f in files if group(f) == wanted]
+        elif wanted and len(groups) > 1:
+            raise UserError(f"{folder} holds {', '.join(sorted(groups))}, but not {wanted}. Name the folder that holds it.")
     return files
 
 
@@ -78,21 +92,22 @@ def write_wmdp(outdir, corpus, wmdp_path, wikitext_path, mmlu_path, limit, seed)
 
     Items: forget = WMDP-Bio; retain = MMLU's biology and medicine, which unlearning must spare; general = the rest of MMLU.
     """
-    tables = {}
+    tables, read = {}, []
     if corpus == "questions":
-        questions = load_rows(WMDP, wmdp_path, ("question", "choices", "answer"))
+        questions = load_rows(WMDP, wmdp_path, ("question", "choices", "answer"), read)
         forget = [row["question"] for row in questions]
         tables["mcq_forget.jsonl"] = _items(questions, "wmdp-bio", seed)
     elif corpus == "bio-remove":
-        rows = load_rows(BIO_REMOVE, wmdp_path, ("title", "abstract", "text"))
+        rows = load_rows(BIO_REMOVE, wmdp_path, ("title", "abstract", "text"), read)
         forget = ["  ".join(filter(None, (row["title"], row["abstract"], row["text"]))) for row in rows]
     else:
         raise UserError(f"--forget-corpus {corpus}: choose questions or bio-remove.")
-    retain = [row["text"] for row in load_rows(WIKITEXT, wikitext_path, ("text",)) if len(row["text"].strip()) > MIN_CHARACTERS]
+    rows = load_rows(WIKITEXT, wikitext_path, ("text",), read)
+    retain = [row["text"] for row in rows if len(row["text"].strip()) > MIN_CHARACTERS]
     if not retain:
         raise UserError(f"no WikiText line is longer than {MIN_CHARACTERS} characters.")
     try:
-        mmlu = load_rows(MMLU, mmlu_path, ("question", "choices", "answer", "subject"))
+        mmlu = load_rows(MMLU, mmlu_path, ("question", "choices", "answer", "subject"), read)
         near = [any(word in row["subject"] for word in NEAR) for row in mmlu]
         for split, wanted in (("retain", True), ("general", False)):
             rows = [row for row, is_near in zip(mmlu, near, strict=True) if is_near == wanted]
@@ -102,11 +117,13 @@ def write_wmdp(outdir, corpus, wmdp_path, wikitext_path, mmlu_path, limit, seed)
             raise
         print(f"note: no mcq_retain.jsonl and mcq_general.jsonl, which evaluation and attack need: {error}")
     texts = {"forget.txt": forget[:limit], "retain.txt": retain[:limit]}
-    return _write(outdir, texts, {k: v for k, v in tables.items() if v}, [], seed)
+    return _write(outdir, texts, {k: v for k, v in tables.items() if v}, read, seed)
 
 
 def _items(rows, name, seed):
     """Items in our schema, in a seeded order; halves alternate in it, so they are a blind, balanced split."""
+    if rows and not isinstance(rows[0]["choices"], list):
+        raise UserError(f"{name}: choices must be lists of texts, which CSV cannot hold. Give parquet or JSONL.")
     draws = Draws(f"halves {name} {seed}")
     return [
         {
@@ -127,4 +144,7 @@ def _write(outdir, texts, tables, inputs, seed):
             write_jsonl(run.path(name), rows)
         for name, lines in texts.items():
             write_lines(run.path(name), lines)
+    for split in SPLITS:
+        if (path := Path(outdir) / f"mcq_{split}.jsonl").is_file() and path.name not in tables:
+            print(f"note: {path} was there before and may ask about other data. Delete it where it does.")
     return {name: len(rows) for name, rows in {**texts, **tables}.items()}
