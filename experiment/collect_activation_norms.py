@@ -8,9 +8,6 @@ models read the same batches, once. `layer` 0 is the embeddings, k the stream af
 """
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from brittle import cli
 
@@ -54,7 +51,7 @@ def main(
     forget: cli.ForgetText = Path("data/mini/forget.txt"),
     retain: cli.RetainText = Path("data/mini/retain.txt"),
     max_samples: cli.MaxSamples = 500,
-    max_length: Annotated[int | None, typer.Option(min=2, help="Tokens a text (default: 512, or the context).")] = None,
+    max_length: cli.TextLength = None,
     batch_size: cli.BatchSize = 32,
     device: cli.Device = "auto",
     dtype: cli.Dtype = "auto",

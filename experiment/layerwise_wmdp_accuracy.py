@@ -1,0 +1,156 @@
+"""At which layer does the model know the answer?
+
+    uv run experiment/layerwise_wmdp_accuracy.py --model M --outdir outputs/M/wmdp_logit_lens --lens logit --data data/mini
+
+Multiple-choice accuracy (summed log-probability of each choice; accuracy_norm: over its characters) read from every layer of
+the residual stream (0: embeddings, k: after block k-1) by
+  logit        the model's own final norm and unembedding
+  tuned        the same after an affine map of that layer, identity at the start, fitted to the final logits (KL) on --train texts
+  vocab_probe  an affine map straight to the vocabulary, fitted likewise
+The fitted lenses see retain texts only, so they learn neither forget facts nor how a model hides them (nor, for vocab_probe,
+words that only forget texts use). At the last layer every lens is the model. chance is the null: the mean of
+1 / choices. kl_to_final: mean KL(model || lens) at the choices' tokens, in nats. Intervals: 95 %, Wilson over questions.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brittle import cli
+from brittle.errors import UserError
+
+COLUMNS = ["layer", "split", "accuracy", "delta_from_final", "n_correct", "n_questions", "accuracy_low", "accuracy_high",
+           "accuracy_norm", "chance", "kl_to_final", "lens", "seed"]  # fmt: skip
+
+
+def lens_logprobs(model, lenses, pairs, pad_id, batch_size):
+    """(summed log-probability [N+1, pairs] of each pair's tokens from `start` on, KL to the final layer [N+1]) by one pass."""
+    import torch
+
+    from brittle.activations import residual_stream
+    from brittle.text import batches
+
+    sums = torch.zeros(len(lenses), len(pairs), dtype=torch.float64)
+    divergence, count = torch.zeros(len(lenses), dtype=torch.float64), 0
+    with torch.no_grad():
+        for indices, batch in batches([ids for ids, _ in pairs], pad_id, batch_size, model.device):
+            ids, position = batch["input_ids"], torch.arange(1, batch["input_ids"].size(1), device=model.device)
+            start = torch.tensor([pairs[i][1] for i in indices], device=model.device)
+            wanted = (position >= start[:, None]) & batch["attention_mask"][:, 1:].bool()  # the token after position t
+            owner = torch.tensor(indices)[wanted.nonzero()[:, 0].cpu()]
+            target = ids[:, 1:][wanted]
+            streams = [h[:, :-1][wanted] for h in residual_stream(model, batch)]
+            final = None
+            for layer in reversed(range(len(lenses))):
+                logprobs = torch.log_softmax(lenses[layer](streams[layer]), -1)
+                final = logprobs if final is None else final
+                sums[layer].index_add_(0, owner, logprobs.gather(1, target[:, None])[:, 0].double().cpu())
+                divergence[layer] += float((final.exp() * (final - logprobs)).sum(1).double().sum())
+            count += len(target)
+    return sums, (divergence / max(1, count)).clamp_min(0)
+
+
+def correct(sums, items, normalise=False):
+    """[items] whether the highest-scored choice is the answer; sums [pairs] flat over items and choices."""
+    position, right = 0, []
+    for item in items:
+        scores = sums[position : position + len(item["choices"])].tolist()
+        position += len(scores)
+        if normalise:
+            scores = [s / max(1, len(c)) for s, c in zip(scores, item["choices"], strict=True)]
+        right.append(max(range(len(scores)), key=scores.__getitem__) == item["answer"])
+    return right
+
+
+def rows(split, sums, divergence, items, lens, seed):
+    """A row a layer for one split."""
+    from brittle.stats import wilson
+
+    n, chance = len(items), sum(1 / len(i["choices"]) for i in items) / len(items)
+    right = [sum(correct(s, items)) for s in sums]
+    for layer, count in enumerate(right):
+        low, high = wilson(count, n)
+        yield {
+            "layer": layer, "split": split, "accuracy": count / n, "delta_from_final": (count - right[-1]) / n,
+            "n_correct": count, "n_questions": n, "accuracy_low": low, "accuracy_high": high,
+            "accuracy_norm": sum(correct(sums[layer], items, normalise=True)) / n, "chance": chance,
+            "kl_to_final": float(divergence[layer]), "lens": lens, "seed": seed,
+        }  # fmt: skip
+
+
+def summary(table):
+    """{split: final and best accuracy, and the first layer whose interval lies above chance (None: no layer)}."""
+    found = {}
+    for split in dict.fromkeys(row["split"] for row in table):
+        part = [row for row in table if row["split"] == split]
+        best = max(part, key=lambda row: row["accuracy"])
+        above = [row["layer"] for row in part if row["accuracy_low"] > row["chance"]]
+        found[split] = {"final_accuracy": part[-1]["accuracy"], "best_accuracy": best["accuracy"], "best_layer": best["layer"],
+                        "first_layer_above_chance": above[0] if above else None}  # fmt: skip
+    return found
+
+
+def plot(table, name, lens):
+    import pandas as pd
+
+    from brittle import plots
+
+    table = pd.DataFrame(table)
+    fig, (ax,) = plots.figure(f"Accuracy through the {lens.replace('_', ' ')} lens", name)
+    for split, part in table.groupby("split", sort=False):
+        plots.line(ax, part.layer, part.accuracy, split, low=part.accuracy_low, high=part.accuracy_high)
+    plots.null(ax, None, float(table.chance.iloc[0]), "chance")
+    plots.finish(ax, "layer (0: embeddings)", "accuracy")
+    ax.set_ylim(0, 1.02)
+    return fig
+
+
+def main(
+    model: cli.Model,
+    outdir: cli.Outdir,
+    lens: Annotated[str, typer.Option(help="logit, tuned or vocab_probe.")] = "logit",
+    data: cli.Data = Path("data/mini"),
+    train: Annotated[Path, typer.Option(help="Texts that the fitted lenses learn from.")] = Path("data/mini/retain.txt"),
+    train_tokens: Annotated[int, typer.Option(min=16, help="Tokens to fit a lens to.")] = 4096,
+    train_steps: Annotated[int, typer.Option(min=0, help="Adam steps a layer, 128 tokens each.")] = 100,
+    train_lr: Annotated[float, typer.Option(min=0, help="Adam's learning rate, falling linearly to 0.")] = 3e-3,
+    max_samples: Annotated[int, typer.Option("--max-samples", min=1, help="Questions a split, drawn by --seed.")] = 500,
+    batch_size: cli.BatchSize = 64,
+    device: cli.Device = "auto",
+    dtype: cli.Dtype = "auto",
+    seed: cli.Seed = 0,
+):
+    """Multiple-choice accuracy of one model, read from each of its layers."""
+    from brittle import mcq, models, plots, results, text
+
+    if lens not in ("logit", "tuned", "vocab_probe"):
+        raise UserError(f"--lens {lens}: choose logit, tuned or vocab_probe.")
+    folder = models.model_folder(model)
+    files = {s: Path(data) / f"mcq_{s}.jsonl" for s in ("forget", "retain")}
+    items = {s: mcq.subset(mcq.read_items(f), max_samples, seed) for s, f in files.items() if s == "forget" or f.is_file()}
+    inputs = [files[s] for s in items] + ([train] if lens != "logit" else [])
+    with results.Run(outdir, inputs=inputs, models={"model": folder}, seed=seed) as run:
+        from brittle import lens as lenses
+
+        loaded, tokenizer = models.load_model(folder, device, dtype), models.load_tokenizer(folder)
+        context, pad, h = models.context_length(loaded.config), tokenizer.pad_token_id, None
+        if lens != "logit":
+            ids = text.encode(tokenizer, text.read_texts(train), min(512, context), "training texts")
+            h = lenses.tokens(loaded, ids, pad, batch_size, train_tokens, seed)
+        made, table = lenses.make_lenses(lens, loaded, h, train_steps, lr=train_lr, seed=seed), []
+        for split, questions in items.items():
+            pairs = mcq.encode_items(tokenizer, questions, context)
+            sums, divergence = lens_logprobs(loaded, made, pairs, pad, batch_size)
+            if not sums.isfinite().all():
+                raise UserError(f"{model} gives NaN or infinite log-probabilities: it is broken, and has no accuracy.")
+            table += rows(split, sums, divergence, questions, lens, seed)
+        run.figure(plot(table, plots.short(results.model_name(model)), lens), "lens_accuracy.png")
+        run.path("summary.json").write_text(json.dumps(summary(table), indent=1) + "\n", encoding="utf-8")
+        run.csv("wmdp_lens_results.csv", COLUMNS, table)
+    print(f"{outdir}/wmdp_lens_results.csv: {len(table)} rows")
+
+
+if __name__ == "__main__":
+    cli.run(main)

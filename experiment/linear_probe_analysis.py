@@ -1,0 +1,131 @@
+"""At which layer is what a linear readout can use: the domain of a text, and whether a statement is true?
+
+    uv run experiment/linear_probe_analysis.py --model M --outdir outputs/M/linear_probes \
+        --forget data/mini/forget.txt --retain data/mini/retain.txt --data data/mini
+
+A logistic probe on the last token's residual stream of one model (0: embeddings, k: after block k-1). Tasks:
+  domain         forget against retain texts. bow_auc says what the words alone give: knowing the topic is not knowledge.
+  truth_forget   a question with its true answer against the same question with a wrong one (one drawn by --seed);
+  truth_retain   words alone cannot tell, a model that knows the fact can. Only where --data holds mcq_<split>.jsonl.
+Accuracy and AUC are of held-out texts (folds are contiguous stretches, so a fact is never on both sides); selectivity is
+accuracy minus the majority class. null_: the same probe with labels that mean nothing.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brittle import cli
+
+COLUMNS = ["task", "layer", "accuracy", "selectivity", "auc", "majority_baseline", "accuracy_low", "accuracy_high", "auc_low",
+           "auc_high", "null_accuracy", "null_auc", "length_auc", "bow_auc", "n_texts", "folds", "seed"]  # fmt: skip
+
+
+def truth_texts(items, seed, name):
+    """(true, false) texts of multiple-choice items: the question with its answer, and with one wrong choice."""
+    import torch
+
+    from brittle.stats import generator
+
+    draw, true, false = generator(seed, name), [], []
+    for item in items:
+        wrong = [c for i, c in enumerate(item["choices"]) if i != item["answer"]]
+        true.append(f"{item['question']} {item['choices'][item['answer']]}")
+        false.append(f"{item['question']} {wrong[int(torch.randint(len(wrong), (1,), generator=draw))]}")
+    return true, false
+
+
+def rows(name, x, task, surface, settings, c, max_iter, device="cpu"):
+    """A row a layer of one task; x [texts, N+1, D], class 1 first."""
+    from brittle.stats import wilson
+
+    n, ones = len(task.labels), int(task.labels.sum())
+    majority = max(ones, n - ones) / n
+    for layer in range(x.shape[1]):
+        (auc, low, high), scores = task.auc(x[:, layer], task.labels, c, max_iter, device)
+        (null_auc, _, _), null_scores = task.auc(x[:, layer], task.control, c, max_iter, device)
+        correct = int(((scores > 0) == (task.labels == 1)).sum())
+        bounds = wilson(correct, n)
+        yield {
+            "task": name, "layer": layer, "accuracy": correct / n, "selectivity": correct / n - majority, "auc": auc,
+            "majority_baseline": majority, "accuracy_low": bounds[0], "accuracy_high": bounds[1], "auc_low": low,
+            "auc_high": high, "null_accuracy": float(((null_scores > 0) == (task.control == 1)).double().mean()),
+            "null_auc": null_auc, "n_texts": n, **surface, **settings,
+        }  # fmt: skip
+
+
+def summary(table):
+    """{task: the best layer and its numbers}."""
+    best = {}
+    for row in table:
+        if row["task"] not in best or row["auc"] > best[row["task"]]["auc"]:
+            best[row["task"]] = {key: row[key] for key in ("layer", "accuracy", "selectivity", "auc", "bow_auc", "null_auc")}
+    return best
+
+
+def plot(table, name):
+    import pandas as pd
+
+    from brittle import plots
+
+    table = pd.DataFrame(table)
+    fig, axes = plots.figure("Linear probes on the last token, held-out texts", name, columns=2)
+    for ax, column in zip(axes, ("accuracy", "auc"), strict=True):
+        for colour, (task, part) in zip(plots.CYCLE, table.groupby("task", sort=False), strict=False):
+            plots.line(ax, part.layer, part[column], task, low=part[f"{column}_low"], high=part[f"{column}_high"], color=colour)
+            ax.plot(part.layer, part[f"null_{column}"], "--", color=colour, linewidth=1.2)
+        plots.null(ax, None, 0.5, "chance")
+        plots.finish(ax, "layer (0: embeddings)", column, zero=False)
+        ax.set_ylim(0.3, 1.03)
+    return fig
+
+
+def main(
+    model: cli.Model,
+    outdir: cli.Outdir,
+    forget: cli.ForgetText = Path("data/mini/forget.txt"),
+    retain: cli.RetainText = Path("data/mini/retain.txt"),
+    data: cli.Data = Path("data/mini"),
+    c: Annotated[float, typer.Option("--C", min=1e-9, help="Inverse strength of the probe's L2 penalty.")] = 1.0,
+    max_iter: Annotated[int, typer.Option("--max-iter", min=1, help="Newton steps a probe.")] = 1000,
+    folds: Annotated[int, typer.Option(min=2, help="Stretches of each class; each is held out once.")] = 5,
+    max_samples: cli.MaxSamples = 500,
+    max_length: cli.TextLength = None,
+    batch_size: cli.BatchSize = 32,
+    device: cli.Device = "auto",
+    dtype: cli.Dtype = "auto",
+    seed: cli.Seed = 0,
+):
+    """Linear probes of one model's layers: domain and truth, on held-out texts, against controls."""
+    from brittle import diagnostics, mcq, models, plots, results
+    from brittle.text import encode, read_texts
+
+    folder = models.model_folder(model)
+    items = {s: Path(data) / f"mcq_{s}.jsonl" for s in ("forget", "retain") if (Path(data) / f"mcq_{s}.jsonl").is_file()}
+    with results.Run(outdir, inputs=[forget, retain, *items.values()], models={"model": folder}, seed=seed) as run:
+        from brittle import probes
+
+        loaded, tokenizer = models.load_model(folder, device, dtype), models.load_tokenizer(folder)
+        limit = diagnostics.length_limit(max_length, loaded.config)
+        classes = {"domain": (read_texts(forget, max_samples), read_texts(retain, max_samples))}
+        for split, path in items.items():
+            classes[f"truth_{split}"] = truth_texts(mcq.read_items(path)[:max_samples], seed, split)
+        ids = {name: [encode(tokenizer, texts, limit, f"{name} texts") for texts in pair] for name, pair in classes.items()}
+        every = [text for pair in ids.values() for texts in pair for text in texts]
+        x = probes.features(loaded, every, tokenizer.pad_token_id, batch_size, ["last"])["last"]
+        table, start = [], 0
+        for name, (one, zero) in ids.items():
+            task, part = probes.Task(len(one), len(zero), folds), x[start : start + len(one) + len(zero)]
+            start += len(part)
+            settings = {"folds": folds, "seed": seed}
+            table += rows(name, part, task, task.surface(one + zero), settings, c, max_iter, loaded.device)
+        run.figure(plot(table, plots.short(results.model_name(model))), "probes.png")
+        run.path("summary.json").write_text(json.dumps(summary(table), indent=1) + "\n", encoding="utf-8")
+        run.csv("probe_results.csv", COLUMNS, table)
+    print(f"{outdir}/probe_results.csv: {len(table)} rows")
+
+
+if __name__ == "__main__":
+    cli.run(main)
