@@ -44,6 +44,7 @@ def _hub_snapshot(model, revision, weights):
     import huggingface_hub as hub
     from huggingface_hub import errors
 
+    hub.logging.set_verbosity_error()  # without a network it would log each of its retries
     patterns = ["*.json", "*.model", "*.txt", "*.jinja"] + ([WEIGHTS] if weights else [])
     try:
         return Path(hub.snapshot_download(model, revision=revision, allow_patterns=patterns))

@@ -66,8 +66,9 @@ def _local_files(folder, config, split):
 
 
 def _from_hub(datasets, name, config, split):
-    from huggingface_hub import errors
+    from huggingface_hub import errors, logging
 
+    logging.set_verbosity_error()  # without a network it would log each of its retries
     try:
         return datasets.load_dataset(name, config, split=split)
     except (errors.GatedRepoError, datasets.exceptions.DatasetNotFoundError) as error:
