@@ -13,7 +13,7 @@ def _number(value):
     return "not measured" if value is None else f"{value:.3f}"
 
 
-def model_card(job, settings, about, before, after, held):
+def model_card(job, settings, about, before, after, held, notes=()):
     """Markdown with Hugging Face front matter: method, knobs, training, data hashes, accuracies and NLLs before and after."""
     knobs = "\n".join(f"| `--{k.replace('_', '-')}` | {v} |" for k, v in about["knobs"].items())
     training = "\n".join(f"| {k} | {v} |" for k, v in vars(settings).items() if k != "save_every")
@@ -33,7 +33,7 @@ Lower forget accuracy alone does not say that knowledge is gone: attack it (eval
 | measure | before | after |
 |---|---|---|
 {chr(10).join(rows)}
-
+{"".join(f"{chr(10)}Note: {note}{chr(10)}" for note in notes)}
 | knob | value |
 |---|---|
 {knobs}

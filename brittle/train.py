@@ -30,6 +30,7 @@ class Settings:
     grad_clip: float = 1.0  # 0 is off
     optimizer: str = "adamw"  # muon: block matrices by Muon at `muon_lr`, the rest by AdamW at `lr`; sgd: plain
     muon_lr: float = 0.02
+    checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
     save_every: int = 0  # checkpoint every so many steps; 0 is never
     seed: int = 0
 

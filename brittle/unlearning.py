@@ -1,26 +1,17 @@
 """One unlearning run: data, method, training, saving with a model card, and the accuracies before and after."""
 
 import tomllib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 from brittle import results
 from brittle.errors import UserError
 from brittle.methods.base import Method, values
+from brittle.wrappers import Wrappers
 
-SETTINGS = (
-    "steps",
-    "lr",
-    "batch_size",
-    "grad_accum",
-    "warmup",
-    "weight_decay",
-    "grad_clip",
-    "max_length",
-    "optimizer",
-    "muon_lr",
-)
+SETTINGS = ("steps", "lr", "batch_size", "grad_accum", "warmup", "weight_decay", "grad_clip", "max_length", "optimizer",
+            "muon_lr", "schedule", "checkpointing")  # fmt: skip
 HELD_OUT_BATCH = 64
 
 
@@ -50,6 +41,7 @@ class Job:
     save_every: int = 50
     eval_split: float = 0.1
     defaults: tuple = ()  # files that the settings and knobs came from
+    wrappers: Wrappers = field(default_factory=Wrappers)
 
     @property
     def folder(self):
@@ -59,13 +51,26 @@ class Job:
     def checkpoint(self):
         return self.folder.parent / "checkpoint"
 
+    @property
+    def best(self):
+        return self.folder.parent / "best"
 
-def preset(path, name, method):
-    """Defaults of preset `name` for `method`: .settings of training and .knobs. Raises UserError for an unknown preset."""
+
+def preset(path, name, method, config=""):
+    """Defaults of preset `name` for `method`, under those of the published configuration `config` where one is named:
+    .settings of training and .knobs. Raises UserError for an unknown one."""
     table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    configs = table.pop("config")
     if name not in table:
         raise UserError(f"--preset {name}: choose auto, {', '.join(table)}.")
     merged = {k: v for k, v in table[name].items() if not isinstance(v, dict)} | table[name].get(method, {})
+    if config:
+        if config not in configs:
+            raise UserError(f"--config-preset {config}: choose {', '.join(configs)}.")
+        chosen = {k: v for k, v in configs[config].items() if k != "source"}
+        if chosen.pop("method") != method:
+            raise UserError(f"--config-preset {config} is for --method {configs[config]['method']}.")
+        merged |= chosen
     return SimpleNamespace(
         settings={k: v for k, v in merged.items() if k in SETTINGS}, knobs={k: v for k, v in merged.items() if k not in SETTINGS}
     )
@@ -95,62 +100,101 @@ def mean_nll(model, ids, pad_id):
     return total / count if count else None
 
 
-def accuracies(model, tokenizer, data):
-    """{split: accuracy} over those of the three multiple-choice files that folder `data` holds."""
+def accuracies(model, tokenizer, items):
+    """{split: accuracy} of multiple-choice items {split: items}."""
     from brittle import mcq
 
-    files = {split: Path(data) / f"mcq_{split}.jsonl" for split in mcq.SPLITS}
-    return {split: mcq.accuracy(model, tokenizer, mcq.read_items(path)) for split, path in files.items() if path.is_file()}
+    return {split: mcq.accuracy(model, tokenizer, rows) for split, rows in items.items()}
 
 
 def run(job, device, resume=False, trust_remote_code=False):
-    """Train and save. Returns ({split: accuracy} before, after). Nothing is saved from a run that breaks."""
+    """Train and save. Returns ({split: accuracy} before, after, [notes]). Nothing is saved from a run that breaks."""
     import shutil
 
     from brittle import mcq
 
-    questions = [job.texts.data / f"mcq_{split}.jsonl" for split in mcq.SPLITS]
-    inputs = [job.texts.forget_path, job.texts.retain_path, *(p for p in questions if p.is_file()), *job.defaults]
+    job.wrappers.check(job.method, job.rule)
+    questions = {split: job.texts.data / f"mcq_{split}.jsonl" for split in mcq.SPLITS}
+    questions = {split: path for split, path in questions.items() if path.is_file()}
+    inputs = [job.texts.forget_path, job.texts.retain_path, *questions.values(), *job.defaults]
     # opened before the training: a folder that cannot be written is found now, and the inputs' hashes are of what is read
     with results.Run(job.folder, inputs, {"model": str(job.model_folder)}, job.seed, whole=True) as out:
-        accuracies = _run(job, device, resume, trust_remote_code, out)
-    shutil.rmtree(job.checkpoint, ignore_errors=True)
-    return accuracies
+        done = _run(job, device, resume, trust_remote_code, out, {s: mcq.read_items(p) for s, p in questions.items()})
+    for folder in (job.checkpoint, job.best):
+        shutil.rmtree(folder, ignore_errors=True)
+    return done
 
 
-def _run(job, device, resume, trust_remote_code, out):
-    from brittle import models, text
-    from brittle.train import Frozen, Settings, make_accelerator, train
+def read_sets(job, tokenizer, length):
+    """{forget, retain: (token ids to train on, held out)}."""
+    from brittle import text
 
-    known = {f.name for f in fields(Settings)}
-    accelerator = make_accelerator(device)
-    # float32 master weights whatever the checkpoint's dtype: at lr 1e-5 most bfloat16 weights would never move
-    model = models.load_model(job.model_folder, device, "float32", trust_remote_code)
-    tokenizer = models.load_tokenizer(job.model_folder, trust_remote_code)
-    length = min(job.settings.get("max_length", 512), models.context_length(model.config))
     sets = {}
     for name, texts in (("forget", job.texts.forget), ("retain", job.texts.retain)):
         ids = [i for i in text.encode(tokenizer, texts, length, f"{name} texts") if len(i) > 1]
         sets[name] = split_off(ids, job.eval_split, job.seed)
+    return sets
+
+
+def make_keeper(job, model, tokenizer, items, before, load):
+    """Evaluation on the way and the rule by which weights are kept; None where neither is asked for."""
+    from brittle import keep, mcq
+
+    if not job.wrappers.eval_every:
+        return None
+    some = {split: mcq.subset(rows, 200, job.seed) for split, rows in items.items()}
+    rule, levels = None, {"base": before}
+    if job.wrappers.keep == "best":
+        rule = keep.Rule(job.wrappers.rule)
+        if job.wrappers.filtered:
+            levels["filtered"] = accuracies(load(job.wrappers.filtered), tokenizer, some)
+        keep.check(rule, levels, items)
+    return keep.Keeper(lambda: accuracies(model, tokenizer, some), job.wrappers.eval_every, model, rule, levels, job.best)
+
+
+def _run(job, device, resume, trust_remote_code, out, items):
+    from brittle import card, models, saving, text
+    from brittle.guard import Guard
+    from brittle.train import Settings, make_accelerator, train
+
+    accelerator = make_accelerator(device)
+    # float32 master weights whatever the checkpoint's dtype: at lr 1e-5 most bfloat16 weights would never move
+    model = models.load_model(job.model_folder, device, "float32", trust_remote_code)
+    tokenizer = models.load_tokenizer(job.model_folder, trust_remote_code)
+    sets = read_sets(job, tokenizer, min(job.settings.get("max_length", 512), models.context_length(model.config)))
     size, accum = job.settings.get("batch_size", 4), job.settings.get("grad_accum", 1)
     one_pass = max(1, len(sets["forget"][0]) // (size * accum))
+    known = {f.name for f in fields(Settings)}
     chosen = {k: v for k, v in job.settings.items() if k in known}
     settings = Settings(**{"steps": one_pass, **chosen, "seed": job.seed, "save_every": job.save_every})
-    streams = SimpleNamespace(**{
+    streams = SimpleNamespace(tokenizer=tokenizer, **{
         name: text.Stream(train_ids, tokenizer.pad_token_id, size, accum, job.seed + 1 + k, device)
         for k, (name, (train_ids, _)) in enumerate(sets.items())
     })  # fmt: skip
-    before = accuracies(model, tokenizer, job.texts.data)
+    before = accuracies(model, tokenizer, items)
     held = {name: mean_nll(model, ids, tokenizer.pad_token_id) for name, (_, ids) in sets.items()}
-    streams.tokenizer = tokenizer
-    names = job.rule.trains(model)
-    if names is not None:
-        models.train_only(model, names)
-    reference = Frozen(model) if job.rule.needs_reference else None
+    guard = Guard(model, tokenizer, neutral_texts(job.texts), items)
+    keeper = make_keeper(job, model, tokenizer, items, before, lambda name: models.load_model(
+        models.model_folder(name), device, "float32", trust_remote_code))  # fmt: skip
+    wrapped = job.wrappers.choose(model, job.rule, job.seed)
+    reference = job.wrappers.reference(model, wrapped, job.rule)
+    if settings.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
     model.train()
     with accelerator.autocast():
         job.rule.start(model, reference, streams)
+        mask = job.wrappers.mask(model, streams)
 
+    def hashes(paths):
+        return {Path(p).name: out.read[str(p)]["sha256"] for p in paths}
+
+    about = {
+        "method": job.method, "knobs": values(job.rule), "wrappers": values(job.wrappers),
+        "model": hashes(models.model_files(job.model_folder)),
+        "data": hashes([job.texts.forget_path, job.texts.retain_path]), "eval_split": job.eval_split,
+        "examples": [len(sets[n][0]) for n in ("forget", "retain")],
+    }  # fmt: skip
     cache = {}  # both streams' batches of the current step
 
     def loop(lr_scale=1.0, offset=None):
@@ -166,42 +210,35 @@ def _run(job, device, resume, trust_remote_code, out):
 
         return train(
             model, terms, replace(settings, lr=settings.lr * lr_scale), accelerator,
-            job.checkpoint if offset is None else None, resume,
-            label=job.method, about=about, combine=job.rule.combine, state=job.rule.state,
+            job.checkpoint if offset is None else None, resume, after_step=keeper and keeper.after_step,
+            label=job.method, about=about, combine=job.rule.combine, mask=mask, state=job.rule.state,
         )  # fmt: skip
 
-    def hashes(paths):
-        return {Path(p).name: out.read[str(p)]["sha256"] for p in paths}
-
-    about = {
-        "method": job.method, "knobs": values(job.rule), "model": hashes(models.model_files(job.model_folder)),
-        "data": hashes([job.texts.forget_path, job.texts.retain_path]), "eval_split": job.eval_split,
-        "examples": [len(sets[n][0]) for n in ("forget", "retain")],
-    }  # fmt: skip
     history = job.rule.fit(loop)
+    notes = [keeper.finish()] if keeper else []
     model.eval()
-    after = accuracies(model, tokenizer, job.texts.data)
+    after = accuracies(model, tokenizer, items)
     held = {name: (held[name], mean_nll(model, ids, tokenizer.pad_token_id)) for name, (_, ids) in sets.items()}
-    save(out, job, model, tokenizer, settings, about, before, after, held, history)
-    return before, after
-
-
-def save(out, job, model, tokenizer, settings, about, before, after, held, history):
-    """The model in its source's dtype with card and history, into the staged folder of `out`."""
-    import torch
-
-    from brittle import models
-    from brittle.card import model_card
-
-    source = models.read_config(job.model_folder)
-    dtype = source.get("dtype") or source.get("torch_dtype") or "float32"
-    for parameter in model.parameters():
-        if not torch.isfinite(parameter).all():
-            raise UserError("the trained weights hold NaN or infinite values. Nothing was saved. Lower --lr.")
-    model.to(getattr(torch, dtype))
+    signs, measures = guard.check(model, held["forget"][1])
+    notes += [f"collapsed, not unlearned: {'; '.join(signs)}."] if signs else []
+    dtype = saving.dtype_of(models.read_config(job.model_folder), job.wrappers.save_dtype)
+    notes.append(saving.save(out, job.model_folder, model, wrapped, tokenizer, dtype, job.wrappers.save_adapter == "yes"))
+    notes = [note for note in notes if note]
     columns = list(dict.fromkeys(key for row in history for key in row))
-    out.settings = {"knobs": about["knobs"], **{k: v for k, v in vars(settings).items() if k != "save_every"}}
-    model.save_pretrained(out.stage)
-    tokenizer.save_pretrained(out.stage)
-    out.path("README.md").write_text(model_card(job, settings, about, before, after, held), encoding="utf-8")
+    out.settings = {
+        "knobs": about["knobs"], "wrappers": about["wrappers"], "accuracy": {"before": before, "after": after},
+        "held_out_nll": held, "collapse": {"signs": signs, **measures}, "notes": notes,
+        **{k: v for k, v in vars(settings).items() if k != "save_every"},
+    }  # fmt: skip
+    text_of_card = card.model_card(job, settings, about, before, after, held, notes)
+    out.path("README.md").write_text(text_of_card, encoding="utf-8")
     out.csv("training_history.csv", columns, [{**dict.fromkeys(columns), **row} for row in history])
+    return before, after, notes
+
+
+def neutral_texts(texts):
+    """Neutral texts of the data folder, else the retain set: what the collapse guard compares predictions on."""
+    from brittle.text import read_texts
+
+    path = texts.data / "neutral.txt"
+    return read_texts(path) if path.is_file() else texts.retain

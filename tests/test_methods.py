@@ -31,7 +31,7 @@ SMALL = {
 def start(name, model, seed=0, data=None, **given):
     """The method `name`, started on `model`, with knobs that fit three blocks."""
     cls = method_class(name)
-    rule = build(cls, name, {**{k: v for k, v in SMALL.items() if k in knobs(cls)}, **given}, seed)
+    rule = build(cls, name, {**{k: v for k, v in SMALL.items() if k in knobs(cls)}, **given}, seed=seed)
     names = rule.trains(model)
     if names is not None:
         train_only(model, names)

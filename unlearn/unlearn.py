@@ -15,11 +15,12 @@ import typer
 
 from brittle import cli
 from brittle.errors import UserError
-from brittle.methods import METHODS, method_class
-from brittle.methods.base import all_knobs, build, values
+from brittle.methods import METHODS, base, method_class
+from brittle.wrappers import Wrappers
 
 MaybePath = Optional[Path]  # noqa: UP045
 MaybeInt = Optional[int]  # noqa: UP045
+MaybeText = Optional[str]  # noqa: UP045
 MaybeFloat = Optional[float]  # noqa: UP045
 
 
@@ -31,13 +32,17 @@ def main(
     data: Annotated[MaybePath, typer.Option(help="Folder of mcq_*.jsonl, for the accuracies (beside the forget texts).")] = None,
     root: Annotated[Path, typer.Option(help="Root of the results.")] = Path("outputs"),
     preset: Annotated[str, typer.Option(help="Defaults to use: auto (the model's own), default, mini.")] = "auto",
+    config_preset: Annotated[str, typer.Option(help="A publication's configuration over them, such as rmu-zephyr.")] = "",
     steps: Annotated[MaybeInt, typer.Option(min=1, help="Optimizer steps (default: one pass over the forget texts).")] = None,
-    lr: Annotated[MaybeFloat, typer.Option(min=0, help="Peak learning rate; cosine schedule.")] = None,
+    lr: Annotated[MaybeFloat, typer.Option(min=0, help="Peak learning rate.")] = None,
     batch_size: Annotated[MaybeInt, typer.Option(min=1, help="Forget and retain texts a micro-batch, each.")] = None,
     grad_accum: Annotated[MaybeInt, typer.Option("--grad-accum-steps", min=1, help="Micro-batches a step.")] = None,
     warmup: Annotated[MaybeInt, typer.Option(min=0, help="Warm-up steps.")] = None,
     weight_decay: Annotated[MaybeFloat, typer.Option(min=0, help="AdamW's weight decay.")] = None,
     grad_clip: Annotated[MaybeFloat, typer.Option(min=0, help="Gradient norm limit; 0 is off.")] = None,
+    optimizer: Annotated[MaybeText, typer.Option(help="adamw, muon (block matrices; the rest adamw), sgd.")] = None,
+    schedule: Annotated[MaybeText, typer.Option(help="cosine, constant, trapezoid.")] = None,
+    checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")] = False,
     max_length: Annotated[MaybeInt, typer.Option(min=2, help="Tokens a text; longer ones are cut and counted.")] = None,
     max_samples: Annotated[MaybeInt, typer.Option(min=1, help="Texts a set to read (all).")] = None,
     eval_split: Annotated[
@@ -60,29 +65,34 @@ def main(
     if preset == "auto":
         preset = models.read_config(folder).get("family", "default")
     defaults = results.relative(__file__).with_name("presets.toml")
-    chosen = unlearning.preset(defaults, preset, method)
-    given = {k: v for k, v in knobs.items() if v is not None}
+    chosen = unlearning.preset(defaults, preset, method, config_preset)
+    given = {**chosen.knobs, **{k: v for k, v in knobs.items() if v is not None}}
+    wraps = {k: given.pop(k) for k in list(given) if k in base.knobs(Wrappers)}
     settings = {"steps": steps, "lr": lr, "batch_size": batch_size, "grad_accum": grad_accum, "warmup": warmup,
-                "weight_decay": weight_decay, "grad_clip": grad_clip, "max_length": max_length}  # fmt: skip
+                "weight_decay": weight_decay, "grad_clip": grad_clip, "max_length": max_length, "optimizer": optimizer,
+                "schedule": schedule, "checkpointing": checkpointing or None}  # fmt: skip
     settings = {**chosen.settings, **{k: v for k, v in settings.items() if v is not None}}
-    rule = build(cls, method, {**chosen.knobs, **given}, seed)
+    rule, wrappers = base.build(cls, method, given, seed=seed), base.build(Wrappers, method, wraps)
     home = Path("data/mini") if preset == "mini" else Path("data")
     forget = forget or home / "forget.txt"
     retain = retain or forget.with_name("retain.txt")
     texts = unlearning.Texts(
         forget, retain, data or forget.parent, read_texts(forget, max_samples), read_texts(retain, max_samples)
     )
-    job = unlearning.Job(model, folder, method, rule, settings, texts, root, seed, save_every, eval_split, (defaults,))
+    job = unlearning.Job(model, folder, method, rule, settings, texts, root, seed, save_every, eval_split, (defaults,), wrappers)
     try:
-        before, after = unlearning.run(job, models.pick_device(device), resume, trust_remote_code)
+        before, after, notes = unlearning.run(job, models.pick_device(device), resume, trust_remote_code)
     except KeyboardInterrupt:
         raise UserError(
             f"interrupted. Go on with the same command and --resume (checkpoints every {save_every} steps)."
         ) from None
-    print(f"{job.folder}: {method} {values(rule)}")
+    print(f"{job.folder}: {method} {base.values(rule)}")
     for split in after:
         print(f"  {split}: {before[split]:.3f} -> {after[split]:.3f}")
+    for note in notes:
+        print(f"note: {note}")
 
 
 if __name__ == "__main__":
-    cli.run(cli.with_knobs(main, all_knobs({name: method_class(name) for name in METHODS})))
+    methods = base.all_knobs({name: method_class(name) for name in METHODS})
+    cli.run(cli.with_knobs(main, {**methods, **base.all_knobs({"default": Wrappers})}))

@@ -108,7 +108,7 @@ def parse(cls, name, text):
     return value
 
 
-def build(cls, name, given, seed=0):
+def build(cls, name, given, **more):
     """The method with the knobs of `given` ({name: text or value}). Raises UserError for one that it does not read."""
     own = knobs(cls)
     for key in given:
@@ -118,16 +118,18 @@ def build(cls, name, given, seed=0):
     made = {}
     for key, value in given.items():
         made[key] = parse(cls, key, show(tuple(value) if isinstance(value, list) else value))
-    return cls(seed=seed, **made)
+    return cls(**more, **made)
 
 
 def all_knobs(classes):
-    """{knob: help with each method's default} over {method name: class}, for one --help."""
+    """{knob: help with the defaults, and whose they are} over {method name: class}, for one --help."""
     helps = {}
     for name, cls in classes.items():
         for key, spec in knobs(cls).items():
-            helps.setdefault(key, [spec.metadata["help"], []])[1].append(f"{name} {show(spec.default)}")
-    return {key: f"{text} [{'; '.join(defaults)}]" for key, (text, defaults) in helps.items()}
+            defaults = helps.setdefault(key, (spec.metadata["help"], {}))[1]
+            defaults.setdefault(show(spec.default), []).append(name)
+    shown = {key: "; ".join(f"{d}: {', '.join(names)}" for d, names in defaults.items()) for key, (_, defaults) in helps.items()}
+    return {key: f"{text} [{shown[key]}]" for key, (text, _) in helps.items()}
 
 
 def values(method):

@@ -1,0 +1,93 @@
+"""What combines with any method: which weights train, masks on them, low-rank adapters, evaluation on the way."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import brittle
+from brittle.errors import UserError
+from brittle.methods.base import Method, knob
+from brittle.text import read_lines
+
+
+@dataclass
+class Wrappers:
+    """Its fields are flags, like a method's."""
+
+    trainable: str = knob("", "Train only the parameters that match this regex, or that this .json file lists.")
+    weight_mask: str = knob("none", "Mask on the entries that train: none, wagle.", choices=("none", "wagle"))
+    mask_ratio: float = knob(0.9, "Share of the entries that train (wagle).", low=0, high=1)
+    mask_mu: float = knob(1e-3, "Weight of the forget gradient against the retain gradient (wagle's mu).", low=1e-30)
+    lora_rank: int = knob(0, "Rank of low-rank adapters, merged when saved; 0 is full fine-tuning.", low=0)
+    lora_alpha: float = knob(16.0, "Scale of the adapters: alpha / rank.", low=0)
+    lora_targets: str = knob("all", "Modules with adapters: all (linear), attn, mlp, or a regex.")
+    save_adapter: str = knob("no", "Save the adapter as well, in adapter/.", choices=("no", "yes"))
+    save_dtype: str = knob("source", "Dtype of the saved weights: source (the model's own), float32, bfloat16, float16.",
+                           choices=("source", "float32", "bfloat16", "float16"))  # fmt: skip
+    eval_every: int = knob(0, "Steps between evaluations during training; 0 is none.", low=0)
+    keep: str = knob("last", "Weights to keep: last, or best by --rule.", choices=("last", "best"))
+    rule: str = knob("first forget <= filtered", "Which evaluation is best (see brittle/keep.py).")
+    filtered: str = knob("", "The filtered model, where --rule names it: folder or Hugging Face id.")
+
+    def check(self, name, method):
+        """Raises UserError for combinations that make no sense."""
+        if self.lora_rank and method.kind == "weight-space":
+            raise UserError(f"--lora-rank: {name} acts on the weights themselves, all of them. Use full fine-tuning.")
+        if self.lora_rank and self.weight_mask != "none":
+            raise UserError("--weight-mask chooses entries of the model's own weights, which --lora-rank freezes. Use one.")
+        if self.save_adapter == "yes" and not self.lora_rank:
+            raise UserError("--save-adapter yes: there is no adapter without --lora-rank.")
+        if self.keep == "best" and not self.eval_every:
+            raise UserError("--keep best compares evaluations: say how often with --eval-every.")
+        if self.keep == "best" and type(method).fit is not Method.fit:
+            raise UserError(f"--keep best: {name} makes its weights after the training, so no step of it can be kept.")
+        if self.keep == "best":
+            brittle.keep.Rule(self.rule)
+
+    def choose(self, model, method, seed):
+        """Leave gradients to what trains. Returns the PEFT model around it, None without adapters."""
+        names = method.trains(model)
+        if self.trainable:
+            names = named(model, self.trainable)
+        if self.lora_rank:
+            return brittle.adapters.add(model, names, self.lora_rank, self.lora_alpha, self.lora_targets, seed)
+        if names is not None:
+            brittle.models.train_only(model, names)
+        return None
+
+    def reference(self, model, wrapped, method):
+        if not method.needs_reference:
+            return None
+        return brittle.adapters.AdapterOff(wrapped) if wrapped else brittle.train.Frozen(model)
+
+    def mask(self, model, streams):
+        if self.weight_mask == "none":
+            return None
+        mask = brittle.masks.wagle(model, streams, self.mask_ratio, self.mask_mu)
+        print(f"wagle: {mask.density():.2%} of the trainable entries train")
+        return mask
+
+
+def named(model, chosen):
+    """Parameter names by a regex, or by a JSON list (or {"parameters": list}) of names in a file."""
+    every = [name for name, _ in model.named_parameters()]
+    if chosen.endswith(".json"):
+        try:
+            listed = json.loads("\n".join(read_lines(Path(chosen))))
+            listed = listed["parameters"] if isinstance(listed, dict) else listed
+            unknown = sorted(set(listed) - set(every))
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"--trainable {chosen}: a JSON list of parameter names is wanted.") from None
+        if unknown or not listed:
+            raise UserError(
+                f"--trainable {chosen}: {unknown[0] if unknown else 'an empty list'} names no parameter of the model."
+            )
+        return listed
+    try:
+        found = [name for name in every if re.search(chosen, name)]
+    except re.error as error:
+        raise UserError(f"--trainable {chosen}: not a regular expression ({error}).") from None
+    if not found:
+        raise UserError(f"--trainable {chosen}: matches none of {len(every)} parameters, such as {every[len(every) // 2]}.")
+    return found
