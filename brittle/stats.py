@@ -17,7 +17,7 @@ def wilson(correct, count):
     """Interval of a proportion (Wilson 1927)."""
     share, z2 = correct / count, Z * Z / count
     middle, half = share + z2 / 2, Z * math.sqrt(share * (1 - share) / count + z2 / count / 4)
-    return max(0.0, (middle - half) / (1 + z2)), min(1.0, (middle + half) / (1 + z2))
+    return (middle - half) / (1 + z2) if correct else 0.0, (middle + half) / (1 + z2) if correct < count else 1.0
 
 
 def mean_interval(values):
