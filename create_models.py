@@ -8,6 +8,7 @@ uv run create_models.py --hidden-size 512 --layers 10 --entities 600 --steps 300
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -72,16 +73,25 @@ def both():
     """Base and Filtered in two processes: on two cores one thread each is seven times faster than two threads each."""
     arguments = [a for i, a in enumerate(sys.argv[1:], 1) if "--entities" not in (a, sys.argv[i - 1]) and "--entities=" not in a]
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))}
-    processes = [
-        subprocess.Popen([sys.executable, __file__, *arguments, "--only", only], env=environment) for only in ("base", "filtered")
-    ]
-    try:
-        codes = [p.wait() for p in processes]
-    except KeyboardInterrupt:
-        for process in processes:
-            process.terminate()
-        raise
-    return max(codes)
+    command = [sys.executable, __file__, *arguments, "--only"]
+    with tempfile.TemporaryFile() as quiet:  # one bar is shown, and a mistake that both make is said once
+        processes = [
+            # a session of their own: Ctrl-C reaches this process alone, which lets them clean up
+            subprocess.Popen([*command, only], env=environment, stderr=stderr, start_new_session=True)
+            for only, stderr in (("base", None), ("filtered", quiet))
+        ]
+        try:
+            base, filtered = (p.wait() for p in processes)
+        except BaseException:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait()
+            raise
+        if filtered and not base:
+            quiet.seek(0)
+            print(quiet.read().decode().replace("\r", "\n").strip().rpartition("\n")[2], file=sys.stderr)
+    return base or filtered
 
 
 if __name__ == "__main__":

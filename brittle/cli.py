@@ -3,6 +3,7 @@
 import errno
 import inspect
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -36,7 +37,7 @@ TrustRemoteCode = Annotated[
 
 # what typer raises for a wrong command line; recent versions carry their own copy of click
 ClickException = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 
 def load_env():
@@ -72,6 +73,7 @@ def run(main):
     """Run `main` as a command: mistakes print one line to stderr and exit 2, Ctrl-C exits 130, bugs keep their traceback."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(main)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # clean up, as after Ctrl-C, but say nothing
     try:
         load_env()
         code = app(standalone_mode=False)

@@ -55,7 +55,7 @@ def _plan(tasks, force):
 
 
 def _work(tasks, logs, force, jobs):
-    waiting, running, results, due = list(tasks), {}, {}, {}
+    waiting, running, results, due, side_by_side = list(tasks), {}, {}, {}, None
     names = {task.name for task in tasks}
     try:
         while waiting or running:
@@ -75,10 +75,10 @@ def _work(tasks, logs, force, jobs):
                     waiting.remove(task)
                     _finish(results, task, "skipped", "up to date")
                     continue
-                jobs = jobs or _preload()
-                if len(running) < jobs:
+                side_by_side = side_by_side or _preload()
+                if len(running) < (jobs or side_by_side):
                     waiting.remove(task)
-                    running[_fork(task, logs, jobs)] = (task, reason, time.time())
+                    running[_fork(task, logs)] = (task, reason, time.time())
             if running:
                 _reap(running, results, logs)
     except BaseException:
@@ -121,7 +121,7 @@ def _log_file(task, logs):
     return logs / (task.name.replace(" ", "_").replace("/", "_")[:120] + ".log")
 
 
-def _fork(task, logs, jobs):
+def _fork(task, logs):
     print(f"  {task.name} started", flush=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -134,12 +134,13 @@ def _fork(task, logs, jobs):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a child does not outlive a killed pipeline
         if os.getppid() != parent:
             os._exit(1)
+        os.setpgid(0, 0)  # Ctrl-C reaches the pipeline alone, which passes it on once: a second would break the clean-up
         log = os.open(_log_file(task, logs), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        code = _script(task, jobs)
+        code = _script(task)
     except BaseException:
         import traceback
 
@@ -151,7 +152,7 @@ def _fork(task, logs, jobs):
         os._exit(code)
 
 
-def _script(task, jobs):
+def _script(task):
     """Run the task's script as `python script ...` would, in this process. Returns its exit status."""
     import torch
 

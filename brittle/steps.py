@@ -64,10 +64,13 @@ def read_preset(name):
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         preset = Preset(path.stem, **table)
-    except (tomllib.TOMLDecodeError, TypeError) as error:
+    except (ValueError, TypeError) as error:  # not TOML, not UTF-8; names that are missing or unknown
         raise UserError(f"{path} is no preset: {error}") from None
     if isinstance(preset.unlearned, str):
         preset.unlearned = [preset.unlearned]
+    texts = [preset.base, preset.filtered, preset.method, preset.data, preset.root, *preset.unlearned, *preset.makes]
+    if not all(isinstance(text, str) for text in [*texts, *preset.arguments, *preset.arguments.values()]):
+        raise UserError(f"{path} is no preset: models, method, data, root, makes and arguments are texts.")
     return preset
 
 
