@@ -42,6 +42,8 @@ def lr_factor(settings, step):
         return warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
     if settings.schedule == "trapezoid":
         return warm * min(1.0, (settings.steps - step) / (0.4 * settings.steps))
+    if settings.schedule != "constant":
+        raise UserError(f"--schedule {settings.schedule}: choose cosine, constant or trapezoid.")
     return warm
 
 

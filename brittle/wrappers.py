@@ -7,7 +7,7 @@ from pathlib import Path
 
 import brittle
 from brittle.errors import UserError
-from brittle.methods.base import Method, knob
+from brittle.methods.base import Method, flag, knob
 from brittle.text import read_lines
 
 
@@ -36,6 +36,8 @@ class Wrappers:
             raise UserError(f"--lora-rank: {name} acts on the weights themselves, all of them. Use full fine-tuning.")
         if self.lora_rank and self.weight_mask != "none":
             raise UserError("--weight-mask chooses entries of the model's own weights, which --lora-rank freezes. Use one.")
+        for field in ("trainable", "lora_targets"):
+            regex(field, getattr(self, field))
         if self.save_adapter == "yes" and not self.lora_rank:
             raise UserError("--save-adapter yes: there is no adapter without --lora-rank.")
         if self.keep == "best" and not self.eval_every:
@@ -69,6 +71,13 @@ class Wrappers:
         return mask
 
 
+def regex(name, text):
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise UserError(f"{flag(name)} {text}: not a regular expression ({error}).") from None
+
+
 def named(model, chosen):
     """Parameter names by a regex, or by a JSON list (or {"parameters": list}) of names in a file."""
     every = [name for name, _ in model.named_parameters()]
@@ -84,10 +93,7 @@ def named(model, chosen):
                 f"--trainable {chosen}: {unknown[0] if unknown else 'an empty list'} names no parameter of the model."
             )
         return listed
-    try:
-        found = [name for name in every if re.search(chosen, name)]
-    except re.error as error:
-        raise UserError(f"--trainable {chosen}: not a regular expression ({error}).") from None
+    found = [name for name in every if re.search(chosen, name)]
     if not found:
         raise UserError(f"--trainable {chosen}: matches none of {len(every)} parameters, such as {every[len(every) // 2]}.")
     return found
