@@ -14,7 +14,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from brittle import cli
+from brittle import cli, files
 from brittle.errors import UserError
 
 
@@ -44,7 +44,7 @@ def main(
 
         write_world(data, seed, entities, min(8, entities))
     if only == "both":
-        return both()
+        return both(outdir)
     from brittle import family, mcq, models, results
     from brittle.text import read_lines
 
@@ -69,11 +69,11 @@ def main(
         print(f"{outdir}/mini-{only}: accuracy {run.settings}")
 
 
-def both():
+def both(outdir):
     """Base and Filtered in two processes: on two cores one thread each is seven times faster than two threads each."""
     arguments = [a for i, a in enumerate(sys.argv[1:], 1) if "--entities" not in (a, sys.argv[i - 1]) and "--entities=" not in a]
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))}
-    command = [sys.executable, __file__, *arguments, "--only"]
+    command, new = [sys.executable, __file__, *arguments, "--only"], files.missing_folders(outdir)
     with tempfile.TemporaryFile() as quiet:  # one bar is shown, and a mistake that both make is said once
         processes = [
             # a session of their own: Ctrl-C reaches this process alone, which lets them clean up
@@ -88,6 +88,8 @@ def both():
             for process in processes:
                 process.wait()
             raise
+        finally:
+            files.remove_empty(new)
         if filtered and not base:
             quiet.seek(0)
             print(quiet.read().decode().replace("\r", "\n").strip().rpartition("\n")[2], file=sys.stderr)

@@ -1,5 +1,6 @@
 """Files that are whole or not there: hashes, and putting files and folders in place by rename."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -75,6 +76,17 @@ def recover_folder(folder):
     old = folder.with_name(f".{folder.name}.old")
     if old.is_dir() and not folder.exists():
         os.rename(old, folder)
+
+
+def missing_folders(folder):
+    """`folder` and those above it that do not exist, deepest first; for `remove_empty` when what they are made for fails."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def remove_empty(folders):
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def alive(pid):

@@ -1,6 +1,5 @@
 """Where results go, and what makes them trustworthy: staged, recorded, hashed, and put in place by rename, the CSV last."""
 
-import contextlib
 import csv
 import json
 import os
@@ -12,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from brittle.errors import UserError
-from brittle.files import alive, changed, describe_file, recover_folder, replace_folder
+from brittle.files import alive, changed, describe_file, missing_folders, recover_folder, remove_empty, replace_folder
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "datasets", "lm-eval", "numpy",
              "scipy", "scikit-learn", "pandas")  # fmt: skip
@@ -113,7 +112,7 @@ class Run:
     def __enter__(self):
         home = self.outdir.parent if self.whole else self.outdir
         self.stage = home / f".{self.outdir.name if self.whole else 'run'}.part-{os.getpid()}"
-        self.new = [folder for folder in (home, *home.parents) if not folder.exists()]
+        self.new = missing_folders(home)
         try:
             home.mkdir(parents=True, exist_ok=True)
             if self.outdir.is_file():
@@ -123,7 +122,10 @@ class Run:
                 if not alive(stale.name.rpartition("-")[2]):
                     shutil.rmtree(stale, ignore_errors=True)
             shutil.rmtree(self.stage, ignore_errors=True)  # of a process that had our number
-            self.stage.mkdir()
+            try:
+                self.stage.mkdir()
+            except FileNotFoundError:  # another run that failed has just removed the folder that both had found missing
+                self.stage.mkdir(parents=True)
             # what was read is what stood there at the start: hash before the work, not after
             self.read = {path: describe_file(path) for path in self._input_files()}
         except BaseException as error:
@@ -138,9 +140,7 @@ class Run:
     def _clean(self):
         """Remove what was staged, and the folders that were made for it where they are still empty."""
         shutil.rmtree(self.stage, ignore_errors=True)
-        for folder in self.new:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        remove_empty(self.new)
 
     def _input_files(self):
         from brittle.models import model_files

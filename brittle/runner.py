@@ -75,7 +75,7 @@ def _work(tasks, logs, force, jobs):
                     waiting.remove(task)
                     _finish(results, task, "skipped", "up to date")
                     continue
-                side_by_side = side_by_side or _preload()
+                side_by_side = side_by_side or preload()
                 if len(running) < (jobs or side_by_side):
                     waiting.remove(task)
                     running[_fork(task, logs)] = (task, reason, time.time())
@@ -101,7 +101,7 @@ def _stop(children):
                 time.sleep(0.05)
 
 
-def _preload():
+def preload():
     """Import once what most steps need; returns how many steps may run side by side."""
     import importlib
 
