@@ -1,6 +1,7 @@
 """The methods by name, one line each: module and class, loaded when asked for."""
 
 import importlib
+import re
 
 from brittle.errors import UserError
 
@@ -33,3 +34,15 @@ def method_class(name):
         raise UserError(f"no method {name!r}. Methods: {', '.join(METHODS)}.")
     module, _, cls = METHODS[name].partition(":")
     return getattr(importlib.import_module(f"brittle.methods.{module}"), cls)
+
+
+def describe(name):
+    """{title, paper, url, formula} of a method, from its module's docstring: the first line names the publication, the
+    first indented block is the formula, each line up to a wide gap."""
+    text = importlib.import_module(method_class(name).__module__).__doc__.strip()
+    paper, number = re.search(r"\(([^()]*?), arXiv:(\d{4}\.\d{5})", text).groups()
+    formula = re.search(r"\n\n((?:    .*\n)+)", text + "\n")[1]
+    parts = [re.split(r"\s{4,}", line.strip())[0].rstrip(",;") for line in formula.splitlines()]
+    return {
+        "title": text.partition(" (")[0], "paper": paper, "url": f"https://arxiv.org/abs/{number}", "formula": "; ".join(parts)
+    }  # fmt: skip

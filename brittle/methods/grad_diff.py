@@ -1,4 +1,4 @@
-"""GradDiff: gradient difference (Maini et al. 2024, TOFU, arXiv:2401.06121).
+"""GradDiff: gradient difference (Maini et al. 2024, arXiv:2401.06121).
 
     loss = R - w NLL_forget        R the retain NLL
 

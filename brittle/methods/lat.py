@@ -1,7 +1,7 @@
 """LAT: latent adversarial training (Sheshadri et al. 2024, arXiv:2407.15549; Casper et al. 2024, arXiv:2403.05030).
 
-    inner    delta* = argmin over the ball of NLL_forget(delta)       delta added to the output of block `lat_layer`
-    outer    loss = w away(delta*) + v R                              R the retain NLL, without the adversary
+    loss = w away(delta*) + v R                              R the retain NLL, without the adversary
+    delta* = argmin over the ball of NLL_forget(delta)       delta added to the output of block `lat_layer`
 
 paper    ball ||delta_t||_2 <= lat_eps a token, steps along the normalised gradient; away = mean -log(1 - p(token)), which
          is bounded below.

@@ -1,7 +1,9 @@
 """Weight distance regularisation: retain training that moves away from the start (Siddiqui et al. 2025, arXiv:2505.22310).
 
-normalised   loss = R - lambda min(cap, ||theta - theta_0|| / ||theta_0||)       bounded below: the default
-readme       loss = R - lambda ||theta - theta_0||_2^2                           unbounded: its own gradient grows with it
+    loss = R - lambda min(cap, ||theta - theta_0|| / ||theta_0||)
+
+normalised   the above, bounded below: the default
+readme       loss = R - lambda ||theta - theta_0||_2^2, unbounded: its own gradient grows with it
 R is the retain NLL. The forget texts are not read; the distance is 0 at the start.
 """
 

@@ -1,0 +1,97 @@
+"""Which methods forget, what do they cost, and how much comes back under attack? One row a method -> outputs/methods.csv.
+
+    uv run unlearn/methods_table.py --model outputs/models/mini-base
+    uv run unlearn/methods_table.py --model outputs/models/mini-base --markdown     the README's table, to stdout
+
+Reads the records of unlearn.py, and outputs/methods/recovery.csv (eval/recovery.py) where it is there. Method, type, knobs,
+formula and paper of the markdown come from the code. A method without a model has no row in the CSV.
+"""
+
+import csv
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from brittle import cli
+from brittle.errors import UserError
+from brittle.methods import METHODS, base, describe, method_class
+
+COLUMNS = ["method", "forget_accuracy", "retain_accuracy", "general_accuracy", "heldout_recovery", "steps", "seconds"]
+
+
+def recoveries(path):
+    """{model: heldout_recovery} of a recovery.csv, empty where there is none."""
+    if not path.is_file():
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        return {row["model"]: row["heldout_recovery"] for row in csv.DictReader(file)}
+
+
+def rows(root, model, methods):
+    """A row a method whose model is there: accuracies as made, held-out recovery after the attack, steps and seconds."""
+    from brittle.results import model_name, unlearned_dir
+
+    recovered = recoveries(root / "methods" / "recovery.csv")
+    for method in methods:
+        folder = unlearned_dir(root, model, method)
+        record = folder / "training_history.run.json"
+        if not record.is_file():
+            continue
+        made = json.loads(record.read_text(encoding="utf-8"))
+        after = made["settings"]["accuracy"]["after"]
+        yield {
+            "method": method,
+            **{f"{split}_accuracy": after.get(split) for split in ("forget", "retain", "general")},
+            "heldout_recovery": recovered.get(model_name(str(folder))),
+            "steps": made["rows"]["training_history.csv"],
+            "seconds": made["seconds"],
+        }
+
+
+def markdown(table):
+    """The README's table, from the methods' own code and docstrings, with the measured row where there is one."""
+    measured = {row["method"]: row for row in table}
+    head = ["Method", "Type", "Knobs (default)", "Formula", "Paper", "Forget / retain / general", "Comes back", "Steps"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name in METHODS:
+        cls, about, row = method_class(name), describe(name), measured.get(name, {})
+        knobs = ", ".join(f"`{base.flag(k)}` {base.show(f.default) or '-'}" for k, f in base.knobs(cls).items())
+        scores = [row.get(f"{split}_accuracy") for split in ("forget", "retain", "general")]
+        cells = [
+            f"`{name}`", cls.kind, knobs or "none", f"`{about['formula']}`", f"[{about['paper']}]({about['url']})",
+            " / ".join(_number(s) for s in scores) if row else "", _number(row.get("heldout_recovery")), row.get("steps", ""),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |")
+    return "\n".join(lines)
+
+
+def _number(value):
+    return "" if value in (None, "") else f"{float(value):.2f}"
+
+
+def main(
+    model: cli.Model,
+    root: Annotated[Path, typer.Option(help="Root of the results.")] = Path("outputs"),
+    methods: Annotated[Optional[str], typer.Option(help="Methods, with commas (all).")] = None,  # noqa: UP045
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table; write nothing.")] = False,
+):
+    """Compare the unlearned models of all methods."""
+    from brittle import results
+
+    chosen = [m.strip() for m in methods.split(",")] if methods else list(METHODS)
+    table = list(rows(root, model, chosen))
+    if as_markdown:
+        print(markdown(table))
+        return
+    if not table:
+        raise UserError(f"no unlearned model of {model} in {root}. Make them: ./unlearn/create_all_unlearning_models.sh")
+    found = [results.unlearned_dir(root, model, row["method"]) / "training_history.run.json" for row in table]
+    recovery = root / "methods" / "recovery.csv"
+    with results.Run(root, [*found, *([recovery] if recovery.is_file() else [])]) as run:
+        run.csv("methods.csv", COLUMNS, table)
+
+
+if __name__ == "__main__":
+    cli.run(main)
