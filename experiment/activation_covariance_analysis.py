@@ -24,34 +24,27 @@ GROUPS, WIDE, DRAWS = 10, 512, 50
 
 
 class Moments:
-    """Sums over tokens, by group of texts: count [G], sum [G, D], second moment [G, D, D], float64."""
+    """Sums over the tokens of each group of texts: count [G], sum [G, D], second moment [G, D, D], float64."""
 
-    def __init__(self, groups, width, device):
-        import torch
+    def __init__(self):
+        self.count, self.sum, self.square = [], [], []
 
-        new = {"dtype": torch.float64, "device": device}
-        self.count, self.sum = torch.zeros(groups, **new), torch.zeros(groups, width, **new)
-        self.square = torch.zeros(groups, width, width, **new)
+    def add(self, count, total, square):
+        """One group's sums."""
+        for of, value in ((self.count, count), (self.sum, total), (self.square, square)):
+            of.append(value)
 
-    def add(self, h, owner):
-        """Tokens h [tokens, D], each of group owner [tokens]."""
-        for g in owner.unique().tolist():
-            x = h[owner == g].double()
-            self.count[g] += len(x)
-            self.sum[g] += x.sum(0).to(self.sum.device)
-            self.square[g] += (x.T @ x).to(self.square.device)
-
-    def spectra(self, weights):
+    def spectra(self, weights, device="cpu"):
         """Eigenvalues [draws, D], descending, of the covariance with group weights [draws, G]."""
         import torch
 
         found = []
-        for w in weights.to(self.count):
-            n, total = w @ self.count, w @ self.sum
-            square = torch.tensordot(w, self.square, 1)
-            covariance = (square - torch.outer(total, total) / n) / (n - 1).clamp_min(1)
-            found.append(torch.linalg.eigvalsh(covariance).flip(0).clamp_min(0))
-        return torch.stack(found).cpu()
+        for w in weights.tolist():
+            n = sum(x * c for x, c in zip(w, self.count, strict=True))
+            total, square = (sum(x * part for x, part in zip(w, of, strict=True) if x) for of in (self.sum, self.square))
+            covariance = (square - torch.outer(total, total) / n).to(device) / max(n - 1, 1)
+            found.append(torch.linalg.eigvalsh(covariance).flip(0).clamp_min(0).cpu())
+        return torch.stack(found)
 
 
 def text_spectra(x, weights):
@@ -73,24 +66,29 @@ def wasserstein(one, other):
 
 
 def moments(model, ids, pad_id, batch_size, groups):
-    """(Moments a layer, text means [texts, N+1, D]) of one pass."""
+    """(Moments a layer, text means [texts, N+1, D]) of one pass; group g is every `groups`-th text from g on."""
     import torch
 
     from brittle.activations import residual_stream
     from brittle.text import batches
 
     layers, width = model.config.num_hidden_layers + 1, model.config.hidden_size
-    home = model.device if width <= WIDE else "cpu"  # N+1 matrices of width^2 do not belong beside the models
-    found = [Moments(groups, width, home) for _ in range(layers)]
-    means = torch.zeros(len(ids), layers, width)
-    with torch.no_grad():
-        for indices, batch in batches(ids, pad_id, batch_size, model.device):
-            mask = batch["attention_mask"]
-            real, group = mask.bool(), torch.tensor(indices, device=mask.device) % groups
-            owner = group[:, None].expand_as(mask)[real]
-            for layer, h in enumerate(residual_stream(model, batch)):
-                found[layer].add(h[real], owner)
-                means[indices, layer] = ((h.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).cpu()
+    found, means = [Moments() for _ in range(layers)], torch.zeros(len(ids), layers, width)
+    new = {"dtype": torch.float64, "device": model.device}
+    for g in range(groups):
+        count, total, square = 0, torch.zeros(layers, width, **new), torch.zeros(layers, width, width, **new)
+        with torch.no_grad():
+            for indices, batch in batches(ids[g::groups], pad_id, batch_size, model.device):
+                mask = batch["attention_mask"]
+                count += int(mask.sum())
+                for layer, h in enumerate(residual_stream(model, batch)):
+                    x = h[mask.bool()].double()
+                    total[layer] += x.sum(0)
+                    square[layer].addmm_(x.T, x)
+                    mean = (h.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+                    means[[g + groups * i for i in indices], layer] = mean.cpu()
+        for layer, (t, q) in enumerate(zip(total.cpu(), square.cpu(), strict=True)):
+            found[layer].add(count, t, q)
     return found, means
 
 
@@ -109,7 +107,7 @@ def measure(spectra, halves):
     return row, distances
 
 
-def rows(collected, ids, groups, seed):
+def rows(collected, ids, groups, seed, device="cpu"):
     """A row a layer, split and unit; `collected` {split: {model: (Moments a layer, text means)}}."""
     import torch
 
@@ -133,7 +131,7 @@ def rows(collected, ids, groups, seed):
 
                 def spectra(model, w, of=of, layer=layer, unit=unit):
                     found, means = of[model]
-                    return found[layer].spectra(w) if unit == "token" else text_spectra(means[:, layer], w)
+                    return found[layer].spectra(w, device) if unit == "token" else text_spectra(means[:, layer].to(device), w)
 
                 made[split] = measure({m: spectra(m, every) for m in of}, spectra("model_a", halves))
             forget, retain = (made[split][1] for split in ("forget", "retain"))
@@ -189,20 +187,22 @@ def main(
 
     folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b)}
     with results.Run(outdir, inputs=[forget, retain], models=folders, seed=seed) as run:
-        a, b, tokenizer = models.load_pair(*folders.values(), device, dtype)
-        limit = diagnostics.length_limit(max_length, a.config)
-        ids = diagnostics.encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
-        short = [split for split, texts in ids.items() if len(texts) < 4]
-        if short:
-            raise UserError(f"a covariance needs at least 4 texts; the {short[0]} file gives {len(ids[short[0]])}.")
-        wide = a.config.hidden_size > WIDE or min(map(len, ids.values())) < GROUPS
-        groups, pad = 2 if wide else GROUPS, tokenizer.pad_token_id
-        pair = {"model_a": a, "model_b": b}
-        collected = {
-            split: {name: moments(model, texts, pad, batch_size, groups) for name, model in pair.items()}
-            for split, texts in ids.items()
-        }
-        table = list(rows(collected, ids, groups, seed))
+        models.check_pair(*folders.values())
+        tokenizer, collected = models.load_tokenizer(folders["model_a"]), {"forget": {}, "retain": {}}
+        for name, folder in folders.items():  # one model after the other: each leaves only its sums
+            model = models.load_model(folder, device, dtype)
+            if name == "model_a":
+                limit = diagnostics.length_limit(max_length, model.config)
+                ids = diagnostics.encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
+                shortest = min(ids, key=lambda split: len(ids[split]))
+                if len(ids[shortest]) < 4:
+                    raise UserError(f"a covariance needs at least 4 texts; the {shortest} file gives {len(ids[shortest])}.")
+                groups = 2 if model.config.hidden_size > WIDE or len(ids[shortest]) < GROUPS else GROUPS
+            for split, texts in ids.items():
+                collected[split][name] = moments(model, texts, tokenizer.pad_token_id, batch_size, groups)
+        used = model.device
+        del model
+        table = list(rows(collected, ids, groups, seed, used))
         run.figure(plot(table, plots.pair(model_a, model_b)), "covariance.png")
         run.csv("covariance.csv", COLUMNS, table)
     print(f"{outdir}/covariance.csv: {len(table)} rows")

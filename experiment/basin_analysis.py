@@ -36,7 +36,7 @@ def text_nlls(model, ids, pad_id, batch_size):
     return found
 
 
-def random_end(start, end, seed):
+def random_end(start, end, seed, device="cpu"):
     """Weights {name: tensor} as far from `start` as `end` is, tensor by tensor, in Gaussian directions."""
     import torch
 
@@ -44,21 +44,26 @@ def random_end(start, end, seed):
 
     made = {}
     for name, w in start.items():
-        drawn = torch.randn(w.shape, generator=generator(seed, name))
-        length = torch.linalg.vector_norm(end[name].float() - w.float())
-        made[name] = (w.float() + drawn * (length / drawn.norm().clamp_min(1e-30))).to(w.dtype)
+        w = w.to(device, torch.float32)
+        drawn = torch.randn(w.shape, generator=generator(seed, name, device), device=device)
+        length = torch.linalg.vector_norm(end[name].to(w) - w)
+        made[name] = (w + drawn * (length / drawn.norm().clamp_min(1e-30))).to("cpu", start[name].dtype)
     return made
 
 
 def walk(model, start, end, alphas, ids, pad_id, batch_size):
-    """{split: [alphas, texts]} summed NLLs along the line from `start` to `end`; the model is left at the last point."""
+    """{split: [alphas, texts]} summed NLLs along the line from `start` to `end`; the model is left at the last point.
+
+    Only the model itself is on its device; the two ends stay in host memory.
+    """
     import torch
 
     found = {split: [] for split in ids}
     for alpha in alphas:
         with torch.no_grad():
             for name, p in model.named_parameters():
-                p.copy_(torch.lerp(start[name].float(), end[name].float(), alpha))  # exact at both ends
+                ends = (side[name].to(p.device).float() for side in (start, end))
+                p.copy_(torch.lerp(*ends, alpha))  # exact at both ends
         for split, texts in ids.items():
             found[split].append(text_nlls(model, texts, pad_id, batch_size))
     return {split: torch.stack(values) for split, values in found.items()}
@@ -129,15 +134,15 @@ def main(
     folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b)}
     with results.Run(outdir, inputs=[forget, retain], models=folders, seed=seed) as run:
         models.check_pair(*folders.values())
-        end = {name: p.detach() for name, p in models.load_model(folders["model_b"], "cpu", "float32").named_parameters()}
         model, tokenizer = models.load_model(folders["model_a"], device, dtype), models.load_tokenizer(folders["model_a"])
         start = {name: p.detach().clone().cpu() for name, p in model.named_parameters()}
-        end = {name: p.to(start[name].dtype) for name, p in end.items()}
+        other = models.load_model(folders["model_b"], "cpu", str(model.dtype).removeprefix("torch."))
+        end = {name: p.detach() for name, p in other.named_parameters()}
         limit = diagnostics.length_limit(max_length, model.config)
         ids = diagnostics.encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
         alphas = [i / (points - 1) for i in range(points)]
         walks = [walk(model, start, to, alphas, ids, tokenizer.pad_token_id, batch_size)
-                 for to in (end, random_end(start, end, seed))]  # fmt: skip
+                 for to in (end, random_end(start, end, seed, model.device))]  # fmt: skip
         table = list(rows(alphas, *walks, ids, seed))
         run.figure(plot(table, plots.pair(model_a, model_b)), "basin.png")
         run.path("summary.json").write_text(json.dumps(summary(table), indent=1) + "\n", encoding="utf-8")

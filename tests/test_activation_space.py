@@ -43,15 +43,27 @@ def run(module, name, root, outdir, b="b", **options):
 
 
 def test_streamed_covariance_is_the_unbiased_one():
-    h, owner = draw(50, 6), torch.arange(50) % 3
-    found = covariance.Moments(3, 6, "cpu")
-    for part in (slice(0, 20), slice(20, 50)):
-        found.add(h[part], owner[part])
-    weights = torch.tensor([[1.0, 1, 1], [2, 0, 1]])
-    spectra = found.spectra(weights)
-    for w, s in zip(weights, spectra, strict=True):
+    h, owner, found = draw(50, 6), torch.arange(50) % 3, covariance.Moments()
+    for g in range(3):
+        x = h[owner == g]
+        found.add(len(x), x.sum(0), x.T @ x)
+    for w, s in zip(weights := torch.tensor([[1.0, 1, 1], [2, 0, 1]]), found.spectra(weights), strict=True):
         repeated = h.repeat_interleave(w[owner].long(), 0)
         assert torch.allclose(s, torch.linalg.eigvalsh(torch.cov(repeated.T)).flip(0), atol=1e-10)
+
+
+def test_moments_of_one_pass_are_those_of_all_tokens():
+    from brittle.activations import residual_stream
+
+    model, ids = make_model(), make_tokenizer()(texts(13))["input_ids"]
+    found, means = covariance.moments(model, ids, 1, 4, 3)
+    with torch.no_grad():
+        streams = [residual_stream(model, pad([i], 1)) for i in ids]
+    for layer in range(4):
+        every = torch.cat([s[layer][0] for s in streams]).double()
+        assert sum(found[layer].count) == len(every)
+        assert torch.allclose(sum(found[layer].square), every.T @ every, rtol=1e-4, atol=1e-6)
+        assert torch.allclose(means[:, layer], torch.stack([s[layer][0].mean(0) for s in streams]), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(20, 6), (6, 20)])
