@@ -69,27 +69,46 @@ def _explain(error):
     return None
 
 
+def _listen():
+    """Let SIGINT and SIGTERM unwind the program, so that it cleans up. Returns the list that collects what was received."""
+    received = []
+
+    def stop(number, _frame):
+        received.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(TERMINATED)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    return received
+
+
 def run(main):
-    """Run `main` as a command: mistakes print one line to stderr and exit 2, Ctrl-C exits 130, bugs keep their traceback."""
+    """Run `main` as a command: mistakes print one line to stderr and exit 2, Ctrl-C exits 130, bugs keep their traceback.
+
+    SIGTERM exits 143 and says nothing: it is how one process of ours ends another.
+    """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(main)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # clean up, as after Ctrl-C, but say nothing
+    received, message, code = _listen(), None, 0
     try:
         load_env()
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        message, code = "interrupted; what was finished before is intact, nothing half-written is left.", INTERRUPTED
+        code = INTERRUPTED
     except ClickException as error:
         message, code = _one_line(error.format_message()), 2
     except Exception as error:
         message, code = _explain(error), 2
-        if message is None:
+        if message is None and received:  # libraries turn an interrupted import into errors of their own
+            code = INTERRUPTED if received[-1] == signal.SIGINT else TERMINATED
+        elif message is None:
             traceback.print_exc()
             sys.exit(1)
-    else:
-        sys.exit(code if isinstance(code, int) else 0)
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+    if code == INTERRUPTED:  # also what typer makes of Ctrl-C
+        message = "interrupted; what was finished before is intact, nothing half-written is left."
+    if message:
+        print(f"error: {message}", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def with_knobs(main, knobs):

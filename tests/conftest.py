@@ -7,6 +7,7 @@ status, to which signals can be sent, without the ten seconds that importing tor
 import contextlib
 import io
 import json
+import logging
 import os
 import runpy
 import signal
@@ -82,9 +83,12 @@ def script(monkeypatch):
     def run(*argv):
         out, err = io.StringIO(), io.StringIO()
         argv = [str(a) for a in argv]
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         with monkeypatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             patch.setattr(sys, "argv", argv)
             code = _run(argv)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
 
     return run
@@ -105,6 +109,10 @@ class Child:
                 for stream, file in enumerate(self.files, 1):
                     os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
                 sys.stdout, sys.stderr = (os.fdopen(os.dup(n), "w", buffering=1) for n in (1, 2))
+                for logger in map(logging.getLogger, list(logging.root.manager.loggerDict)):
+                    for handler in logger.handlers:  # what libraries log goes to stderr, as it would in a new process
+                        if isinstance(handler, logging.StreamHandler):
+                            handler.setStream(sys.stderr)
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 os.environ.update(env)
                 sys.argv = argv
