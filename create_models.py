@@ -45,10 +45,11 @@ def main(
         write_world(data, seed, entities, min(8, entities))
     if only == "both":
         return both(outdir)
-    from brittle import family, mcq, models, results
     from brittle.text import read_lines
 
-    texts = read_lines(data / "tokenizer.txt")
+    texts = read_lines(data / "tokenizer.txt")  # before torch is imported: the likeliest mistake is said at once
+    from brittle import family, mcq, models, results
+
     inputs = [data / "tokenizer.txt", data / family.TEXTS[only]]
     inputs += [data / f"mcq_{split}.jsonl" for split in mcq.SPLITS]
     with results.Run(outdir / f"mini-{only}", inputs=inputs, seed=seed, whole=True) as run:

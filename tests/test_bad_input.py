@@ -193,18 +193,18 @@ GATED = "owner/name is gated. Accept its terms on its page, then put a token int
 
 
 @pytest.mark.parametrize(
-    ("raised", "says"),
+    ("arguments", "raised", "says"),
     [
-        (errors.GatedRepoError("gated", response=response(403)), GATED),
-        (errors.GatedRepoError("gated", response=response(401)), GATED),
-        (errors.RepositoryNotFoundError("none", response=response(401)), "no Hugging Face model is called owner/name"),
-        (errors.HfHubHTTPError("busy", response=response(503)), "the hub cannot be reached"),
-        (ConnectionError("no route to host"), "the hub cannot be reached"),
+        (tamper(model="owner/name"), errors.GatedRepoError("gated", response=response(403)), GATED),
+        (unlearn(model="owner/name"), errors.GatedRepoError("gated", response=response(401)), GATED),
+        (compare(PARAMS, "owner/name"), errors.GatedRepoError("gated", response=response(403)), GATED),
+        (unlearn(model="owner/name"), errors.RepositoryNotFoundError("none", response=response(401)), "is called owner/name"),
+        (tamper(model="owner/name"), errors.HfHubHTTPError("busy", response=response(503)), "the hub cannot be reached"),
+        (compare(PARAMS, "owner/name"), ConnectionError("no route to host"), "the hub cannot be reached"),
     ],
-    ids=lambda x: type(x).__name__,
+    ids=lambda x: x[0] if isinstance(x, list) else type(x).__name__,
 )
-@pytest.mark.parametrize("arguments", [tamper(model="owner/name"), unlearn(model="owner/name"), compare(PARAMS, "owner/name")])
-def test_hub_refusals(raised, says, arguments, place, filled, fork, snapshot, monkeypatch):
+def test_hub_refusals(arguments, raised, says, place, filled, fork, snapshot, monkeypatch):
     """What the hub answers, from its client's own exceptions; the token is never repeated."""
 
     def download(*_, **__):
@@ -239,8 +239,10 @@ def failing(number, place):
 WRITERS = {"unlearn": unlearn(), "tamper": tamper(), "models": make(), "params": compare(PARAMS, "{p}/filtered")}
 
 
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize(
+    ("number", "writer"),
+    [*((errno.EROFS, w) for w in WRITERS), *((n, "tamper") for n in (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT))],
+)
 def test_output_folder_that_cannot_be_made(number, writer, place, filled, fork, snapshot, monkeypatch):
     monkeypatch.setattr(os, "mkdir", failing(number, place))
     before = snapshot(place)
