@@ -50,7 +50,9 @@ def lr_factor(settings, step):
 def make_optimizers(model, settings):
     """[(optimizer, its full learning rate), ...] over the trainable parameters."""
     trainable = [p for p in model.parameters() if p.requires_grad]
-    adamw = {"lr": settings.lr, "betas": (0.9, 0.95), "weight_decay": settings.weight_decay}
+    # fused: the default on GPU holds temporaries as large as the weights, for which a 7B model has no room
+    fused = True if trainable and trainable[0].is_cuda else None
+    adamw = {"lr": settings.lr, "betas": (0.9, 0.95), "weight_decay": settings.weight_decay, "fused": fused}
     if settings.optimizer == "adamw":
         return [(torch.optim.AdamW(trainable, **adamw | {"betas": (0.9, 0.999)}), settings.lr)]
     if settings.optimizer == "sgd":

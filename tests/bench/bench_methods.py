@@ -1,0 +1,313 @@
+"""What does a step of each method cost, in plain fine-tuning steps on the same tokens, model and dtype?
+
+    uv run tests/bench/bench_methods.py                              a small GPT-NeoX, seconds on CPU
+    uv run tests/bench/bench_methods.py --size 1.4b --batch 8        on a GPU, float32 weights under bfloat16 autocast
+    uv run tests/bench/bench_methods.py --size 6.9b --batch 4 --length 512 --checkpointing --no-naive
+    uv run tests/bench/bench_methods.py ... --methods npo,rmu --markdown
+
+The model is built in place with random weights. A step is the project's own loop with its optimizer; the unit, one fine-tuning
+step on a batch of as many texts as either set has, is timed around each method, so a ratio is of neighbours in time. `bound`
+is what the method's passes should cost (forward 1/3, backward 2/3 of a pass; blocks that are not needed left out). `naive` is
+a Hugging Face Trainer with the same loss as a user would write it: a second model, whole forward passes, all hidden states.
+"""
+
+import argparse
+import copy
+import gc
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+import time
+
+import torch
+
+SIZES = {  # blocks, width, heads, vocabulary
+    "tiny": (4, 64, 4, 500),
+    "small": (8, 256, 8, 2000),
+    "1.4b": (24, 2048, 16, 50304),
+    "6.9b": (32, 4096, 32, 50432),
+}
+METHODS = "ga_simple,ga,grad_diff,kl_min,dpo,idk,npo,simnpo,me,rmu,cb,lat,cb_lat,ngdiff,wt_dist_reg"
+
+
+def build_model(size, length, device):
+    """A GPT-NeoX with random float32 weights, made on its device: no copy on the CPU."""
+    from transformers import AutoModelForCausalLM, GPTNeoXConfig
+
+    layers, width, heads, vocabulary = SIZES[size]
+    config = GPTNeoXConfig(
+        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, use_cache=False,
+        intermediate_size=4 * width, max_position_embeddings=max(length, 64), bos_token_id=1, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+class Words:
+    """A tokenizer for refusals, of random words."""
+
+    def __call__(self, texts, add_special_tokens=False):
+        return {"input_ids": [[2 + len(w) for w in text.split()] for text in texts]}
+
+    def decode(self, ids):
+        return "w"
+
+
+def make_data(args, vocabulary):
+    """Forget and retain streams of full-length random texts."""
+    from types import SimpleNamespace
+
+    from brittle.text import Stream
+
+    g, count = torch.Generator().manual_seed(0), 4 * args.batch
+
+    def stream(seed):
+        ids = torch.randint(2, vocabulary, (count, args.length), generator=g).tolist()
+        return Stream(ids, 0, args.batch, 1, seed, torch.device(args.device))
+
+    return SimpleNamespace(forget=stream(1), retain=stream(2), tokenizer=Words())
+
+
+def clean(model):
+    """Back to a model that trains whole, and as much free memory as there was."""
+    for p in model.parameters():
+        p.requires_grad_(True)
+        p.grad = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def run_loop(model, terms, args, accelerator, combine=None):
+    """(median seconds a step behind the first two, peak GB) of the project's training loop."""
+    from brittle.train import Settings, train
+
+    stamps = []
+
+    def after(step, row):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        stamps.append(time.perf_counter())
+
+    settings = Settings(steps=args.steps + 2, lr=1e-7, batch_size=args.batch)
+    train(model, terms, settings, accelerator, after_step=after, combine=combine)
+    taken = [b - a for a, b in itertools.pairwise(stamps[1:])]
+    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else float("nan")
+    return statistics.median(taken), peak
+
+
+def unit(model, data, args, accelerator):
+    from brittle.losses import nll
+
+    clean(model)
+    return run_loop(model, lambda step, micro, progress: {"nll": nll(model, data.forget.batches(step)[0])}, args, accelerator)
+
+
+def started(name, model, data, accelerator, blocks):
+    """The method with knobs that fit the model (a quarter of its blocks for representation methods), started."""
+    from brittle.methods import method_class
+    from brittle.methods.base import build, knobs
+    from brittle.models import train_only
+    from brittle.train import Frozen
+
+    layer = max(0, blocks // 4 - 1)  # 7 of 32 blocks, the place of the publications
+    fitting = {"layer_id": (layer,), "lat_layer": layer, "lat_steps": 4, "lr_probe_every": 0}
+    cls = method_class(name)
+    rule = build(cls, name, {k: v for k, v in fitting.items() if k in knobs(cls)})
+    names = rule.trains(model)
+    if names is not None:
+        train_only(model, names)
+    with accelerator.autocast():
+        rule.start(model, Frozen(model) if rule.needs_reference else None, data)
+    return rule, layer
+
+
+def bound(name, blocks, layer):
+    """Passes that the method needs, with the slack that it is allowed; None where no bound is stated."""
+    used, above = (layer + 1) / blocks, (blocks - layer - 1) / blocks
+    if name == "ga_simple":
+        return 1.05
+    if name in ("ga", "grad_diff", "npo", "simnpo", "me", "ngdiff"):
+        return 2.1
+    if name in ("dpo", "idk"):  # refusals and a retain term: three passes, of which the refusals' is as short as they are
+        return 3.1
+    if name == "kl_min":
+        return 2.1 + 1 / 3
+    if name == "rmu":
+        return 1.15 * used * (2 + 1 / 3)
+    if name == "cb":
+        return 1.15 * used * (2 + 2 / 3)
+    if name == "lat":
+        return 2.1 + 4 * above + used / 3
+    if name == "cb_lat":
+        return 1.15 * (used * (3 + 2 / 3) + 4 * above)
+    return None
+
+
+def naive_loss(name, layer):
+    """The same loss as a user writes it: loss(model, reference, forget, retain)."""
+    import torch.nn.functional as F
+
+    def own(model, batch):
+        return model(**batch, labels=batch["input_ids"])
+
+    def logp(model, batch):
+        logits, ids = model(**batch).logits[:, :-1], batch["input_ids"][:, 1:]
+        return logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0].sum(-1)
+
+    def before(f, *inputs):
+        with torch.no_grad():
+            return f(*inputs)
+
+    def state(model, batch):
+        return model(**batch, output_hidden_states=True).hidden_states[layer + 1]
+
+    def npo(model, ref, f, r):
+        return -20 * F.logsigmoid(-0.1 * (logp(model, f) - before(logp, ref, f))).mean() + own(model, r).loss
+
+    def dpo(model, ref, f, r):
+        gain = [logp(model, b) - before(logp, ref, b) for b in (r, f)]
+        return -F.logsigmoid(0.1 * (gain[0] - gain[1])).mean() + own(model, r).loss
+
+    def simnpo(model, ref, f, r):
+        return -0.8 * F.logsigmoid(-2.5 * logp(model, f) / f["input_ids"].size(1)).mean() + own(model, r).loss
+
+    def kl_min(model, ref, f, r):
+        p, q = before(lambda: ref(**r).logits.log_softmax(-1)), model(**r).logits.log_softmax(-1)
+        return -own(model, f).loss + F.kl_div(q, p, log_target=True, reduction="batchmean")
+
+    def rmu(model, ref, f, r):
+        now = state(model, f)
+        return F.mse_loss(now, torch.ones_like(now)) + 1200 * F.mse_loss(state(model, r), before(state, ref, r))
+
+    def cb(model, ref, f, r):
+        near = F.cosine_similarity(state(model, f), before(state, ref, f), dim=-1).relu().mean()
+        return 10 * near + (state(model, r) - before(state, ref, r)).norm(dim=-1).mean()
+
+    def perturbed(outer):
+        def loss(model, ref, f, r):
+            block, delta = model.gpt_neox.layers[layer], torch.zeros_like(before(state, model, f)).requires_grad_()
+            handle = block.register_forward_hook(lambda m, i, out: (out + delta) if torch.is_tensor(out) else (out[0] + delta,))
+            try:
+                for _ in range(4):
+                    (g,) = torch.autograd.grad(own(model, f).loss, delta)
+                    delta = (delta - g / g.norm(dim=-1, keepdim=True).clamp_min(1e-12)).detach().requires_grad_()
+                first = outer(model, ref, f)
+            finally:
+                handle.remove()
+            kept = own(model, r).loss if outer is ascend else (state(model, r) - before(state, ref, r)).norm(dim=-1).mean()
+            return first + kept
+
+        return loss
+
+    def ascend(model, ref, f):
+        return -own(model, f).loss
+
+    def reroute(model, ref, f):
+        return F.cosine_similarity(state(model, f), before(state, ref, f), dim=-1).relu().mean()
+
+    made = {
+        "ga_simple": lambda model, ref, f, r: -own(model, f).loss,
+        "ga": lambda model, ref, f, r: own(model, r).loss - own(model, f).loss, "npo": npo, "dpo": dpo, "simnpo": simnpo,
+        "kl_min": kl_min, "rmu": rmu, "cb": cb, "lat": perturbed(ascend), "cb_lat": perturbed(reroute),
+    }  # fmt: skip
+    return made.get("ga" if name == "grad_diff" else name)
+
+
+def run_naive(name, model, data, args, layer):
+    """Median seconds a step of a Trainer subclass with the naive loss; None where none is written."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    loss = naive_loss(name, layer)
+    if loss is None:
+        return None
+    clean(model)
+    reference = copy.deepcopy(model).eval() if name not in ("ga_simple", "ga", "grad_diff", "simnpo") else None
+    stamps = []
+
+    class Naive(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, **_):
+            return loss(model, reference, inputs["forget"], inputs["retain"])
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_, **__):
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            stamps.append(time.perf_counter())
+
+    def collate(rows):
+        mask = torch.ones(len(rows), args.length, dtype=torch.long)
+        return {k: {"input_ids": torch.tensor([row[k] for row in rows]), "attention_mask": mask} for k in ("forget", "retain")}
+
+    rows = [{"forget": f, "retain": r} for f, r in zip(data.forget.ids, data.retain.ids, strict=True)]
+    with tempfile.TemporaryDirectory() as folder:
+        made = TrainingArguments(
+            folder, per_device_train_batch_size=args.batch, max_steps=args.steps + 2, learning_rate=1e-7, report_to=[],
+            save_strategy="no", logging_strategy="no", bf16=torch.cuda.is_available(), use_cpu=args.device == "cpu",
+            remove_unused_columns=False, disable_tqdm=True, gradient_checkpointing=args.checkpointing,
+        )  # fmt: skip
+        Naive(model=model, args=made, train_dataset=rows, data_collator=collate, callbacks=[Clock()]).train()
+    return statistics.median(b - a for a, b in itertools.pairwise(stamps[1:]))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--batch", type=int, default=8, help="texts of either set a step")
+    parser.add_argument("--length", type=int, default=128, help="tokens a text")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps, behind two of warm-up")
+    parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--no-naive", action="store_true", help="leave the Trainer out (it needs a second model)")
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    from brittle.train import make_accelerator
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1 if args.device == "cpu" else 8)))
+    accelerator, blocks = make_accelerator(torch.device(args.device)), SIZES[args.size][0]
+    model = build_model(args.size, args.length, args.device).train()
+    if args.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    data = make_data(args, model.config.vocab_size)
+    count, hardware = sum(p.numel() for p in model.parameters()), "CPU, one process"
+    if torch.cuda.is_available():
+        hardware = torch.cuda.get_device_name()
+    print(f"{count / 1e6:.1f} M parameters, {args.batch} + {args.batch} texts of {args.length} tokens a step; {hardware}; "
+          f"torch {torch.__version__}")  # fmt: skip
+    print("| method | ms a step | units | bound | units a pass vs plain | tokens/s | peak GB | naive ms | naive / ours |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    last, peak = unit(model, data, args, accelerator)
+    print(f"| plain fine-tuning | {last * 1e3:.1f} | 1.00 | | 100 % | {args.batch * args.length / last:.0f} | {peak:.1f} | | |")
+    for name in args.methods.split(","):
+        try:
+            clean(model)
+            rule, layer = started(name, model, data, accelerator, blocks)
+
+            def terms(step, micro, progress, rule=rule):
+                return rule.losses(data.forget.batches(step)[0], data.retain.batches(step)[0], progress)
+
+            taken, peak = run_loop(model, terms, args, accelerator, rule.combine)
+            del rule, terms
+            after, _ = unit(model, data, args, accelerator)
+            naive = None if args.no_naive else run_naive(name, model, data, args, layer)
+        except torch.OutOfMemoryError:
+            print(f"| {name} | out of memory | | | | | | | |", flush=True)
+            clean(model)
+            continue
+        one, limit = (last + after) / 2, bound(name, blocks, layer)
+        last = after
+        passes = 1 if name == "ga_simple" else 2
+        cells = [
+            name, f"{taken * 1e3:.1f}", f"{taken / one:.2f}", f"{limit:.2f}" if limit else "",
+            f"{one * passes / taken:.0%}" if limit in (1.05, 2.1) else "", f"{passes * args.batch * args.length / taken:.0f}",
+            f"{peak:.1f}", f"{naive * 1e3:.1f}" if naive else "", f"{naive / taken:.2f}" if naive else "",
+        ]  # fmt: skip
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
