@@ -16,8 +16,10 @@ def looks_like_folder(model):
     return model.startswith((".", "/", "~", "outputs/", "data/")) or model.count("/") > 1
 
 
-def model_folder(model, revision=None, weights=True):
+def model_folder(model, revision=None, weights=True, adapters=False):
     """The local folder of `model`: itself, or the hub snapshot in the cache (downloaded where the hub can be reached).
+
+    With `adapters`, a LoRA adapter's folder will do (weights are compared, no model is built).
 
     Raises UserError for an unknown id or folder, no hub access, a gated model without token, or no safetensors weights.
     """
@@ -31,6 +33,10 @@ def model_folder(model, revision=None, weights=True):
         if looks_like_folder(model):
             raise UserError(f"model folder {model} not found. Make the mini models with: uv run create_models.py")
         folder = _hub_snapshot(model, revision, weights)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        if adapters:
+            return folder
+        raise UserError(f"{model} is a LoRA adapter. Merge it into its model first; only comparisons of weights read adapters.")
     if not (folder / "config.json").is_file():
         raise UserError(f"{model} has no config.json, so it is no model folder. Point to the folder that holds one.")
     if weights and not any(folder.glob(WEIGHTS)):

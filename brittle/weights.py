@@ -95,23 +95,58 @@ def below_ulp(w, dw):
     return bool(0 < change < unit)
 
 
+def is_adapter(folder):
+    return (Path(folder) / "adapter_config.json").is_file() and not (Path(folder) / "config.json").is_file()
+
+
+class Adapter:
+    """A LoRA adapter folder as the changed side of a pair: W_b = W_a + scale B A in float64, one matrix at a time."""
+
+    def __init__(self, folder, stack, device="cpu"):
+        config = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+        if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("alpha_pattern"):
+            raise UserError(f"{folder} is no plain LoRA adapter. Merge it into its model first.")
+        self.checkpoint, self.folder = Checkpoint(folder, stack, device), folder
+        self.alpha, self.root = config["lora_alpha"], config.get("use_rslora")
+        ends = (".lora_A.weight", ".lora_B.weight")
+        keys = [k for k in self.checkpoint.files if k.endswith(ends[0])]
+        self.factors = {f"{k.removeprefix('base_model.model.').removesuffix(ends[0])}.weight": k for k in keys}
+
+    def check(self, a):
+        """Every adapted matrix must be one of A's."""
+        lost = sorted(set(self.factors) - set(a.files))
+        if lost or not self.factors:
+            lacks = f"adapts {lost[0]} ({len(lost)} such matrices), which A lacks" if lost else "adapts no matrix"
+            raise UserError(f"{self.folder} {lacks}. Give the adapter's own base model as model A.")
+
+    def changed(self, name, w):
+        """W_b for W_a = w [out, in]; w itself where the adapter does nothing."""
+        if name not in self.factors:
+            return w
+        key = self.factors[name]
+        down, up = (self.checkpoint.tensor(k).double() for k in (key, key.replace(".lora_A.", ".lora_B.")))
+        return w.double() + self.alpha / (len(down) ** 0.5 if self.root else len(down)) * (up @ down)
+
+
 def matrix_pairs(folder_a, folder_b, device="cpu", keep=None):
     """Yield (name, W_a [m, n], W_b [m, n]) in their stored dtypes, rows = output features; a stack gives name[e] an expert.
 
-    Never more than one tensor of each model is in memory; `keep(name)` chooses (default: every matrix). Raises UserError
-    where the models do not fit together.
+    Never more than one tensor of each model is in memory; `keep(name)` chooses (default: every matrix). `folder_b` may be
+    a LoRA adapter of A. Raises UserError where the models do not fit together.
     """
     with ExitStack() as stack:
-        a, b = Checkpoint(folder_a, stack, device), Checkpoint(folder_b, stack, device)
-        check_same(a, b)
+        a, adapted = Checkpoint(folder_a, stack, device), is_adapter(folder_b)
+        b = (Adapter if adapted else Checkpoint)(folder_b, stack, device)
+        b.check(a) if adapted else check_same(a, b)
         config = json.loads((Path(folder_a) / "config.json").read_text(encoding="utf-8"))
         turned = config.get("model_type") in TRANSPOSED
         for name in sorted(a.files, key=natural):
             if not is_matrix(a.shape(name)) or not a.is_float(name) or (keep and not keep(name)):
                 continue
-            w_a, w_b = a.tensor(name), b.tensor(name)
+            w_a, w_b = a.tensor(name), None if adapted else b.tensor(name)
             if turned and CONV1D.search(name):
-                w_a, w_b = w_a.mT, w_b.mT
+                w_a, w_b = w_a.mT, None if adapted else w_b.mT
+            w_b = b.changed(name, w_a) if adapted else w_b
             if w_a.ndim == 2:
                 yield name, w_a, w_b
             else:

@@ -63,7 +63,7 @@ def rows(pairs, spectra, notes):
             notes["broken"].append(name)
         else:
             spectra |= {f"{key}/{name}": s.cpu() for key, s in found.items()}
-            if below_ulp(w_a, w_b.double() - w_a.double()):
+            if below_ulp(w_b, w_b.double() - w_a.double()):
                 notes["rounding"].append(name)
         key = {"name": name, "layer": layer_of(name), "group": group_of(name)}
         yield key | {"shape0": w_a.shape[0], "shape1": w_a.shape[1]} | measure(found)
@@ -113,7 +113,7 @@ def main(
 
     from brittle import models, results, weights
 
-    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b)}
+    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b, adapters=True)}
     notes, spectra = {"broken": [], "rounding": []}, {}
     with results.Run(outdir, models=folders, settings=notes) as run:
         import torch

@@ -96,7 +96,7 @@ def main(model_a: cli.ModelA, model_b: cli.ModelB, outdir: cli.Outdir, device: c
     """Energy of the MLP updates in the nullspace of the original weights, against a random direction."""
     from brittle import models, plots, results, weights
 
-    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b)}
+    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b, adapters=True)}
     broken = []
     with results.Run(outdir, models=folders) as run:
         import torch

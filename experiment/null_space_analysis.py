@@ -109,7 +109,7 @@ def measure(name, w_a, w_b, k, nulls):
         dw = w_b.double() - w_a.double()
         end, s_b = bases(w_b, k)
         k = min(k, rank(s_a), rank(s_b))
-        found |= shape_of(spectrum(dw)) | {"below_ulp": int(below_ulp(w_a, dw))}
+        found |= shape_of(spectrum(dw)) | {"below_ulp": int(below_ulp(w_b, dw))}
         if k:
             found |= shift(start, end, k) | nulls.shift(name, w_a, torch.linalg.vector_norm(dw), k, start)
     known = {"k": k, "random_alignment": k / m, "random_alignment_right": k / n}
@@ -156,7 +156,7 @@ def main(
     """Rank of the update, and the shift of the weights' principal subspaces, against a random update."""
     from brittle import models, plots, results, weights
 
-    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b)}
+    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b, adapters=True)}
     with results.Run(outdir, models=folders, seed=seed) as run:
         import torch
 

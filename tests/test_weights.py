@@ -88,3 +88,35 @@ def test_only_floating_point_matrices(tmp_path):
     save_file({"a.weight": torch.ones(3, 3), "b": torch.ones(3, 3, dtype=torch.int32)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     assert [n for n, _, _ in weights.matrix_pairs(tmp_path, tmp_path)] == ["a.weight"]
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2"])
+def test_adapter_is_its_merged_model(family, tmp_path):
+    """A LoRA folder as model B gives the matrices of the model that it merges to, and dW of its rank."""
+    import peft
+
+    base = save(make_model(family), tmp_path / "base")
+    config = peft.LoraConfig(r=2, lora_alpha=8, target_modules="all-linear", fan_in_fan_out=family == "gpt2")
+    wrapped = peft.get_peft_model(make_model(family), config)
+    for name, p in wrapped.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(p, generator=torch.Generator().manual_seed(len(name)))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    merged = save(wrapped.merge_and_unload(), tmp_path / "merged")
+    pairs = zip(weights.matrix_pairs(base, tmp_path / "adapter"), weights.matrix_pairs(base, merged), strict=True)
+    changed = 0
+    for (name, w_a, w_b), (other, _, wanted) in pairs:
+        assert name == other and torch.allclose(w_b.double(), wanted.double(), atol=1e-5)
+        changed += not torch.equal(w_a, w_b)
+        assert torch.linalg.matrix_rank((w_b.double() - w_a.double()), rtol=1e-6) == (0 if torch.equal(w_a, w_b) else 2)
+    assert changed == 12
+
+
+def test_adapter_of_another_model(tmp_path):
+    import peft
+
+    base = save(make_model(num_hidden_layers=2), tmp_path / "base")
+    wrapped = peft.get_peft_model(make_model(), peft.LoraConfig(r=2, target_modules="all-linear"))
+    wrapped.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(UserError, match=r"adapts gpt_neox.layers.2.* \(4 such matrices\), which A lacks"):
+        list(weights.matrix_pairs(base, tmp_path / "adapter"))
