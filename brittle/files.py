@@ -1,6 +1,7 @@
 """Files that are whole or not there: hashes, and putting files and folders in place by rename."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -89,11 +90,24 @@ def remove_empty(folders):
             folder.rmdir()
 
 
-def alive(pid):
+def hold(folder):
+    """Lock `folder` until the descriptor that is returned is closed, at the latest when this process ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def abandoned(folder):
+    """Is no process holding `folder`? Unlike its number, a lock tells a dead process from another machine's and from a zombie."""
     try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
         return False
-    except PermissionError:
-        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
     return True

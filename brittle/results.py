@@ -1,8 +1,10 @@
 """Where results go, and what makes them trustworthy: staged, recorded, hashed, and put in place by rename, the CSV last."""
 
 import csv
+import glob
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from brittle.errors import UserError
-from brittle.files import alive, changed, describe_file, missing_folders, recover_folder, remove_empty, replace_folder
+from brittle.files import abandoned, changed, describe_file, hold, missing_folders, recover_folder, remove_empty, replace_folder
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "datasets", "lm-eval", "numpy",
              "scipy", "scikit-learn", "pandas")  # fmt: skip
@@ -111,21 +113,22 @@ class Run:
 
     def __enter__(self):
         home = self.outdir.parent if self.whole else self.outdir
-        self.stage = home / f".{self.outdir.name if self.whole else 'run'}.part-{os.getpid()}"
-        self.new = missing_folders(home)
+        prefix = f".{self.outdir.name if self.whole else 'run'}.part-"
+        self.stage = home / (prefix + secrets.token_hex(4))
+        self.new, self.held = missing_folders(home), None
         try:
             home.mkdir(parents=True, exist_ok=True)
             if self.outdir.is_file():
                 raise FileExistsError
             recover_folder(self.outdir)
-            for stale in home.glob(f".{self.outdir.name if self.whole else 'run'}.part-*"):
-                if not alive(stale.name.rpartition("-")[2]):
+            for stale in home.glob(f"{glob.escape(prefix)}*"):
+                if abandoned(stale):
                     shutil.rmtree(stale, ignore_errors=True)
-            shutil.rmtree(self.stage, ignore_errors=True)  # of a process that had our number
             try:
                 self.stage.mkdir()
             except FileNotFoundError:  # another run that failed has just removed the folder that both had found missing
                 self.stage.mkdir(parents=True)
+            self.held = hold(self.stage)
             # what was read is what stood there at the start: hash before the work, not after
             self.read = {path: describe_file(path) for path in self._input_files()}
         except BaseException as error:
@@ -140,6 +143,8 @@ class Run:
     def _clean(self):
         """Remove what was staged, and the folders that were made for it where they are still empty."""
         shutil.rmtree(self.stage, ignore_errors=True)
+        if self.held is not None:
+            os.close(self.held)
         remove_empty(self.new)
 
     def _input_files(self):

@@ -139,6 +139,7 @@ def _fork(task, logs):
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))  # whatever they were before
         signal.signal(signal.SIGINT, signal.default_int_handler)
         code = _script(task)
     except BaseException:
@@ -200,6 +201,11 @@ def _last_line(path):
     return ""
 
 
+def _short(text):
+    """At most 100 characters, the middle left out: a reason ends with what changed."""
+    return text if len(text) <= 100 else f"{text[:40]} ... {text[-55:]}"
+
+
 def _finish(results, task, outcome, why, seconds=0.0, megabytes=0.0):
     results[task.name] = {"outcome": outcome, "why": why, "seconds": seconds, "megabytes": megabytes}
     if outcome != "skipped":
@@ -212,6 +218,6 @@ def _table(tasks, results):
     for task in tasks:
         r = results[task.name]
         cells = (f"{r['seconds']:.1f}", f"{r['megabytes']:.0f}") if r["seconds"] else ("", "")
-        print(f"{OUTCOMES[r['outcome']]} {task.name:<34} {cells[0]:>8} {cells[1]:>8}  {r['outcome']}: {r['why'][:100]}")
+        print(f"{OUTCOMES[r['outcome']]} {task.name:<34} {cells[0]:>8} {cells[1]:>8}  {r['outcome']}: {_short(r['why'])}")
     counts = {o: sum(r["outcome"] == o for r in results.values()) for o in ("ran", "skipped", "failed", "blocked")}
     print(", ".join(f"{n} {o}" for o, n in counts.items() if n))

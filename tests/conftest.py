@@ -108,7 +108,7 @@ class Child:
                 os.setpgid(0, 0)  # a terminal's foreground job: signals go to all of it
                 for stream, file in enumerate(self.files, 1):
                     os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-                sys.stdout, sys.stderr = (os.fdopen(os.dup(n), "w", buffering=1) for n in (1, 2))
+                sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
                 for logger in map(logging.getLogger, list(logging.root.manager.loggerDict)):
                     for handler in logger.handlers:  # what libraries log goes to stderr, as it would in a new process
                         if isinstance(handler, logging.StreamHandler):
@@ -140,6 +140,14 @@ class Child:
             time.sleep(0.01)
         out, err = (f.read_text() for f in self.files)
         return SimpleNamespace(code=os.waitstatus_to_exitcode(ended[1]), out=out, err=err)
+
+
+@pytest.fixture(scope="session")
+def imported():
+    """What scripts import is there before they fork."""
+    from brittle import mcq, results, runner, sources, train, unlearning, weights  # noqa: F401
+
+    runner.preload()
 
 
 @pytest.fixture

@@ -26,12 +26,7 @@ UNLEARN, TAMPER, MODELS = "unlearn/unlearn.py", "eval/tamper.py", "create_models
 PARAMS, NORMS = "experiment/collect_param_stats.py", "experiment/collect_activation_norms.py"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def imported():
-    """What scripts import is there before they fork."""
-    from brittle import mcq, results, runner, sources, train, unlearning, weights  # noqa: F401
-
-    runner.preload()
+pytestmark = pytest.mark.usefixtures("imported")
 
 
 @pytest.fixture

@@ -200,31 +200,39 @@ def test_killed_between_the_renames_is_not_done(world, monkeypatch, stop_after):
     assert why(name="y.csv") is not None
 
 
-def test_leftovers_of_the_dead_go_and_of_the_living_stay(world):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    Path(f"out/.run.part-{dead.pid}").mkdir()
-    Path(f"out/.run.part-{os.getppid()}").mkdir()
-    make()
-    assert [p.name for p in world.glob(".run*")] == [f".run.part-{os.getppid()}"]
+WRITER = (
+    "import sys, time; from brittle import results; sys.argv = ['script.py', '--x', '1']\n"
+    "with results.Run('out', inputs=['one.txt']) as run:\n"
+    "    run.path('x.csv').write_text('half'); print('written', flush=True); time.sleep(60)"
+)
 
 
-def test_sigkill_leaves_the_old_result(world, tmp_path):
-    """A real process, really killed while it writes."""
-    code = (
-        "import sys, time; from brittle import results; sys.argv = ['script.py', '--x', '1']\n"
-        "with results.Run('out', inputs=['one.txt']) as run:\n"
-        "    run.path('x.csv').write_text('half'); print('written', flush=True); time.sleep(60)"
-    )
-    before = (world / "x.csv").read_bytes()
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=tmp_path)
+@pytest.fixture
+def writer(world):
+    """A real process that is writing into out/."""
+    process = subprocess.Popen([sys.executable, "-c", WRITER], stdout=subprocess.PIPE, cwd=world.parent)
     process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
+    yield process
+    process.kill()
     process.wait()
     process.stdout.close()
-    assert (world / "x.csv").read_bytes() == before and why() is None
+
+
+def test_leftovers_of_the_dead_go_and_of_the_living_stay(world, writer):
+    (own,) = world.glob(".run*")
+    make()
+    assert list(world.glob(".run*")) == [own] and (own / "x.csv").exists()
+    os.kill(writer.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, writer.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet reaped: a zombie has a number
     make()
     assert not list(world.glob(".run*"))
+
+
+def test_sigkill_leaves_the_old_result(world, writer):
+    before = (world / "x.csv").read_bytes()
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    assert (world / "x.csv").read_bytes() == before and why() is None
 
 
 # --- whole folders
