@@ -61,8 +61,9 @@ def columns_table():
             continue
         seen.add(script)
         names = runpy.run_path(script, run_name="docs")
-        for file, constant in re.findall(r"\.csv\(\s*\"([\w.]+)\",\s*([A-Z_]+)", Path(script).read_text(encoding="utf-8")):
+        for file, constant in re.findall(r"\.csv\(\s*\"([\w.]+)\",\s*(\w+)", Path(script).read_text(encoding="utf-8")):
             folder = f"{step['folder']}/" if step["folder"] else ""
+            constant = constant if constant in names else "LAYER_COLUMNS"  # param_stats/per_layer.csv: one may be added
             rows.append([f"`{folder}{file}`", ", ".join(names[constant])])
     return _table(["file", "columns"], rows)
 

@@ -127,7 +127,7 @@ def main(
         save_file(spectra, run.path("spectra.safetensors"))
         run.csv("per_matrix.csv", COLUMNS + extra, matrices if empirical_rank else without(matrices, RANKS))
         layers = layer_rows(matrices)
-        columns = [*LAYER_COLUMNS[:-1], *layer_extra, LAYER_COLUMNS[-1]]
+        columns = [*LAYER_COLUMNS[:-1], *layer_extra, LAYER_COLUMNS[-1]]  # Appendix A's order
         run.csv("per_layer.csv", columns, layers if empirical_rank else without(layers, ["mean_dW_empirical_rank"]))
         run.settings = notes
     print(f"{outdir}/per_layer.csv: {len(matrices)} matrices")
