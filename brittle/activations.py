@@ -67,10 +67,26 @@ def resume(model, block, h):
             del module.forward
 
 
+@contextmanager
+def skip(modules):
+    """Blocks that hand on what they get. Under FSDP2 a forward pass must reach its end."""
+    for module in modules:
+        module.forward = lambda x, *_, **__: x
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
 def hidden(model, batch, layers):
     """{block: output [B, T, D]} of one pass that ends behind the deepest of `layers`: the blocks above never run."""
     with capture(model, layers) as store:
-        deepest = blocks(model)[max(layers)]
+        deepest, above = blocks(model)[max(layers)], blocks(model)[max(layers) + 1 :]
+        if hasattr(deepest, "unshard"):  # a sharded model
+            with skip(above):
+                model(**batch)
+            return store
 
         def leave(*_):
             raise _Deep

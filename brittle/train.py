@@ -1,16 +1,14 @@
 """The one training loop: sums named loss terms, steps, logs, stops on NaN, resumes. It never asks which method runs."""
 
-import json
 import math
-import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
+from brittle.checkpoint import load_checkpoint, save_checkpoint
+from brittle.distributed import means, whole
 from brittle.errors import UserError
-from brittle.files import replace_folder
 from brittle.losses import wide
 from brittle.models import blocks
 from brittle.optim import Muon
@@ -83,6 +81,11 @@ class Frozen:
 
     def _swap(self, requires_grad):
         for k, p in enumerate(self.trained):
+            if hasattr(p, "full_tensor"):  # FSDP2 gathers from storage of its own: values are exchanged, not tensors
+                now = p.detach().clone()
+                p.detach().copy_(self.start[k])
+                self.start[k].copy_(now)
+                continue
             p.requires_grad_(requires_grad)  # autocast keeps bfloat16 copies of what requires gradients
             p.data, self.start[k] = self.start[k], p.data
 
@@ -102,16 +105,16 @@ class Frozen:
 def progress_bar(total, start, label):
     from tqdm import tqdm
 
-    with tqdm(total=total, initial=start, desc=label, mininterval=1, dynamic_ncols=True) as bar:
+    with tqdm(total=total, initial=start, desc=label, disable=label is None, mininterval=1, dynamic_ncols=True) as bar:
         yield bar
 
 
-def check_terms(terms, step):
-    """Every loss term must be finite: a run that breaks is stopped, not saved."""
-    for name, term in terms.items():
-        if not torch.isfinite(term):
+def check_terms(values, step):
+    """Every loss term {name: float} must be finite: a run that breaks is stopped, not saved."""
+    for name, value in values.items():
+        if not math.isfinite(value):
             raise UserError(
-                f"step {step}: the loss term '{name}' is {term.item()}. Nothing was saved. Lower --lr or raise the retain weight."
+                f"step {step}: the loss term '{name}' is {value}. Nothing was saved. Lower --lr or raise the retain weight."
             )
 
 
@@ -164,7 +167,7 @@ def train(
     about = {"settings": asdict(settings), **(about or {})}
     gradients = Gradients(trainable, combine)
     start, history = load_checkpoint(checkpoint, model, optimizers, about, state) if resume else (0, [])
-    with progress_bar(settings.steps, start, label) as bar:
+    with progress_bar(settings.steps, start, label if accelerator.is_main_process else None) as bar:
         for step in range(start, settings.steps):
             for optimizer, full in optimizers:
                 for group in optimizer.param_groups:
@@ -173,14 +176,15 @@ def train(
             for micro in range(settings.grad_accum):
                 with accelerator.autocast():
                     terms = terms_at(step, micro, step / settings.steps)
-                check_terms(terms, step + 1)
+                values = means(terms, accelerator)
+                check_terms(values, step + 1)
                 gradients.add(terms, accelerator, 1 / settings.grad_accum)
-                for name, term in terms.items():
-                    sums[name] = sums.get(name, 0.0) + term.item() / settings.grad_accum
+                for name, value in values.items():
+                    sums[name] = sums.get(name, 0.0) + value / settings.grad_accum
             gradients.finish(settings.lr * lr_factor(settings, step))
             if mask:
                 mask.before_step()
-            norm = torch.nn.utils.clip_grad_norm_(trainable, settings.grad_clip or math.inf)
+            norm = whole(torch.nn.utils.clip_grad_norm_(trainable, settings.grad_clip or math.inf))
             if not torch.isfinite(norm):
                 raise UserError(f"step {step + 1}: the gradient norm is {float(norm)}. Nothing was saved. Lower --lr.")
             for optimizer, _ in optimizers:
@@ -198,54 +202,6 @@ def train(
             if done:
                 break
     return history
-
-
-def save_checkpoint(folder, model, optimizers, step, history, about, state=None):
-    """Trainable weights and optimizer states as safetensors, the rest as JSON; the folder appears by rename."""
-    from safetensors.torch import save_file
-
-    tensors = {f"model.{n}": p.detach() for n, p in model.named_parameters() if p.requires_grad}
-    for o, (optimizer, _) in enumerate(optimizers):
-        for p, moments in optimizer.state_dict()["state"].items():
-            tensors.update({f"optimizer.{o}.{p}.{k}": torch.as_tensor(v) for k, v in moments.items()})
-    folder = Path(folder)
-    stage = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir(parents=True)
-    save_file({k: v.contiguous().clone() for k, v in tensors.items()}, stage / "state.safetensors")
-    (stage / "state.json").write_text(
-        json.dumps({"step": step, "about": about, "history": history, "state": state}), encoding="utf-8"
-    )
-    replace_folder(stage, folder)
-
-
-def load_checkpoint(folder, model, optimizers, about, kept=None):
-    """(steps done, history), with weights and optimizer states restored. Raises UserError where there is none or it differs."""
-    from safetensors.torch import load_file
-
-    folder = Path(folder)
-    if not (folder / "state.json").is_file():
-        raise UserError(f"--resume, but there is no checkpoint in {folder}. Start the run without --resume.")
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    was = state["about"]
-    if was != json.loads(json.dumps(about)):
-        differ = sorted(k for k in {*was, *about} if was.get(k) != json.loads(json.dumps(about)).get(k))
-        raise UserError(f"--resume: the checkpoint in {folder} is of another run (differs in {', '.join(differ)}). Delete it.")
-    tensors = load_file(folder / "state.safetensors")
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if p.requires_grad:
-                p.copy_(tensors[f"model.{name}"])
-    for o, (optimizer, _) in enumerate(optimizers):
-        loaded, prefix = optimizer.state_dict(), f"optimizer.{o}."
-        for key, value in tensors.items():
-            if key.startswith(prefix):
-                p, _, name = key.removeprefix(prefix).partition(".")
-                loaded["state"].setdefault(int(p), {})[name] = value
-        optimizer.load_state_dict(loaded)
-    if kept is not None:
-        kept.update(state["state"] or {})
-    return state["step"], state["history"]
 
 
 def make_accelerator(device):

@@ -111,15 +111,22 @@ def run(job, device, resume=False, trust_remote_code=False):
     """Train and save. Returns ({split: accuracy} before, after, [notes]). Nothing is saved from a run that breaks."""
     import shutil
 
-    from brittle import mcq
+    from brittle import distributed, mcq
+    from brittle.train import make_accelerator
 
     job.wrappers.check(job.method, job.rule)
     questions = {split: job.texts.data / f"mcq_{split}.jsonl" for split in mcq.SPLITS}
     questions = {split: path for split, path in questions.items() if path.is_file()}
     inputs = [job.texts.forget_path, job.texts.retain_path, *questions.values(), *job.defaults]
+    accelerator = make_accelerator(device)
+    if accelerator.num_processes > 1:
+        distributed.check(job, resume)
+    read = {split: mcq.read_items(path) for split, path in questions.items()}
+    if not accelerator.is_main_process:  # only the main process writes
+        return _run(job, accelerator, device, resume, trust_remote_code, None, read)
     # opened before the training: a folder that cannot be written is found now, and the inputs' hashes are of what is read
     with results.Run(job.folder, inputs, {"model": str(job.model_folder)}, job.seed, whole=True) as out:
-        done = _run(job, device, resume, trust_remote_code, out, {s: mcq.read_items(p) for s, p in questions.items()})
+        done = _run(job, accelerator, device, resume, trust_remote_code, out, read)
     for folder in (job.checkpoint, job.best):
         shutil.rmtree(folder, ignore_errors=True)
     return done
@@ -152,23 +159,24 @@ def make_keeper(job, model, tokenizer, items, before, load):
     return keep.Keeper(lambda: accuracies(model, tokenizer, some), job.wrappers.eval_every, model, rule, levels, job.best)
 
 
-def _run(job, device, resume, trust_remote_code, out, items):
-    from brittle import card, models, saving, text
+def _run(job, accelerator, device, resume, trust_remote_code, out, items):
+    from brittle import card, distributed, models, saving, text
     from brittle.guard import Guard
-    from brittle.train import Settings, make_accelerator, train
+    from brittle.train import Settings, train
 
-    accelerator = make_accelerator(device)
+    world, rank = accelerator.num_processes, accelerator.process_index
+    device = accelerator.device if world > 1 else device
     # float32 master weights whatever the checkpoint's dtype: at lr 1e-5 most bfloat16 weights would never move
     model = models.load_model(job.model_folder, device, "float32", trust_remote_code)
     tokenizer = models.load_tokenizer(job.model_folder, trust_remote_code)
     sets = read_sets(job, tokenizer, min(job.settings.get("max_length", 512), models.context_length(model.config)))
     size, accum = job.settings.get("batch_size", 4), job.settings.get("grad_accum", 1)
-    one_pass = max(1, len(sets["forget"][0]) // (size * accum))
+    one_pass = max(1, len(sets["forget"][0]) // (size * accum * world))
     known = {f.name for f in fields(Settings)}
     chosen = {k: v for k, v in job.settings.items() if k in known}
     settings = Settings(**{"steps": one_pass, **chosen, "seed": job.seed, "save_every": job.save_every})
     streams = SimpleNamespace(tokenizer=tokenizer, **{
-        name: text.Stream(train_ids, tokenizer.pad_token_id, size, accum, job.seed + 1 + k, device)
+        name: text.Stream(train_ids, tokenizer.pad_token_id, size, accum * world, job.seed + 1 + k, device)
         for k, (name, (train_ids, _)) in enumerate(sets.items())
     })  # fmt: skip
     before = accuracies(model, tokenizer, items)
@@ -177,6 +185,8 @@ def _run(job, device, resume, trust_remote_code, out, items):
     keeper = make_keeper(job, model, tokenizer, items, before, lambda name: models.load_model(
         models.model_folder(name), device, "float32", trust_remote_code))  # fmt: skip
     wrapped = job.wrappers.choose(model, job.rule, job.seed)
+    if world > 1:
+        distributed.shard(model, accelerator)
     reference = job.wrappers.reference(model, wrapped, job.rule)
     if settings.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -187,7 +197,7 @@ def _run(job, device, resume, trust_remote_code, out, items):
         mask = job.wrappers.mask(model, streams)
 
     def hashes(paths):
-        return {Path(p).name: out.read[str(p)]["sha256"] for p in paths}
+        return {Path(p).name: out.read[str(p)]["sha256"] for p in paths} if out else {}
 
     about = {
         "method": job.method, "knobs": values(job.rule), "wrappers": values(job.wrappers),
@@ -206,11 +216,11 @@ def _run(job, device, resume, trust_remote_code, out, items):
             at = step + (offset or 0) * settings.steps
             if cache.get("step") != at:
                 cache.update(step=at, pairs=list(zip(streams.forget.batches(at), streams.retain.batches(at), strict=True)))
-            return job.rule.losses(*cache["pairs"][micro], progress)
+            return job.rule.losses(*cache["pairs"][micro * world + rank], progress)
 
         return train(
             model, terms, replace(settings, lr=settings.lr * lr_scale), accelerator,
-            job.checkpoint if offset is None else None, resume, after_step=keeper and keeper.after_step,
+            job.checkpoint if offset is None and world == 1 else None, resume, after_step=keeper and keeper.after_step,
             label=job.method, about=about, combine=job.rule.combine, mask=mask, state=job.rule.state,
         )  # fmt: skip
 
@@ -221,6 +231,10 @@ def _run(job, device, resume, trust_remote_code, out, items):
     held = {name: (held[name], mean_nll(model, ids, tokenizer.pad_token_id)) for name, (_, ids) in sets.items()}
     signs, measures = guard.check(model, held["forget"][1])
     notes += [f"collapsed, not unlearned: {'; '.join(signs)}."] if signs else []
+    if world > 1:
+        model = distributed.gathered(model, job.model_folder, trust_remote_code, accelerator)
+    if not out:
+        return None
     dtype = saving.dtype_of(models.read_config(job.model_folder), job.wrappers.save_dtype)
     notes.append(saving.save(out, job.model_folder, model, wrapped, tokenizer, dtype, job.wrappers.save_adapter == "yes"))
     notes = [note for note in notes if note]

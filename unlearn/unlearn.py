@@ -81,11 +81,14 @@ def main(
     )
     job = unlearning.Job(model, folder, method, rule, settings, texts, root, seed, save_every, eval_split, (defaults,), wrappers)
     try:
-        before, after, notes = unlearning.run(job, models.pick_device(device), resume, trust_remote_code)
+        done = unlearning.run(job, models.pick_device(device), resume, trust_remote_code)
     except KeyboardInterrupt:
         raise UserError(
             f"interrupted. Go on with the same command and --resume (checkpoints every {save_every} steps)."
         ) from None
+    if done is None:  # not the main process of several
+        return
+    before, after, notes = done
     print(f"{job.folder}: {method} {base.values(rule)}")
     for split in after:
         print(f"  {split}: {before[split]:.3f} -> {after[split]:.3f}")

@@ -1,0 +1,66 @@
+"""Several processes: the model sharded by FSDP2, means over processes, and the whole weights again for saving.
+
+Activations stay plain tensors on each process, so hooks, losses and methods are the same code as on one GPU.
+"""
+
+import torch
+
+from brittle.errors import UserError
+
+
+def shard(model, accelerator):
+    """Shard `model` in place, block by block: float32 weights and optimizer states, gathered in bfloat16 on GPU."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    from brittle.models import blocks
+
+    kind = accelerator.device.type
+    mesh = init_device_mesh(kind, (accelerator.num_processes,))
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if kind == "cuda" else MixedPrecisionPolicy()
+    for block in blocks(model):
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    # also the root, which would stay gathered behind a forward pass: what reads parameters between passes must find shards
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+
+
+def is_sharded(model):
+    return any(hasattr(p, "full_tensor") for p in model.parameters())
+
+
+def whole(tensor):
+    """A sharded tensor as the whole one; others as they are."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def means(terms, accelerator):
+    """{name: float} of loss terms, averaged over the processes."""
+    values = torch.stack([term.detach().float() for term in terms.values()])
+    if accelerator.num_processes > 1:
+        values = accelerator.reduce(values, "mean")
+    return dict(zip(terms, values.tolist(), strict=True))
+
+
+def gathered(model, folder, trust_remote_code, accelerator):
+    """On the main process a plain model on CPU with the sharded one's weights; None on the others."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    from brittle.models import load_model
+
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if not accelerator.is_main_process:
+        return None
+    plain = load_model(folder, "cpu", "float32", trust_remote_code)
+    plain.load_state_dict(state)
+    return plain
+
+
+def check(job, resume):
+    """Raises UserError for what runs in one process only."""
+    wraps = job.wrappers
+    if job.rule.kind not in ("loss", "representation"):
+        raise UserError(f"{job.method} reads or writes whole weights, so it runs in one process. Leave accelerate launch out.")
+    for flag, used in (("--lora-rank", wraps.lora_rank), ("--weight-mask", wraps.weight_mask != "none"),
+                       ("--keep best", wraps.keep == "best"), ("--resume", resume)):  # fmt: skip
+        if used:
+            raise UserError(f"{flag} works in one process only. Leave accelerate launch out.")
