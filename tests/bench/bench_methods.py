@@ -12,16 +12,15 @@ a Hugging Face Trainer with the same loss as a user would write it: a second mod
 """
 
 import argparse
-import copy
 import gc
 import itertools
 import os
 import statistics
 import sys
-import tempfile
 import time
 
 import torch
+from naive_methods import run_naive
 
 SIZES = {  # blocks, width, heads, vocabulary
     "tiny": (4, 64, 4, 500),
@@ -148,110 +147,9 @@ def bound(name, blocks, layer):
     return None
 
 
-def naive_loss(name, layer):
-    """The same loss as a user writes it: loss(model, reference, forget, retain)."""
-    import torch.nn.functional as F
-
-    def own(model, batch):
-        return model(**batch, labels=batch["input_ids"])
-
-    def logp(model, batch):
-        logits, ids = model(**batch).logits[:, :-1], batch["input_ids"][:, 1:]
-        return logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0].sum(-1)
-
-    def before(f, *inputs):
-        with torch.no_grad():
-            return f(*inputs)
-
-    def state(model, batch):
-        return model(**batch, output_hidden_states=True).hidden_states[layer + 1]
-
-    def npo(model, ref, f, r):
-        return -20 * F.logsigmoid(-0.1 * (logp(model, f) - before(logp, ref, f))).mean() + own(model, r).loss
-
-    def dpo(model, ref, f, r):
-        gain = [logp(model, b) - before(logp, ref, b) for b in (r, f)]
-        return -F.logsigmoid(0.1 * (gain[0] - gain[1])).mean() + own(model, r).loss
-
-    def simnpo(model, ref, f, r):
-        return -0.8 * F.logsigmoid(-2.5 * logp(model, f) / f["input_ids"].size(1)).mean() + own(model, r).loss
-
-    def kl_min(model, ref, f, r):
-        p, q = before(lambda: ref(**r).logits.log_softmax(-1)), model(**r).logits.log_softmax(-1)
-        return -own(model, f).loss + F.kl_div(q, p, log_target=True, reduction="batchmean")
-
-    def rmu(model, ref, f, r):
-        now = state(model, f)
-        return F.mse_loss(now, torch.ones_like(now)) + 1200 * F.mse_loss(state(model, r), before(state, ref, r))
-
-    def cb(model, ref, f, r):
-        near = F.cosine_similarity(state(model, f), before(state, ref, f), dim=-1).relu().mean()
-        return 10 * near + (state(model, r) - before(state, ref, r)).norm(dim=-1).mean()
-
-    def perturbed(outer):
-        def loss(model, ref, f, r):
-            block, delta = model.gpt_neox.layers[layer], torch.zeros_like(before(state, model, f)).requires_grad_()
-            handle = block.register_forward_hook(lambda m, i, out: (out + delta) if torch.is_tensor(out) else (out[0] + delta,))
-            try:
-                for _ in range(4):
-                    (g,) = torch.autograd.grad(own(model, f).loss, delta)
-                    delta = (delta - g / g.norm(dim=-1, keepdim=True).clamp_min(1e-12)).detach().requires_grad_()
-                first = outer(model, ref, f)
-            finally:
-                handle.remove()
-            kept = own(model, r).loss if outer is ascend else (state(model, r) - before(state, ref, r)).norm(dim=-1).mean()
-            return first + kept
-
-        return loss
-
-    def ascend(model, ref, f):
-        return -own(model, f).loss
-
-    def reroute(model, ref, f):
-        return F.cosine_similarity(state(model, f), before(state, ref, f), dim=-1).relu().mean()
-
-    made = {
-        "ga_simple": lambda model, ref, f, r: -own(model, f).loss,
-        "ga": lambda model, ref, f, r: own(model, r).loss - own(model, f).loss, "npo": npo, "dpo": dpo, "simnpo": simnpo,
-        "kl_min": kl_min, "rmu": rmu, "cb": cb, "lat": perturbed(ascend), "cb_lat": perturbed(reroute),
-    }  # fmt: skip
-    return made.get("ga" if name == "grad_diff" else name)
-
-
-def run_naive(name, model, data, args, layer):
-    """Median seconds a step of a Trainer subclass with the naive loss; None where none is written."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-
-    loss = naive_loss(name, layer)
-    if loss is None:
-        return None
+def naive_step(name, model, data, args, layer):
     clean(model)
-    reference = copy.deepcopy(model).eval() if name not in ("ga_simple", "ga", "grad_diff", "simnpo") else None
-    stamps = []
-
-    class Naive(Trainer):
-        def compute_loss(self, model, inputs, return_outputs=False, **_):
-            return loss(model, reference, inputs["forget"], inputs["retain"])
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, *_, **__):
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            stamps.append(time.perf_counter())
-
-    def collate(rows):
-        mask = torch.ones(len(rows), args.length, dtype=torch.long)
-        return {k: {"input_ids": torch.tensor([row[k] for row in rows]), "attention_mask": mask} for k in ("forget", "retain")}
-
-    rows = [{"forget": f, "retain": r} for f, r in zip(data.forget.ids, data.retain.ids, strict=True)]
-    with tempfile.TemporaryDirectory() as folder:
-        made = TrainingArguments(
-            folder, per_device_train_batch_size=args.batch, max_steps=args.steps + 2, learning_rate=1e-7, report_to=[],
-            save_strategy="no", logging_strategy="no", bf16=torch.cuda.is_available(), use_cpu=args.device == "cpu",
-            remove_unused_columns=False, disable_tqdm=True, gradient_checkpointing=args.checkpointing,
-        )  # fmt: skip
-        Naive(model=model, args=made, train_dataset=rows, data_collator=collate, callbacks=[Clock()]).train()
-    return statistics.median(b - a for a, b in itertools.pairwise(stamps[1:]))
+    return run_naive(name, model, data, args, layer)
 
 
 def main():
@@ -293,7 +191,7 @@ def main():
             taken, peak = run_loop(model, terms, args, accelerator, rule.combine)
             del rule, terms
             after, _ = unit(model, data, args, accelerator)
-            naive = None if args.no_naive else run_naive(name, model, data, args, layer)
+            naive = None if args.no_naive else naive_step(name, model, data, args, layer)
         except torch.OutOfMemoryError:
             print(f"| {name} | out of memory | | | | | | | |", flush=True)
             clean(model)
