@@ -1,7 +1,7 @@
 """Make an unlearned model with every method, attack each, and compare them; called by create_all_unlearning_models.sh.
 
     ./unlearn/create_all_unlearning_models.sh                         every method on the mini family -> outputs/methods.csv
-    ./unlearn/create_all_unlearning_models.sh --methods ga,npo,rmu --no-attack
+    uv run unlearn/create_all.py --methods ga,npo,rmu --no-attack     the same, some of them, without the attacks
 
 The commands are the pipeline's own, so what one has made the other finds. A failed method is named, the others go on.
 """
