@@ -20,7 +20,7 @@ from brittle import cli
 COLUMNS = ["layer", "split", "unit", "model_a_effective_rank", "model_b_effective_rank", "model_a_spectral_entropy",
            "model_b_spectral_entropy", "wasserstein", "wasserstein_low", "wasserstein_high", "null_wasserstein",
            "selectivity_ratio", "selectivity_ratio_low", "selectivity_ratio_high", "n_texts", "n_tokens", "seed"]  # fmt: skip
-GROUPS, WIDE, DRAWS = 10, 512, 50
+GROUPS, WIDE, DRAWS = 10, 512, {False: 50, True: 20}  # DRAWS by whether the model is wide: an eigenproblem a draw
 
 
 class Moments:
@@ -114,14 +114,14 @@ def rows(collected, ids, groups, seed, device="cpu"):
     from brittle.diagnostics import ratio
     from brittle.stats import quantiles, resample
 
-    parity = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    draws, parity = DRAWS[groups != GROUPS], torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     weights = {}
     for split, texts in ids.items():
         n = len(texts)
-        token = resample(groups, DRAWS, seed, split) if groups == GROUPS else torch.zeros(0, groups)
+        token = resample(groups, draws, seed, split) if groups == GROUPS else torch.zeros(0, groups)
         weights[split] = {
             "token": (torch.cat([torch.ones(1, groups), token.float()]), parity.repeat(1, groups // 2)),
-            "text": (torch.cat([torch.ones(1, n), resample(n, DRAWS, seed, split).float()]), parity.repeat(1, n // 2 + 1)[:, :n]),
+            "text": (torch.cat([torch.ones(1, n), resample(n, draws, seed, split).float()]), parity.repeat(1, n // 2 + 1)[:, :n]),
         }
     for layer in range(next(iter(collected["forget"].values()))[1].shape[1]):
         for unit in ("token", "text"):
