@@ -10,11 +10,17 @@ import torch
 
 from brittle import mcq
 from brittle.losses import token_mean, wide
-from brittle.text import batches, encode
+from brittle.text import batches, encode, read_texts
 
 TEXTS, LENGTH = 32, 64  # of neutral text: enough for a mean KL, and the start's log-probabilities fit beside a 7B model
 KL_LIMIT = 1.0  # nats a token
 SHARE_LIMIT = 0.9
+
+
+def neutral_texts(texts):
+    """Neutral texts of the data folder (unlearning.Texts), else the retain set."""
+    path = texts.data / "neutral.txt"
+    return read_texts(path) if path.is_file() else texts.retain
 
 
 class Guard:

@@ -161,7 +161,7 @@ def make_keeper(job, model, tokenizer, items, before, load):
 
 def _run(job, accelerator, device, resume, trust_remote_code, out, items):
     from brittle import card, distributed, models, saving, text
-    from brittle.guard import Guard
+    from brittle.guard import Guard, neutral_texts
     from brittle.train import Settings, train
 
     world, rank = accelerator.num_processes, accelerator.process_index
@@ -248,11 +248,3 @@ def _run(job, accelerator, device, resume, trust_remote_code, out, items):
     out.path("README.md").write_text(text_of_card, encoding="utf-8")
     out.csv("training_history.csv", columns, [{**dict.fromkeys(columns), **row} for row in history])
     return before, after, notes
-
-
-def neutral_texts(texts):
-    """Neutral texts of the data folder, else the retain set: what the collapse guard compares predictions on."""
-    from brittle.text import read_texts
-
-    path = texts.data / "neutral.txt"
-    return read_texts(path) if path.is_file() else texts.retain

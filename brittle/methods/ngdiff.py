@@ -4,8 +4,8 @@
     theta <- theta - lr s g
 
 so <g, g_retain> >= 0 and <g, g_forget> <= 0 always, whatever the scale of either loss. The rate's factor s is measured every
-`lr_probe_every` steps (0: never): a parabola through the retain loss at theta and theta -+ lr s g, s times its minimiser where
-it opens upward. Meant for plain SGD without clipping (the preset's); AdamW would undo the scale.
+`lr_probe_every` steps (0: never): a parabola through the retain loss at theta and theta -+ lr s g, s times its minimiser, at
+most 2, where it opens upward. Meant for plain SGD without clipping (the preset's); AdamW would undo the scale.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class NGDiff(Method):
         if self.lr_probe_every and self.state["calls"] % self.lr_probe_every == 0 and lr:
             with torch.no_grad():
                 found = parabola_minimum(*(self.retain_loss_at(g, -lr * self.state["scale"] * t) for t in (-1, 0, 1)))
-            self.state["scale"] *= found or 1.0
+            self.state["scale"] *= min(found or 1.0, 2.0)  # a parabola is not known far beyond its points
         self.state["calls"] += 1
         return [self.state["scale"] * x for x in g]
 
