@@ -234,6 +234,14 @@ ARGUMENTS = {
     "unlearn/unlearn.py": "--steps 4 --batch-size 4 --layer-id 1 --lat-layer 0",
     "eval/tamper.py": "--steps 4 --eval-at 2 --lr 1e-3 --max-items 10",
 }
+LESS = {
+    "max_samples": 24,
+    "train_steps": 4,
+    "num_perturbations": 1,
+    "iterations": 1,
+    "limit": 20,
+    "points": 3,
+}  # where it is read
 
 
 def preset(place, **changes):
@@ -242,7 +250,7 @@ def preset(place, **changes):
         "base": f"{place}/out/models/mini-base", "filtered": f"{place}/out/models/mini-filtered", "unlearned": [],
         "method": "cb_lat", "data": f"{place}/data", "root": f"{place}/out", "makes": ["data", "family", "unlearn"], **changes,
     }  # fmt: skip
-    arguments = {**ARGUMENTS, **few_samples()}
+    arguments = {**ARGUMENTS, **less_work()}
     lines = [f"{key} = {value!r}" for key, value in given.items()]
     lines += ["[arguments]", *(f'"{script}" = "{text}"' for script, text in arguments.items())]
     path = Path(f"{place}.toml")
@@ -250,11 +258,13 @@ def preset(place, **changes):
     return path
 
 
-def few_samples():
-    """Fewer texts for every diagnostic that reads texts."""
-    scripts = {row["script"] for row in steps.read_steps(ROOT / "experiment" / "steps.csv")}
-    reads = {s for s in scripts - set(ARGUMENTS) if re.search("--max-samples|MaxSamples", (ROOT / s).read_text())}
-    return dict.fromkeys(sorted(reads), "--max-samples 24")
+def less_work():
+    """{script: arguments} for every other script, of those of LESS that its `main` has."""
+    made = {}
+    for script in {row["script"] for row in steps.read_steps()} - set(ARGUMENTS):
+        main = (ROOT / script).read_text().partition("\ndef main(")[2]
+        made[script] = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in LESS.items() if f"\n    {k}: " in main)
+    return dict(sorted(made.items()))
 
 
 def pipeline(place, log, *more, **environment):
