@@ -1,0 +1,173 @@
+"""Command lines: exit status, one line for a mistake, knobs as flags, `.env`."""
+
+import errno
+import os
+import signal
+import sys
+from typing import Annotated
+
+import pytest
+import torch
+import typer
+from safetensors import SafetensorError
+
+from brittle import cli
+from brittle.errors import UserError
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """command(main, *arguments) -> (exit status, stdout, stderr) of `cli.run(main)`."""
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.run(main)
+        return stop.value.code, *capsys.readouterr()
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(("value", "status"), [(None, 0), (0, 0), (1, 1), (7, 7), ("text", 0)])
+def test_status_is_what_main_returns(command, value, status):
+    assert command(lambda: value) == (status, "", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (UserError("asked X, there is Y,\n  do   Z."), "asked X, there is Y, do Z."),
+        (OSError(errno.ENOSPC, "No space left on device", "/out/x.csv"), "cannot write /out/x.csv: No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot write the results: No space left on device"),
+        (OSError(errno.EROFS, "Read-only file system", "/out"), "cannot write /out: Read-only file system"),
+        (PermissionError(errno.EACCES, "Permission denied", "/out"), "cannot write /out: Permission denied"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "/out"), "cannot write /out: Disk quota exceeded"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "y" * 400), "is too long for a file"),
+        (
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            "no space left on the disk",
+        ),
+        (SafetensorError("Error while deserializing header: header too small"), "cannot be read"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of GPU memory: lower --batch-size"),
+    ],
+)
+def test_mistakes_and_full_disks_take_one_line(command, error, says):
+    status, out, err = command(raising(error))
+    assert status == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1 and says in err
+    assert len(err) < 300
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), ValueError("x"), AssertionError("x"), OSError(errno.EIO, "I/O error"), TypeError("x")]
+)
+def test_bugs_keep_their_traceback(command, error):
+    """What no user can mend is not dressed up as their mistake."""
+    status, _, err = command(raising(error))
+    assert status == 1 and "Traceback" in err and "error: " not in err.replace("Error: ", "")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), typer.Abort()])
+def test_interrupted(command, error):
+    status, _, err = command(raising(error))
+    assert status == 130 and err.startswith("error: interrupted") and err.count("\n") == 1
+
+
+def test_an_error_that_an_interrupt_caused_is_the_interrupt(command):
+    """Libraries catch KeyboardInterrupt while they import, and then fail otherwise."""
+
+    def main():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.pause()
+        except KeyboardInterrupt:
+            raise ImportError("cannot import name 'x'") from None
+
+    status, _, err = command(main)
+    assert status == 130 and err.startswith("error: interrupted") and err.count("\n") == 1
+
+
+def test_terminated_says_nothing_and_cleans_up(command):
+    cleaned = []
+
+    def main():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            cleaned.append(True)
+
+    assert command(main) == (143, "", "") and cleaned
+
+
+def sized(size: Annotated[int, typer.Option(min=1, help="Size.")], fast: Annotated[bool, typer.Option("--fast")] = False):
+    """Do it."""
+    print(size, fast)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "Missing option '--size'"),
+        (["--size"], "requires an argument"),
+        (["--size", "x"], "--size"),
+        (["--size", "0"], "--size"),
+        (["--siz", "1"], "No such option: --siz"),
+        (["--size", "1", "more"], "unexpected extra argument"),
+        (["--size", "1", "--fast=maybe"], "--fast"),
+    ],
+)
+def test_wrong_command_lines(command, arguments, says):
+    """Whatever version of typer and click is there: one line, no usage text, no traceback."""
+    status, out, err = command(sized, *arguments)
+    assert status == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1 and says in err
+
+
+def test_right_command_lines(command):
+    assert command(sized, "--size", "3", "--fast") == (0, "3 True\n", "")
+    status, out, _ = command(sized, "--help")
+    assert status == 0 and "Do it." in out and "--size" in out
+
+
+def test_knobs_become_flags(command):
+    """Each knob is an option with a dash, a text, and None where it is not given."""
+    seen = {}
+
+    def main(size: Annotated[int, typer.Option()] = 3, **knobs):
+        """Do it."""
+        seen.update(knobs, size=size)
+
+    wrapped = cli.with_knobs(main, {"layer_id": "Block [rmu 7].", "beta": "Temperature."})
+    assert command(wrapped, "--layer-id", "1,2")[0] == 0
+    assert seen == {"layer_id": "1,2", "beta": None, "size": 3}
+    assert "Block [rmu 7]." in command(wrapped, "--help")[1]
+    assert "No such option" in command(wrapped, "--gamma", "1")[2]
+
+
+def test_env_file_fills_in_and_the_environment_wins(command, monkeypatch, tmp_path):
+    (tmp_path / ".env").write_text("BRITTLE_A=file\nBRITTLE_B=file\n")
+    monkeypatch.setenv("BRITTLE_A", "environment")
+    monkeypatch.setenv("BRITTLE_B", "to be removed")
+    monkeypatch.delenv("BRITTLE_B")
+    seen = []
+    command(lambda: seen.append((os.environ["BRITTLE_A"], os.environ["BRITTLE_B"])))
+    assert seen == [("environment", "file")]
+
+
+@pytest.mark.parametrize(("given", "cores", "used"), [("3", 64, 3), ("", 64, 8), (None, 64, 8), (None, 2, 2), (None, None, 1)])
+def test_threads(monkeypatch, given, cores, used):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert cli.threads() == used
