@@ -29,11 +29,12 @@ PARAMS, NORMS = "experiment/collect_param_stats.py", "experiment/collect_activat
 pytestmark = pytest.mark.usefixtures("imported")
 
 
-@pytest.fixture
-def place(tmp_path, data, family):
-    """A folder with good and bad models and texts; scripts write to its `out`. Paths by name."""
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, data, family):
+    """A folder with good and bad models and texts."""
     from transformers import AutoTokenizer
 
+    tmp_path = tmp_path_factory.mktemp("place")
     tokenizer = AutoTokenizer.from_pretrained(family.base)
     for name in ("base", "filtered"):
         shutil.copytree(getattr(family, name), tmp_path / name)
@@ -62,6 +63,13 @@ def place(tmp_path, data, family):
     (tmp_path / "latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
     (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"text": \n')
     return tmp_path
+
+
+@pytest.fixture
+def place(built):
+    """That folder; scripts write to its `out`, which is not there."""
+    yield built
+    shutil.rmtree(built / "out", ignore_errors=True)
 
 
 def texts(forget="{p}/data/forget.txt", retain="{p}/data/retain.txt"):
