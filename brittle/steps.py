@@ -49,6 +49,8 @@ class Task:
 
 
 def read_steps(path=STEPS):
+    if not Path(path).is_file():
+        raise UserError(f"{path} not found in {Path.cwd()}. Run ./experiment/pipeline.sh, or stand in the repository's root.")
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
@@ -80,6 +82,10 @@ def tasks(preset, rows):
     if not preset.unlearned:
         preset.unlearned = [str(unlearned_dir(preset.root, preset.base, preset.method))]
     others = [preset.filtered, *preset.unlearned]
+    names = [model_name(model) for model in (preset.base, *others)]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two of the models are called {name}, so their results would mix. Give their folders other names.")
     for row in rows:
         if row["scope"] in ("data", "family", "unlearn") and row["scope"] not in preset.makes:
             continue

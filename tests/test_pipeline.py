@@ -226,6 +226,18 @@ def test_another_method_is_another_model():
     assert made.name in next(t.needs for t in tasks if t.step == "4" and "npo" in t.name)
 
 
+def test_two_models_of_one_name_would_mix_their_results():
+    chosen = steps.override(steps.read_preset("mini"), base="/one/model", filtered="/two/model")
+    with pytest.raises(UserError, match="two of the models are called model"):
+        steps.tasks(chosen, steps.read_steps())
+
+
+def test_another_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="repository's root"):
+        steps.read_steps()
+
+
 # --- the whole study, tiny
 
 ARGUMENTS = {

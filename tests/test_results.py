@@ -1,6 +1,7 @@
 """Outputs are all there or not at all, and the record beside them says when they must be made again."""
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -317,8 +318,6 @@ def test_impossible_names_are_mistakes_of_the_user(model):
 
 def test_large_files_are_hashed_once(tmp_path, monkeypatch):
     """The digest of a large file is kept by path, size and time; a changed file is hashed again."""
-    import hashlib
-
     monkeypatch.setattr(files, "HASH_CACHE", tmp_path / "cache" / "sha256.json")
     monkeypatch.setattr(files, "CACHED_FROM", 4)
     path, calls, real = tmp_path / "big", [], hashlib.file_digest
@@ -330,3 +329,13 @@ def test_large_files_are_hashed_once(tmp_path, monkeypatch):
     assert files.sha256(path) == hashlib.sha256(b"123456").hexdigest() and len(calls) == 2
     files.HASH_CACHE.write_text("damaged")
     assert files.sha256(path) == hashlib.sha256(b"123456").hexdigest()
+
+
+def test_hub_blobs_are_named_by_their_hash(tmp_path):
+    """A snapshot of the hub's cache links to blobs; only the name of 64 digits is a SHA-256 (small files have git's)."""
+    for digest, content in (("a" * 64, b"weights"), ("b" * 40, b"config")):
+        (tmp_path / "blobs").mkdir(exist_ok=True)
+        (tmp_path / "blobs" / digest).write_bytes(content)
+        (tmp_path / f"link{len(digest)}").symlink_to(f"blobs/{digest}")
+    assert files.sha256(tmp_path / "link64") == "a" * 64
+    assert files.sha256(tmp_path / "link40") == hashlib.sha256(b"config").hexdigest()
