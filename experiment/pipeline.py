@@ -37,6 +37,8 @@ def main(
         if step not in {row["step"] for row in rows}:
             raise UserError(f"--only {step}: no such step. Steps: {', '.join(row['step'] for row in rows)}.")
     wanted = [t for t in steps.tasks(chosen, rows) if not only or t.step in only]
+    if not wanted:
+        raise UserError(f"--only {', '.join(only)}: preset {chosen.name} and the models given leave nothing of it to run.")
     return runner.run(wanted, Path(chosen.root), force=force, dry_run=dry_run, jobs=jobs)
 
 

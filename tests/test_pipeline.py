@@ -388,6 +388,7 @@ def test_pipeline_refuses_to_run_twice_at_once(undisturbed, tmp_path):
     ("arguments", "says"),
     [
         (["--only", "99"], "--only 99: no such step. Steps: data, "),
+        (["--preset", "deep-ignorance", "--only", "base"], "--only base: preset deep-ignorance"),
         (["--preset", "maxi"], "--preset maxi: choose deep-ignorance, mini"),
         (["--jobs", "0"], "--jobs"),
         (["--root", "pyproject.toml"], "pyproject.toml is or lies under a file"),
