@@ -87,7 +87,11 @@ def both(outdir):
             for process in processes:
                 process.terminate()
             for process in processes:
-                process.wait()
+                try:
+                    process.wait(5)
+                except subprocess.TimeoutExpired:  # a library that was being imported has swallowed the signal
+                    process.kill()
+                    process.wait()
             raise
         finally:
             files.remove_empty(new)

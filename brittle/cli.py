@@ -69,15 +69,29 @@ def _explain(error):
     return None
 
 
+def _importing(frame):
+    while frame and "importlib._bootstrap" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    return frame is not None
+
+
 def _listen():
-    """Let SIGINT and SIGTERM unwind the program, so that it cleans up. Returns the list that collects what was received."""
+    """Let SIGINT and SIGTERM unwind the program, so that it cleans up. Returns the list that collects what was received.
+
+    Libraries swallow what is raised while they import one another, and stay half imported. So it is raised again, every
+    fifth of a second, for as long as an import goes on.
+    """
     received = []
 
-    def stop(number, _frame):
-        received.append(number)
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(TERMINATED)
+    def stop(number, frame):
+        if number != signal.SIGALRM:
+            received.append(number)
+        elif not _importing(frame):
+            return
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        raise KeyboardInterrupt if received[-1] == signal.SIGINT else SystemExit(TERMINATED)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, stop)
     return received
 
@@ -104,6 +118,8 @@ def run(main):
         elif message is None:
             traceback.print_exc()
             sys.exit(1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     if code == INTERRUPTED:  # also what typer makes of Ctrl-C
         message = "interrupted; what was finished before is intact, nothing half-written is left."
     if message:

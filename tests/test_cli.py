@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+import time
 from typing import Annotated
 
 import pytest
@@ -95,6 +96,46 @@ def test_an_error_that_an_interrupt_caused_is_the_interrupt(command):
 
     status, _, err = command(main)
     assert status == 130 and err.startswith("error: interrupted") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_import_that_swallows_the_interrupt_is_interrupted_again(command, tmp_path, monkeypatch, number, status):
+    """numpy, torch and transformers all wrap imports in `except`; a module half imported fails much later, or never."""
+    (tmp_path / "stubborn.py").write_text(
+        "import os, time\n"
+        "try:\n"
+        f"    os.kill(os.getpid(), {int(number)}); time.sleep(1)\n"
+        "except BaseException:\n"
+        "    pass\n"
+        "for _ in range(1000):\n"
+        "    time.sleep(0.01)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    reached = []
+
+    def main():
+        import stubborn  # noqa: F401
+
+        reached.append(True)
+
+    code, _, err = command(main)
+    assert code == status and not reached and err.count("\n") == (number == signal.SIGINT)
+
+
+def test_clean_up_is_not_interrupted(command):
+    """What is raised again is raised into imports alone."""
+    cleaned = []
+
+    def main():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.pause()
+        finally:
+            for _ in range(50):
+                time.sleep(0.01)
+            cleaned.append(True)
+
+    assert command(main)[0] == 130 and cleaned
 
 
 def test_terminated_says_nothing_and_cleans_up(command):
