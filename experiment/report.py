@@ -4,9 +4,11 @@
 
 Reads what the steps of steps.csv wrote (CSVs, figures, records) and nothing else. Writes <root>/report.html, which needs no
 other file, and <root>/summary.csv. What has not been measured is said to be so. The words of the first screen follow from
-the numbers by the rules of brittle/verdict.py.
+the numbers by the rules of brittle/verdict.py. Studies that are no step of steps.csv add sections of their own (EXTRA).
 """
 
+import importlib
+import importlib.util
 import math
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +24,9 @@ COLUMNS = ["model", "role", "forget_accuracy", "retain_accuracy", "general_accur
            "heldout_recovery_low", "heldout_recovery_high", "update_relative_norm", "update_stable_rank"]  # fmt: skip
 SOURCES = {"harness": "accuracy.csv", "recovery": "recovery.csv", "param_stats": "per_matrix.csv"}  # folder: file
 LEAD = "recovery"  # the folder whose figure stands right after the first screen
+# brittle/report_<name>.py, where it exists: sections(root) -> [(anchor, heading, HTML)], none where its CSVs are absent, and
+# sources(root) -> the files it reads; those that do not exist yet make the report run again when they do
+EXTRA = ("sequential", "filter", "attacks")
 REPO = Path(__file__).resolve().parents[1]
 MOST = 24  # lines of a section's table
 
@@ -127,6 +132,12 @@ def section(row, units, lead=False):
     return f"step-{step}", title if lead else f"{step} · {title}" if step.isdigit() else title, "".join(parts)
 
 
+def extras():
+    """The modules of EXTRA that there are."""
+    names = [f"brittle.report_{name}" for name in EXTRA]
+    return [importlib.import_module(name) for name in names if importlib.util.find_spec(name)]
+
+
 def how_made(found):
     """Commands, commits, versions and durations, from the records."""
     lines, versions = [], {}
@@ -173,12 +184,16 @@ def main(
     made = records(tasks, [base, filtered, *unlearned])
     files = {table, *done, *made, *(png for output in done for png in output.parent.glob("*.png"))}
     files |= {path for f in SOURCES for m in roles if (path := source(root, f, next(iter(roles)), m)).is_file()}
+    more = [Path(path) for module in extras() for path in module.sources(root)]
+    files |= {path for path in more if path.is_file()}
     absent = [str(task.output) for task in tasks if not task.output.is_file()]
+    unread = absent + sorted(str(path) for path in more if not path.is_file())
     steps_of = {row["folder"]: row["step"] for row in reversed(listed) if row["folder"]}
-    with results.Run(root, sorted(map(str, files)), settings={"roles": roles, "absent": absent}) as run:
+    with results.Run(root, sorted(map(str, files)), settings={"roles": roles, "absent": unread}) as run:
         leading = [row for row in listed if row["folder"] == LEAD]
         shown = leading + [row for row in listed if row["step"] in units and row not in leading]
         sections = [section(row, units[row["step"]], row in leading) for row in shown]
+        sections += [found for module in extras() for found in module.sections(root)]
         sections.append(("how", "How this was made", how_made(made)))
         first = first_screen(rows, verdicts, root, steps_of)
         page = report_html.page(headline(verdicts), first, sections, "All numbers come from the CSV files beside this page.")

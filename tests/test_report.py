@@ -10,6 +10,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -160,6 +161,21 @@ def test_a_new_step_shows_up(root):
     assert "Curious shapes" in part and part.count("<img") == 2 and "base → filtered" in part and "12.2" in part
     assert text.index('id="step-back"') < text.index('id="step-quiz"') < text.index('id="step-1"') < text.index('id="step-77"')
     assert 'id="step-last"' not in text
+
+
+def test_other_modules_add_sections(root, monkeypatch):
+    written, awaited = root / "sequential" / "x.csv", root / "filter" / "y.csv"
+    write(written, [{"x": 1}])
+    extra = SimpleNamespace(
+        sections=lambda at: [("study", "A study", f"<p>of {at.name}</p>")], sources=lambda at: [written, awaited]
+    )
+    monkeypatch.setattr(report, "extras", lambda: [extra])
+    _, text = run(root)
+    assert 'id="study"' in text and "<p>of out</p>" in text and text.index('id="study"') < text.index('id="how"')
+    record = json.loads((root / "summary.run.json").read_text())
+    assert str(written) in record["inputs"] and str(awaited) in record["settings"]["absent"]
+    write(awaited, [{"y": 1}])
+    assert "is new" in why_run(root / "summary.csv", record["command"])
 
 
 def test_names_are_escaped(root):
