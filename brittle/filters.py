@@ -1,0 +1,262 @@
+"""The activation filter: one linear map at one site of a model, its folder on disk, and its hooks.
+
+At token states h [.., d] (rows) the filter of strength a is
+
+    h  ->  h - a g(h) ((h - offset) read) basis^T
+
+basis [d, k] orthonormal; read [d, k] is the basis itself but for oblique filters (LEACE); g is 1, or for a gated filter
+1 where gate . h + threshold > 0. Sites: `post_norm` is what the unembedding reads, `pre_norm` what the final norm reads,
+`block:L` the output of block L. a = 0 changes no bit; 1 removes the directions; beyond 1 they are reflected.
+Arithmetic in float32 (float64 for float64 states), whatever the model runs in.
+"""
+
+import json
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from brittle.activations import edit
+from brittle.errors import UserError
+from brittle.losses import wide
+from brittle.models import blocks, check_blocks
+
+FILES = ("filter.safetensors", "filter.json")
+TENSORS = ("basis", "read", "offset", "gate")
+ARCHITECTURE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
+SITES = "post_norm, pre_norm or block:L"
+
+
+class Moments:
+    """Count, sum and second moments of vectors [.., d], streamed in float64; mergeable, so data can be sharded.
+
+    `mean` is E[y], `second` E[y y^T] (not centred), `covariance` E[(y - mean)(y - mean)^T].
+    """
+
+    def __init__(self, width, device="cpu"):
+        self.n = 0
+        self.total = torch.zeros(width, dtype=torch.float64, device=device)
+        self.products = torch.zeros(width, width, dtype=torch.float64, device=device)
+
+    def update(self, states, mask=None):
+        """Add states [.., d]; with mask [..] only those where it is true. Returns self."""
+        states = states.flatten(0, -2) if mask is None else states[mask.bool()]
+        rows = states.to(self.total.device, torch.float64)
+        self.n += len(rows)
+        self.total += rows.sum(0)
+        self.products.addmm_(rows.T, rows)
+        return self
+
+    def merge(self, other):
+        """Add another set's moments. Returns self."""
+        if len(other.total) != len(self.total):
+            raise UserError(f"moments of width {len(other.total)} cannot be added to moments of width {len(self.total)}.")
+        self.n += other.n
+        self.total += other.total.to(self.total.device)
+        self.products += other.products.to(self.total.device)
+        return self
+
+    @property
+    def width(self):
+        return len(self.total)
+
+    @property
+    def mean(self):
+        return self.total / self.n
+
+    @property
+    def second(self):
+        return self.products / self.n
+
+    @property
+    def covariance(self):
+        return self.second - torch.outer(self.mean, self.mean)
+
+    def tensors(self):
+        """What a safetensors file holds of it; `Moments.of` is the way back."""
+        return {"n": torch.tensor(self.n), "total": self.total.cpu(), "products": self.products.cpu()}
+
+    @classmethod
+    def of(cls, tensors):
+        made = cls(len(tensors["total"]))
+        made.n, made.total, made.products = int(tensors["n"]), tensors["total"].double(), tensors["products"].double()
+        return made
+
+
+@dataclass
+class Filter:
+    """A filter, as the module's docstring defines it. `about` is what filter.json holds beside site and strength."""
+
+    site: str
+    basis: torch.Tensor  # [d, k]
+    strength: float = 1.0
+    read: torch.Tensor | None = None  # [d, k]; None: the basis
+    offset: torch.Tensor | None = None  # [d]; None: 0
+    gate: torch.Tensor | None = None  # [d]; None: every token
+    threshold: float = 0.0
+    about: dict = field(default_factory=dict)
+
+    @property
+    def k(self):
+        return self.basis.shape[1]
+
+    @property
+    def linear(self):
+        """Is it one matrix (no gate, no offset), so that it can be folded into weights?"""
+        return self.gate is None and self.offset is None
+
+    def __call__(self, h):
+        """The filtered states, of the shape and dtype of h [.., d]."""
+        if self.strength == 0:
+            return h
+        if h.device != self.basis.device:
+            self.to(h.device)
+        x = wide(h)
+        part = self.component(x) * self.strength
+        if self.gate is not None:
+            part = part * self.fires(x)[..., None]
+        return (x - part).to(h.dtype)
+
+    def component(self, x):
+        """What a strength of 1 removes from x [.., d], where the gate fires."""
+        basis = self.basis.to(x.dtype)
+        read = basis if self.read is None else self.read.to(x.dtype)
+        return ((x if self.offset is None else x - self.offset.to(x.dtype)) @ read) @ basis.T
+
+    def fires(self, x):
+        """[..] bool: where the gate lets the filter act."""
+        if self.gate is None:
+            return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
+        return wide(x) @ self.gate.to(wide(x).dtype) + self.threshold > 0
+
+    def to(self, device):
+        """Move the tensors, in place. Returns self."""
+        for name in TENSORS:
+            if getattr(self, name) is not None:
+                setattr(self, name, getattr(self, name).to(device))
+        return self
+
+    def at(self, strength):
+        """The same filter at another strength (tensors shared)."""
+        return replace(self, strength=float(strength))
+
+    def first(self, k):
+        """The filter of the leading k directions."""
+        return replace(self, basis=self.basis[:, :k], read=None if self.read is None else self.read[:, :k])
+
+    def check(self, config):
+        """Raise UserError where the filter was made for another architecture or width than `config`'s."""
+        for key, here in architecture(config).items():
+            made = self.about.get("architecture", {}).get(key, here)
+            if made != here:
+                raise UserError(f"this filter was fitted for {key} {made}, this model has {here}. Fit one on this model.")
+        if len(self.basis) != config.hidden_size:
+            raise UserError(f"this filter is for states of width {len(self.basis)}, this model's have {config.hidden_size}.")
+        return self
+
+    def save(self, folder):
+        """Write filter.safetensors and filter.json into `folder` (which must exist)."""
+        from safetensors.torch import save_file
+
+        tensors = {name: getattr(self, name) for name in TENSORS if getattr(self, name) is not None}
+        save_file({n: t.detach().float().cpu().contiguous() for n, t in tensors.items()}, Path(folder) / FILES[0])
+        about = {"site": self.site, "k": self.k, "strength": self.strength, "gated": self.gate is not None,
+                 "threshold": self.threshold, **self.about}  # fmt: skip
+        (Path(folder) / FILES[1]).write_text(json.dumps(about, indent=1, default=float) + "\n", encoding="utf-8")
+
+
+def load(folder):
+    """The filter of a folder. Raises UserError where there is none, or a damaged one."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    if not all((folder / name).is_file() for name in FILES):
+        raise UserError(f"{folder} holds no filter ({', '.join(FILES)}). Make one with: uv run hooks/fit_filter.py --model M")
+    try:
+        about = json.loads((folder / FILES[1]).read_text(encoding="utf-8"))
+        tensors = load_file(folder / FILES[0])
+        site, strength, threshold = about.pop("site"), float(about.pop("strength")), float(about.pop("threshold"))
+        made = Filter(site, tensors["basis"], strength, *(tensors.get(n) for n in TENSORS[1:]), threshold, about)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"the filter in {folder} cannot be read ({error}). Make it again with hooks/fit_filter.py.") from None
+    for key in ("k", "gated"):
+        about.pop(key, None)
+    return made
+
+
+def architecture(config):
+    """{model_type, hidden_size, num_hidden_layers, vocab_size} that a filter belongs to."""
+    found = {key: getattr(config, key, None) for key in ARCHITECTURE}
+    return found | {"model_type": str(found["model_type"]).removeprefix("filtered_")}
+
+
+def check_strength(strength, allow_reflection=False):
+    """A strength lies in [0, 1]; beyond 1 directions are reflected, not removed."""
+    if not 0 <= strength <= (2 if allow_reflection else 1):
+        raise UserError(
+            f"strength {strength:g} lies outside [0, 1]: beyond 1 a filter reflects instead of removing "
+            "(--allow-reflection permits up to 2)."
+        )
+    return float(strength)
+
+
+def block_of(site, model=None):
+    """L of `block:L`, None for the two sites at the final norm. Raises UserError for what is no site (of `model`)."""
+    name, _, number = site.partition(":")
+    if site in ("post_norm", "pre_norm"):
+        return None
+    if name != "block" or not number.isdigit():
+        raise UserError(f"--site {site}: choose {SITES}.")
+    if model is not None:
+        check_blocks(model, [int(number)], "--site block:L, L =")
+    return int(number)
+
+
+def final_norm(model):
+    """The norm behind the last block: the last module called a norm beside the list of blocks."""
+    stack = blocks(model)
+    parent = next(m for m in model.modules() if any(child is stack for child in m.children()))
+    found = [m for m in parent.children() if "norm" in type(m).__name__.lower()]
+    if not found:
+        raise UserError(f"{type(model).__name__} has no norm behind its blocks. Use --site post_norm or block:L.")
+    return found[-1]
+
+
+@contextmanager
+def at_site(model, site, f):
+    """Replace the states h [B, T, d] at `site` by f(h) in every forward pass of `model`; f may return None to only look."""
+
+    def changed(h):
+        new = f(h)
+        return h if new is None else new
+
+    layer = block_of(site, model)
+    if layer is not None:
+        with edit(model, {layer: changed}):
+            yield
+        return
+    module = model.get_output_embeddings() if site == "post_norm" else final_norm(model)
+    handle = module.register_forward_pre_hook(lambda _m, args: (changed(args[0]), *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def hooked(model, made):
+    """`model` with the filter at work, for the length of a `with` block: forward passes and generation alike."""
+    made.check(model.config)
+    with at_site(model, made.site, made):
+        yield model
+
+
+def load_filtered(model, folder):
+    """Hook the filter in `folder` into `model` for good. Returns the filter; `filter.strength = 0` switches it off."""
+    made = load(folder).to(next(model.parameters()).device)
+    stack = ExitStack()
+    stack.enter_context(hooked(model, made))
+    model.filter_hook = stack  # held, so that the hooks stay as long as the model
+    return made
