@@ -60,6 +60,17 @@ def mean(values):
     return math.fsum(known) / len(known) if known else ""
 
 
+def update_size(table):
+    """(|dW| / |W| over all matrices, mean stable rank weighted by |dW|^2); None where a matrix lacks its numbers."""
+    found = [[number(row[k]) for k in ("dW_fro", "W_fro", "dW_stable_rank")] for row in table]
+    if not found or any(d is None or w is None for d, w, _ in found):
+        return None, None
+    energy, whole = math.fsum(d * d for d, _, _ in found), math.fsum(w * w for _, w, _ in found)
+    moved = [(d * d, rank) for d, _, rank in found if d > 0]
+    known = moved and all(rank is not None for _, rank in moved)
+    return math.sqrt(energy / whole) if whole else None, math.fsum(e * r for e, r in moved) / energy if known else None
+
+
 def question(script):
     """The first line of a script's docstring; the script is not run."""
     path = Path(script)

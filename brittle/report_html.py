@@ -17,6 +17,9 @@ body{margin:0;background:var(--page);color:var(--ink);font:1rem/1.5 system-ui,"S
 main,header,footer{max-width:76rem;margin:0 auto;padding:0 1rem}
 h1{font-size:clamp(1.4rem,1rem + 2vw,2.1rem);line-height:1.2;margin:1.6rem 0 .4rem;text-wrap:balance}
 h2{font-size:1.25rem;margin:2.6rem 0 .2rem;padding-top:.9rem;border-top:1px solid var(--line)}
+h3{font-size:1.05rem;margin:1.6rem 0 .2rem}
+.says{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));margin:.8rem 0}
+.says div{background:var(--card);border-radius:8px;padding:.7rem 1rem}.says strong{overflow-wrap:anywhere}
 p{margin:.4rem 0;max-width:46rem;overflow-wrap:anywhere}ul{margin:.4rem 0;padding-left:1.2rem;max-width:46rem}
 a{color:var(--link)}.soft,figcaption,.caption,.missing{color:var(--soft)}.missing{font-size:.88rem}
 nav{font-size:.92rem;margin:1rem 0}nav a{display:inline-block;margin:.1rem .9rem .1rem 0}
@@ -118,6 +121,13 @@ def summary_table(columns, rows):
             cells.append(f'<td data-label="{esc(c)}"{"" if i < 1 else " class=number"}><span>{row[c]}</span></td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
     return f'<table class="summary"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def side_by_side(said, rules):
+    """Sentences [(label, text)] in boxes beside each other, and the rules behind them folded below."""
+    boxes = "".join(f"<div><strong>{esc(label)}</strong><p>{esc(text)}</p></div>" for label, text in said)
+    listed = "".join(f"<li>{esc(rule)}</li>" for rule in rules)
+    return f'<div class="says">{boxes}</div><details><summary>The rules behind the words</summary><ul>{listed}</ul></details>'
 
 
 def page(title, first_screen, sections, foot):

@@ -15,9 +15,9 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli, report_html, results, steps
+from brittle import cli, reading, report_html, results, steps
 from brittle.errors import UserError
-from brittle.report_data import condense, number, question, read_csv, records
+from brittle.report_data import condense, number, question, read_csv, records, update_size
 from brittle.verdict import RULES, SAYS, WORDS, headline, verdict
 
 COLUMNS = ["model", "role", "forget_accuracy", "retain_accuracy", "general_accuracy", "heldout_recovery",
@@ -29,17 +29,6 @@ LEAD = "recovery"  # the folder whose figure stands right after the first screen
 EXTRA = ("sequential", "filter", "attacks")
 REPO = Path(__file__).resolve().parents[1]
 MOST = 24  # lines of a section's table
-
-
-def update_size(table):
-    """(|dW| / |W| over all matrices, mean stable rank weighted by |dW|^2); None where a matrix lacks its numbers."""
-    found = [[number(row[k]) for k in ("dW_fro", "W_fro", "dW_stable_rank")] for row in table]
-    if not found or any(d is None or w is None for d, w, _ in found):
-        return None, None
-    energy, whole = math.fsum(d * d for d, _, _ in found), math.fsum(w * w for _, w, _ in found)
-    moved = [(d * d, rank) for d, _, rank in found if d > 0]
-    known = moved and all(rank is not None for _, rank in moved)
-    return math.sqrt(energy / whole) if whole else None, math.fsum(e * r for e, r in moved) / energy if known else None
 
 
 def source(root, folder, base, model):
@@ -132,6 +121,34 @@ def section(row, units, lead=False):
     return f"step-{step}", title if lead else f"{step} · {title}" if step.isdigit() else title, "".join(parts)
 
 
+def level_section(level, listed, units, compared):
+    """(anchor, heading, HTML) of one level: a sentence a comparison, side by side, then its steps."""
+    asked, names_of_steps = reading.LEVELS[level]
+    steps_of_it = [row for row in listed if row["step"] in names_of_steps]
+    named = [row["step"] for row in steps_of_it]
+    said = [(label, reading.sentence(level, *names, named)) for label, names in compared.items()]
+    parts = [f"<p>{report_html.esc(asked)}</p>", report_html.side_by_side(said, reading.rules(level, named))]
+    for row in steps_of_it:
+        anchor, heading, body = section(row, units[row["step"]])
+        parts.append(f'<section id="{report_html.esc(anchor)}"><h3>{report_html.esc(heading)}</h3>{body}</section>')
+    return f"level-{level}", level.capitalize(), "".join(parts)
+
+
+def level_sections(listed, units, lead, compared):
+    """All sections of steps: those before the first step that belongs to a level, the levels, those after. `lead` opens."""
+    level_of = {step: level for level, (_, steps_of_it) in reading.LEVELS.items() for step in steps_of_it}
+    shown = [row for row in listed if row["step"] in units]
+    leading = [row for row in shown if row["folder"] == lead]
+    first = next((i for i, row in enumerate(shown) if row["step"] in level_of), len(shown))
+    alone = [row for row in shown if row["step"] not in level_of and row not in leading]
+    before = [row for row in alone if row in shown[:first]]
+    there = {level_of[row["step"]] for row in shown if row["step"] in level_of}
+    sections = [section(row, units[row["step"]], lead=True) for row in leading]
+    sections += [section(row, units[row["step"]]) for row in before]
+    sections += [level_section(level, shown, units, compared) for level in reading.LEVELS if level in there]
+    return sections + [section(row, units[row["step"]]) for row in alone if row not in before]
+
+
 def extras():
     """The modules of EXTRA that there are."""
     names = [f"brittle.report_{name}" for name in EXTRA]
@@ -178,6 +195,8 @@ def main(
         label = task.name.removeprefix(task.step).strip()
         label = f"{next(iter(roles))} → {label}" if task.step in compared else label
         units.setdefault(task.step, {})[label] = task.output.parent
+    name = next(iter(roles))
+    pairs = {f"{name} → {other}": (root, name, other) for other in list(roles)[1:]}
     rows = list(summary(root, roles))
     verdicts = {row["model"]: verdict(row, rows[0], rows[1]) for row in rows[2:]}
     done = [task.output for task in tasks if task.output.is_file()]
@@ -185,14 +204,13 @@ def main(
     files = {table, *done, *made, *(png for output in done for png in output.parent.glob("*.png"))}
     files |= {path for f in SOURCES for m in roles if (path := source(root, f, next(iter(roles)), m)).is_file()}
     more = [Path(path) for module in extras() for path in module.sources(root)]
+    more += [path for names in pairs.values() for path in reading.sources(*names)]
     files |= {path for path in more if path.is_file()}
     absent = [str(task.output) for task in tasks if not task.output.is_file()]
     unread = absent + sorted(str(path) for path in more if not path.is_file())
     steps_of = {row["folder"]: row["step"] for row in reversed(listed) if row["folder"]}
     with results.Run(root, sorted(map(str, files)), settings={"roles": roles, "absent": unread}) as run:
-        leading = [row for row in listed if row["folder"] == LEAD]
-        shown = leading + [row for row in listed if row["step"] in units and row not in leading]
-        sections = [section(row, units[row["step"]], row in leading) for row in shown]
+        sections = level_sections(listed, units, LEAD, pairs)
         sections += [found for module in extras() for found in module.sections(root)]
         sections.append(("how", "How this was made", how_made(made)))
         first = first_screen(rows, verdicts, root, steps_of)
