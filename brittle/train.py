@@ -3,11 +3,12 @@
 import math
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 
-from brittle.checkpoint import load_checkpoint, save_checkpoint
-from brittle.distributed import means, whole
+from brittle.checkpoint import load_checkpoint, save_checkpoint, steps_done
+from brittle.distributed import averaged, is_sharded, means, whole
 from brittle.errors import UserError
 from brittle.losses import wide
 from brittle.models import blocks
@@ -22,7 +23,8 @@ class Settings:
     lr: float = 1e-5
     batch_size: int = 4
     grad_accum: int = 1
-    schedule: str = "cosine"  # cosine: to zero over the run; constant; trapezoid: linear decay over the last 40 %
+    schedule: str = "cosine"  # cosine, linear: to zero over the run; constant; trapezoid: linear decay over the last 40 %
+    stretches: tuple = ()  # lengths of parts of the run that each have the whole schedule; the run as one where empty
     warmup: int = 0
     weight_decay: float = 0.0
     grad_clip: float = 1.0  # 0 is off
@@ -35,13 +37,21 @@ class Settings:
 
 def lr_factor(settings, step):
     """The learning rate's factor in [0, 1] at optimizer step `step` (from 0)."""
+    steps = settings.steps
+    for length in settings.stretches:
+        if step < length:
+            steps = length
+            break
+        step -= length
     warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
     if settings.schedule == "cosine":
-        return warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+        return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+    if settings.schedule == "linear":
+        return warm * (steps - step) / steps
     if settings.schedule == "trapezoid":
-        return warm * min(1.0, (settings.steps - step) / (0.4 * settings.steps))
+        return warm * min(1.0, (steps - step) / (0.4 * steps))
     if settings.schedule != "constant":
-        raise UserError(f"--schedule {settings.schedule}: choose cosine, constant or trapezoid.")
+        raise UserError(f"--schedule {settings.schedule}: choose cosine, linear, constant or trapezoid.")
     return warm
 
 
@@ -130,45 +140,64 @@ class Gradients:
     must see the whole step's, or accumulation would change the method.
     """
 
-    def __init__(self, trainable, combine=None):
-        self.trainable, self.combine, self.buffers = trainable, combine, {}
+    def __init__(self, trainable, combine=None, average=None):
+        """average(tensors): their means over processes, where those hold the whole model each."""
+        self.trainable, self.combine, self.buffers, self.average = trainable, combine, {}, average
 
     def add(self, terms, accelerator, share):
         if not self.combine:
             return accelerator.backward(sum(terms.values()) * share)
         for k, (name, term) in enumerate(terms.items(), 1):
             accelerator.backward(term * share, retain_graph=k < len(terms))
-            buffer = self.buffers.setdefault(name, [torch.zeros_like(p) for p in self.trainable])
-            for b, p in zip(buffer, self.trainable, strict=True):
-                if p.grad is not None:
-                    b.add_(p.grad)
+            found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.trainable]
+            for p in self.trainable:
                 p.grad = None
+            for b, g in zip(self.buffers.setdefault(name, found), found, strict=True):
+                if b is not g:
+                    b.add_(g)
 
     def finish(self, lr):
+        if self.average:
+            for tensors in self.buffers.values() if self.combine else [[p.grad for p in self.trainable if p.grad is not None]]:
+                self.average(tensors)
         if self.combine:
-            for p, g in zip(self.trainable, self.combine(self.buffers, lr), strict=True):
+            buffers, self.buffers = self.buffers, {}  # `combine` may take the buffers out and reuse their memory
+            for p, g in zip(self.trainable, self.combine(buffers, lr), strict=True):
                 p.grad = g
-            self.buffers = {}
 
 
 def train(
     model, terms_at, settings, accelerator, checkpoint=None, resume=False, after_step=None, label="train", about=None,
-    combine=None, mask=None, state=None,
+    combine=None, mask=None, state=None, phase=None,
 ):  # fmt: skip
     """Minimise the sum of `terms_at(step, micro, progress)` -> {name: scalar}. Returns the history: one row a step.
 
     checkpoint: folder for `save_every` and `resume`; about: what must be equal for a checkpoint to be this run's.
     after_step(step, row) runs behind every optimizer step (steps done so far), may add to the row, and ends the run early
     by returning True. combine, mask: see `Gradients` and masks.Mask. state: a dict of numbers kept in checkpoints.
+    phase(progress) runs before every step; where it returns True other parameters may train from there, by new optimizers.
     Raises UserError on a NaN or infinite term, naming step and term.
     """
-    optimizers = make_optimizers(model, settings)
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    names = [n for n, p in model.named_parameters() if p.requires_grad]  # what trains in any phase
+    average = None
+    if accelerator.num_processes > 1 and not is_sharded(model):
+        average = partial(averaged, accelerator=accelerator)
+
+    def make():
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        return make_optimizers(model, settings), trainable, Gradients(trainable, combine, average)
+
+    if phase and resume:  # a checkpoint holds the optimizers of the step before it
+        phase(max(0, steps_done(checkpoint) - 1) / settings.steps)
+    elif phase:
+        phase(0.0)
+    optimizers, trainable, gradients = make()
     about = {"settings": asdict(settings), **(about or {})}
-    gradients = Gradients(trainable, combine)
-    start, history = load_checkpoint(checkpoint, model, optimizers, about, state) if resume else (0, [])
+    start, history = load_checkpoint(checkpoint, model, optimizers, about, state, names) if resume else (0, [])
     with progress_bar(settings.steps, start, label if accelerator.is_main_process else None) as bar:
         for step in range(start, settings.steps):
+            if phase and phase(step / settings.steps):
+                optimizers, trainable, gradients = make()
             for optimizer, full in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = full * lr_factor(settings, step)
@@ -198,7 +227,7 @@ def train(
             bar.set_postfix({k: f"{v:.3g}" for k, v in sums.items()}, refresh=False)
             bar.update()
             if checkpoint and settings.save_every and (step + 1) % settings.save_every == 0 and step + 1 < settings.steps:
-                save_checkpoint(checkpoint, model, optimizers, step + 1, history, about, state)
+                save_checkpoint(checkpoint, model, optimizers, step + 1, history, about, state, names)
             if done:
                 break
     return history

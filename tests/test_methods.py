@@ -394,11 +394,12 @@ def test_ngdiff_descends_on_retain_and_ascends_on_forget_at_any_scale():
     terms = rule.losses(*batches(data), 0.0)
     parts = {k: gradients(model, v) for k, v in terms.items()}
     flat = {k: torch.cat([x.flatten() for x in g]) for k, g in parts.items()}
+    thousand = {"retain": [x.clone() for x in parts["retain"]], "forget": [1000 * x for x in parts["forget"]]}
     g = torch.cat([x.flatten() for x in rule.combine(parts, 0.1)])
     cos = F.cosine_similarity(flat["retain"], flat["forget"], dim=0)
     assert (g @ flat["retain"]).item() == pytest.approx(((1 - cos) * flat["retain"].norm()).item(), rel=1e-6)
     assert (g @ flat["forget"]).item() == pytest.approx((-(1 - cos) * flat["forget"].norm()).item(), rel=1e-6)
-    scaled = rule.combine({"retain": parts["retain"], "forget": [1000 * x for x in parts["forget"]]}, 0.1)
+    scaled = rule.combine(thousand, 0.1)
     assert torch.allclose(torch.cat([x.flatten() for x in scaled]), g, rtol=1e-9)
 
 

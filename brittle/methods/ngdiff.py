@@ -40,14 +40,17 @@ class NGDiff(Method):
 
         from brittle.train import norm_of
 
-        size = {term: norm_of(g) + 1e-12 for term, g in gradients.items()}
-        g = [r / size["retain"] - f / size["forget"] for r, f in zip(gradients["retain"], gradients["forget"], strict=True)]
+        size = {term: norm_of(g).item() + 1e-12 for term, g in gradients.items()}
+        g, away = gradients.pop("retain"), gradients.pop("forget")  # in place: a 7B model has no room for a third set
+        for r, f in zip(g, away, strict=True):
+            r.div_(size["retain"]).sub_(f, alpha=1 / size["forget"])
+        del away, f
         if self.lr_probe_every and self.state["calls"] % self.lr_probe_every == 0 and lr:
             with torch.no_grad():
                 found = parabola_minimum(*(self.retain_loss_at(g, -lr * self.state["scale"] * t) for t in (-1, 0, 1)))
             self.state["scale"] *= min(found or 1.0, 2.0)  # a parabola is not known far beyond its points
         self.state["calls"] += 1
-        return [self.state["scale"] * x for x in g]
+        return [x.mul_(self.state["scale"]) for x in g]
 
     def retain_loss_at(self, g, shift):
         """The retain NLL with theta + shift g, theta put back to the bit."""

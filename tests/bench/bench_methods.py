@@ -81,7 +81,7 @@ def clean(model):
         torch.cuda.reset_peak_memory_stats()
 
 
-def run_loop(model, terms, args, accelerator, combine=None):
+def run_loop(model, terms, args, accelerator, combine=None, optimizer="adamw"):
     """(median seconds a step behind the first two, peak GB) of the project's training loop."""
     from brittle.train import Settings, train
 
@@ -92,7 +92,7 @@ def run_loop(model, terms, args, accelerator, combine=None):
             torch.cuda.synchronize()
         stamps.append(time.perf_counter())
 
-    settings = Settings(steps=args.steps + 2, lr=1e-7, batch_size=args.batch)
+    settings = Settings(steps=args.steps + 2, lr=1e-7, batch_size=args.batch, optimizer=optimizer)
     train(model, terms, settings, accelerator, after_step=after, combine=combine)
     taken = [b - a for a, b in itertools.pairwise(stamps[1:])]
     peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else float("nan")
@@ -188,7 +188,7 @@ def main():
             def terms(step, micro, progress, rule=rule):
                 return rule.losses(data.forget.batches(step)[0], data.retain.batches(step)[0], progress)
 
-            taken, peak = run_loop(model, terms, args, accelerator, rule.combine)
+            taken, peak = run_loop(model, terms, args, accelerator, rule.combine, "sgd" if name == "ngdiff" else "adamw")
             del rule, terms
             after, _ = unit(model, data, args, accelerator)
             naive = None if args.no_naive else naive_step(name, model, data, args, layer)
