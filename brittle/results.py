@@ -43,12 +43,13 @@ def write_csv(path, columns, rows):
     """Rows (dicts with exactly `columns`) as CSV, floats in full precision, None as an empty field. Returns the row count."""
     count = 0
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
+        quoting = (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)  # before Python 3.13 the first leaves a lone \r bare, which ends the row
+        plain, quoted = (csv.DictWriter(file, columns, lineterminator="\n", quoting=q) for q in quoting)
+        plain.writeheader()
         for row in rows:
             missing = set(columns) - set(row)
             assert not missing, f"row without {sorted(missing)}"
-            writer.writerow(row)
+            (quoted if any(isinstance(v, str) and "\r" in v for v in row.values()) else plain).writerow(row)
             count += 1
     return count
 

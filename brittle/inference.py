@@ -1,0 +1,155 @@
+"""Prompts and models: reading prompts, loading a model as it is to be asked, and its answers."""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from brittle import models, results, text
+from brittle.errors import UserError
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a model is loaded and asked; what changes its answers beside prompt and sampling."""
+
+    revision: str | None = None
+    adapter: str | None = None
+    filter: str | None = None
+    quantize: int | None = None
+    raw: bool = False
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+    def plain(self):
+        """The same without what changes the model: how the other model of a comparison is loaded."""
+        return replace(self, revision=None, adapter=None, filter=None, quantize=None)
+
+    def label(self, model):
+        """The name of `model` in tables: with its revision, adapter, filter and bits, so that rows can be told apart."""
+        parts = [f"@{self.revision}" if self.revision else ""]
+        parts += [f"+{kind}:{results.model_name(at)}" for kind, at in (("adapter", self.adapter), ("filter", self.filter)) if at]
+        return results.model_name(model) + "".join(parts) + (f"+{self.quantize}bit" if self.quantize else "")
+
+    def files(self):
+        """What is read beside the model."""
+        folders = [Path(folder) for folder in (self.adapter, self.filter) if folder]
+        return [f for folder in folders for f in sorted(folder.glob("*")) if f.suffix in (".json", ".safetensors")]
+
+
+def path_of(model):
+    """A model as tables name it: a folder relative to here, or a hub id."""
+    return str(results.relative(model)) if Path(model).is_dir() else str(model)
+
+
+class Loaded:
+    """A model ready to be asked: .name, .model, .tokenizer, .stop."""
+
+    def __init__(self, model, setup):
+        from brittle.generate import stop_ids
+
+        self.path, self.setup, self.name, self.noted = path_of(model), setup, setup.label(model), False
+        self.folder = models.model_folder(model, setup.revision)
+        self.model = models.load_model(self.folder, setup.device, setup.dtype, setup.trust_remote_code)
+        self.tokenizer = models.load_tokenizer(self.folder, setup.trust_remote_code)
+        if setup.adapter:
+            self.model = with_adapter(self.model, setup.adapter)
+        if setup.quantize:
+            from brittle.quantize import quantize_
+
+            quantize_(self.model, setup.quantize)
+        if setup.filter:
+            from brittle.filters import load_filtered
+
+            load_filtered(self.model, Path(setup.filter))
+        self.stop = stop_ids(self.model, self.tokenizer)
+
+    @property
+    def chats(self):
+        return bool(self.tokenizer.chat_template) and not self.setup.raw
+
+    def encode(self, prompt, before=()):
+        """Token ids of a prompt, through the chat template where there is one, behind the messages `before`."""
+        if self.chats:
+            prompt = self._in_template([*before, {"role": "user", "content": prompt}])
+        ids = self.tokenizer(prompt, add_special_tokens=not self.chats)["input_ids"]
+        room = models.context_length(self.model.config)
+        if not ids:
+            raise UserError("the prompt is empty. Give some text.")
+        if len(ids) >= room:
+            raise UserError(f"the prompt has {len(ids)} tokens; {self.name} reads {room}, one of them for an answer. Shorten it.")
+        return ids
+
+    def _in_template(self, messages):
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template is a program of its own
+            raise UserError(f"the chat template of {self.name} fails ({error}). Leave it out with --raw.") from None
+
+    def stream(self, prompt, sampling, before=()):
+        """Yield (token ids of the answer so far, newest token, logits [V] it was chosen from), token by token."""
+        from brittle.generate import stream
+
+        made, ids = [], self.encode(prompt, before)
+        self.note_room([ids], sampling)
+        for _, (token,), logits in stream(self.model, [ids], sampling, self.stop, self.tokenizer.pad_token_id, [prompt]):
+            made += [] if token in self.stop else [token]
+            yield made, token, logits[0]
+
+    def note_room(self, prompts, sampling):
+        """Say where the context ends before --max-new-tokens is reached."""
+        room = models.context_length(self.model.config) - max(map(len, prompts))
+        if room < sampling.max_new_tokens and not self.noted:
+            self.noted = True
+            print(f"note: the context of {self.name} leaves {room} new tokens, not {sampling.max_new_tokens}.", file=sys.stderr)
+
+    def decode(self, ids):
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def answer(self, prompts, sampling, batch_size=64):
+        """The outputs (text) of all prompts, batched; a greedy one is the same whatever is asked beside it."""
+        from brittle.generate import generate
+
+        ids = [self.encode(p) for p in prompts]
+        self.note_room(ids, sampling)
+        made = generate(self.model, ids, sampling, self.stop, self.tokenizer.pad_token_id, prompts, batch_size)
+        return [self.decode(m) for m in made]
+
+
+def with_adapter(model, folder):
+    """`model` with the LoRA adapter of `folder` merged into its weights."""
+    folder = Path(folder)
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(f"--adapter {folder} holds no adapter_config.json. Give the folder of a LoRA adapter.")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"--adapter {folder} holds no adapter_model.safetensors: adapters are read from safetensors alone.")
+    import peft
+
+    try:
+        return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload().eval()
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise UserError(f"--adapter {folder} does not fit this model: {' '.join(str(error).split())[:200]}") from None
+
+
+def check_prompt(prompt):
+    """A prompt is text that UTF-8 can hold; its hash names its file."""
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError("the prompt is not valid UTF-8 text. Put it into a UTF-8 file and use --prompts-file.") from None
+    if not prompt.strip():
+        raise UserError("the prompt is empty. Give some text.")
+    return prompt
+
+
+def read_prompts(path):
+    """Prompts of a file, each once: its lines, or from JSONL the field `prompt`, `question` or `text`."""
+    if Path(path).suffix not in (".jsonl", ".json"):
+        return list(dict.fromkeys(text.read_lines(path)))
+    found = []
+    for number, row in text.numbered_jsonl(path):
+        values = [row[k] for k in ("prompt", "question", "text") if k in row] if isinstance(row, dict) else [row]
+        if not values or not isinstance(values[0], str) or not values[0].strip():
+            raise UserError(f"{path} line {number} has no prompt, question or text.")
+        found.append(values[0])
+    return list(dict.fromkeys(found))

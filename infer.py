@@ -1,0 +1,174 @@
+"""What does a model answer, and another beside it? One prompt, two models side by side, a session, or a sweep into CSVs.
+
+    uv run infer.py                                                     what there is to ask, after the pipeline ran
+    uv run infer.py --model M --prompt "..."                            one answer, as it comes
+    uv run infer.py --model A --model-b B --prompt "..." --probs        side by side, with the most likely tokens of both
+    uv run infer.py --model M --interactive                             a session: /model, /temp, /save, /help
+    uv run infer.py --sweep --include-base --models M --prompts-file F  -> outputs/inference/<sha256 of the prompt>.csv
+
+--revision, --adapter, --filter and --quantize change model B where there is one (A stays as it is), and in a sweep the models
+of --models. The same seed gives the same answer, whatever is asked beside it.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from brittle import cli
+from brittle.errors import UserError
+
+MaybeText = Optional[str]  # noqa: UP045
+
+
+def mini_family():
+    """Folders of the mini family that the pipeline has made: base, filtered, then what was unlearned."""
+    from brittle import steps
+
+    preset = steps.read_preset("mini")
+    unlearned = sorted(str(folder) for folder in Path(preset.root).glob("*__*/unlearned_model"))
+    return [m for m in (preset.base, preset.filtered, *unlearned) if (Path(m) / "config.json").is_file()]
+
+
+def offer(read=input):
+    """With no arguments: show the mini family; on a terminal return the models chosen for a session, else None."""
+    from brittle import steps
+    from brittle.results import model_name
+
+    found = mini_family()
+    if not found:
+        raise UserError("no --model given, and no mini family to offer. Give --model, or make one: ./experiment/pipeline.sh")
+    print("The mini family:")
+    for number, model in enumerate(found, 1):
+        print(f"  {number}  {model_name(model):<28} {model}")
+    question = Path(steps.read_preset("mini").data) / "mcq_forget.jsonl"
+    from brittle.mcq import read_items
+
+    prompt = read_items(question)[0]["question"] if question.is_file() else "Question: ..."
+    print(f'A question of the forget set: "{prompt}"')
+    if not sys.stdin.isatty():
+        print(f'uv run infer.py --model {found[0]} --model-b {found[-1]} --prompt "{prompt}" --greedy')
+        return None
+    answer = read(f"Which, by number, one or two [1 {len(found)}]? ").split() or ["1", str(len(found))]
+    if not all(a.isdigit() and 1 <= int(a) <= len(found) for a in answer) or len(answer) > 2:
+        raise UserError(f"{' '.join(answer)}: one or two numbers from 1 to {len(found)}.")
+    return [found[int(a) - 1] for a in answer]
+
+
+def preset_models(name):
+    """The three models of a preset: base, filtered, unlearned; of the mini family those that have been made."""
+    from brittle import results, steps
+
+    preset = steps.read_preset(name)
+    unlearned = preset.unlearned or [str(results.unlearned_dir(preset.root, preset.base, preset.method))]
+    asked = [preset.base, preset.filtered, *unlearned]
+    return [m for m in asked if not preset.makes or Path(m).is_dir()]
+
+
+def asked_models(models, include_base, preset, setup):
+    """[(model, Setup)] of a sweep, each once; what changes a model is done to those of --models alone."""
+    asked = [(m, setup.plain()) for m in (preset_models(preset) if include_base else [])] + [(m, setup) for m in models]
+    if not asked:
+        raise UserError("--sweep needs models: --models M (repeatable), --include-base, or both (make the mini family first).")
+    return list(dict.fromkeys(asked))
+
+
+def check_mode(prompt, prompts_file, sweep, interactive, model, model_b, models, include_base):
+    """Raise UserError for options that do not go together."""
+    wrong = [
+        (sweep and interactive, "--sweep and --interactive are two things. Choose one."),
+        (prompts_file and not sweep, "--prompts-file goes with --sweep."),
+        ((models or include_base) and not sweep, "--models and --include-base go with --sweep."),
+        (sweep and (model or model_b), "--sweep asks the models of --models (repeatable) and --include-base, not --model."),
+        (sweep and bool(prompt) == bool(prompts_file), "--sweep needs one of --prompt and --prompts-file."),
+        (
+            not sweep and not model,
+            "--model is missing: a folder or a Hugging Face id. Without any argument: the mini family.",
+        ),
+        (interactive and prompt, "--interactive reads its prompts from the terminal. Leave --prompt out."),
+        (not sweep and not interactive and prompt is None, "--prompt is missing (or --interactive, or --sweep)."),
+    ]
+    for is_so, text in wrong:
+        if is_so:
+            raise UserError(text)
+
+
+def main(
+    model: Annotated[MaybeText, typer.Option(help="Model folder or Hugging Face id.")] = None,
+    prompt: Annotated[MaybeText, typer.Option(help="What to ask.")] = None,
+    model_b: Annotated[MaybeText, typer.Option(help="A second model, shown beside the first.")] = None,
+    probs: Annotated[bool, typer.Option("--probs", help="The most likely next tokens at each step.")] = False,
+    interactive: Annotated[bool, typer.Option("--interactive", help="A session.")] = False,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Ask several models; one CSV a prompt.")] = False,
+    models: Annotated[Optional[list[str]], typer.Option(help="A model of the sweep (repeatable).")] = None,  # noqa: UP045
+    include_base: Annotated[bool, typer.Option("--include-base", help="Also the preset's base, filtered, unlearned.")] = False,
+    preset: Annotated[str, typer.Option(help="Whose models --include-base means: mini, deep-ignorance, a .toml file.")] = "mini",
+    prompts_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Prompts: one a line, or JSONL with prompt, question or text."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Ask again what the CSVs have answers to.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, max=100, help="0 is greedy.")] = 0.7,
+    top_p: Annotated[float, typer.Option(min=0, max=1, help="Sample from the likeliest tokens of this probability.")] = 0.95,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="No chat template.")] = False,
+    adapter: Annotated[MaybeText, typer.Option(help="Folder of a LoRA adapter to put on.")] = None,
+    filter: Annotated[MaybeText, typer.Option(help="Folder of an activation filter to hook in.")] = None,
+    quantize: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Round the blocks' weights to 8 or 4 bits (precision, not memory)."),
+    ] = None,
+    batch_size: cli.BatchSize = 64,
+    outdir: cli.Outdir = Path("outputs/inference"),
+    seed: cli.Seed = 0,
+    revision: cli.Revision = None,
+    dtype: cli.Dtype = "auto",
+    device: cli.Device = "auto",
+    trust_remote_code: cli.TrustRemoteCode = False,
+):
+    """Ask a model; two side by side; in a session; or several, into CSVs."""
+    if len(sys.argv) == 1:
+        chosen = offer()
+        if chosen is None:
+            return
+        model, model_b, interactive = chosen[0], chosen[1] if len(chosen) == 2 else None, True
+    check_mode(prompt, prompts_file, sweep, interactive, model, model_b, models, include_base)
+    if quantize not in (None, 4, 8):
+        raise UserError(f"--quantize {quantize}: 8 or 4 bits.")
+    from brittle import inference
+    from brittle.generate import Sampling
+
+    sampling = Sampling(max_new_tokens, 0.0 if greedy else temperature, top_p, seed)
+    setup = inference.Setup(revision, adapter, filter, quantize, raw, dtype, device, trust_remote_code)
+    if prompt is not None:
+        inference.check_prompt(prompt)
+    if sweep:
+        from brittle.sweep import sweep as run_sweep
+
+        prompts = [prompt] if prompt else inference.read_prompts(prompts_file)
+        asked = asked_models(models or [], include_base, preset, setup)
+        files = [prompts_file] if prompts_file else []
+        made = run_sweep(asked, prompts, sampling, outdir, force, batch_size, files)
+        print(f"{made} answers, {len(prompts)} tables in {outdir}")
+        return
+    from rich.console import Console
+
+    chosen = [(model, setup)] if model_b is None else [(model, setup.plain()), (model_b, setup)]
+    if interactive:
+        from brittle.chat import Session
+
+        return Session(chosen, sampling, Console()).run()
+    from brittle import show
+
+    if model_b is None and not probs:
+        loaded = inference.Loaded(model, setup)
+        show.typed(loaded, loaded.stream(prompt, sampling))
+        return
+    sides = [(s.label(m), lambda m=m, s=s: inference.Loaded(m, s)) for m, s in chosen]
+    show.side_by_side(sides, sampling, prompt, Console(), probs)
+
+
+if __name__ == "__main__":
+    cli.run(main)

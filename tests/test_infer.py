@@ -1,0 +1,206 @@
+"""infer.py: answers, two models side by side, sessions, and sweeps whose tables hold what was asked and answered."""
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from brittle import chat, inference, show
+from brittle.errors import UserError
+from brittle.generate import Sampling
+
+SHORT = ["--max-new-tokens", "4", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def quiet_streams(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture
+def ask(script, family):
+    def run(*more, model=family.base):
+        return script("infer.py", *(["--model", model] if model else []), *SHORT, *more)
+
+    return run
+
+
+def words(text):
+    return " ".join(text.split())
+
+
+def test_one_prompt_streams_the_answer(ask, family):
+    done = ask("--prompt", "The habitat of", "--greedy")
+    loaded = inference.Loaded(family.base, inference.Setup())
+    assert done.code == 0 and words(done.out) == words(show.visible(loaded.answer(["The habitat of"], Sampling(4))[0])), done.err
+    assert ask("--prompt", "The habitat of").out == ask("--prompt", "The habitat of", "--seed", "0").out
+    assert ask("--prompt", "The habitat of", "--temperature", "3", "--seed", "5").out != done.out
+
+
+def test_side_by_side_and_probabilities(ask, family):
+    same = ask("--prompt", "The habitat of", "--model-b", family.base, "--greedy")
+    assert same.code == 0 and "mini-base" in same.out and "[" not in same.out  # no word differs
+    done = ask("--prompt", "The habitat of", "--model-b", family.filtered, "--greedy", "--probs")
+    assert done.code == 0 and "mini-filtered" in done.out and "Most likely next tokens" in done.out
+    steps = [line.split()[0] for line in done.out.splitlines() if line.strip() and line.split()[0].isdigit()]
+    assert steps == ["1", "2", "3", "4"]
+
+
+def test_words_that_differ_are_marked():
+    assert show.differing("the cat sat down", "the dog sat") == ({1, 3}, {1})
+    assert show.marked("the  cat\nsat", {1}, colour=False).plain == "the  [cat]\nsat"
+    styled = show.marked("the [red]cat[/red]", {1})
+    assert styled.plain == "the [red]cat[/red]" and [styled.plain[s.start : s.end] for s in styled.spans] == ["[red]cat[/red]"]
+    assert show.visible("a\x1b[2Jb\x07\u202ec\td\n") == "a\u241b[2Jb\u2407<U+202E>c\td\n"
+
+
+def test_filter_adapter_and_bits_change_the_answers(family, tmp_path):
+    import peft
+
+    from brittle.filters import Filter, hooked
+    from brittle.models import load_model
+
+    plain = inference.Loaded(family.base, inference.Setup())
+    basis = torch.linalg.qr(torch.randn(32, 8, generator=torch.Generator().manual_seed(0)))[0]
+    made = Filter("post_norm", basis, about={})
+    (tmp_path / "filter").mkdir()
+    made.save(tmp_path / "filter")
+    filtered = inference.Loaded(family.base, inference.Setup(filter=str(tmp_path / "filter")))
+    prompts, sampling = ["The habitat of", "What is"], Sampling(6)
+    assert filtered.name == "mini-base+filter:filter"
+    assert filtered.answer(prompts, sampling) != plain.answer(prompts, sampling)
+    with hooked(plain.model, made):
+        assert filtered.answer(prompts, sampling) == plain.answer(prompts, sampling)
+
+    config = peft.LoraConfig(r=2, target_modules=["query_key_value"], init_lora_weights=False, task_type="CAUSAL_LM")
+    wrapped = peft.get_peft_model(load_model(family.base), config)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    adapted = inference.Loaded(family.base, inference.Setup(adapter=str(tmp_path / "adapter")))
+    ids = torch.tensor([plain.encode(prompts[0])])
+    with torch.no_grad():
+        assert torch.allclose(adapted.model(ids).logits, wrapped.eval()(ids).logits, atol=1e-5)
+        assert not torch.allclose(adapted.model(ids).logits, plain.model(ids).logits, atol=1e-3)
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights.rename(weights.with_name("adapter_model.bin"))
+    with pytest.raises(UserError, match="safetensors alone"):
+        inference.Loaded(family.base, inference.Setup(adapter=str(tmp_path / "adapter")))
+
+
+def test_chat_templates(family):
+    loaded, raw = (inference.Loaded(family.base, inference.Setup(raw=r)) for r in (False, True))
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    before = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
+    assert not loaded.chats
+    for each in (loaded, raw):
+        each.tokenizer.chat_template = template
+    assert loaded.tokenizer.decode(loaded.encode("three", before)) == "<user>one<assistant>two<user>three<assistant>"
+    assert raw.tokenizer.decode(raw.encode("three", before)) == "three"
+    loaded.tokenizer.chat_template = "{{ raise_exception('only once') }}"
+    with pytest.raises(UserError, match=r"chat template of mini-base fails .*only once.*--raw"):
+        loaded.encode("three")
+
+
+def session(lines, family, **more):
+    """What a session with these lines says. A line that is an exception is raised: Ctrl-C at the prompt."""
+    out = io.StringIO()
+    entries = iter(lines)
+
+    def read(prompt):
+        line = next(entries, EOFError())
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    console = Console(file=out, width=100)
+    made = chat.Session([(family.base, inference.Setup())], Sampling(3), console, read)
+    made.run()
+    return made, out.getvalue()
+
+
+def test_a_session(family, tmp_path, jsonl):
+    _, out = session(
+        ["one", KeyboardInterrupt(), "two \\", "lines", '"""', "three", "", 'more"""', "/temp 0.5", "/temp cold", "/nonsense",
+         "/model nobody/nothing", "/model", f"/model {family.base} {family.filtered}", "four", "/history",
+         f"/save {tmp_path / 'new' / 's.jsonl'}", f"/save {tmp_path / 'new' / 's.jsonl'}", "/save", "/help", "/quit", "never"],
+        family,
+    )  # fmt: skip
+    rows = jsonl(tmp_path / "new" / "s.jsonl")
+    assert [r["prompt"] for r in rows] == ["one", "two \nlines", "three\n\nmore", "four"]
+    assert [list(r["answers"]) for r in rows] == [["mini-base"]] * 3 + [["mini-base", "mini-filtered"]]
+    assert [r["sampling"]["temperature"] for r in rows] == [0, 0, 0, 0.5]
+    mistakes = ["temperature cold", "/nonsense: no such command", "nobody/nothing is no local folder", "/model takes one model",
+                "is there already", "/save FILE: say where to"]  # fmt: skip
+    said = words(out)
+    assert [m for m in mistakes if m not in said] == [] and said.count("error: ") == len(mistakes)
+    assert "4. four" in said and "/temp T" in said
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_session(family, monkeypatch):
+    real = inference.Loaded.stream
+
+    def interrupted(self, *arguments):
+        for number, step in enumerate(real(self, *arguments)):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield step
+
+    monkeypatch.setattr(inference.Loaded, "stream", interrupted)
+    made, out = session(["one", f"/model {family.base} {family.filtered}", "two", "/quit"], family)
+    assert [e["prompt"] for e in made.asked] == ["one", "two"] and out.count("(stopped)") == 2
+    assert made.asked[0]["answers"]["mini-base"] and made.asked[1]["answers"]["mini-filtered"] == ""
+
+
+def test_conversations_of_chat_models(family):
+    made, _ = session(["one", "two", "/clear", "three"], family)
+    loaded = made.loaded[made.models[0]]
+    assert made.before(loaded) == []  # not a chat model: each prompt alone
+    loaded.tokenizer.chat_template = "{{ messages }}"
+    assert [m["content"] for m in made.before(loaded) if m["role"] == "user"] == ["three"]
+
+
+def test_without_arguments_the_mini_family_is_offered(script, family, tmp_path, monkeypatch):
+    import runpy
+
+    names = runpy.run_path("infer.py", run_name="infer")
+    root = Path.cwd()
+    (tmp_path / "experiment").symlink_to(root / "experiment")
+    monkeypatch.chdir(tmp_path)
+    nothing = script(root / "infer.py")
+    assert nothing.code == 2 and "./experiment/pipeline.sh" in nothing.err and nothing.err.count("\n") == 1
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "models").symlink_to(Path(family.base).parent)
+    offered = script(root / "infer.py")
+    assert offered.code == 0 and "1  mini-base" in offered.out and "2  mini-filtered" in offered.out
+    monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    assert names["offer"](lambda _: "") == ["outputs/models/mini-base", "outputs/models/mini-filtered"]
+    assert names["offer"](lambda _: "2") == ["outputs/models/mini-filtered"]
+    for wrong in ("3", "x", "1 2 1"):
+        with pytest.raises(UserError, match="one or two numbers"):
+            names["offer"](lambda _, wrong=wrong: wrong)
+
+
+MISTAKES = {
+    "no prompt": ([], "--prompt is missing"),
+    "an empty prompt": (["--prompt", " "], "prompt is empty"),
+    "no UTF-8": (["--prompt", "\udcff"], "not valid UTF-8"),
+    "too long": (["--prompt", "The habitat of " * 100], "tokens; mini-base reads 256"),
+    "bits": (["--prompt", "a", "--quantize", "5"], "--quantize 5: 8 or 4 bits"),
+    "two modes": (["--sweep", "--interactive"], "two things"),
+    "a file without a sweep": (["--prompts-file", "x"], "goes with --sweep"),
+    "a sweep of --model": (["--sweep", "--prompt", "a"], "not --model"),
+    "models without a sweep": (["--models", "x", "--prompt", "a"], "go with --sweep"),
+    "no adapter": (["--prompt", "a", "--adapter", "nowhere"], "holds no adapter_config.json"),
+    "no filter": (["--prompt", "a", "--filter", "nowhere"], "holds no filter"),
+    "probability": (["--prompt", "a", "--top-p", "2"], "--top-p"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(mistake, ask):
+    arguments, says = MISTAKES[mistake]
+    done = ask(*arguments)
+    assert done.code == 2 and says in done.err and done.err.count("\n") == 1, done.err
