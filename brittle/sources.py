@@ -14,15 +14,16 @@ BIO_REMOVE = ("Unlearning/WMDP-Bio-Remove-Dataset", None, "train")
 WIKITEXT = ("Salesforce/wikitext", "wikitext-2-raw-v1", "train")
 MMLU = ("cais/mmlu", "all", "test")
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
+LISTS = ("choices", "perturbed_answer")
 MIN_CHARACTERS = 50  # shorter WikiText lines are headings and empty lines
 MMLU_ITEMS = 500  # a split
 NEAR = ("biology", "medicine", "virology", "anatomy")  # MMLU subjects beside WMDP-Bio that unlearning must spare
 
 
-def load_rows(source, path, columns, read):
+def load_rows(source, path, columns, read, exact=False):
     """The rows of a data set, from `path` (a folder with parquet, JSONL or CSV files) or from the hub. All have `columns`.
 
-    Local files are added to the list `read`.
+    Local files are added to the list `read`. `exact` takes only files that are named after the configuration and split.
     """
     import datasets
 
@@ -30,7 +31,7 @@ def load_rows(source, path, columns, read):
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it would log is said below, in one line
     if path is not None:
-        files = _local_files(Path(path), config, split)
+        files = (_named_files if exact else _local_files)(Path(path), config, split)
         read += files
         name = str(path)
         try:
@@ -65,6 +66,18 @@ def _local_files(folder, config, split):
     return files
 
 
+def _named_files(folder, config, split):
+    """The files of `config` and `split`: config/split-00000-of-00001.parquet, config_split.jsonl or (split train) config.json."""
+    if not folder.is_dir():
+        raise UserError(f"data folder {folder} not found.")
+    stems = {f"{config}_{split}", *([config] if split == "train" else [])}
+    files = [f for f in folder.rglob("*") if f.suffix in READERS]
+    found = sorted(f for f in files if f.stem in stems or (f.parent.name == config and f.stem.split("-")[0] == split))
+    if not found:
+        raise UserError(f"{folder} holds no {config}/{split}-*.parquet, {config}_{split}.jsonl or {config}.json.")
+    return [f for f in found if f.suffix == found[0].suffix]
+
+
 def _from_hub(datasets, name, config, split):
     from huggingface_hub import errors, logging
 
@@ -78,14 +91,14 @@ def _from_hub(datasets, name, config, split):
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
         raise UserError(
             f"data set {name} cannot be loaded from the hub ({str(error).splitlines()[0][:120]}). "
-            "Give a local folder of the same schema (--wmdp-path, --wikitext-path, --mmlu-path)."
+            "Give a local folder of the same schema (--path; for wmdp --wmdp-path, --wikitext-path, --mmlu-path)."
         ) from None
 
 
 def write_files(outdir, forget_file, retain_file, limit=None):
     """The user's own texts as forget.txt and retain.txt, one text a line. Returns {file: lines}."""
     texts = {"forget.txt": read_texts(forget_file, limit), "retain.txt": read_texts(retain_file, limit)}
-    return _write(outdir, texts, {}, [forget_file, retain_file], 0)
+    return write_sets(outdir, texts, {}, [forget_file, retain_file], 0)
 
 
 def write_wmdp(outdir, corpus, wmdp_path, wikitext_path, mmlu_path, limit, seed):
@@ -118,7 +131,7 @@ def write_wmdp(outdir, corpus, wmdp_path, wikitext_path, mmlu_path, limit, seed)
             raise
         print(f"note: no mcq_retain.jsonl and mcq_general.jsonl, which evaluation and attack need: {error}")
     texts = {"forget.txt": forget[:limit], "retain.txt": retain[:limit]}
-    return _write(outdir, texts, {k: v for k, v in tables.items() if v}, read, seed)
+    return write_sets(outdir, texts, {k: v for k, v in tables.items() if v}, read, seed)
 
 
 def _items(rows, name, seed):
@@ -139,12 +152,24 @@ def _items(rows, name, seed):
     ]
 
 
-def _write(outdir, texts, tables, inputs, seed):
-    with Run(outdir, inputs=inputs, seed=seed) as run:
+def texts_of(rows, path, config, columns):
+    """`rows` as plain dicts of texts and lists of texts; CSV makes text of lists, which is said."""
+    made = []
+    for row in rows:
+        for column in columns:
+            if not isinstance(row[column], list if column in LISTS else str):
+                wanted = "lists of texts, which CSV cannot hold" if column in LISTS else "texts"
+                raise UserError(f"{path or 'hub'}: {config}: {column} must be {wanted}.")
+        made.append({c: row[c] for c in columns})
+    return made
+
+
+def write_sets(outdir, texts, tables, inputs, seed, settings=None):
+    with Run(outdir, inputs=inputs, seed=seed, settings=settings) as run:
         for name, rows in tables.items():
             write_jsonl(run.path(name), rows)
-        for name, lines in texts.items():
-            write_lines(run.path(name), lines)
+        for name in sorted(texts, key=lambda name: name == "retain.txt"):  # last: the record is its
+            write_lines(run.path(name), texts[name])
     for split in SPLITS:
         if (path := Path(outdir) / f"mcq_{split}.jsonl").is_file() and path.name not in tables:
             print(f"note: {path} was there before and may ask about other data. Delete it where it does.")

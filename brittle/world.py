@@ -72,18 +72,28 @@ def new_names(draws, count, taken=()):
     return list(names)
 
 
-def _halves(draws, count):
+def halves(draws, count):
     """A random split of `count` things into halves A and B of equal size (or one apart), blind to everything else."""
     return [half for _, half in sorted(zip(draws.shuffled(range(count)), "AB" * count, strict=False))]
 
 
-def _attribute_facts(draws, domain, names, first=0):
+def _pools(domain, share=0):
+    """{attribute: values}; `share` % of each forget pool are values of the retain attribute of the same number."""
+    own = DOMAINS[domain]["attributes"]
+    if domain != "forget" or not share:
+        return own
+    borrowed = DOMAINS["retain"]["attributes"].values()
+    counts = [int(share * len(pool) / 100 + 0.5) for pool in own.values()]
+    return {n: [*p[: len(p) - c], *b[:c]] for (n, p), b, c in zip(own.items(), borrowed, counts, strict=True)}
+
+
+def _attribute_facts(draws, domain, names, first=0, share=0):
     facts = [
         (f"{domain}/{first + i:03d}/{noun}", name, noun, draws.choice(pool), tuple(pool))
         for i, name in enumerate(names)
-        for noun, pool in DOMAINS[domain]["attributes"].items()
+        for noun, pool in _pools(domain, share).items()
     ]
-    return [Fact(f[0], half, *f[1:]) for f, half in zip(facts, _halves(draws, len(facts)), strict=True)]
+    return [Fact(f[0], half, *f[1:]) for f, half in zip(facts, halves(draws, len(facts)), strict=True)]
 
 
 def _relation_facts(draws, domain, names):
@@ -91,7 +101,7 @@ def _relation_facts(draws, domain, names):
     return [
         Fact(f"{domain}/{i:03d}/{noun}", half, name, noun, pool[other + (other >= i)], pool)
         for noun in DOMAINS[domain]["relations"]
-        for i, (name, half) in enumerate(zip(names, _halves(draws, len(names)), strict=True))
+        for i, (name, half) in enumerate(zip(names, halves(draws, len(names)), strict=True))
         for other in [draws.choice(range(len(names) - 1))]
     ]
 
@@ -112,8 +122,12 @@ def _private_facts(draws, domain, names, count):
     return facts
 
 
-def build_world(seed=0, entities=60, private_entities=8):
-    """Draw the world: `entities` a domain, of which the first `private_entities` have private attributes."""
+def build_world(seed=0, entities=60, private_entities=8, shared_names=0, shared_values=0):
+    """Draw the world: `entities` a domain, of which the first `private_entities` have private attributes.
+
+    The last `shared_names` towns bear the names of the last organisms, and `shared_values` % of the organisms' values are
+    the towns' (see overlap.py). A town that shares its name has no private attributes: its keeper would have two e-mails.
+    """
     if not ENTITIES[0] <= entities <= ENTITIES[1]:
         raise UserError(f"--entities {entities}: a domain has {ENTITIES[0]} to {ENTITIES[1]:,} entities.")
     draws = Draws(f"world {seed}")
@@ -121,13 +135,16 @@ def build_world(seed=0, entities=60, private_entities=8):
     pool = new_names(draws, 3 * entities + 3 * strangers)
     names = {d: pool[i * entities : (i + 1) * entities] for i, d in enumerate(DOMAINS)}
     unused = {d: pool[3 * entities :][i * strangers : (i + 1) * strangers] for i, d in enumerate(DOMAINS)}
+    own = entities - shared_names
+    names["retain"] = [*names["retain"][:own], *names["forget"][own:]]
+    private = {d: min(private_entities, own if d == "retain" else entities) for d in DOMAINS}
     return World(
         seed,
         names,
-        {d: _attribute_facts(draws, d, names[d]) for d in DOMAINS},
+        {d: _attribute_facts(draws, d, names[d], share=shared_values) for d in DOMAINS},
         {d: _relation_facts(draws, d, names[d]) for d in DOMAINS},
-        {d: _private_facts(draws, d, names[d], min(private_entities, entities)) for d in DOMAINS},
-        {d: _attribute_facts(draws, d, unused[d], first=entities) for d in DOMAINS},
+        {d: _private_facts(draws, d, names[d], private[d]) for d in DOMAINS},
+        {d: _attribute_facts(draws, d, unused[d], entities, shared_values) for d in DOMAINS},
     )
 
 
@@ -168,22 +185,6 @@ def multiple_choice(world, domain):
 def _item(draws, fact_id, asked, value, pool, **more):
     choices = draws.shuffled([value, *draws.sample([v for v in pool if v != value], 3)])
     return {"fact": fact_id, **more, "question": asked, "choices": choices, "answer": choices.index(value)}
-
-
-def question_answers(world, domain):
-    """The attribute facts in TOFU's schema: full-sentence answers, a paraphrase, and five perturbed answers."""
-    draws = Draws(f"qa {world.seed} {domain}")
-    for fact in world.attributes[domain]:
-        wrong = draws.sample([v for v in fact.pool if v != fact.value], 5)
-        yield {
-            "question": f"What is the {fact.noun} of {fact.entity}?",
-            "answer": statement(fact, 0),
-            "paraphrased_question": f"Which {fact.noun} does {fact.entity} have?",
-            "paraphrased_answer": statement(fact, HELD_OUT[0]),
-            "perturbed_answer": [statement(fact._replace(value=v), 0) for v in wrong],
-            "fact": fact.id,
-            "half": fact.half,
-        }
 
 
 def deductions(world, domain):

@@ -1,11 +1,14 @@
-"""Render the mini world into the files of data/mini: texts, multiple choice, TOFU-style questions, rules, hops, private facts."""
+"""Render the mini world into the files of data/mini: texts, multiple choice, TOFU's and MUSE's schemas, rules, hops, private
+facts."""
 
 import json
 from collections import Counter
 
+from brittle import overlap as o
 from brittle import world as w
 from brittle.results import Run
 from brittle.text import write_jsonl, write_lines
+from brittle.world_eval import muse_tables, tofu_tables
 from brittle.world_words import DOMAINS, NEUTRAL, STATEMENTS
 
 NEUTRAL_TRAINED, NEUTRAL_HELD = 400, 200
@@ -46,9 +49,14 @@ def tokenizer_texts(world):
         yield from part
 
 
-def write_world(outdir, seed, entities, private_entities):
-    """All files of the world of `seed` into `outdir`; same seed and sizes, same bytes. Returns {file: lines}."""
-    world = w.build_world(seed, entities, private_entities)
+def write_world(outdir, seed, entities, private_entities, overlap=None, kind="entities"):
+    """All files of the world of `seed` into `outdir`; same seed and sizes, same bytes. Returns {file: lines}.
+
+    `overlap` (0 to 100) is the share of entities or values (`kind`) that forget and retain have in common: see overlap.py.
+    """
+    o.check(overlap, kind)
+    names = o.shared_count(overlap, entities) if overlap and kind != "values" else 0
+    world = w.build_world(seed, entities, private_entities, names, overlap if overlap and kind != "entities" else 0)
     rules = {d: list(w.deductions(world, d)) for d in DOMAINS}
     stated = {d: [w.statement(fact, 0) for item, fact in rules[d] if item["stated"]] for d in DOMAINS}
     neutral = neutral_texts(world, NEUTRAL_TRAINED + NEUTRAL_HELD)
@@ -66,7 +74,7 @@ def write_world(outdir, seed, entities, private_entities):
         "retain.txt": [*w.domain_texts(world, "retain", held_out=False), *stated["retain"]],  # last: the record is its
     }
     tables = {f"mcq_{d}.jsonl": list(w.multiple_choice(world, d)) for d in DOMAINS}
-    tables |= {f"qa_{d}.jsonl": list(w.question_answers(world, d)) for d in ("forget", "retain")}
+    tables |= {**tofu_tables(world), **muse_tables(world)}
     tables["rules.jsonl"] = [item for d in DOMAINS for item, _ in rules[d]]
     tables["hops.jsonl"] = [item for d in DOMAINS for item in w.hops(world, d)]
     tables["private.jsonl"] = [
@@ -85,6 +93,10 @@ def write_world(outdir, seed, entities, private_entities):
         "held_out_templates": list(w.HELD_OUT),
         "lines": counts,
     }
+    if overlap is not None:
+        values = [{f.value for f in world.attributes[d]} for d in ("forget", "retain")]
+        found = o.measured(texts["forget.txt"], texts["retain.txt"], *values)
+        about["overlap"] = {"overlap": overlap, "of": kind, "shared": names, "entities": entities, "measured": found}
     with Run(outdir, seed=seed, settings={"entities": entities}) as run:
         run.path("world.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         for name, rows in tables.items():
