@@ -7,18 +7,21 @@ import torch
 from brittle.errors import UserError
 from brittle.weights import group_of
 
+QKV = r"(query_key_value|c_attn|[qkv]_proj|[qkv]_lin)$"  # GPT-NeoX's one is what PEFT adapts where no target is given
+
 
 def targets_of(model, names, chosen):
-    """Linear modules, but the output head, whose weight is in `names` (None: any); `chosen`: all, attn, mlp, or a regex."""
+    """Linear modules, but the output head, whose weight is in `names` (None: any); `chosen`: all, attn, mlp, qkv, or a regex."""
     from transformers.pytorch_utils import Conv1D
 
+    pattern = QKV if chosen == "qkv" else chosen
     head = model.get_output_embeddings()
     found = []
     for name, module in model.named_modules():
         if not isinstance(module, (torch.nn.Linear, Conv1D)) or module is head:
             continue
         weight = f"{name}.weight"
-        wanted = group_of(weight) == chosen if chosen in ("attn", "mlp") else chosen == "all" or re.search(chosen, name)
+        wanted = group_of(weight) == chosen if chosen in ("attn", "mlp") else chosen == "all" or re.search(pattern, name)
         if wanted and (names is None or weight in names):
             found.append(name)
     if not found:

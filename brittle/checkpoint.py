@@ -10,11 +10,26 @@ from brittle.errors import UserError
 from brittle.files import replace_folder
 
 
-def save_checkpoint(folder, model, optimizers, step, history, about, state=None):
-    """Trainable weights and optimizer states as safetensors, the rest as JSON; the folder appears by rename."""
+def steps_done(folder):
+    """Optimizer steps behind the checkpoint in `folder`; 0 where there is none."""
+    file = Path(folder) / "state.json"
+    return json.loads(file.read_text(encoding="utf-8"))["step"] if file.is_file() else 0
+
+
+def named(model, names):
+    """{name: parameter} of what trains: `names`, or what has a gradient now."""
+    every = model.named_parameters()
+    return {n: p for n, p in every if (p.requires_grad if names is None else n in names)}
+
+
+def save_checkpoint(folder, model, optimizers, step, history, about, state=None, names=None):
+    """Trainable weights and optimizer states as safetensors, the rest as JSON; the folder appears by rename.
+
+    names: of the trainable weights, where not all of them have gradients now.
+    """
     from safetensors.torch import save_file
 
-    tensors = {f"model.{n}": p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    tensors = {f"model.{n}": p.detach() for n, p in named(model, names).items()}
     for o, (optimizer, _) in enumerate(optimizers):
         for p, moments in optimizer.state_dict()["state"].items():
             tensors.update({f"optimizer.{o}.{p}.{k}": torch.as_tensor(v) for k, v in moments.items()})
@@ -29,7 +44,7 @@ def save_checkpoint(folder, model, optimizers, step, history, about, state=None)
     replace_folder(stage, folder)
 
 
-def load_checkpoint(folder, model, optimizers, about, kept=None):
+def load_checkpoint(folder, model, optimizers, about, kept=None, names=None):
     """(steps done, history), with weights and optimizer states restored. Raises UserError where there is none or it differs."""
     from safetensors.torch import load_file
 
@@ -43,9 +58,8 @@ def load_checkpoint(folder, model, optimizers, about, kept=None):
         raise UserError(f"--resume: the checkpoint in {folder} is of another run (differs in {', '.join(differ)}). Delete it.")
     tensors = load_file(folder / "state.safetensors")
     with torch.no_grad():
-        for name, p in model.named_parameters():
-            if p.requires_grad:
-                p.copy_(tensors[f"model.{name}"])
+        for name, p in named(model, names).items():
+            p.copy_(tensors[f"model.{name}"])
     for o, (optimizer, _) in enumerate(optimizers):
         loaded, prefix = optimizer.state_dict(), f"optimizer.{o}."
         for key, value in tensors.items():

@@ -1,5 +1,7 @@
 """Several processes: the model sharded by FSDP2, means over processes, and the whole weights again for saving.
 
+A method whose parameters take turns (`replicates`) holds the whole model on each instead: only one block has gradients.
+
 Activations stay plain tensors on each process, so hooks, losses and methods are the same code as on one GPU.
 """
 
@@ -41,6 +43,12 @@ def means(terms, accelerator):
     return dict(zip(terms, values.tolist(), strict=True))
 
 
+def averaged(tensors, accelerator):
+    """Replace each of `tensors` by its mean over the processes."""
+    for tensor in tensors:
+        tensor.copy_(accelerator.reduce(tensor, "mean"))
+
+
 def gathered(model, folder, trust_remote_code, accelerator):
     """On the main process a plain model on CPU with the sharded one's weights; None on the others."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -60,7 +68,8 @@ def check(job, resume):
     wraps = job.wrappers
     if job.rule.kind not in ("loss", "representation"):
         raise UserError(f"{job.method} reads or writes whole weights, so it runs in one process. Leave accelerate launch out.")
-    for flag, used in (("--lora-rank", wraps.lora_rank), ("--weight-mask", wraps.weight_mask != "none"),
+    adapters, masked = wraps.lora_rank and not job.rule.replicates, wraps.weight_mask != "none"
+    for flag, used in (("--lora-rank", adapters), ("--weight-mask", masked),
                        ("--keep best", wraps.keep == "best"), ("--resume", resume)):  # fmt: skip
         if used:
             raise UserError(f"{flag} works in one process only. Leave accelerate launch out.")

@@ -58,6 +58,7 @@ class Keeper:
         self.measure, self.every, self.model, self.rule, self.levels = measure, every, model, rule, levels or {}
         self.folder = Path(folder) if folder else None  # of the best weights so far, which survive an interruption
         self.kept = None  # (step, accuracies) of what is kept
+        self.names = None  # of what trains in any step, where that is not what trains now
 
     def after_step(self, step, row):
         if step % self.every:
@@ -83,10 +84,12 @@ class Keeper:
     def _write(self, step, accuracy):
         from safetensors.torch import save_file
 
+        from brittle.checkpoint import named
+
         stage = self.folder.with_name(f".{self.folder.name}.part")
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir(parents=True)
-        tensors = {n: p.detach().contiguous().clone() for n, p in self.model.named_parameters() if p.requires_grad}
+        tensors = {n: p.detach().contiguous().clone() for n, p in named(self.model, self.names).items()}
         save_file(tensors, stage / "best.safetensors")
         (stage / "row.json").write_text(json.dumps({"step": step, "accuracy": accuracy}), encoding="utf-8")
         replace_folder(stage, self.folder)
@@ -100,11 +103,12 @@ class Keeper:
             import torch
             from safetensors.torch import load_file
 
+            from brittle.checkpoint import named
+
             tensors = load_file(self.folder / "best.safetensors")
             with torch.no_grad():
-                for name, p in self.model.named_parameters():
-                    if p.requires_grad:
-                        p.copy_(tensors[name])
+                for name, p in named(self.model, self.names).items():
+                    p.copy_(tensors[name])
             self.kept = (best["step"], best["accuracy"])
         if not self.kept:
             return f"no evaluation satisfied '{self.rule.text}': the last step is kept."

@@ -168,6 +168,10 @@ class Stream:
             self.epochs = {epoch: self.order(epoch)}  # only the current epoch's order is kept
         return self.epochs[epoch][offset]
 
+    def tokens(self, count):
+        """Tokens of the first `count` examples of the order."""
+        return sum(len(self.ids[self._at(i)]) for i in range(count))
+
     def batches(self, step):
         """The `micro_batches` batches of optimizer step `step`, each of `batch_size` texts."""
         size = self.batch_size * self.micro_batches

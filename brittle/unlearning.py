@@ -1,7 +1,7 @@
 """One unlearning run: data, method, training, saving with a model card, and the accuracies before and after."""
 
 import tomllib
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +12,6 @@ from brittle.wrappers import Wrappers
 
 SETTINGS = ("steps", "lr", "batch_size", "grad_accum", "warmup", "weight_decay", "grad_clip", "max_length", "optimizer",
             "muon_lr", "schedule", "checkpointing")  # fmt: skip
-HELD_OUT_BATCH = 64
 
 
 @dataclass
@@ -76,30 +75,6 @@ def preset(path, name, method, config=""):
     )
 
 
-def split_off(ids, share, seed):
-    """(training, held out): a seeded `share` of the examples is never trained on; at least one stays to train."""
-    import torch
-
-    count = min(int(len(ids) * share), len(ids) - 1)
-    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed)).tolist()
-    held = set(order[:count])
-    return [x for i, x in enumerate(ids) if i not in held], [ids[i] for i in sorted(held)]
-
-
-def mean_nll(model, ids, pad_id):
-    """Mean NLL a token over `ids`, or None where there are none."""
-    import torch
-
-    from brittle.losses import nll
-    from brittle.text import batches
-
-    total = count = 0
-    with torch.no_grad():
-        for _, batch in batches(ids, pad_id, HELD_OUT_BATCH, model.device):
-            total, count = total + nll(model, batch).item() * batch.n_targets, count + batch.n_targets
-    return total / count if count else None
-
-
 def accuracies(model, tokenizer, items):
     """{split: accuracy} of multiple-choice items {split: items}."""
     from brittle import mcq
@@ -118,6 +93,7 @@ def run(job, device, resume=False, trust_remote_code=False):
     questions = {split: job.texts.data / f"mcq_{split}.jsonl" for split in mcq.SPLITS}
     questions = {split: path for split, path in questions.items() if path.is_file()}
     inputs = [job.texts.forget_path, job.texts.retain_path, *questions.values(), *job.defaults]
+    inputs += [job.wrappers.chat] if job.wrappers.chat else []
     accelerator = make_accelerator(device)
     if accelerator.num_processes > 1:
         distributed.check(job, resume)
@@ -130,17 +106,6 @@ def run(job, device, resume=False, trust_remote_code=False):
     for folder in (job.checkpoint, job.best):
         shutil.rmtree(folder, ignore_errors=True)
     return done
-
-
-def read_sets(job, tokenizer, length):
-    """{forget, retain: (token ids to train on, held out)}."""
-    from brittle import text
-
-    sets = {}
-    for name, texts in (("forget", job.texts.forget), ("retain", job.texts.retain)):
-        ids = [i for i in text.encode(tokenizer, texts, length, f"{name} texts") if len(i) > 1]
-        sets[name] = split_off(ids, job.eval_split, job.seed)
-    return sets
 
 
 def make_keeper(job, model, tokenizer, items, before, load):
@@ -160,41 +125,24 @@ def make_keeper(job, model, tokenizer, items, before, load):
 
 
 def _run(job, accelerator, device, resume, trust_remote_code, out, items):
-    from brittle import card, distributed, models, saving, text
+    from brittle import card, distributed, fitting, models, saving
     from brittle.guard import Guard, neutral_texts
-    from brittle.train import Settings, train
+    from brittle.sets import mean_nll, read_sets
 
-    world, rank = accelerator.num_processes, accelerator.process_index
+    world = accelerator.num_processes
     device = accelerator.device if world > 1 else device
     # float32 master weights whatever the checkpoint's dtype: at lr 1e-5 most bfloat16 weights would never move
     model = models.load_model(job.model_folder, device, "float32", trust_remote_code)
     tokenizer = models.load_tokenizer(job.model_folder, trust_remote_code)
     sets = read_sets(job, tokenizer, min(job.settings.get("max_length", 512), models.context_length(model.config)))
     size, accum = job.settings.get("batch_size", 4), job.settings.get("grad_accum", 1)
-    one_pass = max(1, len(sets["forget"][0]) // (size * accum * world))
-    known = {f.name for f in fields(Settings)}
-    chosen = {k: v for k, v in job.settings.items() if k in known}
-    settings = Settings(**{"steps": one_pass, **chosen, "seed": job.seed, "save_every": job.save_every})
-    streams = SimpleNamespace(tokenizer=tokenizer, **{
-        name: text.Stream(train_ids, tokenizer.pad_token_id, size, accum * world, job.seed + 1 + k, device)
-        for k, (name, (train_ids, _)) in enumerate(sets.items())
-    })  # fmt: skip
+    streams = fitting.make_streams(sets, tokenizer, size, accum * world, job.seed, device)
+    settings = fitting.make_settings(job.rule, job.settings, streams, seed=job.seed, save_every=job.save_every)
     before = accuracies(model, tokenizer, items)
     held = {name: mean_nll(model, ids, tokenizer.pad_token_id) for name, (_, ids) in sets.items()}
     guard = Guard(model, tokenizer, neutral_texts(job.texts), items)
     keeper = make_keeper(job, model, tokenizer, items, before, lambda name: models.load_model(
         models.model_folder(name), device, "float32", trust_remote_code))  # fmt: skip
-    wrapped = job.wrappers.choose(model, job.rule, job.seed)
-    if world > 1:
-        distributed.shard(model, accelerator)
-    reference = job.wrappers.reference(model, wrapped, job.rule)
-    if settings.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
-    model.train()
-    with accelerator.autocast():
-        job.rule.start(model, reference, streams)
-        mask = job.wrappers.mask(model, streams)
 
     def hashes(paths):
         return {Path(p).name: out.read[str(p)]["sha256"] for p in paths} if out else {}
@@ -202,36 +150,20 @@ def _run(job, accelerator, device, resume, trust_remote_code, out, items):
     about = {
         "method": job.method, "knobs": values(job.rule), "wrappers": values(job.wrappers),
         "model": hashes(models.model_files(job.model_folder)),
-        "data": hashes([job.texts.forget_path, job.texts.retain_path]), "eval_split": job.eval_split,
-        "examples": [len(sets[n][0]) for n in ("forget", "retain")],
+        "data": hashes([job.texts.forget_path, job.texts.retain_path, *([job.wrappers.chat] if job.wrappers.chat else [])]),
+        "eval_split": job.eval_split, "examples": [len(sets[n][0]) for n in ("forget", "retain")],
     }  # fmt: skip
-    cache = {}  # both streams' batches of the current step
-
-    def loop(lr_scale=1.0, offset=None):
-        """The training; or the `offset`-th of several, each with a rate and an order of texts of its own, without checkpoints."""
-        if resume and offset is not None:
-            raise UserError(f"{job.method} trains several times and keeps no checkpoints. Start the run without --resume.")
-
-        def terms(step, micro, progress):
-            at = step + (offset or 0) * settings.steps
-            if cache.get("step") != at:
-                cache.update(step=at, pairs=list(zip(streams.forget.batches(at), streams.retain.batches(at), strict=True)))
-            return job.rule.losses(*cache["pairs"][micro * world + rank], progress)
-
-        return train(
-            model, terms, replace(settings, lr=settings.lr * lr_scale), accelerator,
-            job.checkpoint if offset is None and world == 1 else None, resume, after_step=keeper and keeper.after_step,
-            label=job.method, about=about, combine=job.rule.combine, mask=mask, state=job.rule.state,
-        )  # fmt: skip
-
-    history = job.rule.fit(loop)
+    history, wrapped = fitting.fit(
+        model, job.rule, job.wrappers, streams, settings, accelerator, seed=job.seed, label=job.method,
+        checkpoint=job.checkpoint, resume=resume, keeper=keeper, about=about,
+    )  # fmt: skip
     notes = [keeper.finish()] if keeper else []
     model.eval()
     after = accuracies(model, tokenizer, items)
     held = {name: (held[name], mean_nll(model, ids, tokenizer.pad_token_id)) for name, (_, ids) in sets.items()}
     signs, measures = guard.check(model, held["forget"][1])
     notes += [f"collapsed, not unlearned: {'; '.join(signs)}."] if signs else []
-    if world > 1:
+    if distributed.is_sharded(model):
         model = distributed.gathered(model, job.model_folder, trust_remote_code, accelerator)
     if not out:
         return None

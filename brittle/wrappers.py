@@ -10,6 +10,8 @@ from brittle.errors import UserError
 from brittle.methods.base import Method, flag, knob
 from brittle.text import read_lines
 
+RANK = 16  # of adapters, where none is given
+
 
 @dataclass
 class Wrappers:
@@ -19,9 +21,11 @@ class Wrappers:
     weight_mask: str = knob("none", "Mask on the entries that train: none, wagle.", choices=("none", "wagle"))
     mask_ratio: float = knob(0.9, "Share of the entries that train (wagle).", low=0, high=1)
     mask_mu: float = knob(1e-3, "Weight of the forget gradient against the retain gradient (wagle's mu).", low=1e-30)
+    adapter: str = knob("auto", "What trains: the weights (full), low-rank adapters (lora; of rank 16 where none is given), "
+                        "auto (lora where there is a rank).", choices=("auto", "full", "lora"))  # fmt: skip
     lora_rank: int = knob(0, "Rank of low-rank adapters, merged when saved; 0 is full fine-tuning.", low=0)
     lora_alpha: float = knob(16.0, "Scale of the adapters: alpha / rank.", low=0)
-    lora_targets: str = knob("all", "Modules with adapters: all (linear), attn, mlp, or a regex.")
+    lora_targets: str = knob("all", "Modules with adapters: all (linear), attn, mlp, qkv, or a regex.")
     save_adapter: str = knob("no", "Save the adapter as well, in adapter/.", choices=("no", "yes"))
     save_dtype: str = knob("source", "Dtype of the saved weights: source (the model's own), float32, bfloat16, float16.",
                            choices=("source", "float32", "bfloat16", "float16"))  # fmt: skip
@@ -29,9 +33,19 @@ class Wrappers:
     keep: str = knob("last", "Weights to keep: last, or best by --rule.", choices=("last", "best"))
     rule: str = knob("first forget <= filtered", "Which evaluation is best (see brittle/keep.py).")
     filtered: str = knob("", "The filtered model, where --rule names it: folder or Hugging Face id.")
+    chat: str = knob("", "Chats to mix into the retain set: JSONL of {messages: [{role, content}, ...]}, or texts.")
+    chat_share: float = knob(0.2, "Share of the retain texts that are chats.", low=0, high=0.9)
 
     def check(self, name, method):
-        """Raises UserError for combinations that make no sense."""
+        """Raises UserError for combinations that make no sense; settles what follows from others."""
+        if self.adapter == "full" and self.lora_rank:
+            raise UserError(f"--adapter full, but --lora-rank {self.lora_rank}: use --adapter lora, or leave the rank out.")
+        if self.adapter == "lora" and not self.lora_rank:
+            self.lora_rank = RANK
+        method.adapters = bool(self.lora_rank)
+        method.check()
+        if self.weight_mask != "none" and method.phased:
+            raise UserError(f"--weight-mask ranks all entries at once, but in {name} blocks take turns. Use another method.")
         if self.lora_rank and method.kind == "weight-space":
             raise UserError(f"--lora-rank: {name} acts on the weights themselves, all of them. Use full fine-tuning.")
         if self.lora_rank and self.weight_mask != "none":

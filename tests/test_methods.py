@@ -25,6 +25,7 @@ SMALL = {
     "attack_steps": 3,
     "attack_every": 2,
     "attack_lr": "0.01",
+    "layers": "2:0:1",
 }
 
 

@@ -13,8 +13,8 @@ SEED_METHODS = ("ga_simple", "ga", "grad_diff", "dpo", "npo", "simnpo", "rmu", "
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_names_its_paper_and_its_formula(name):
     about = describe(name)
-    assert re.fullmatch(r"https://arxiv.org/abs/\d{4}\.\d{5}", about["url"])
-    assert re.search(r"\w+ et al\. 20\d\d", about["paper"]) and "=" in about["formula"] and ":" in about["title"]
+    assert re.fullmatch(r"https://(arxiv\.org/abs/\d{4}\.\d{5}|github\.com/\w+/\w+)", about["url"])
+    assert re.search(r"\w+ (et al\. )?20\d\d", about["paper"]) and "=" in about["formula"] and ":" in about["title"]
     assert method_class(name).kind in ("loss", "representation", "gradient", "weight-space")
 
 

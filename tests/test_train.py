@@ -111,6 +111,7 @@ def arguments(family, data, root, method, *more):
 SMALL = {
     "rmu": ["--layer-id", "1"], "cb": ["--layer-id", "1"], "lat": ["--lat-layer", "0"],
     "cb_lat": ["--layer-id", "1", "--lat-layer", "0"], "tar": ["--attack-steps", "4", "--attack-lr", "1e-3"],
+    "sequential": ["--layers", "1:0:1"],
 }  # fmt: skip
 
 

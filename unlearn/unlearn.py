@@ -39,9 +39,11 @@ def main(
     grad_accum: Annotated[MaybeInt, typer.Option("--grad-accum-steps", min=1, help="Micro-batches a step.")] = None,
     warmup: Annotated[MaybeInt, typer.Option(min=0, help="Warm-up steps.")] = None,
     weight_decay: Annotated[MaybeFloat, typer.Option(min=0, help="AdamW's weight decay.")] = None,
-    grad_clip: Annotated[MaybeFloat, typer.Option(min=0, help="Gradient norm limit; 0 is off.")] = None,
+    grad_clip: Annotated[
+        MaybeFloat, typer.Option("--grad-clip", "--max-grad-norm", min=0, help="Gradient norm limit; 0 is off.")
+    ] = None,
     optimizer: Annotated[MaybeText, typer.Option(help="adamw, muon (block matrices; the rest adamw), sgd.")] = None,
-    schedule: Annotated[MaybeText, typer.Option(help="cosine, constant, trapezoid.")] = None,
+    schedule: Annotated[MaybeText, typer.Option(help="cosine, linear, constant, trapezoid.")] = None,
     checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")] = False,
     max_length: Annotated[MaybeInt, typer.Option(min=2, help="Tokens a text; longer ones are cut and counted.")] = None,
     max_samples: Annotated[MaybeInt, typer.Option(min=1, help="Texts a set to read (all).")] = None,

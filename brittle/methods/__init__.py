@@ -21,6 +21,7 @@ METHODS = {
     "cb_lat": "cb_lat:CBLAT",
     "ngdiff": "ngdiff:NGDiff",
     "tar": "tar:TAR",
+    "sequential": "sequential:Sequential",
     "wt_dist": "wt_dist:WtDist",
     "wt_dist_reg": "wt_dist_reg:WtDistReg",
     "task_vector": "task_vector:TaskVector",
@@ -37,12 +38,13 @@ def method_class(name):
 
 
 def describe(name):
-    """{title, paper, url, formula} of a method, from its module's docstring: the first line names the publication, the
-    first indented block is the formula, each line up to a wide gap."""
+    """{title, paper, url, formula} of a method, from its module's docstring: the first line names the publication (an arXiv
+    number, or a repository), the first indented block is the formula, each line up to a wide gap."""
     text = importlib.import_module(method_class(name).__module__).__doc__.strip()
-    paper, number = re.search(r"\(([^()]*?), arXiv:(\d{4}\.\d{5})", text).groups()
+    paper, number, repository = re.search(r"\(([^()]*?), (?:arXiv:(\d{4}\.\d{5})|(github\.com/[\w./-]+))", text).groups()
     formula = re.search(r"\n\n((?:    .*\n)+)", text + "\n")[1]
     parts = [re.split(r"\s{4,}", line.strip())[0].rstrip(",;") for line in formula.splitlines()]
     return {
-        "title": text.partition(" (")[0], "paper": paper, "url": f"https://arxiv.org/abs/{number}", "formula": "; ".join(parts)
+        "title": text.partition(" (")[0], "paper": paper,
+        "url": f"https://arxiv.org/abs/{number}" if number else f"https://{repository}", "formula": "; ".join(parts)
     }  # fmt: skip

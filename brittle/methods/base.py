@@ -7,6 +7,11 @@ losses(forget, retain, progress) -> {term: scalar}       named, already weighted
 Two more for the few that are not a sum of losses:
 combine({term: [gradient, ...]}, lr) -> [gradient, ...]  makes one gradient of the terms' own (NGDiff); None is their sum
 fit(loop) -> history                                     runs the training, once or several times (task vectors)
+And for one whose parameters take turns (sequential):
+check()                                                  refuses knobs that do not go together
+plan(steps, one_pass) -> (steps, stretches)              how long it trains; a learning rate schedule for each stretch
+phase(progress) -> bool                                  before each step: True where an optimizer of its own starts
+measures() -> {column: number}                           behind each step: more columns of the history
 """
 
 import dataclasses
@@ -34,6 +39,9 @@ class Method:
     kind: ClassVar[str] = "loss"  # loss, representation, gradient, or weight-space (which needs every weight: no LoRA)
     needs_reference: ClassVar[bool] = False
     combine: ClassVar = None
+    replicates: ClassVar[bool] = False  # of several processes each holds the whole model; otherwise it is sharded
+    phased: ClassVar[bool] = False  # parameters take turns
+    adapters: ClassVar[bool] = False  # set by the wrappers: low-rank adapters train, not the weights
     seed: int = 0
     state: dict = field(default_factory=dict)  # what must survive an interruption (numbers), kept in the checkpoint
 
@@ -47,6 +55,22 @@ class Method:
 
     def losses(self, forget, retain, progress):
         raise NotImplementedError
+
+    def check(self):
+        pass
+
+    def plan(self, steps, one_pass):
+        """`steps` as asked for (None: not at all), `one_pass` those of one pass over the forget texts."""
+        return steps or one_pass, ()
+
+    def budget(self, streams):
+        """A line to print before the training, where there is something to say."""
+
+    def phase(self, progress):
+        return False
+
+    def measures(self):
+        return {}
 
     def fit(self, loop):
         return loop()
