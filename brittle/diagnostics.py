@@ -68,3 +68,16 @@ def encode_splits(tokenizer, paths, max_samples, max_length):
     return {
         split: encode(tokenizer, read_texts(path, max_samples), max_length, f"{split} texts") for split, path in paths.items()
     }
+
+
+def facts_of(rows):
+    """The `fact` of each row of a JSON-lines file; None where one of them names none."""
+    found = [row.get("fact") if isinstance(row, dict) else None for row in rows]
+    return found if found and all(found) else None
+
+
+def facts(path, limit=None):
+    """The fact that each text of `text.read_texts(path, limit)` is about, or None: plain lines do not say."""
+    from brittle.text import read_jsonl
+
+    return facts_of(read_jsonl(path)[:limit]) if Path(path).suffix in (".jsonl", ".json") else None

@@ -76,6 +76,6 @@ def finish(ax, xlabel, ylabel, integer=True, zero=True, legend=True, title=None)
         if integer:
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
         if zero and ax.dataLim.y0 >= 0:  # nothing drawn is negative
-            ax.set_ylim(0, ax.get_ylim()[1] if ax.dataLim.y1 > 0 else 1)
+            ax.set_ylim(0, max(ax.get_ylim()[1], 1.06 * ax.dataLim.y1) if ax.dataLim.y1 > 0 else 1)  # whole markers
         if legend and ax.get_legend_handles_labels()[0]:
             ax.legend(loc="best")

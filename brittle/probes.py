@@ -4,7 +4,7 @@ import torch
 
 from brittle.activations import residual_stream
 from brittle.errors import UserError
-from brittle.stats import fold_auc, folds
+from brittle.stats import fold_auc
 from brittle.text import batches
 
 POOLS = ("mean", "last")
@@ -67,62 +67,104 @@ def logistic(x, y, c=1.0, max_iter=100):
     return w[:-1], w[-1]
 
 
-def held_out_scores(x, labels, fold, c=1.0, max_iter=100, device="cpu"):
-    """[n] decision values of texts that the classifier of their fold never saw; features standardised on the others.
+def coordinates(seen, unseen):
+    """Standardised features of the training and of the held-out texts, wide ones as coordinates in the span of the former
+    (which changes no solution of a ridge problem)."""
+    mean, spread = seen.mean(0), seen.std(0)
+    spread = torch.where(spread > 1e-7 * spread.max(), spread, torch.inf)  # a constant feature says nothing
+    seen, unseen = (seen - mean) / spread, (unseen - mean) / spread
+    if seen.shape[1] > seen.shape[0]:
+        values, vectors = torch.linalg.eigh(seen @ seen.T)
+        keep = values > 1e-10 * values[-1]
+        basis = seen.T @ (vectors[:, keep] / values[keep].sqrt())
+        seen, unseen = seen @ basis, unseen @ basis
+    return seen, unseen
 
-    Wide features are turned into their coordinates in the span of the training texts, which changes no solution.
+
+def held_out_scores(x, labelings, fold, train=None, c=1.0, max_iter=100, device="cpu"):
+    """[labelings, n] decision values of texts x [n, d] that the classifier of their fold never saw.
+
+    `train` [folds, n]: the texts that each fold's classifier learns from (default: all of the other folds).
     """
-    x, labels, fold = x.to(device, torch.float64), torch.as_tensor(labels).to(device), fold.to(device)
-    scores = torch.zeros(len(x), dtype=torch.float64, device=device)
-    y = labels.double() * 2 - 1
-    for f in fold.unique():
-        train, test = fold != f, fold == f
-        if len(y[train].unique()) < 2:
+    x, fold = x.to(device, torch.float64), torch.as_tensor(fold).to(device)
+    labelings = [torch.as_tensor(labels).to(device) for labels in labelings]
+    scores = torch.zeros(len(labelings), len(x), dtype=torch.float64, device=device)
+    for number, f in enumerate(fold.unique()):
+        test = fold == f
+        learn = fold != f if train is None else train[number].to(device)
+        if any(len(labels[learn].unique()) < 2 for labels in labelings):
             raise UserError("a probe needs texts of both classes in every fold: give more texts (--max-samples).")
-        mean, spread = x[train].mean(0), x[train].std(0)
-        spread = torch.where(spread > 1e-7 * spread.max(), spread, torch.inf)  # a constant feature says nothing
-        seen, unseen = (x[train] - mean) / spread, (x[test] - mean) / spread
-        if seen.shape[1] > seen.shape[0]:
-            values, vectors = torch.linalg.eigh(seen @ seen.T)
-            keep = values > 1e-10 * values[-1]
-            basis = seen.T @ (vectors[:, keep] / values[keep].sqrt())
-            seen, unseen = seen @ basis, unseen @ basis
-        w, b = logistic(seen, y[train], c, max_iter)
-        scores[test] = unseen @ w + b
+        seen, unseen = coordinates(x[learn], x[test])
+        for i, labels in enumerate(labelings):
+            w, b = logistic(seen, labels[learn].double() * 2 - 1, c, max_iter)
+            scores[i, test] = unseen @ w + b
     return scores.cpu()
 
 
-def words_scores(counts, labels, fold):
+def words_scores(counts, labels, fold, train=None):
     """[n] held-out log odds of multinomial naive Bayes (add-one smoothing) on token counts [n, vocabulary]."""
     scores = torch.zeros(len(counts), dtype=torch.float64)
-    for f in fold.unique():
-        totals = [counts[(fold != f) & (labels == side)].double().sum(0) + 1 for side in (1, 0)]
+    for number, f in enumerate(fold.unique()):
+        learn = fold != f if train is None else train[number]
+        totals = [counts[learn & (labels == side)].double().sum(0) + 1 for side in (1, 0)]
         odds = (totals[0] / totals[0].sum()).log() - (totals[1] / totals[1].sum()).log()
         scores[fold == f] = counts[fold == f].double() @ odds
     return scores
 
 
-class Task:
-    """Two classes of texts for a probe: labels, contiguous folds within each class, and a control with labels that mean nothing.
+NEIGHBOURS = 6  # lines: in the mini world, what is said of one fact
 
-    The control's labels are 1 in every other of 2 k stretches of each class, so they are balanced in each fold, and a
-    classifier that beats chance on them uses what neighbouring texts share.
+
+def stretches(groups, count):
+    """[n] which of `count` contiguous stretches each text lies in; texts of one group (a fact) are never parted."""
+    order, sizes = {}, []
+    for group in groups:
+        order.setdefault(group, len(order))
+        sizes += [0] * (len(order) - len(sizes))
+        sizes[order[group]] += 1
+    sizes = torch.tensor(sizes)
+    return ((sizes.cumsum(0) - sizes) * count // max(1, len(groups)))[[order[group] for group in groups]]
+
+
+class Task:
+    """Two classes of texts for a probe: labels, folds, what each fold learns from, and a control with labels that mean nothing.
+
+    Folds are stretches of each class that keep together the texts of one fact: `groups` names each text's. Where a file does
+    not name its facts (groups None), lines of one fact stand side by side, so a fold does not learn from the NEIGHBOURS lines
+    before and behind what it is tested on. The control's labels are 1 in every other of 2 k stretches of each class, so they
+    are balanced in each fold, and a classifier that beats chance on them uses what neighbouring texts share.
     """
 
-    def __init__(self, n_one, n_zero, k):
-        if min(n_one, n_zero) < 2 * k:
-            raise UserError(f"a probe with {k} folds needs at least {2 * k} texts a class; there are {min(n_one, n_zero)}.")
+    def __init__(self, n_one, n_zero, k, groups=(None, None)):
+        sizes = [len(set(g)) if g else n for g, n in zip(groups, (n_one, n_zero), strict=True)]
+        if min(sizes) < 2 * k:
+            what = "facts" if groups[sizes.index(min(sizes))] else "texts"
+            raise UserError(f"a probe with {k} folds needs at least {2 * k} {what} a class; there are {min(sizes)}.")
+        parts = [stretches(g or range(n), 2 * k) for g, n in zip(groups, (n_one, n_zero), strict=True)]
         self.labels = torch.cat([torch.ones(n_one), torch.zeros(n_zero)]).long()
-        self.fold = torch.cat([folds(n, k) for n in (n_one, n_zero)])
-        self.control = torch.cat([folds(n, 2 * k) % 2 for n in (n_one, n_zero)])
+        self.fold, self.control = torch.cat(parts) // 2, torch.cat(parts) % 2
+        if len(self.fold.unique()) < k:
+            raise UserError(f"one fact has so many texts that {k} folds cannot be made: lower --folds.")
+        learned = [self._learned(part // 2, k, bool(g)) for part, g in zip(parts, groups, strict=True)]
+        self.train = torch.cat(learned, 1)
 
-    def auc(self, x, labels, c=1.0, max_iter=100, device="cpu"):
-        """((AUC, low, high), held-out scores [n]) of a logistic probe on x [n, d] for `self.labels` or `self.control`."""
-        scores = held_out_scores(x, labels, self.fold, c, max_iter, device)
-        return fold_auc(scores, labels, self.fold), scores
+    @staticmethod
+    def _learned(fold, k, grouped):
+        """[k, n] bool: the texts of one class that each fold's classifier may learn from."""
+        n = len(fold)
+        gap = 0 if grouped else min(NEIGHBOURS, n // (2 * k))
+        test = torch.arange(k)[:, None] == fold
+        near = torch.nn.functional.max_pool1d(test[:, None].float(), 2 * gap + 1, 1, gap)[:, 0] > 0
+        return ~near
+
+    def auc(self, x, c=1.0, max_iter=100, device="cpu"):
+        """[((AUC, low, high), held-out scores [n])] of logistic probes on x [n, d]: for the labels, and for the control."""
+        labelings = (self.labels, self.control)
+        scores = held_out_scores(x, labelings, self.fold, self.train, c, max_iter, device)
+        return [(fold_auc(s, labels, self.fold), s) for s, labels in zip(scores, labelings, strict=True)]
 
     def surface(self, ids):
         """What needs no model: {length_auc, bow_auc}, held-out AUC from the texts' lengths and from their words."""
         lengths = torch.tensor([[float(len(i))] for i in ids])
-        words = words_scores(bag_of_words(ids), self.labels, self.fold)
-        return {"length_auc": self.auc(lengths, self.labels)[0][0], "bow_auc": fold_auc(words, self.labels, self.fold)[0]}
+        words = words_scores(bag_of_words(ids), self.labels, self.fold, self.train)
+        return {"length_auc": self.auc(lengths)[0][0][0], "bow_auc": fold_auc(words, self.labels, self.fold)[0]}

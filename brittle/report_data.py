@@ -62,7 +62,7 @@ def mean(values):
 
 def update_size(table):
     """(|dW| / |W| over all matrices, mean stable rank weighted by |dW|^2); None where a matrix lacks its numbers."""
-    found = [[number(row[k]) for k in ("dW_fro", "W_fro", "dW_stable_rank")] for row in table]
+    found = [[number(row.get(k)) for k in ("dW_fro", "W_fro", "dW_stable_rank")] for row in table]
     if not found or any(d is None or w is None for d, w, _ in found):
         return None, None
     energy, whole = math.fsum(d * d for d, _, _ in found), math.fsum(w * w for _, w, _ in found)

@@ -5,10 +5,10 @@
 
 A text is the mean of its real tokens' residual stream. At each layer (0: embeddings, k: after block k-1, before the final
 norm) and for each model: cosine distance of the two centroids; AUC of a logistic classifier on held-out texts (folds are
-contiguous stretches of the files, so lines about one fact stay together); variance_ratio, between-class over within-class
-variance. Intervals: 95 %, bootstrap over texts (AUC: DeLong). The null_ columns are the same with labels that mean nothing
-(every other stretch of each file). length_auc and bow_auc: what text length and token counts alone tell; layer 0 likewise
-has seen no context. What they reach is topic, not knowledge.
+contiguous stretches, grouped by fact where a JSONL file names facts; else the lines next to a held-out stretch are not learned
+from); variance_ratio, between-class over within-class variance. Intervals: 95 %, bootstrap over texts (AUC: DeLong). The null_
+columns are the same with labels that mean nothing (every other stretch of each file). length_auc and bow_auc: what text length
+and token counts alone tell; layer 0 likewise has seen no context. What they reach is topic, not knowledge.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ def separation(x, labels, weights=None):
     """(cosine distance of the centroids, between / within variance), each [draws]; x [n, D], weights [draws, n] of texts."""
     import torch
 
-    x, weights = x.double(), torch.ones(1, len(x), dtype=torch.float64) if weights is None else weights
+    x, weights = x.double(), x.new_ones(1, len(x), dtype=torch.float64) if weights is None else weights
     square, counts, centres, within = x.square().sum(1), [], [], 0.0
     for side in (1, 0):
         w = weights * (labels == side)
@@ -56,19 +56,18 @@ def rows(features, task, surface, folds, seed, device="cpu"):
     """A row a layer and model; `features` {model_a, model_b: [texts, N+1, D]}, forget texts first."""
     from brittle.stats import quantiles
 
-    weights = resamples(task.labels, DRAWS, seed)
+    weights, labels, control = (t.to(device) for t in (resamples(task.labels, DRAWS, seed), task.labels, task.control))
     n_forget = int(task.labels.sum())
     known = surface | {"n_forget": n_forget, "n_retain": len(task.labels) - n_forget, "folds": folds, "seed": seed}
     for layer in range(next(iter(features.values())).shape[1]):
-        for model, x in features.items():
-            row = {"layer": layer, "model": model}
-            measured, spread = separation(x[:, layer], task.labels), separation(x[:, layer], task.labels, weights)
-            chance = separation(x[:, layer], task.control)
+        for model, of_model in features.items():
+            row, x = {"layer": layer, "model": model}, of_model[:, layer].to(device)
+            measured, spread, chance = separation(x, labels), separation(x, labels, weights), separation(x, control)
             for name, *values in zip(("cosine_distance", "variance_ratio"), measured, spread, chance, strict=True):
                 row |= {name: float(values[0]), f"null_{name}": float(values[2])}
-                row[f"{name}_low"], row[f"{name}_high"] = quantiles(values[1])
-            (row["auc"], row["auc_low"], row["auc_high"]), _ = task.auc(x[:, layer], task.labels, device=device)
-            row["null_auc"] = task.auc(x[:, layer], task.control, device=device)[0][0]
+                row[f"{name}_low"], row[f"{name}_high"] = quantiles(values[1].cpu())
+            (found, _), (meaningless, _) = task.auc(x, device=device)
+            row |= dict(zip(("auc", "auc_low", "auc_high"), found, strict=True)) | {"null_auc": meaningless[0]}
             yield row | known
 
 
@@ -114,7 +113,8 @@ def main(
         a, b, tokenizer = models.load_pair(*folders.values(), device, dtype)
         limit = diagnostics.length_limit(max_length, a.config)
         ids = diagnostics.encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
-        task, texts = probes.Task(len(ids["forget"]), len(ids["retain"]), folds), ids["forget"] + ids["retain"]
+        groups = [diagnostics.facts(path, max_samples) for path in (forget, retain)]
+        task, texts = probes.Task(len(ids["forget"]), len(ids["retain"]), folds, groups), ids["forget"] + ids["retain"]
         features = {name: probes.features(model, texts, tokenizer.pad_token_id, batch_size, ["mean"])["mean"]
                     for name, model in (("model_a", a), ("model_b", b))}  # fmt: skip
         table = list(rows(features, task, task.surface(texts), folds, seed, a.device))

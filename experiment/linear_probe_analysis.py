@@ -7,8 +7,9 @@ A logistic probe on the last token's residual stream of one model (0: embeddings
   domain         forget against retain texts. bow_auc says what the words alone give: knowing the topic is not knowledge.
   truth_forget   a question with its true answer against the same question with a wrong one (one drawn by --seed);
   truth_retain   words alone cannot tell, a model that knows the fact can. Only where --data holds mcq_<split>.jsonl.
-Accuracy and AUC are of held-out texts (folds are contiguous stretches, so a fact is never on both sides); selectivity is
-accuracy minus the majority class. null_: the same probe with labels that mean nothing.
+Accuracy and AUC are of held-out texts: folds are contiguous stretches, grouped by fact where the file names facts (JSONL
+`fact`); else the lines next to a held-out stretch are not learned from. selectivity is accuracy minus the majority class.
+null_: the same probe with labels that mean nothing.
 """
 
 import json
@@ -44,8 +45,7 @@ def rows(name, x, task, surface, settings, c, max_iter, device="cpu"):
     n, ones = len(task.labels), int(task.labels.sum())
     majority = max(ones, n - ones) / n
     for layer in range(x.shape[1]):
-        (auc, low, high), scores = task.auc(x[:, layer], task.labels, c, max_iter, device)
-        (null_auc, _, _), null_scores = task.auc(x[:, layer], task.control, c, max_iter, device)
+        ((auc, low, high), scores), ((null_auc, _, _), null_scores) = task.auc(x[:, layer], c, max_iter, device)
         correct = int(((scores > 0) == (task.labels == 1)).sum())
         bounds = wilson(correct, n)
         yield {
@@ -110,14 +110,17 @@ def main(
         loaded, tokenizer = models.load_model(folder, device, dtype), models.load_tokenizer(folder)
         limit = diagnostics.length_limit(max_length, loaded.config)
         classes = {"domain": (read_texts(forget, max_samples), read_texts(retain, max_samples))}
+        groups = {"domain": [diagnostics.facts(path, max_samples) for path in (forget, retain)]}
         for split, path in items.items():
-            classes[f"truth_{split}"] = truth_texts(mcq.read_items(path)[:max_samples], seed, split)
+            asked = mcq.read_items(path)[:max_samples]
+            classes[f"truth_{split}"] = truth_texts(asked, seed, split)
+            groups[f"truth_{split}"] = [diagnostics.facts_of(asked)] * 2  # both texts of an item, in one fold
         ids = {name: [encode(tokenizer, texts, limit, f"{name} texts") for texts in pair] for name, pair in classes.items()}
         every = [text for pair in ids.values() for texts in pair for text in texts]
         x = probes.features(loaded, every, tokenizer.pad_token_id, batch_size, ["last"])["last"]
         table, start = [], 0
         for name, (one, zero) in ids.items():
-            task, part = probes.Task(len(one), len(zero), folds), x[start : start + len(one) + len(zero)]
+            task, part = probes.Task(len(one), len(zero), folds, groups[name]), x[start : start + len(one) + len(zero)]
             start += len(part)
             settings = {"folds": folds, "seed": seed}
             table += rows(name, part, task, task.surface(one + zero), settings, c, max_iter, loaded.device)

@@ -14,8 +14,8 @@ def norms(forget, retain, grown=1.0):
     ]
 
 
-def interval(name, value, half, **more):
-    return {name: str(value), f"{name}_low": str(value - half), f"{name}_high": str(value + half), **more}
+def interval(column, value, half, **more):
+    return {column: str(value), f"{column}_low": str(value - half), f"{column}_high": str(value + half), **more}
 
 
 def selective(value, null=1.0):
