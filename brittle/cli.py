@@ -34,6 +34,14 @@ Revision = Annotated[Optional[str], typer.Option("--revision", help="Branch, tag
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that a model's repository ships. Off by default.")
 ]
+Wrapper = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--wrapper", help="A guard around the model, its weights untouched: regex, icl, rag, rag:prompt."),
+]
+WrapperRules = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--wrapper-rules", help="The guard's rules or entries (default: the forget questions of --data)."),
+]
 
 # what typer raises for a wrong command line; recent versions carry their own copy of click
 ClickException = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")

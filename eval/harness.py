@@ -1,16 +1,18 @@
 """What does a model still know, measured by lm-evaluation-harness on our own questions and on any task it names?
 
     uv run eval/harness.py --model outputs/models/mini-base --outdir outputs/mini-base/harness
-    uv run eval/harness.py --model M --outdir DIR --tasks wmdp_bio=forget,mmlu=general        tasks from the hub
+    uv run eval/harness.py --model M --outdir DIR --tasks wmdp_bio_robust=forget,mmlu=general        data from the hub
+    uv run eval/harness.py --model M --outdir DIR --tasks mini_forget,mini_cloze --wrapper regex     behind an output filter
 
-Our tasks (eval/tasks/*.yaml) read the mcq_*.jsonl files of --data. `task=split` says which split a named task stands for;
-the report shows the first task of each split. accuracy.csv has a row a task and metric, with the 95 % Wilson interval;
-`constant_letter` marks a model that gives nearly always the same choice, whose accuracy says nothing. samples.csv has a
-row an item. `--limit` takes the first items of each task.
+Tasks of ours: mini_* and wmdp_bio_robust_rewritten (eval/tasks/*.yaml) read files of --data; those of eval/tasks/hub/ read the
+hub, its cache, or a folder of the data set's name in the working folder. `task=split` says which split a named task stands
+for; the report shows the first task of each split. accuracy.csv has a row a task (or group) and metric with a 95 % interval:
+Wilson's for shares, Student's for other means, both over questions (eval/significance.py counts entities).
+
+A model that always answers "A" is not "at chance": `constant_letter` says so (see brittle/letters.py for the columns behind it).
+samples.csv has a row an item. `--limit` takes the first items of each task.
 """
 
-import math
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -19,19 +21,22 @@ import typer
 from brittle import cli
 from brittle.errors import UserError
 
-COLUMNS = ["task", "split", "metric", "value", "stderr", "ci_low", "ci_high", "n", "letter_share", "constant_letter"]
+LETTERS = ["letter_share", "constant_letter", "letter", "letter_entropy", "letter_accuracy", "ties"]
+COLUMNS = ["task", "split", "metric", "value", "stderr", "ci_low", "ci_high", "n", *LETTERS]
 SAMPLE_COLUMNS = ["task", "item", "fact", "half", "prediction", "answer", "correct"]
 TASKS = Path(__file__).parent / "tasks"
 OURS = "mini_forget,mini_retain,mini_general"
-CONSTANT = 0.9  # a share of one choice above this is called constant
-SHARES = ("acc", "acc_norm", "exact_match")  # metrics that are means of 0 and 1, so the binomial interval holds
 
 
-def wilson(right, n, z=1.959963984540054):
-    """95 % interval of a share, `right` of `n` (Wilson 1927): inside [0, 1] and never empty, unlike value ± 1.96 stderr."""
-    p, zz = right / n, z * z
-    centre, half = p + zz / (2 * n), z * math.sqrt(p * (1 - p) / n + zz / (4 * n * n))
-    return max(0.0, (centre - half) / (1 + zz / n)), min(1.0, (centre + half) / (1 + zz / n))
+def interval(values):
+    """95 % interval of the mean of per-item values: Wilson's where all are 0 or 1, else Student's; (None, None) for none."""
+    from brittle.stats import mean_interval, wilson
+
+    if not values:
+        return None, None
+    if set(values) <= {0, 1}:
+        return wilson(sum(values), len(values))
+    return mean_interval(values)[1:]
 
 
 def parse_tasks(text):
@@ -40,6 +45,16 @@ def parse_tasks(text):
     if not parts:
         raise UserError(f"--tasks is empty. Name lm-eval tasks, such as {OURS}.")
     return {name.strip(): split.strip() or None for name, _, split in parts}
+
+
+def task_manager(names):
+    """lm-eval's index of our tasks and of those ours refer to; of all its tasks (seconds) only where another one is named."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    ours = {path.stem for path in TASKS.rglob("*.yaml")}
+    truthful = Path(lm_eval.__file__).parent / "tasks" / "truthfulqa"
+    return TaskManager(include_path=[str(truthful), str(TASKS)], include_defaults=not names.keys() <= ours)
 
 
 def load_tasks(names, data, cache, manager):
@@ -90,59 +105,78 @@ def evaluate(model, tokenizer, tasks, manager, limit=None, batch_size=64, seed=0
     import logging
 
     import lm_eval
-    from lm_eval.models.huggingface import HFLM
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device), softmax_dtype="float32")
+    lm = _language_model()(
+        pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device), softmax_dtype="float32"
+    )
     return lm_eval.simple_evaluate(
         lm, tasks=tasks, task_manager=manager, limit=limit, bootstrap_iters=1000, random_seed=seed,
         numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed,
     )  # fmt: skip
 
 
-def prediction(sample):
-    """Index of the choice with the highest log-probability, or None where the task is not multiple choice."""
-    found = sample["filtered_resps"]
-    if len(found) < 2 or not all(isinstance(r, (tuple, list)) and len(r) == 2 for r in found):
-        return None
-    values = [float(value) for value, _ in found]
-    if not all(map(math.isfinite, values)):
-        raise UserError("the model gives NaN or infinite log-probabilities: it is broken, and has no accuracy.")
-    return max(range(len(values)), key=values.__getitem__)
+def _language_model():
+    from lm_eval.models.huggingface import HFLM
+
+    class Guarded(HFLM):
+        """A refused answer has probability 0. lm-eval's forward pass does not read the last token, so texts are asked here."""
+
+        def loglikelihood(self, requests, **more):
+            from brittle.wrapped_models import FLOOR, bare
+
+            guard = getattr(self.model, "guard", None)
+            if guard is None or guard.in_context:
+                return super().loglikelihood(requests, **more)
+            with bare(self.model):
+                found = super().loglikelihood(requests, **more)
+            refused = [guard.refuses(*request.args) for request in requests]
+            return [(FLOOR, False) if no else pair for no, pair in zip(refused, found, strict=True)]
+
+    return Guarded
 
 
 def sample_rows(results):
     """A row an item, of the tasks with a notion of correct; items in the order of the file."""
+    from brittle.letters import prediction
+
     for task, samples in results["samples"].items():
         for s in sorted(samples, key=lambda s: s["doc_id"]):
-            doc, correct = s["doc"], s.get("acc", s.get("exact_match"))
+            doc, correct = s["doc"], s.get("acc", s.get("acc_norm", s.get("exact_match")))
             yield {
                 "task": task, "item": s["doc_id"], "fact": doc.get("fact"), "half": doc.get("half"),
                 "prediction": prediction(s), "answer": s["target"] if isinstance(s["target"], int) else None,
-                "correct": None if correct is None else int(correct),
+                "correct": None if correct is None else int(correct) if correct in (0, 1) else correct,
             }  # fmt: skip
+
+
+def leaves(task, results):
+    """The samples of a task, or of all tasks of a group."""
+    below = results.get("group_subtasks", {}).get(task, [])
+    return [s for child in below for s in leaves(child, results)] if below else results["samples"].get(task, [])
 
 
 def rows(results, splits):
     """A row a task (or group of tasks) and metric."""
+    from brittle.letters import letters
+
     for task, found in results["results"].items():
-        samples = results["samples"].get(task, [])
-        letters = Counter(p for p in map(prediction, samples) if p is not None)
-        share = max(letters.values()) / letters.total() if letters else None
-        sizes = results["n-samples"].get(task)
+        samples = leaves(task, results)
         for key, value in found.items():
             metric, comma, name = key.partition(",")
             if not comma or metric.endswith("_stderr") or not isinstance(value, (int, float)):
                 continue
-            stderr, n = found.get(f"{metric}_stderr,{name}"), sizes and sizes["effective"]
-            low, high = wilson(round(value * n), n) if n and metric in SHARES else (None, None)
+            stderr = found.get(f"{metric}_stderr,{name}")
+            values = [float(s[metric]) for s in samples if isinstance(s.get(metric), (int, float))]
+            # an aggregate that is no mean of items (a perplexity) has lm-eval's standard error alone
+            low, high = interval(values) if values and abs(sum(values) / len(values) - value) < 1e-6 else (None, None)
             row = {
                 "task": task, "split": splits.get(task), "metric": metric if name == "none" else key, "value": value,
-                "stderr": stderr if isinstance(stderr, float) else None, "ci_low": low, "ci_high": high, "n": n,
-                "letter_share": None, "constant_letter": None,
+                "stderr": stderr if isinstance(stderr, float) else None, "ci_low": low, "ci_high": high,
+                "n": len(samples) or None, **dict.fromkeys(LETTERS),
             }  # fmt: skip
-            if metric == "acc" and share is not None:  # the letters are those that acc counts
-                row |= {"letter_share": share, "constant_letter": int(share > CONSTANT)}
+            if metric == "acc":  # the letters are those that acc counts
+                row |= letters(samples)
             yield row
 
 
@@ -158,32 +192,33 @@ def main(
     seed: cli.Seed = 0,
     revision: cli.Revision = None,
     trust_remote_code: cli.TrustRemoteCode = False,
+    wrapper: cli.Wrapper = None,
+    wrapper_rules: cli.WrapperRules = None,
 ):
     """Accuracy of one model on our tasks or on named lm-eval tasks."""
     import tempfile
 
-    from brittle import models, results
+    from brittle import guards, models, results, wrapped_models
 
     names = parse_tasks(tasks)
     folder = models.model_folder(model, revision)
     with tempfile.TemporaryDirectory(prefix="brittle-") as cache:
         import datasets
-        from lm_eval.tasks import TaskManager
 
         datasets.disable_progress_bars()
-        ours = {path.stem for path in TASKS.glob("*.yaml")}
-        manager = TaskManager(include_path=str(TASKS), include_defaults=not names.keys() <= ours)
+        manager = task_manager(names)
         loaded, splits, files = load_tasks(names, data, cache, manager)
-        settings = {"tasks": tasks, "limit": limit, "batch_size": batch_size, "dtype": dtype}
+        guard = guards.make(wrapper, data, wrapper_rules, seed)
+        settings = {"tasks": tasks, "limit": limit, "batch_size": batch_size, "dtype": dtype, **(guard.about if guard else {})}
+        files += guards.files(wrapper, data, wrapper_rules) if guard else []
         with results.Run(outdir, files, {"model": str(folder)}, seed, settings) as run:
-            loaded_model = models.load_model(folder, device, dtype, trust_remote_code)
-            tokenizer = models.load_tokenizer(folder, trust_remote_code)
+            loaded_model, tokenizer = wrapped_models.load(folder, device, dtype, trust_remote_code, guard)
             found = evaluate(loaded_model, tokenizer, loaded, manager, limit, batch_size, seed)
             table = list(rows(found, splits))
             run.csv("samples.csv", SAMPLE_COLUMNS, sample_rows(found))
             run.csv("accuracy.csv", COLUMNS, table)
     for row in table:
-        letter = f"   the same choice in {row['letter_share']:.0%} of the items" if row["constant_letter"] else ""
+        letter = f"   the same choice in {row['letter_share']:.0%} of the items: no accuracy" if row["constant_letter"] else ""
         print(f"{row['task']:<16} {row['metric']:<9} {row['value']:.3f}{letter}")
 
 
