@@ -130,11 +130,11 @@ def probabilities(names, steps):
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, title="Most likely next tokens", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, expand=True)
     table.add_column("step", justify="right")
     for name in names:
-        table.add_column(Text(f"{visible(name)}: token"))
-        table.add_column("likely", ratio=1, overflow="fold")
+        table.add_column("token", no_wrap=True)
+        table.add_column(Text(f"most likely: {visible(name)}"), ratio=1, overflow="fold")
     for k in range(max(map(len, steps), default=0)):
         cells = []
         for made in steps:

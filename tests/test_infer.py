@@ -16,7 +16,7 @@ SHORT = ["--max-new-tokens", "4", "--device", "cpu"]
 
 @pytest.fixture(autouse=True)
 def quiet_streams(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "240")
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_side_by_side_and_probabilities(ask, family):
     same = ask("--prompt", "The habitat of", "--model-b", family.base, "--greedy")
     assert same.code == 0 and "mini-base" in same.out and "[" not in same.out  # no word differs
     done = ask("--prompt", "The habitat of", "--model-b", family.filtered, "--greedy", "--probs")
-    assert done.code == 0 and "mini-filtered" in done.out and "Most likely next tokens" in done.out
+    assert done.code == 0 and "mini-filtered" in done.out and "most likely: mini-base" in done.out
     steps = [line.split()[0] for line in done.out.splitlines() if line.strip() and line.split()[0].isdigit()]
     assert steps == ["1", "2", "3", "4"]
 

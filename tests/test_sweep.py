@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from brittle import inference, sweep
+from brittle.errors import UserError
 from brittle.generate import Sampling
 
 NASTY = ["=1+1", "+1", "-1", "@SUM(A1)", "../../escape", "/etc/passwd", "con", "a" * 200, "two\nlines", 'a "quote", a comma',
@@ -88,9 +89,15 @@ def test_two_sweeps_into_one_table_lose_nothing(family, tmp_path, monkeypatch):
         assert {r["model"] for r in rows_of(tmp_path / sweep.prompt_file(prompt))} == {"mini-base", "mini-filtered"}
 
 
-def test_tables_that_are_not_ours_are_left_alone(ask, family, tmp_path):
-    path = tmp_path / sweep.prompt_file("a")
-    for content in (b"x,y\n1,2\n", b"\xff\xfe", b'prompt,model,model_path,output\na,"b\n', b""):
+def test_tables_that_are_not_ours_are_left_alone(tmp_path):
+    path = tmp_path / "a.csv"
+    for content in (
+        b"x,y\n1,2\n",
+        b"\xff\xfe",
+        b'prompt,model,model_path,output\na,"b\n',
+        b"prompt,model,model_path,output\na\n",
+        b"",
+    ):
         path.write_bytes(content)
-        done = ask("--models", family.base, "--prompt", "a", "--outdir", tmp_path)
-        assert done.code == 2 and "is not a table of prompt, model" in done.err and path.read_bytes() == content
+        with pytest.raises(UserError, match="is not a table of prompt, model"):
+            sweep.read_table(path)
