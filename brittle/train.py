@@ -205,15 +205,15 @@ def train(
             for micro in range(settings.grad_accum):
                 with accelerator.autocast():
                     terms = terms_at(step, micro, step / settings.steps)
-                values = means(terms, accelerator)
-                check_terms(values, step + 1)
                 gradients.add(terms, accelerator, 1 / settings.grad_accum)
-                for name, value in values.items():
-                    sums[name] = sums.get(name, 0.0) + value / settings.grad_accum
+                for name, term in terms.items():
+                    sums[name] = sums.get(name, 0.0) + term.detach().float() / settings.grad_accum
             gradients.finish(settings.lr * lr_factor(settings, step))
             if mask:
                 mask.before_step()
             norm = whole(torch.nn.utils.clip_grad_norm_(trainable, settings.grad_clip or math.inf))
+            sums = means(sums, accelerator)  # read here alone: the GPU has had no pause since the step began
+            check_terms(sums, step + 1)
             if not torch.isfinite(norm):
                 raise UserError(f"step {step + 1}: the gradient norm is {float(norm)}. Nothing was saved. Lower --lr.")
             for optimizer, _ in optimizers:
