@@ -44,7 +44,7 @@ def fit(model, rule, wrappers, streams, settings, accelerator, *, seed=0, label=
         rule.start(model, reference, streams)
         mask = wrappers.mask(model, streams)
     planned = rule.budget(streams)
-    if planned and accelerator.is_main_process:
+    if planned and label and accelerator.is_main_process:
         print(f"{label}: {planned}", flush=True)
     cache = {}  # both streams' batches of the current step
 
