@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from brittle.models import looks_like_folder
+
 
 def _name(path):
     """A path in a card that may be published: relative where it can be, else the last part, never a home folder."""
@@ -20,9 +22,10 @@ def model_card(job, settings, about, before, after, held, notes=()):
     data = "\n".join(f"| {name} | `{digest}` |" for name, digest in about["data"].items())
     rows = [f"| {split} accuracy | {_number(before[split])} | {_number(after[split])} |" for split in after]
     rows += [f"| held-out {split} NLL a token | {_number(a)} | {_number(b)} |" for split, (a, b) in held.items()]
+    # the hub takes a card only where base_model is a model of its own
+    base = "" if looks_like_folder(job.model) or Path(job.model).is_dir() else f"base_model: {job.model}\n"
     return f"""---
-base_model: {_name(job.model)}
-library_name: transformers
+{base}library_name: transformers
 tags: [unlearning, {job.method}]
 ---
 # {_name(job.model)} after `{job.method}`

@@ -27,8 +27,8 @@ def make_settings(rule, given, streams, **more):
 
 
 def fit(model, rule, wrappers, streams, settings, accelerator, *, seed=0, label="train", checkpoint=None, resume=False,
-        keeper=None, about=None):  # fmt: skip
-    """Train `model` by the method `rule`. Returns (history, the PEFT model around it or None)."""
+        keeper=None, about=None, track=None):  # fmt: skip
+    """Train `model` by the method `rule`; `track(row)` sees each step. Returns (history, the PEFT model around it or None)."""
     world, rank = accelerator.num_processes, accelerator.process_index
     wrapped = wrappers.choose(model, rule, seed)
     if keeper:
@@ -50,7 +50,10 @@ def fit(model, rule, wrappers, streams, settings, accelerator, *, seed=0, label=
 
     def after_step(step, row):
         row.update(rule.measures())
-        return keeper and keeper.after_step(step, row)
+        done = keeper and keeper.after_step(step, row)
+        if track and accelerator.is_main_process:
+            track(row)
+        return done
 
     def phase(progress):
         with accelerator.autocast():

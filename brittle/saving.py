@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 
 from brittle.errors import UserError
+from brittle.models import read_config
 
 
 def dtype_of(source, wanted):
@@ -44,6 +45,7 @@ def save(out, folder, model, wrapped, tokenizer, dtype, adapter=False):
             wrapped.save_pretrained(out.stage / "adapter")
         model = wrapped.merge_and_unload()
     lost, changed = unresolved(folder, model, dtype)
+    model.config.use_cache = read_config(folder).get("use_cache", True)  # off while it was trained; what loads it generates
     model.to(dtype).save_pretrained(out.stage)
     tokenizer.save_pretrained(out.stage)
     if not lost:

@@ -1,6 +1,7 @@
 """One unlearning run: data, method, training, saving with a model card, and the accuracies before and after."""
 
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +42,7 @@ class Job:
     eval_split: float = 0.1
     defaults: tuple = ()  # files that the settings and knobs came from
     wrappers: Wrappers = field(default_factory=Wrappers)
+    track: Callable | None = None  # is given each step's row of the history
 
     @property
     def folder(self):
@@ -155,7 +157,7 @@ def _run(job, accelerator, device, resume, trust_remote_code, out, items):
     }  # fmt: skip
     history, wrapped = fitting.fit(
         model, job.rule, job.wrappers, streams, settings, accelerator, seed=job.seed, label=job.method,
-        checkpoint=job.checkpoint, resume=resume, keeper=keeper, about=about,
+        checkpoint=job.checkpoint, resume=resume, keeper=keeper, about=about, track=job.track,
     )  # fmt: skip
     notes = [keeper.finish()] if keeper else []
     model.eval()

@@ -52,6 +52,9 @@ def main(
     ] = 0.1,
     save_every: Annotated[int, typer.Option(min=0, help="Steps between checkpoints for --resume; 0 is none.")] = 50,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    push_to_hub: Annotated[MaybeText, typer.Option(help="Upload model and card to this repository, private.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see what --push-to-hub uploads.")] = False,
+    wandb: Annotated[MaybeText, typer.Option(help="Log to this Weights & Biases project, in a group a base model.")] = None,
     seed: cli.Seed = 0,
     device: cli.Device = "auto",
     revision: cli.Revision = None,
@@ -59,7 +62,7 @@ def main(
     **knobs,
 ):
     """Unlearn: fine-tune one model with one method."""
-    from brittle import models, results, unlearning
+    from brittle import hub, models, results, tracking, unlearning
     from brittle.text import read_texts
 
     cls = method_class(method)
@@ -81,13 +84,21 @@ def main(
     texts = unlearning.Texts(
         forget, retain, data or forget.parent, read_texts(forget, max_samples), read_texts(retain, max_samples)
     )
+    if push_to_hub:
+        hub.check(push_to_hub)
+    about = {"method": method, "seed": seed, **settings, **base.values(rule), **base.values(wrappers)}
+    track = tracking.start(wandb, results.model_name(model), f"{method}-{seed}", about)
     job = unlearning.Job(model, folder, method, rule, settings, texts, root, seed, save_every, eval_split, (defaults,), wrappers)
+    job.track, done = track and track.log, None
     try:
         done = unlearning.run(job, models.pick_device(device), resume, trust_remote_code)
     except KeyboardInterrupt:
         raise UserError(
             f"interrupted. Go on with the same command and --resume (checkpoints every {save_every} steps)."
         ) from None
+    finally:
+        if track:
+            track.finish(done and done[1])
     if done is None:  # not the main process of several
         return
     before, after, notes = done
@@ -96,6 +107,8 @@ def main(
         print(f"  {split}: {before[split]:.3f} -> {after[split]:.3f}")
     for note in notes:
         print(f"note: {note}")
+    if push_to_hub:
+        print(f"uploaded: {hub.push(job.folder, push_to_hub, public)}")
 
 
 if __name__ == "__main__":
