@@ -28,6 +28,7 @@ class Preset:
     root: str
     arguments: dict = field(default_factory=dict)
     makes: tuple = ()  # scopes that this preset makes itself: data, family, unlearn
+    primary: str = ""  # the metric that decides, declared before there are results: task and test of eval/significance.py
     given: set = field(default_factory=set)  # models named by the user, which are not made
 
 
@@ -70,9 +71,10 @@ def read_preset(name):
         raise UserError(f"{path} is no preset: {error}") from None
     if isinstance(preset.unlearned, str):
         preset.unlearned = [preset.unlearned]
-    texts = [preset.base, preset.filtered, preset.method, preset.data, preset.root, *preset.unlearned, *preset.makes]
+    texts = [preset.base, preset.filtered, preset.method, preset.data, preset.root, preset.primary]
+    texts += [*preset.unlearned, *preset.makes]
     if not all(isinstance(text, str) for text in [*texts, *preset.arguments, *preset.arguments.values()]):
-        raise UserError(f"{path} is no preset: models, method, data, root, makes and arguments are texts.")
+        raise UserError(f"{path} is no preset: models, method, data, root, primary, makes and arguments are texts.")
     return preset
 
 
