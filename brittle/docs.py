@@ -7,6 +7,8 @@ import runpy
 import sys
 from pathlib import Path
 
+from brittle.sweep import COLUMNS as SWEEP_COLUMNS
+
 README = Path("README.md")
 
 
@@ -65,6 +67,7 @@ def columns_table():
             folder = f"{step['folder']}/" if step["folder"] else ""
             constant = constant if constant in names else "LAYER_COLUMNS"  # param_stats/per_layer.csv: one may be added
             rows.append([f"`{folder}{file}`", ", ".join(names[constant])])
+    rows.append(["`inference/<sha256 of the prompt>.csv`", ", ".join(SWEEP_COLUMNS)])
     return _table(["file", "columns"], rows)
 
 
