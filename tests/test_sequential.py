@@ -263,6 +263,7 @@ def test_filters_entry_by_entry():
     ({"layers": "5:0:1"}, "blocks 0 to 2"), ({"layers": "2:0:1", "retain_blocks": "5,30"}, "--retain-blocks 5, but .* 0 to 2"),
     ({"layers": "2:0:1", "retain_blocks": "0"}, "block 2 trains alone"), ({"layers": "2:0:1", "retain_blocks": "x"}, "current"),
     ({"layers": "2:1:1", "probe_start": "block_input"}, "no forget gradient"),
+    ({"layers": "2:1:1", "gradients": "asymmetric"}, "nothing would ever train"),
 ])  # fmt: skip
 def test_one_line_says_what_is_wrong(knobs, words):
     rule = build(method_class("sequential"), "sequential", knobs)
@@ -273,7 +274,8 @@ def test_one_line_says_what_is_wrong(knobs, words):
 
 
 def test_what_applies_to_adapters_is_said():
-    for knobs, words in (({"gradients": "same_sign"}, "--adapter full"), ({"l2sp_coef": 0.1}, "--adapter full"),
+    for knobs, words in (({"gradients": "same_sign", "retain_loss": "kl"}, "--adapter full"),
+                         ({"l2sp_coef": 0.1}, "--adapter full"),
                          ({"probe_start": "block_input"}, "block 0")):  # fmt: skip
         rule = build(method_class("sequential"), "sequential", {"layers": "2:0:1", **knobs})
         with pytest.raises(UserError, match=words):

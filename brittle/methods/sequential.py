@@ -8,7 +8,8 @@ adapters every block's adapter trains in every phase. c_f(p) = remove_coef (1 - 
 first phase's block to `forget_layer_scale` at block 0; c_r(p) = retain_coef p (`zero`) or retain_coef (1 + 3p)/4 (`quarter`).
 
 forget losses: brittle/sequential_losses.py; at uniform predictions max_entropy is 1, its floor; about 2 on an untouched model.
-combine: brittle/gradient_filters.py. AdamW behind gradient clipping hardly sees the scale of the loss: the coefficients matter
+combine: brittle/gradient_filters.py; in theory kl's gradient is zero at the start as well, so that a filter passes what
+rounding leaves of it: prefer nll. AdamW behind gradient clipping hardly sees the scale of the loss: the coefficients matter
 as a ratio. Optimizer steps are the only unit of length, and no setting carries over from one number of steps to another.
 block_output   z starts behind block L.    block_input   before it: block L itself gets no forget gradient (adapters only).
 live           z is the model's own output, without a frozen probe.
@@ -60,6 +61,9 @@ class Sequential(Method):
             raise UserError(f"{asked} filters one block's gradients: it applies to --adapter full. With adapters use sum.")
         if self.adapters and self.l2sp_coef:
             raise UserError("--l2sp-coef holds one block's weights: it applies to --adapter full. With adapters leave it out.")
+        if self.gradients != "sum" and self.retain_loss == "l2":
+            raise UserError(f"{asked}: at the start l2 has no gradient to agree with, so nothing would ever train. "
+                            "Use --retain-loss nll or kl.")  # fmt: skip
         if self.probe == "frozen" and self.probe_start == "block_input":
             if not self.adapters:
                 raise UserError("--probe-start block_input gives the block in training no forget gradient: use --adapter lora.")
