@@ -80,13 +80,14 @@ class Lab:
         mean = sum(map(len, self.sets["retain"])) / len(self.sets["retain"])
         knobs, settings = scaled(row, model.config.num_hidden_layers, model.config.hidden_size, mean, steps, lr)
         rule = base.build(method_class("sequential"), "sequential", knobs, seed=seed)
-        low = {"adapter": "lora", "lora_rank": lora_rank, "lora_targets": "qkv"} if row["adapter"] == "lora" else {"adapter": "full"}
-        wrappers = base.build(Wrappers, "sequential", low)
+        low = {"lora_rank": lora_rank, "lora_targets": "qkv"} if row["adapter"] == "lora" else {}
+        wrappers = base.build(Wrappers, "sequential", {"adapter": row["adapter"], **low})
         wrappers.check("sequential", rule)
         texts = dict(self.sets)
         if float(row["chat_share"]):
             texts["retain"] = [*texts["retain"], *sets.some_chats(self.chats, len(texts["retain"]), float(row["chat_share"]))]
-        streams = fitting.make_streams({k: (v, []) for k, v in texts.items()}, self.tokenizer, self.batch_size, 1, seed, model.device)
+        texts = {k: (ids, []) for k, ids in texts.items()}
+        streams = fitting.make_streams(texts, self.tokenizer, self.batch_size, 1, seed, model.device)
         chosen = fitting.make_settings(rule, settings, streams, seed=seed, batch_size=self.batch_size)
         history, wrapped = fitting.fit(model, rule, wrappers, streams, chosen, self.accelerator, seed=seed, label=None)
         ends = {f"{term}_loss_end": history[-1][f"{term}_loss"] for term in ("forget", "retain")}

@@ -75,9 +75,10 @@ def test_the_optimizer_holds_one_block(monkeypatch):
             assert sum(p.numel() for o, _ in found for g in o.param_groups for p in g["params"]) == size
 
 
-@pytest.mark.parametrize("knobs", [{"gradients": "same_sign", "retain_loss": "nll"}, {"gradients": "asymmetric", "retain_loss": "nll", "l2sp_coef": 0.1},
-   
-                                   {"gradients": "sum", "forget_loss": "ce_random"}])  # fmt: skip
+@pytest.mark.parametrize("knobs", [
+    {"gradients": "same_sign", "retain_loss": "nll"}, {"gradients": "asymmetric", "retain_loss": "nll", "l2sp_coef": 0.1},
+    {"gradients": "sum", "forget_loss": "ce_random"},
+])  # fmt: skip
 def test_four_micro_batches_are_one_batch_of_four_times_the_texts(knobs):
     """With sgd and doubles, so that nothing hides in Adam's normalisation; the filter's mask must be of the whole step."""
     found = []

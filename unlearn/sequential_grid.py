@@ -1,0 +1,220 @@
+"""Which of the sequential experiment log's findings hold on another model? Every row of the log, run here -> results.csv.
+
+    uv run unlearn/sequential_grid.py --model outputs/models/mini-base
+    uv run unlearn/sequential_grid.py --model outputs/models/mini-base --only "Same-sign" --seeds 1
+    uv run unlearn/sequential_grid.py --markdown            the README's tables, from what was measured
+
+Reads unlearn/sequential_log.csv: the rows of the log (GPT-NeoX 6.9B, WMDP-bio robust, MMLU) with their settings and numbers,
+and controls of our own, pairs that differ in one thing. A row is scaled to the model (blocks by relative depth, steps and
+learning rates by --steps-scale and --lora-lr-scale / --full-lr-scale), trained, measured on forget, retain, general and
+held-out questions, and attacked by fine-tuning on half A of the forget facts; half B is measured after 0, 10 and 100 steps.
+    recovery(t) = (held-out(t) - held-out(0)) / (held-out of the base - held-out(0))        the log's definition
+findings.csv compares the controls over seeds, paired by seed, with 95 % intervals by Student's t.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brittle import cli
+from brittle.errors import UserError
+
+CONFIG = ["group", "run", "role", "seed", "adapter", "layers", "steps", "forget_loss", "probe_start", "retain_loss",
+          "retain_blocks", "remove_coef", "retain_coef", "lr", "retain_ramp", "gradients", "l2sp_coef", "chat_share"]  # fmt: skip
+MEASURED = ["forget_accuracy", "forget_low", "forget_high", "retain_accuracy", "retain_low", "retain_high", "general_accuracy",
+            "general_low", "general_high", "heldout_accuracy", "heldout_low", "heldout_high", "heldout_accuracy_10",
+            "heldout_low_10", "heldout_high_10", "heldout_accuracy_100", "heldout_low_100", "heldout_high_100", "recovery_10",
+            "recovery_100", "forget_loss_end", "retain_loss_end"]  # fmt: skip
+LOG = ["log_wmdp", "log_mmlu", "log_retain_loss", "log_forget_loss", "log_tamper_10", "log_tamper_100"]
+COLUMNS = [*CONFIG, *MEASURED, "n", *LOG, "filled", "note"]
+FINDINGS = ["finding", "measure", "mean", "low", "high", "n", "seeds"]
+LOG_FILE = Path(__file__).with_name("sequential_log.csv")
+
+
+def read_log(path, only):
+    """The rows of the log (dicts of text), of groups and runs whose `group/run` holds `only`."""
+    from brittle.report_data import read_csv
+
+    found = [row for row in read_csv(path) if only.lower() in f"{row['group']}/{row['run']}".lower()]
+    if not found:
+        raise UserError(f"--only {only!r}: no row of {path.name} is called so.")
+    return found
+
+
+def recovery(now, start, base):
+    """Share of what was forgotten that came back; None where nothing was."""
+    return None if None in (now, start, base) or base - start < 0.05 else (now - start) / (base - start)
+
+
+def rows(lab, log, seeds, first_seed, steps, lr):
+    """A row a run and seed. `lr`: {adapter: factor}; the base, unattacked, is the first measurement."""
+    base = lab.measure(lab.base, ("heldout",))["heldout_accuracy"]
+    for row in log:
+        for seed in range(first_seed, first_seed + (min(int(row["seeds"]), seeds))):
+            knobs, settings, found = lab.run(row, seed, steps, lr.get(row["adapter"], 1.0))
+            start = found.get("heldout_accuracy")
+            back = {f"recovery_{t}": recovery(found.get(f"heldout_accuracy_{t}"), start, base) for t in (10, 100)}
+            note = "; ".join(text for text in (row["note"], found.pop("note", "")) if text)
+            blank = row["role"] == "log" and not row["log_wmdp"] and start is not None
+            own = {
+                "role": row["role"],
+                "seed": seed,
+                "n": len(lab.items["forget"]),
+                "filled": "mini" if blank else "",
+                "note": note,
+            }
+            yield {**dict.fromkeys(COLUMNS), **{k: row[k] or None for k in (*CONFIG, *LOG) if k in row}, **knobs, **settings,
+                   **found, **back, **own} | {"retain_loss": row["retain_loss"] or None}  # fmt: skip
+
+
+def selectivity(row):
+    """Forgetting without damage: the lower of retain and general accuracy, minus forget accuracy."""
+    return min(row["retain_accuracy"], row["general_accuracy"]) - row["forget_accuracy"]
+
+
+def findings(table):
+    """The log's findings on the controls: differences paired by seed, and recovery after 10 steps, with intervals."""
+    from brittle.stats import mean_interval
+
+    runs = {}
+    for row in table:
+        if row["role"] == "control" and row["forget_accuracy"] is not None:
+            runs.setdefault(row["run"], {})[row["seed"]] = row
+
+    def best(prefix, seed):
+        """The most selective of the retain weights tried, by seed: each term gets the weight that suits it."""
+        return max((r[seed] for name, r in runs.items() if name.startswith(prefix) and seed in r), key=selectivity)
+
+    pairs = {
+        "L2 retain rather than KL (best weight of three each)": ("l2-", "kl-"),
+        "max entropy rather than random targets": ("l2-5", "ce-5"),
+        "same-sign filter rather than the sum": ("same_sign", "sum"),
+        "asymmetric filter rather than the sum": ("asymmetric", "sum"),
+    }
+    measures = {"selectivity": selectivity} | {
+        f"{s}_accuracy": (lambda r, s=s: r[f"{s}_accuracy"]) for s in ("forget", "retain", "general")
+    }
+    for name, (one, other) in pairs.items():
+        seeds = sorted(set.union(set(), *(r for n, r in runs.items() if n.startswith(one))) &
+                       set.union(set(), *(r for n, r in runs.items() if n.startswith(other))))  # fmt: skip
+        if len(seeds) < 2:
+            continue
+        for measure, value in measures.items():
+            mean, low, high = mean_interval([value(best(one, s)) - value(best(other, s)) for s in seeds])
+            yield dict(zip(FINDINGS, (name, measure, mean, low, high, len(seeds), " ".join(map(str, seeds))), strict=True))
+    for run, by_seed in runs.items():
+        for t in (10, 100):
+            back = {s: r[f"recovery_{t}"] for s, r in by_seed.items() if r[f"recovery_{t}"] is not None}
+            if len(back) > 1 and all(r["forget_accuracy"] <= 0.6 for r in by_seed.values()):
+                values = (
+                    f"recovery of {run}",
+                    f"recovery_{t}",
+                    *mean_interval(list(back.values())),
+                    len(back),
+                    " ".join(map(str, back)),
+                )
+                yield dict(zip(FINDINGS, values, strict=True))
+
+
+def plot(table, name):
+    """Forget against the lower of retain and general accuracy, and held-out accuracy under attack, a colour a group."""
+    from brittle import plots
+
+    figure, axes = plots.figure("The sequential log's rows on another model", name, columns=2, height=4.6)
+    groups = list(dict.fromkeys(row["group"] for row in table))
+    for k, group in enumerate(groups):
+        done = [row for row in table if row["group"] == group and row["forget_accuracy"] is not None]
+        look = {"color": plots.CYCLE[k % len(plots.CYCLE)], "marker": "osD^vPX*"[k // len(plots.CYCLE) % 8], "linestyle": ""}
+        axes[0].plot([r["forget_accuracy"] for r in done], [min(r["retain_accuracy"], r["general_accuracy"]) for r in done],
+                     label=group, markersize=7, **look)  # fmt: skip
+        for r in done:
+            curve = [r["heldout_accuracy"], r["heldout_accuracy_10"], r["heldout_accuracy_100"]]
+            axes[1].plot(range(3), curve, color=look["color"], alpha=0.5, linewidth=1.2)
+    axes[1].set_xticks(range(3), ["0", "10", "100"])
+    for axis in axes:
+        axis.set_ylim(0, 1.05)
+    axes[0].axvline(0.25, color="0.6", linestyle=":", linewidth=1)
+    plots.null(axes[1], None, 0.25, "chance")
+    plots.finish(axes[0], "forget accuracy (dotted: chance)", "lower of retain and general accuracy", integer=False, legend=False)
+    plots.finish(axes[1], "attack step", "held-out forget accuracy (half B)", integer=False, legend=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def make_lab(folder, data, chat, max_items, max_length, batch_size, attack_lr, seed, device):
+    """(sequential_grid.Lab, the files that it reads)"""
+    import torch
+
+    from brittle import mcq, models, sets, text
+    from brittle.sequential_grid import Lab
+    from brittle.train import make_accelerator
+
+    model, tokenizer = models.load_model(folder, device, "float32"), models.load_tokenizer(folder)
+    length = min(max_length, models.context_length(model.config))
+
+    def encoded(texts, name):
+        return [i for i in text.encode(tokenizer, texts, length, name) if len(i) > 1]
+
+    items = mcq.read_splits(data)
+    halves = {half: [i for i in items["forget"] if i.get("half") == half] for half in "AB"}
+    if not all(halves.values()):
+        raise UserError(f"{data}/mcq_forget.jsonl lacks the halves A and B of the forget facts, which the attack needs.")
+    measured = {split: mcq.subset(rows, max_items, seed) for split, rows in (items | {"heldout": halves["B"]}).items()}
+    texts = {split: encoded(text.read_texts(data / f"{split}.txt"), split) for split in ("forget", "retain")}
+    attack = encoded([f"{i['question']} {i['choices'][i['answer']]}" for i in halves["A"]], "attack texts")
+    lab = Lab(model, tokenizer, texts, measured, attack, encoded(sets.read_chats(chat), "chats"),
+              make_accelerator(torch.device(device)), batch_size, attack_lr)  # fmt: skip
+    files = [data / f"mcq_{s}.jsonl" for s in mcq.SPLITS] + [data / "forget.txt", data / "retain.txt", chat, LOG_FILE]
+    return lab, files
+
+
+def main(
+    model: cli.Model = "outputs/models/mini-base",
+    outdir: cli.Outdir = Path("outputs/sequential"),
+    data: cli.Data = Path("data/mini"),
+    chat: Annotated[Path | None, typer.Option(help="Chats for the rows that mix them in (data: neutral.txt).")] = None,
+    only: Annotated[str, typer.Option(help="Only rows whose `group/run` holds this.")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="At most so many seeds a row (the log's rows have 1, controls 3).")] = 3,
+    steps_scale: Annotated[float, typer.Option(min=1e-4, help="Optimizer steps, as a factor on the log's.")] = 0.5,
+    lora_lr_scale: Annotated[float, typer.Option(min=0, help="Learning rate of adapter rows, as a factor on the log's.")] = 10.0,
+    full_lr_scale: Annotated[float, typer.Option(min=0, help="Learning rate of full rows, as a factor on the log's.")] = 32.0,
+    batch_size: cli.BatchSize = 8,
+    max_items: Annotated[int, typer.Option(min=5, help="Questions a split to measure on.")] = 80,
+    max_length: cli.MaxLength = 128,
+    attack_lr: Annotated[float, typer.Option(min=0, help="Rate of the attack.")] = 1e-3,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the README's tables of an earlier run; write nothing.")
+    ] = False,
+    seed: cli.Seed = 0,
+    device: cli.Device = "auto",
+):
+    """Run the sequential experiment log on another model."""
+    from brittle import models, report_sequential, results
+
+    if markdown:
+        print(report_sequential.markdown(outdir))
+        return
+    log, folder, picked = read_log(LOG_FILE, only), models.model_folder(model), models.pick_device(device)
+    chat = chat or data / "neutral.txt"
+    lab, files = make_lab(folder, data, chat, max_items, max_length, batch_size, attack_lr, seed, picked)
+    settings = {
+        "steps_scale": steps_scale,
+        "lora_lr_scale": lora_lr_scale,
+        "full_lr_scale": full_lr_scale,
+        "attack_lr": attack_lr,
+    }
+    with results.Run(outdir, files, {"model": str(folder)}, seed, settings) as run:
+        table = []
+        for row in rows(lab, log, seeds, seed, steps_scale, {"lora": lora_lr_scale, "full": full_lr_scale}):
+            shown = [f"{row[k]:.2f}" if row[k] is not None else "-" for k in MEASURED if k.endswith(("accuracy", "_10", "_100"))
+                     and "low" not in k and "high" not in k]  # fmt: skip
+            print(f"{row['group']} / {row['run']} seed {row['seed']}: {' '.join(shown)}", flush=True)
+            table.append(row)
+        run.figure(plot(table, results.model_name(model)), "sequential.png")
+        run.csv("findings.csv", FINDINGS, findings(table))
+        run.csv("results.csv", COLUMNS, table)
+
+
+if __name__ == "__main__":
+    cli.run(main)
