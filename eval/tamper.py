@@ -1,12 +1,17 @@
 """Does relearning half of the forget facts bring back the other half?
 
     uv run eval/tamper.py --model outputs/models/mini-base --outdir outputs/mini-base/tamper
+    uv run eval/tamper.py --model M --outdir outputs/M/tamper_benign --on benign
+    uv run eval/tamper.py --model M --outdir outputs/M/tamper_lora --lora-rank 8 --lr 3e-3 --lr 1e-2
 
-The relearning attack: fine-tune the whole model (AdamW, float32 master weights, constant rate) on the questions and answers
-of half A of the forget set, at several learning rates, and measure half A, held-out half B, retain and general accuracy
-every few steps. Facts are independent, so what comes back on B was hidden, not removed (arXiv:2410.08827). The attack reads
-half A only; `eval/recovery.py` chooses rate and step by A and compares models. A rate at which the attack breaks the model
-(NaN) has empty cells from there on, never chance.
+The relearning attack: fine-tune the model (AdamW, float32 weights, constant rate; all weights, or adapters with --lora-rank)
+at several learning rates, and measure half A, half B, retain and general accuracy every few steps. It trains on (--on)
+    half-a    the questions and answers of half A: half B is held out. Facts are independent, so what comes back on B was
+              hidden, not removed (arXiv:2410.08827)
+    half-b    those of half B itself: how fast is it learned when it is shown (half A is then the one held out)
+    benign    the retain set's texts and neutral ones: not a word on the forget set
+`eval/recovery.py` chooses rate and step by A and compares models, with steps to half recovery and the area under the curve.
+A rate at which the attack breaks the model (NaN) has empty cells from there on, never chance.
 """
 
 from pathlib import Path
@@ -20,30 +25,34 @@ from brittle.errors import UserError
 COLUMNS = ["model", "lr", "step", "split", "accuracy", "n"]
 ITEM_COLUMNS = ["model", "lr", "step", "fact", "template", "correct"]
 SPLITS = ("forget_a", "forget_b", "retain", "general")
+TRAINED = ("half-a", "half-b", "benign")
 
 
 def eval_sets(data, max_items, seed):
-    """{split: items} to measure (all of half B, at most `max_items` of the others), and half A's items to train on."""
+    """{split: items} to measure: all of half B, at most `max_items` of the others."""
     from brittle import mcq
+    from brittle.attacks import meter
 
-    items = mcq.read_splits(data)
-    halves = {half: [i for i in items["forget"] if i.get("half") == half] for half in "AB"}
-    for half, found in halves.items():
-        if not found:
-            raise UserError(f"{data}/mcq_forget.jsonl has no item with half {half}: the attack needs both halves, A and B.")
-    return {
-        "forget_a": mcq.subset(halves["A"], max_items, seed),
-        "forget_b": halves["B"],
-        "retain": mcq.subset(items["retain"], max_items, seed),
-        "general": mcq.subset(items["general"], max_items, seed),
-    }, halves["A"]
+    sets = meter.eval_sets(data, max_items, seed)
+    return sets | {"general": mcq.subset(mcq.read_items(data / "mcq_general.jsonl"), max_items, seed)}
+
+
+def attack_texts(data, on):
+    """The texts that the attack trains on. Raises UserError where those of half-a or benign tell a fact of half B."""
+    from brittle.attacks import base, material
+
+    if on == "half-b":
+        return base.right_answers(material.halves(data)[1])
+    known = material.Material(data)
+    texts = base.right_answers(known.forget()) if on == "half-a" else known.benign()
+    known.check(material.forbidden(data))
+    return texts
 
 
 def measure(model, tokenizer, sets, name, lr, step, table, items):
     """Append this moment's accuracies (one row a split) and the half-B items' outcomes."""
     from brittle import mcq
 
-    model.eval()
     for split, chosen in sets.items():
         scored = mcq.score(model, tokenizer, chosen)
         right = [int(p == item["answer"]) for (p, _), item in zip(scored, chosen, strict=True)]
@@ -53,15 +62,12 @@ def measure(model, tokenizer, sets, name, lr, step, table, items):
                 dict(zip(ITEM_COLUMNS, (name, lr, step, i.get("fact", n), i.get("template", 0), r), strict=True))
                 for n, (i, r) in enumerate(zip(chosen, right, strict=True))
             ]
-    model.train()
 
 
-def attack(folder, name, texts, sets, lr, steps, at, batch_size, seed, device, start=None):
+def attack(folder, name, texts, sets, lr, steps, at, batch_size, seed, device, start=None, lora_rank=0):
     """Rows of one learning rate. `start` are the rows of step 0, the same at every rate, where they are known already."""
-    import torch
-
-    from brittle import losses, models, text
-    from brittle.train import Settings, make_accelerator, train
+    from brittle import models
+    from brittle.attacks.relearn import fine_tune
 
     model, tokenizer = models.load_model(folder, device, "float32"), models.load_tokenizer(folder)
     table, items = [], []
@@ -69,20 +75,12 @@ def attack(folder, name, texts, sets, lr, steps, at, batch_size, seed, device, s
         measure(model, tokenizer, sets, name, lr, 0, table, items)
     else:
         table, items = ([{**row, "lr": lr} for row in rows if row["step"] == 0] for rows in start)
-    ids = text.encode(tokenizer, texts, models.context_length(model.config), "attack texts")
-    stream = text.Stream(ids, tokenizer.pad_token_id, batch_size, 1, seed, device)
-    settings = Settings(steps=steps, lr=lr, batch_size=batch_size, schedule="constant", seed=seed)
 
-    def evaluate(step, row):
-        if step in at:
-            measure(model, tokenizer, sets, name, lr, step, table, items)
+    def evaluate(step):
+        measure(model, tokenizer, sets, name, lr, step, table, items)
 
-    def terms(step, micro, progress):
-        return {"nll": losses.nll(model, stream.batches(step)[micro])}
-
-    model.train()
     try:
-        train(model, terms, settings, make_accelerator(torch.device(device)), after_step=evaluate, label=f"lr {lr:g}")
+        fine_tune(model, tokenizer, texts, lr, steps, at, batch_size, seed, evaluate, lora_rank, label=f"lr {lr:g}")
     except UserError as error:
         print(f"note: lr {lr:g} broke the model: {error}")
         done = {row["step"] for row in table}
@@ -95,14 +93,14 @@ def attack(folder, name, texts, sets, lr, steps, at, batch_size, seed, device, s
     return table, items
 
 
-def plot(table, name):
+def plot(table, name, on):
     """Accuracy against attack step: one panel a split, one line a learning rate."""
     import pandas as pd
 
     from brittle import plots
 
     frame = pd.DataFrame(table)
-    figure, axes = plots.figure("Relearning attack on half A of the forget facts", name, rows=2, columns=2)
+    figure, axes = plots.figure(f"Relearning attack, trained on {on}", name, rows=2, columns=2)
     for axis, split in zip(axes, SPLITS, strict=True):
         for lr, part in frame[frame["split"] == split].groupby("lr"):
             axis.plot(part["step"], part["accuracy"], marker="o", label=f"lr {lr:g}")
@@ -120,12 +118,16 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of an attack.")] = 100,
     eval_at: Annotated[str, typer.Option(help="Steps to measure at; 0 and the last are always measured.")] = "5,10,20,50",
     batch_size: cli.BatchSize = 32,
+    on: Annotated[str, typer.Option(help="What the attack trains on: half-a, half-b, benign.")] = "half-a",
+    lora_rank: Annotated[int, typer.Option(min=0, help="Rank of low-rank adapters; 0 trains all weights.")] = 0,
     max_items: Annotated[int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")] = 200,
     seed: cli.Seed = 0,
     device: cli.Device = "auto",
     revision: cli.Revision = None,
 ):
     """Relearning attack: fine-tune on half A of the forget facts, measure held-out half B."""
+    if on not in TRAINED:
+        raise UserError(f"--on {on}: choose {', '.join(TRAINED)}.")
     from brittle import mcq, models, results
 
     try:
@@ -138,19 +140,19 @@ def main(
         raise UserError(f"--lr {min(rates):g}: learning rates are positive.")
     folder = models.model_folder(model, revision)
     name = results.model_name(model)
-    sets, train_items = eval_sets(data, max_items, seed)
-    texts = [f"{i['question']} {i['choices'][i['answer']]}" for i in train_items]
+    sets, texts = eval_sets(data, max_items, seed), attack_texts(data, on)
     picked = models.pick_device(device)
-    settings = {"attacked_on": "forget half A", "texts": len(texts), "steps": steps, "lr": rates}
-    files = [data / f"mcq_{split}.jsonl" for split in mcq.SPLITS]
+    settings = {"attacked_on": on, "texts": len(texts), "steps": steps, "lr": rates, "lora_rank": lora_rank}
+    names = [*(f"mcq_{split}.jsonl" for split in mcq.SPLITS), "qa_forget.jsonl", "retain.txt", "retain.jsonl", "neutral.txt"]
+    files = [data / n for n in names[: None if on == "benign" else 4] if (data / n).is_file()]
     with results.Run(outdir, files, {"model": str(folder)}, seed, settings) as run:
         table, items, start = [], [], None
         for rate in rates:
-            made = attack(folder, name, texts, sets, rate, steps, at, batch_size, seed, picked, start)
+            made = attack(folder, name, texts, sets, rate, steps, at, batch_size, seed, picked, start, lora_rank)
             start = start or made
             table += made[0]
             items += made[1]
-        run.figure(plot(table, name), "tamper.png")
+        run.figure(plot(table, name, on), "tamper.png")
         run.csv("tamper_items.csv", ITEM_COLUMNS, items)
         run.csv("tamper.csv", COLUMNS, table)
 

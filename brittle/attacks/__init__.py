@@ -1,0 +1,36 @@
+"""The attacks by name, one line each: module and class, loaded when asked for. The scoreboard runs them in this order."""
+
+import importlib
+
+from brittle.errors import UserError
+
+ATTACKS = {
+    "none": "base:Attack",
+    "relearn": "relearn:Relearn",
+    "relearn_lora": "relearn:RelearnLora",
+    "relearn_benign": "relearn:RelearnBenign",
+    "quantize": "quantize:Quantize",
+    "prune": "prune:Prune",
+    "noise": "noise:Noise",
+    "prompts": "prompts:Prompts",
+    "soft_prompt": "soft_prompt:SoftPrompt",
+    "gcg": "gcg:GCG",
+    "ablate": "ablate:Ablate",
+    "lens": "lens:Lens",
+}
+
+
+def attack_class(name):
+    """The dataclass of the attack called `name`. Raises UserError with the list for an unknown one."""
+    if name not in ATTACKS:
+        raise UserError(f"no attack {name!r}. Attacks: {', '.join(ATTACKS)}.")
+    module, _, cls = ATTACKS[name].partition(":")
+    return getattr(importlib.import_module(f"brittle.attacks.{module}"), cls)
+
+
+def chosen(names):
+    """The attacks of a list with commas, `none` first: without it nothing can be compared."""
+    given = [n.strip() for n in names.split(",") if n.strip()] if names else list(ATTACKS)
+    for name in given:
+        attack_class(name)
+    return list(dict.fromkeys(["none", *given]))

@@ -1,0 +1,82 @@
+"""Ablating the forget direction: what unlearning added to the residual stream is projected out (arXiv:2409.18025, 2406.11717).
+
+    h <- h - (h . d) d,    d = mean of h over forget texts - mean over reference texts, of length 1, at one block
+
+The forget texts are half A's; the reference is the retain questions in the same model, or half A in another one (`base`).
+Token vectors farther than 3 standard deviations from their mean (L1) are left out of the means. Arithmetic in float32.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from brittle.activations import edit, hidden
+from brittle.attacks.base import Attack, right_answers
+from brittle.models import context_length
+from brittle.text import batches, encode
+
+SITES = ("one", "all")
+
+
+def without(h, direction):
+    """h [..., D] without its part along `direction` [D] (length 1), in h's dtype."""
+    wide = h.float()
+    return (wide - (wide @ direction)[..., None] * direction).to(h.dtype)
+
+
+def inlier_mean(h):
+    """The mean of vectors h [n, D] without those more than 3 standard deviations farther out (L1) than is usual."""
+    distance = (h - h.mean(0)).abs().sum(1)
+    keep = distance <= distance.mean() + 3 * distance.std() if len(h) > 2 else torch.ones(len(h), dtype=torch.bool)
+    return h[keep.to(h.device)].mean(0)
+
+
+@torch.no_grad()
+def means(model, tokenizer, texts, batch_size=64):
+    """[blocks, D] float32: the mean output of every block over the real tokens of `texts`, the first of each left out."""
+    layers = range(model.config.num_hidden_layers)
+    ids, found = encode(tokenizer, texts, context_length(model.config), "texts"), [[] for _ in layers]
+    for _, batch in batches(ids, tokenizer.pad_token_id, batch_size, model.device):
+        real = batch["attention_mask"].bool()
+        real[:, 0] = False  # where models keep their largest activations
+        for k, h in hidden(model, batch, layers).items():
+            found[k].append(h[real].float())
+    return torch.stack([inlier_mean(torch.cat(part)) for part in found])
+
+
+def directions(forget, reference):
+    """[blocks, D] unit vectors of forget - reference; None where the two are equal."""
+    lengths = torch.linalg.vector_norm(forget - reference, dim=-1)
+    return [d / n if n > 0 else None for d, n in zip(forget - reference, lengths, strict=True)]
+
+
+def ablated(model, direction, blocks):
+    """A `with` block in which no output of `blocks` has a part along `direction`."""
+    return edit(model, dict.fromkeys(blocks, lambda h: without(h, direction)))
+
+
+@dataclass
+class Ablate(Attack):
+    """Each block's direction, ablated behind that block alone (site one) or behind every block (all)."""
+
+    texts: int = 200
+    sites: tuple = SITES
+    base: object = None
+
+    def run(self, model, tokenizer, material, measure):
+        known = right_answers(material.forget()[: self.texts])
+        forget = means(model, tokenizer, known)
+        if self.base is not None:
+            reference = means(self.base, tokenizer, known).to(forget)
+        else:
+            reference = means(model, tokenizer, right_answers(material.retain()[: self.texts]))
+        every = range(model.config.num_hidden_layers)
+        for k, direction in enumerate(directions(forget, reference)):
+            for site in self.sites:
+                columns = {"layer_id": k, "site": site, "reference": "base" if self.base is not None else "retain"}
+                name = f"direction of block {k}, " + ("behind it" if site == "one" else "everywhere")
+                if direction is None:
+                    measure.broken(name, "both means are equal, so there is no direction", **columns)
+                    continue
+                with ablated(model, direction, [k] if site == "one" else every):
+                    measure(name, **columns)

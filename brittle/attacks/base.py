@@ -1,0 +1,84 @@
+"""The attack protocol. An attack is a dataclass whose fields are its settings; nothing else knows its name.
+
+    run(model, tokenizer, material, measure)
+
+attacks `model` in one or more variants (strengths, rates, templates) and calls `measure(variant, prompt, **columns)` at
+every moment that counts: the model as it stands then, asked through `prompt`, is measured. What the attacker knows comes
+from `material` alone. After `run` the model is what it was before, to the last byte.
+"""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from brittle.weights import CONV1D, TRANSPOSED, group_of, is_matrix, layer_of
+
+
+class Prompt:
+    """How a question is put: as it stands. Attacks change the text, or the tokens between question and answer."""
+
+    def question(self, item):
+        """The text asked in place of item["question"]."""
+        return item["question"]
+
+    def tokens(self, ids, start):
+        """(ids, start) with tokens put in: `ids` a question with one answer, which begins at `start`."""
+        return ids, start
+
+
+@dataclass
+class Attack:
+    """The model as it was made: what the others are compared with."""
+
+    seed: int = 0
+
+    def run(self, model, tokenizer, material, measure):
+        measure("as made")
+
+
+@contextmanager
+def kept(model):
+    """Weights and their gradient flags are put back at the end of the block, to the last byte."""
+    import torch
+
+    before = [(p, p.detach().clone(), p.requires_grad) for p in model.parameters()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, value, flag in before:
+                p.copy_(value)
+                p.requires_grad_(flag)
+                p.grad = None
+        model.eval()
+
+
+@contextmanager
+def frozen(model):
+    """No weight collects gradients inside the block: those of a prompt cost no memory for the model's own."""
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p, flag in flags:
+            p.requires_grad_(flag)
+
+
+def matrices(model):
+    """(name, W) of every attention and MLP matrix in the blocks, rows = output features; stacked experts are 3-D.
+
+    W is a view: what is written into it changes the model.
+    """
+    turned = model.config.model_type in TRANSPOSED
+    for name, p in model.named_parameters():
+        if layer_of(name) >= 0 and group_of(name) != "other" and is_matrix(p.shape):
+            yield name, p.data.mT if turned and CONV1D.search(name) else p.data
+
+
+def is_mini(model):
+    return getattr(model.config, "family", "") == "mini"
+
+
+def right_answers(items):
+    """`question answer` of multiple-choice items."""
+    return [f"{item['question']} {item['choices'][item['answer']]}" for item in items]

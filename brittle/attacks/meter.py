@@ -1,0 +1,107 @@
+"""How well an attacked model answers: the sets asked, one attack on one model, and which of its variants counts.
+
+Half A, which the attacker has, chooses among an attack's variants; half B, which it never saw, is what is reported.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from brittle import mcq, stats
+from brittle.attacks.base import Prompt
+from brittle.attacks.material import halves
+from brittle.errors import UserError
+
+SPLITS = ("forget_a", "forget_b", "retain")
+COLUMNS = ["variant", "split", "accuracy", "accuracy_low", "accuracy_high", "n"]
+
+
+def eval_sets(data, max_items=200, seed=0):
+    """{split: items}: all of half B, at most `max_items` of half A and of retain."""
+    a, b = halves(data)
+    retain = mcq.read_items(data / "mcq_retain.jsonl")
+    return {"forget_a": mcq.subset(a, max_items, seed), "forget_b": b, "retain": mcq.subset(retain, max_items, seed)}
+
+
+def answers(model, tokenizer, items, prompt, batch_size=256):
+    """[0 or 1] per item: is the choice with the highest summed log-probability the answer. Raises UserError on NaN."""
+    from brittle.models import context_length
+
+    asked = [{**item, "question": prompt.question(item)} for item in items]
+    pairs = mcq.encode_items(tokenizer, asked, context_length(model.config))
+    pairs = [prompt.tokens(ids, start) for ids, start in pairs]
+    sums, right = iter(mcq.choice_logprobs(model, pairs, tokenizer.pad_token_id, batch_size).tolist()), []
+    for item in items:
+        values = [next(sums) for _ in item["choices"]]
+        if not all(map(math.isfinite, values)):
+            raise UserError("the attacked model gives NaN or infinite log-probabilities: it is broken, and has no accuracy.")
+        right.append(int(max(range(len(values)), key=values.__getitem__) == item["answer"]))
+    return right
+
+
+def interval(right, facts):
+    """Wilson's interval of the mean of `right` [0 or 1], with the facts as its sample: the questions of one fact go together."""
+    count = len(set(facts))
+    return stats.wilson(sum(right) / len(right) * count, count)
+
+
+@dataclass
+class Meter:
+    """`measure` of one attack on one model. rows: COLUMNS and the attack's own; facts: {variant: {fact: [right, asked]}}.
+
+    Unless `everything` is wanted, half B and retain are asked only of a variant that is better on half A than those before:
+    the others cannot be chosen.
+    """
+
+    model: object
+    tokenizer: object
+    sets: dict
+    batch_size: int = 256
+    everything: bool = False
+    rows: list = field(default_factory=list)
+    facts: dict = field(default_factory=dict)
+    notes: list = field(default_factory=list)
+    best: float = -1.0
+
+    def __call__(self, variant, prompt=None, model=None, **columns):
+        """Ask the model, or `model` in its place (anything that answers model(**batch).logits)."""
+        model, made, facts = model or self.model, [], {}
+        for split, items in self.sets.items():
+            try:
+                right = answers(model, self.tokenizer, items, prompt or Prompt(), self.batch_size)
+            except UserError as error:
+                return self.broken(variant, error, **columns)
+            names = [item.get("fact", item["question"]) for item in items]
+            share, (low, high) = sum(right) / len(right), interval(right, names)
+            made.append(dict(zip(COLUMNS, (variant, split, share, low, high, len(right)), strict=True)) | columns)
+            if split == "forget_b":
+                for name, one in zip(names, right, strict=True):
+                    had = facts.get(name, [0, 0])
+                    facts[name] = [had[0] + one, had[1] + 1]
+            elif split == "forget_a":
+                if share <= self.best and not self.everything:
+                    break
+                self.best = max(self.best, share)
+        self.rows += made
+        self.facts[variant] = facts
+        return None
+
+    def broken(self, variant, error, **columns):
+        """A variant without a measurement: empty cells, never chance."""
+        self.notes.append(f"{variant}: {error}")
+        for split, items in self.sets.items():
+            values = (variant, split, None, None, None, len(items))
+            self.rows.append({**dict(zip(COLUMNS, values, strict=True)), **columns})
+
+
+def choose(rows):
+    """The variant with the highest accuracy on half A, the first of equals; None where all are broken. B is not read."""
+    on_a = [(row["variant"], row["accuracy"]) for row in rows if row["split"] == "forget_a" and row["accuracy"] is not None]
+    return max(on_a, key=lambda pair: pair[1])[0] if on_a else None
+
+
+def attack_model(attack, model, tokenizer, material, sets, banned, batch_size=256, everything=False):
+    """The `Meter` of one attack, run. Raises UserError where the attack has read half B."""
+    meter = Meter(model, tokenizer, sets, batch_size, everything)
+    attack.run(model, tokenizer, material, meter)
+    material.check(banned)
+    return meter

@@ -1,0 +1,108 @@
+"""One model under many attacks: loaded once, attacked cell by cell, every cell kept in a file of its own until it is stale."""
+
+import importlib
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from brittle import files, models
+from brittle.attacks import attack_class
+from brittle.attacks.material import Material, forbidden
+from brittle.attacks.meter import COLUMNS, attack_model, choose, eval_sets
+from brittle.errors import UserError
+
+SHARED = ("base", "material", "meter")  # modules that every attack depends on
+DATA = ("mcq_forget.jsonl", "mcq_retain.jsonl", "qa_forget.jsonl", "retain.txt", "retain.jsonl", "neutral.txt")
+
+
+@dataclass
+class Session:
+    """A model folder and a data folder; the model is loaded when the first attack needs it."""
+
+    folder: Path
+    data: Path
+    max_items: int = 200
+    batch_size: int = 256
+    device: str = "auto"
+    dtype: str = "float32"
+    loaded: list = field(default_factory=list)
+
+    def model(self):
+        """(model, tokenizer)"""
+        if not self.loaded:
+            model = models.load_model(self.folder, self.device, self.dtype)
+            self.loaded += [model, models.load_tokenizer(self.folder)]
+        return self.loaded
+
+    def files(self):
+        """The data folder's files that attacks read, or that are read to tell half B."""
+        return [str(self.data / name) for name in DATA if (self.data / name).is_file()]
+
+    def inputs(self):
+        """All files that an attack's outcome depends on: data, and the model's own."""
+        return [*self.files(), *map(str, models.model_files(self.folder))]
+
+    def chance(self):
+        """Accuracy on half B by guessing."""
+        items = eval_sets(self.data, self.max_items)["forget_b"]
+        return sum(1 / len(item["choices"]) for item in items) / len(items)
+
+    def rows(self, attack, columns):
+        """A row (`columns` and those of COLUMNS) a variant and split, every split asked of every variant; broken ones said."""
+        meter, material = self.run(attack, everything=True)
+        for note in meter.notes:
+            print(f"note: {note}")
+        print(f"half B was not in the {len(material.read)} texts that the attack read")
+        return [{c: row.get(c) for c in [*columns, *COLUMNS]} for row in meter.rows]
+
+    def run(self, attack, everything=False):
+        """(`Meter`, `Material`) of an attack (an object). Raises UserError where it has read half B."""
+        material, sets = Material(self.data), eval_sets(self.data, self.max_items, attack.seed)
+        return attack_model(attack, *self.model(), material, sets, forbidden(self.data), self.batch_size, everything), material
+
+    def key(self, name, attack, described):
+        """All that a cell follows from, as JSON. described: {path: files.describe_file(path)}."""
+        code = [importlib.import_module(f"brittle.attacks.{m}") for m in (*SHARED, type(attack).__module__.split(".")[-1])]
+        settings = {**asdict(attack), "max_items": self.max_items, "dtype": self.dtype}
+        hashes = {path: entry["sha256"] for path, entry in described.items()}
+        made = {"attack": name, "settings": settings, "inputs": hashes, "code": [files.sha256(m.__file__) for m in code]}
+        return json.loads(json.dumps(made, default=str))
+
+    def cell(self, name, seed, described):
+        """The outcome of attack `name` with `seed`: a dict that JSON can hold. A failed attack has no numbers, but a note."""
+        attack = attack_class(name)(seed=seed)
+        made, started = {"key": self.key(name, attack, described), "rows": [], "facts": {}, "chosen": None}, time.time()
+        try:
+            meter, material = self.run(attack)
+        except UserError as error:
+            return made | {"notes": [str(error)], "texts_read": None, "read_sha256": None, "seconds": time.time() - started}
+        best = choose(meter.rows)
+        return made | {
+            "rows": meter.rows, "chosen": best, "facts": meter.facts.get(best, {}), "notes": meter.notes,
+            "texts_read": len(material.read), "read_sha256": material.digest(), "seconds": time.time() - started,
+        }  # fmt: skip
+
+
+def read_cell(path, key):
+    """The cell at `path` where it was made from `key`, else None."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("key") == key else None
+
+
+def cells(session, names, seeds, folder, force=False, say=print):
+    """[(attack, seed, cell)] of all attacks and seeds; those in `folder` that are still true are taken from there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    described = {path: files.describe_file(path) for path in session.inputs()}
+    for seed in seeds:
+        for name in names:
+            path = folder / f"{name}-{seed}.json"
+            found = None if force else read_cell(path, session.key(name, attack_class(name)(seed=seed), described))
+            if found is None:
+                found = session.cell(name, seed, described)
+                files.replace_text(path, json.dumps(found))
+                say(f"{name} (seed {seed}): {found['seconds']:.1f} s, {found['chosen'] or 'failed: ' + found['notes'][0]}")
+            yield name, seed, found

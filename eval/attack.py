@@ -1,0 +1,99 @@
+"""Which attacks bring back what a model was made to forget?
+
+    uv run eval/attack.py --model M --outdir outputs/M/attacks --attacks relearn,quantize,gcg --seeds 0,1
+
+Every attack of brittle/attacks/ on one model, loaded once: relearning (half A; low-rank; benign text), quantisation,
+pruning, noise, prompts, a soft prompt, a GCG suffix, ablation of a direction, the logit lens. An attack has variants (rates,
+strengths, templates); the one with the best accuracy on half A counts, half B of it is the result. No attack reads half B:
+the hashes of all that it read are compared with those of half B's texts. A variant that breaks the model has empty cells.
+Cells are kept in <outdir>/cells, so an interrupted run goes on where it stopped. experiment/scoreboard.py compares models.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brittle import cli
+from brittle.errors import UserError
+
+COLUMNS = ["attack", "seed", "variant", "chosen", "split", "accuracy", "accuracy_low", "accuracy_high", "n", "seconds",
+           "texts_read", "read_sha256"]  # fmt: skip
+ITEM_COLUMNS = ["attack", "seed", "variant", "fact", "right", "asked"]
+NOTE_COLUMNS = ["attack", "seed", "note"]
+
+
+def rows(cells):
+    """A row a variant and split. cells: [(attack, seed, cell)]."""
+    for name, seed, cell in cells:
+        about = {"attack": name, "seed": seed, **{k: cell[k] for k in ("seconds", "texts_read", "read_sha256")}}
+        for row in cell["rows"]:
+            yield {c: (about | row | {"chosen": int(row["variant"] == cell["chosen"])})[c] for c in COLUMNS}
+
+
+def item_rows(cells):
+    """A row a fact of half B, under the variant that counts."""
+    for name, seed, cell in cells:
+        for fact, (right, asked) in cell["facts"].items():
+            yield dict(zip(ITEM_COLUMNS, (name, seed, cell["chosen"], fact, right, asked), strict=True))
+
+
+def plot(cells, name):
+    """Accuracy under every attack, one panel a split: each variant a dot, the chosen one large."""
+    from brittle import plots
+
+    attacks = list(dict.fromkeys(attack for attack, _, _ in cells))
+    figure, axes = plots.figure("Accuracy under each attack", name, columns=3, height=0.34 * len(attacks) + 1.2)
+    for axis, split in zip(axes, ("forget_a", "forget_b", "retain"), strict=True):
+        for attack, _, cell in cells:
+            for row in cell["rows"]:
+                if row["split"] == split and row["accuracy"] is not None:
+                    best = row["variant"] == cell["chosen"]
+                    style = {"s": 70, "color": plots.CYCLE[0]} if best else {"s": 14, "color": "0.6"}
+                    axis.scatter(row["accuracy"], attacks.index(attack), zorder=2 + best, **style)
+        axis.axvline(0.25, color=plots.COLOURS["null"], linestyle="--", linewidth=1.4)
+        axis.set(title=split, xlim=(-0.03, 1.03), yticks=range(len(attacks)), xlabel="accuracy (dashed: chance of four)")
+        axis.set_yticklabels(attacks if split == "forget_a" else [])
+        axis.invert_yaxis()
+    return figure
+
+
+def main(
+    model: cli.Model,
+    outdir: cli.Outdir,
+    data: cli.Data = Path("data/mini"),
+    attacks: Annotated[str, typer.Option(help="Attacks, with commas (all).")] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas: one cell an attack and seed.")] = "0",
+    max_items: Annotated[int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")] = 200,
+    batch_size: cli.BatchSize = 256,
+    device: cli.Device = "auto",
+    dtype: cli.Dtype = "float32",
+    force: Annotated[bool, typer.Option("--force", help="Make every cell anew.")] = False,
+    revision: cli.Revision = None,
+):
+    """Run every attack on one model."""
+    from brittle import attacks as attacking
+    from brittle import models, results
+    from brittle.attacks import session
+
+    names = attacking.chosen(attacks)
+    try:
+        numbers = [int(part) for part in seeds.split(",") if part.strip()]
+    except ValueError:
+        numbers = []
+    if not numbers:
+        raise UserError(f"--seeds {seeds}: whole numbers with commas, such as 0,1,2.")
+    folder = models.model_folder(model, revision)
+    one = session.Session(folder, data, max_items, batch_size, device, dtype)
+    session.eval_sets(data, max_items)  # what is wrong with the data is said before a model is loaded
+    with results.Run(outdir, one.files(), {"model": str(folder)}, numbers[0], {"attacks": names, "seeds": numbers}) as run:
+        made = list(session.cells(one, names, numbers, outdir / "cells", force))
+        run.figure(plot(made, results.model_name(model)), "attacks.png")
+        notes = [dict(zip(NOTE_COLUMNS, (n, s, text), strict=True)) for n, s, cell in made for text in cell["notes"]]
+        run.csv("attacks_notes.csv", NOTE_COLUMNS, notes)
+        run.csv("attacks_items.csv", ITEM_COLUMNS, item_rows(made))
+        run.csv("attacks.csv", COLUMNS, rows(made))
+
+
+if __name__ == "__main__":
+    cli.run(main)
