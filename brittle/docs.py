@@ -1,7 +1,6 @@
 """The README's tables, made from the code: `uv run python -m brittle.docs` rewrites them, a test holds them current."""
 
 import csv
-import inspect
 import re
 import runpy
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from brittle.sweep import COLUMNS as SWEEP_COLUMNS
 
 README = Path("README.md")
+MEASURED = Path("tests/bench/methods.csv")  # a copy of outputs/methods.csv, as last measured on the mini family
 
 
 def _table(head, rows):
@@ -22,17 +22,41 @@ def _first_sentence(text):
     return paragraph.replace("|", "\\|")
 
 
-def methods_table():
-    """Every method: its knobs with their defaults, and the first paragraph of its docstring."""
-    from brittle.methods import METHODS, method_class
+def methods_table(measured=None):
+    """Every method: type, knobs, formula and paper from its own code, and its row of `measured` (those of MEASURED)."""
+    from brittle.methods import METHODS, describe, method_class
     from brittle.methods.base import flag, knobs, show
 
+    if measured is None:
+        with open(MEASURED, newline="", encoding="utf-8") as file:
+            measured = list(csv.DictReader(file))
+    found = {row["method"]: row for row in measured}
     rows = []
-    for name in METHODS:
-        cls = method_class(name)
-        flags = ", ".join(f"`{flag(k)} {show(f.default)}`" for k, f in knobs(cls).items()) or "none"
-        rows.append([f"`{name}`", _first_sentence(inspect.getmodule(cls).__doc__), flags])
-    return _table(["method", "what it does", "knobs and defaults"], rows)
+    for name in [*METHODS, *(name for name in found if name not in METHODS)]:
+        row, cells = found.get(name, {}), [f"`{name}`", "", "", "", ""]
+        if name in METHODS:
+            cls, about = method_class(name), describe(name)
+            flags = ", ".join(f"`{flag(k)} {show(f.default)}`".replace(" `", "`") for k, f in knobs(cls).items()) or "none"
+            cells[1:] = [cls.kind, flags, f"`{about['formula']}`", f"[{about['paper']}]({about['url']})"]
+        scores = " / ".join(_short(row.get(f"{split}_accuracy")) for split in ("forget", "retain", "general")) if row else ""
+        cost = f"{row['steps']} / {float(row['seconds']):.0f}" if row else ""
+        cells += [scores, _short(row.get("heldout_recovery")), cost]
+        rows.append([cell.replace("|", "\\|") for cell in cells])
+    head = [
+        "method",
+        "type",
+        "knobs and defaults",
+        "formula",
+        "paper",
+        "forget / retain / general",
+        "comes back",
+        "steps / seconds",
+    ]
+    return _table(head, rows)
+
+
+def _short(value):
+    return f"{float(value):.2f}".replace("0.", ".", 1) if value not in (None, "") else "–"
 
 
 def _steps():

@@ -16,7 +16,7 @@ import typer
 
 from brittle import cli
 from brittle.errors import UserError
-from brittle.methods import METHODS, base, describe, method_class
+from brittle.methods import METHODS
 
 COLUMNS = ["method", "forget_accuracy", "retain_accuracy", "general_accuracy", "heldout_recovery", "steps", "seconds"]
 
@@ -50,27 +50,6 @@ def rows(root, model, methods):
         }
 
 
-def markdown(table):
-    """The README's table, from the methods' own code and docstrings, with the measured row where there is one."""
-    measured = {row["method"]: row for row in table}
-    head = ["Method", "Type", "Knobs (default)", "Formula", "Paper", "Forget / retain / general", "Comes back", "Steps"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for name in METHODS:
-        cls, about, row = method_class(name), describe(name), measured.get(name, {})
-        knobs = ", ".join(f"`{base.flag(k)}` {base.show(f.default) or '-'}" for k, f in base.knobs(cls).items())
-        scores = [row.get(f"{split}_accuracy") for split in ("forget", "retain", "general")]
-        cells = [
-            f"`{name}`", cls.kind, knobs or "none", f"`{about['formula']}`", f"[{about['paper']}]({about['url']})",
-            " / ".join(_number(s) for s in scores) if row else "", _number(row.get("heldout_recovery")), row.get("steps", ""),
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |")
-    return "\n".join(lines)
-
-
-def _number(value):
-    return "" if value in (None, "") else f"{float(value):.2f}"
-
-
 def main(
     model: cli.Model,
     root: Annotated[Path, typer.Option(help="Root of the results.")] = Path("outputs"),
@@ -78,12 +57,12 @@ def main(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table; write nothing.")] = False,
 ):
     """Compare the unlearned models of all methods."""
-    from brittle import results
+    from brittle import docs, results
 
     chosen = [m.strip() for m in methods.split(",")] if methods else list(METHODS)
     table = list(rows(root, model, chosen))
     if as_markdown:
-        print(markdown(table))
+        print(docs.methods_table(table))
         return
     if not table:
         raise UserError(f"no unlearned model of {model} in {root}. Make them: ./unlearn/create_all_unlearning_models.sh")
