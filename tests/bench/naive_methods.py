@@ -49,6 +49,21 @@ def naive_loss(name, layer):
         near = F.cosine_similarity(state(model, f), before(state, ref, f), dim=-1).relu().mean()
         return 10 * near + (state(model, r) - before(state, ref, r)).norm(dim=-1).mean()
 
+    def me(model, ref, f, r):
+        logits = model(**f).logits
+        uniform = torch.full_like(logits, 1 / logits.size(-1))
+        return 0.1 * F.kl_div(logits.log_softmax(-1), uniform, reduction="batchmean") + own(model, r).loss
+
+    def idk(model, ref, f, r):  # refusals take the place of a text's second half
+        refusals = [{k: v[:, : v.size(1) // 2 + 6] for k, v in batch.items()} for batch in (f, r)]
+        kept = -F.logsigmoid(-0.1 * (logp(model, refusals[1]) - logp(model, r))).mean() / 0.1
+        return own(model, refusals[0]).loss + kept
+
+    def wt_dist_reg(model, ref, f, r):
+        pairs = list(zip(model.parameters(), ref.parameters(), strict=True))
+        moved = sum((p - q).square().sum() for p, q in pairs)
+        return own(model, r).loss - 0.1 * ((moved + 1e-12) / sum(q.square().sum() for _, q in pairs)).sqrt()
+
     def perturbed(outer):
         def loss(model, ref, f, r):
             block, delta = model.gpt_neox.layers[layer], torch.zeros_like(before(state, model, f)).requires_grad_()
@@ -74,9 +89,23 @@ def naive_loss(name, layer):
     made = {
         "ga_simple": lambda model, ref, f, r: -own(model, f).loss,
         "ga": lambda model, ref, f, r: own(model, r).loss - own(model, f).loss, "npo": npo, "dpo": dpo, "simnpo": simnpo,
-        "kl_min": kl_min, "rmu": rmu, "cb": cb, "lat": perturbed(ascend), "cb_lat": perturbed(reroute),
+        "kl_min": kl_min, "rmu": rmu, "cb": cb, "me": me, "idk": idk, "wt_dist_reg": wt_dist_reg, "lat": perturbed(ascend), "cb_lat": perturbed(reroute),
     }  # fmt: skip
-    return made.get("ga" if name == "grad_diff" else name)
+    return made.get("ga" if name in ("grad_diff", "ngdiff") else name)
+
+
+def normalised_difference(model, inputs, backward):
+    """NGDiff as written in a training step: two backward passes, cloned gradients, their normalised difference."""
+    kept, losses = [], []
+    for key in ("forget", "retain"):
+        losses.append(model(**inputs[key], labels=inputs[key]["input_ids"]).loss)
+        backward(losses[-1])
+        kept.append([p.grad.clone() for p in model.parameters()])
+        model.zero_grad()
+    size = [torch.sqrt(sum(g.pow(2).sum() for g in grads)) for grads in kept]
+    for p, away, near in zip(model.parameters(), *kept, strict=True):
+        p.grad = near / size[1] - away / size[0]
+    return sum(losses).detach()
 
 
 def run_naive(name, model, data, args, layer):
@@ -86,12 +115,19 @@ def run_naive(name, model, data, args, layer):
     loss = naive_loss(name, layer)
     if loss is None:
         return None
-    reference = copy.deepcopy(model).eval() if name not in ("ga_simple", "ga", "grad_diff", "simnpo") else None
+    alone = ("ga_simple", "ga", "grad_diff", "simnpo", "me", "idk", "ngdiff")
+    reference = copy.deepcopy(model).eval() if name not in alone else None
     stamps = []
 
     class Naive(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, **_):
             return loss(model, reference, inputs["forget"], inputs["retain"])
+
+        def training_step(self, model, inputs, *rest, **more):
+            if name != "ngdiff":
+                return super().training_step(model, inputs, *rest, **more)
+            with self.compute_loss_context_manager():
+                return normalised_difference(model, self._prepare_inputs(inputs), self.accelerator.backward)
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_, **__):
@@ -109,6 +145,7 @@ def run_naive(name, model, data, args, layer):
             folder, per_device_train_batch_size=args.batch, max_steps=args.steps + 2, learning_rate=1e-7, report_to=[],
             save_strategy="no", logging_strategy="no", bf16=torch.cuda.is_available(), use_cpu=args.device == "cpu",
             remove_unused_columns=False, disable_tqdm=True, gradient_checkpointing=args.checkpointing,
+            optim="sgd" if name == "ngdiff" else "adamw_torch_fused",
         )  # fmt: skip
         Naive(model=model, args=made, train_dataset=rows, data_collator=collate, callbacks=[Clock()]).train()
     return statistics.median(b - a for a, b in itertools.pairwise(stamps[1:]))
