@@ -35,7 +35,7 @@ class Originals:
         if torch.is_autocast_enabled(self.model.device.type):
             for p in self.kept[block].parameters():
                 short = p.data.bfloat16()
-                if p.ndim > 1 and torch.equal(short.to(p.dtype), p.data):
+                if p.ndim == 2 and torch.equal(short.to(p.dtype), p.data):
                     p.data = short
 
     def pairs(self, block):

@@ -140,6 +140,7 @@ def _run(job, accelerator, device, resume, trust_remote_code, out, items):
     size, accum = job.settings.get("batch_size", 4), job.settings.get("grad_accum", 1)
     streams = fitting.make_streams(sets, tokenizer, size, accum * world, job.seed, device)
     settings = fitting.make_settings(job.rule, job.settings, streams, seed=job.seed, save_every=job.save_every)
+    job.rule.trains(model)  # blocks that the model has not are refused before anything is measured
     before = accuracies(model, tokenizer, items)
     held = {name: mean_nll(model, ids, tokenizer.pad_token_id) for name, (_, ids) in sets.items()}
     guard = Guard(model, tokenizer, neutral_texts(job.texts), items)

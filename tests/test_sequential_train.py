@@ -116,7 +116,8 @@ def test_adapters_train_in_every_phase_and_are_merged():
 
 
 def arguments(family, data, root, *more):
-    return [UNLEARN, "--model", family.base, "--method", "sequential", "--layers", "1:0:1", "--forget", data / "forget.txt",
+    return [UNLEARN, "--model", family.base, "--method", "sequential", "--layers", "1:0:1", "--adapter", "full",
+            "--forget", data / "forget.txt",
             "--root", root, "--batch-size", "4", "--device", "cpu", "--lr", "1e-3", *more]  # fmt: skip
 
 

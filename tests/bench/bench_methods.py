@@ -4,6 +4,7 @@
     uv run tests/bench/bench_methods.py --size 1.4b --batch 8        on a GPU, float32 weights under bfloat16 autocast
     uv run tests/bench/bench_methods.py --size 6.9b --batch 4 --length 512 --checkpointing --no-naive
     uv run tests/bench/bench_methods.py ... --methods npo,rmu --markdown
+    uv run tests/bench/bench_methods.py --sequential --size 6.9b --batch 4 --length 512      see bench_sequential.py
 
 The model is built in place with random weights. A step is the project's own loop with its optimizer; the unit, one fine-tuning
 step on a batch of as many texts as either set has, is timed around each method, so a ratio is of neighbours in time. `bound`
@@ -19,6 +20,7 @@ import statistics
 import sys
 import time
 
+import bench_sequential
 import torch
 from naive_methods import run_naive
 
@@ -28,7 +30,7 @@ SIZES = {  # blocks, width, heads, vocabulary
     "1.4b": (24, 2048, 16, 50304),
     "6.9b": (32, 4096, 32, 50432),
 }
-METHODS = "ga_simple,ga,grad_diff,kl_min,dpo,idk,npo,simnpo,me,rmu,cb,lat,cb_lat,ngdiff,wt_dist_reg"
+METHODS = "ga_simple,ga,grad_diff,kl_min,dpo,dpo:readme,idk,npo,simnpo,me,rmu,cb,lat,cb_lat,ngdiff,wt_dist_reg"
 
 
 def build_model(size, length, device):
@@ -115,8 +117,9 @@ def started(name, model, data, accelerator, blocks):
 
     layer = max(0, blocks // 4 - 1)  # 7 of 32 blocks, the place of the publications
     fitting = {"layer_id": (layer,), "lat_layer": layer, "lat_steps": 4, "lr_probe_every": 0}
+    name, _, variant = name.partition(":")
     cls = method_class(name)
-    rule = build(cls, name, {k: v for k, v in fitting.items() if k in knobs(cls)})
+    rule = build(cls, name, {k: v for k, v in fitting.items() if k in knobs(cls)} | ({"variant": variant} if variant else {}))
     names = rule.trains(model)
     if names is not None:
         train_only(model, names)
@@ -130,7 +133,7 @@ def bound(name, blocks, layer):
     used, above = (layer + 1) / blocks, (blocks - layer - 1) / blocks
     if name == "ga_simple":
         return 1.05
-    if name in ("ga", "grad_diff", "npo", "simnpo", "me", "ngdiff"):
+    if name in ("ga", "grad_diff", "npo", "simnpo", "me", "ngdiff", "dpo:readme"):
         return 2.1
     if name in ("dpo", "idk"):  # refusals and a retain term: three passes, of which the refusals' is as short as they are
         return 3.1
@@ -162,6 +165,10 @@ def main():
     parser.add_argument("--no-naive", action="store_true", help="leave the Trainer out (it needs a second model)")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--sequential", action="store_true", help="the phases of sequential unlearning, instead of methods")
+    parser.add_argument("--layers", help="phases of --sequential (every block)")
+    parser.add_argument("--retain", default="l2,kl", help="retain terms of --sequential")
+    parser.add_argument("--gradients", default="same_sign", help="how --sequential combines gradients (kl)")
     args = parser.parse_args()
     from brittle.train import make_accelerator
 
@@ -176,6 +183,9 @@ def main():
         hardware = torch.cuda.get_device_name()
     print(f"{count / 1e6:.1f} M parameters, {args.batch} + {args.batch} texts of {args.length} tokens a step; {hardware}; "
           f"torch {torch.__version__}")  # fmt: skip
+    if args.sequential:
+        bench_sequential.run(model, data, args, accelerator)
+        return
     print("| method | ms a step | units | bound | units a pass vs plain | tokens/s | peak GB | naive ms | naive / ours |")
     print("|---|---|---|---|---|---|---|---|---|")
     last, peak = unit(model, data, args, accelerator)
