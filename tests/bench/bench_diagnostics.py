@@ -3,10 +3,13 @@
     uv run tests/bench/bench_diagnostics.py                     the mini pair (outputs/models/mini-base, mini-filtered)
     uv run tests/bench/bench_diagnostics.py --pair small        a random 6-block, width-256 pair, and torch.linalg.svd beside it
     uv run tests/bench/bench_diagnostics.py --pair 6.9b --device cuda       a random bf16 GPT-NeoX pair with a planted update
-Run it on an otherwise idle machine; RESULTS.md keeps the numbers.
+    uv run tests/bench/bench_diagnostics.py --pair 2.8b --device cpu --steps 1
+Run it on an otherwise idle machine; RESULTS.md keeps the numbers. On the CPU each step of a random pair runs in a process of its
+own, so that its peak memory is its own.
 """
 
 import importlib.util
+import os
 import resource
 import sys
 import tempfile
@@ -15,14 +18,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pairs import ROOT, joined, random_pair
 
 from brittle import cli
 from brittle.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
-SIZES = {  # hidden size, blocks, heads, vocabulary: small, and Pythia's
-    "small": (256, 6, 4, 1000), "1.4b": (2048, 24, 16, 50304), "2.8b": (2560, 32, 32, 50304), "6.9b": (4096, 32, 32, 50432),
-}  # fmt: skip
 PARAMETERS = [("collect_param_stats", "param_stats", {}), ("null_space_analysis", "null_space_analysis", {}),
               ("mlp_nullspace_alignment", "mlp_nullspace", {}), ("singular_value_spectrum", "singular_value_spectrum", None),
               ("plot_param_stats", "param_plots", None), ("analyze_mlp_vs_attn", "mlp_attn_analysis", None)]  # fmt: skip
@@ -41,66 +41,12 @@ def script(name):
     return module
 
 
-def random_pair(folder, size, dtype, device):
-    """Two GPT-NeoX folders: random weights, and the same plus a rank-8 update of every block matrix (2 % of its norm)."""
-    import shutil
-
-    import torch
-    from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM, GPTNeoXConfig
-
-    width, layers, heads, vocabulary = SIZES[size]
-    config = GPTNeoXConfig(vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
-                           intermediate_size=4 * width, max_position_embeddings=2048, bos_token_id=0, eos_token_id=0,
-                           dtype=dtype)  # fmt: skip
-    with torch.device("meta"):
-        shapes = {n: p.shape for n, p in AutoModelForCausalLM.from_config(config).named_parameters()}
-    draw = torch.Generator(device).manual_seed(0)
-    for side in "ab":
-        (folder / side).mkdir(parents=True)
-        config.save_pretrained(folder / side)
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(ROOT / "outputs/models/mini-base" / name, folder / side / name)
-    groups = {}
-    for name in shapes:
-        groups.setdefault(name.split(".layers.")[-1].split(".")[0] if ".layers." in name else "other", []).append(name)
-    for number, names in enumerate(groups.values()):
-        a, b = {}, {}
-        for name in names:
-            shape = shapes[name]
-            if len(shape) == 1:  # norms and biases
-                a[name] = (torch.ones if "norm" in name and name.endswith("weight") else torch.zeros)(shape, device=device)
-                b[name] = a[name].clone()
-            else:
-                a[name] = 0.02 * torch.randn(shape, generator=draw, device=device)
-                u, v = (torch.randn(n, 8, generator=draw, device=device) for n in shape)
-                update = u @ v.T if ".layers." in name else torch.zeros(shape, device=device)
-                b[name] = a[name] + 0.02 * a[name].norm() * update / update.norm().clamp_min(1e-9)
-        for side, weights in (("a", a), ("b", b)):
-            path = folder / side / f"model-{number:05d}.safetensors"
-            save_file({n: w.to(getattr(torch, dtype)).cpu().contiguous() for n, w in weights.items()}, path)
-    for side in "ab":
-        index(folder / side)
-    return folder / "a", folder / "b"
-
-
-def index(folder):
-    """model.safetensors.index.json of the shards in `folder`."""
-    import json
-
-    from safetensors import safe_open
-
-    where = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            where |= dict.fromkeys(file.keys(), path.name)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
-
-
-def measure(label, work, device):
-    """Run `work()` and print its line: wall and CPU seconds, peak memory."""
+def measure(label, work, device, apart=False):
+    """Run `work()` and print its line: wall and CPU seconds, peak memory; `apart`: in a fork."""
     import torch
 
+    if apart:
+        return in_a_fork(label, work)
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -116,20 +62,81 @@ def measure(label, work, device):
     return wall
 
 
-def against_svd(a, b, device):
-    """All singular values (and vectors) of every dW, W_a and W_b: by Gram matrices, and by torch.linalg.svd in float64."""
+def in_a_fork(label, work):
+    """`measure` of a process of its own: wall seconds, CPU seconds and the peak of its resident memory."""
+    import traceback
+
+    sys.stdout.flush()
+    started = time.time()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    _, status, used = os.wait4(pid, 0)
+    wall, cpu, failed = time.time() - started, used.ru_utime + used.ru_stime, "  failed" if status else ""
+    print(f"| {label:<34} | {wall:7.1f} | {cpu:7.1f} | {0:8.1f} | {used.ru_maxrss / 2**20:9.1f} |{failed}", flush=True)
+    return wall
+
+
+def against_svd(a, b):
+    """Steps 1, 7 and 10: the same rows, with all decompositions by brittle.linalg and by torch.linalg.svd in float64."""
     import torch
 
     from brittle import linalg, weights
 
-    kept = [m for _, w_a, w_b in weights.matrix_pairs(a, b, device) for m in (w_b.double() - w_a.double(), w_a, w_b)]
-    times = {}
-    ways = (("spectra: brittle.linalg.spectrum", linalg.spectrum), ("spectra: torch.linalg.svdvals", torch.linalg.svdvals),
-            ("vectors: brittle.linalg.svd", linalg.svd), ("vectors: torch.linalg.svd", torch.linalg.svd))  # fmt: skip
-    for label, function in ways:
-        times[label] = measure(label, lambda f=function: [f(m.double()) for m in kept], device)
-    gram, _, vectors, svd = times.values()
-    print(f"\n{len(kept)} matrices: spectra {svd / gram:.0f} x, with vectors {svd / vectors:.1f} x faster than torch.linalg.svd")
+    pairs = list(weights.matrix_pairs(a, b))
+    mlp = [pair for pair in pairs if weights.group_of(pair[0]) == "mlp" and weights.layer_of(pair[0]) >= 0]
+    steps = {
+        "1": lambda: list(script("collect_param_stats").rows(pairs, {}, {"broken": [], "rounding": []})),
+        "7": lambda: list(script("null_space_analysis").rows(pairs, 10, 3, [0])),
+        "10": lambda: list(script("mlp_nullspace_alignment").rows(mlp, [])),
+    }
+    count, times = {}, {}
+
+    def plain(full):
+        def svd(w, k=None):
+            count[full] = count.get(full, 0) + 1
+            u, s, vt = torch.linalg.svd(w.double(), full_matrices=full)
+            k = min(k or min(w.shape), *w.shape)
+            return u[:, :k], s[:k], vt.mT[:, :k]
+
+        return {"spectrum": lambda w: svd(w)[1], "svd": svd}
+
+    ours = {name: getattr(linalg, name) for name in ("spectrum", "svd")}
+    for label, functions in (("brittle.linalg", ours), ("torch.linalg.svd", plain(True)), ("the same, reduced", plain(False))):
+        for name, function in functions.items():
+            setattr(linalg, name, function)
+        for step, work in steps.items():
+            cpu = time.process_time()
+            work()
+            times[label, step] = time.process_time() - cpu
+    for name, function in ours.items():
+        setattr(linalg, name, function)
+    print(f"\n{len(pairs)} pairs of matrices, {count[True]} decompositions; CPU s\n| step | brittle.linalg | torch.linalg.svd | "
+          "full_matrices=False |\n|---|---:|---:|---:|")  # fmt: skip
+    for step in (*steps, "all"):
+        found = [sum(t for (of, at), t in times.items() if of == label and step in (at, "all"))
+                 for label in dict.fromkeys(of for of, _ in times)]  # fmt: skip
+        print(f"| {step} | {found[0]:.2f} | {found[1]:.2f} ({found[1] / found[0]:.1f} x) | "
+              f"{found[2]:.2f} ({found[2] / found[0]:.1f} x) |")  # fmt: skip
+
+
+def scripts_of(steps):
+    """Names of the scripts of comma-separated steps of steps.csv."""
+    from brittle.steps import read_steps
+
+    listed = {row["step"]: Path(row["script"]).stem for row in read_steps()}
+    wanted = [step for step in steps.split(",") if step]
+    if missing := [step for step in wanted if step not in listed]:
+        raise UserError(f"--steps {missing[0]}: choose from {', '.join(listed)}.")
+    return {listed[step] for step in wanted}
 
 
 def main(
@@ -140,6 +147,7 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder of the texts and questions.")] = Path("data/mini"),
     words: Annotated[int, typer.Option(help="Join consecutive lines until a text has this many words (0: as they are).")] = 0,
     only: Annotated[str, typer.Option(help="Comma-separated script names (default: all).")] = "",
+    steps: Annotated[str, typer.Option(help="Comma-separated steps of steps.csv (default: all).")] = "",
 ):
     """Wall and CPU seconds, and peak memory, of every diagnostic."""
     import matplotlib.pyplot as plt  # noqa: F401  (paid before the clock starts, as in the pipeline)
@@ -152,10 +160,14 @@ def main(
     torch.set_num_threads(cli.threads())
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(outdir or temporary)
-        a, b = (Path("outputs/models/mini-base"), Path("outputs/models/mini-filtered"))
+        a, b, apart = Path("outputs/models/mini-base"), Path("outputs/models/mini-filtered"), False
         if pair != "mini":
-            started = time.time()
-            a, b = random_pair(root / "models", pair, dtype, device)
+            a, b = root / "models" / "a", root / "models" / "b"
+            started, apart = time.time(), device == "cpu"
+            if not (b / "model.safetensors.index.json").is_file():  # made last
+                measure(
+                    f"a random pair, {pair} {dtype}", lambda: random_pair(root / "models", pair, dtype, device), device, apart
+                )
             print(f"{pair} pair in {dtype} made in {time.time() - started:.0f} s")
         texts = {split: data / f"{split}.txt" for split in ("forget", "retain")}
         if words:
@@ -166,7 +178,7 @@ def main(
         print(f"|{'-' * 36}|--------:|--------:|---------:|----------:|")
         if device.startswith("cuda"):
             torch.linalg.eigvalsh(torch.eye(8, device=device, dtype=torch.float64))  # the solver's own start-up
-        wanted, total = set(filter(None, only.split(","))), {}
+        wanted, total = set(filter(None, only.split(","))) | scripts_of(steps), {}
         for kind, steps in (("parameter", PARAMETERS), ("activation", TEXTS), ("model", MODEL)):
             for name, folder, options in steps:
                 if wanted and name not in wanted:
@@ -183,24 +195,11 @@ def main(
                 def work(run=run, models=models, folder=folder, keywords=keywords):
                     run(*models, root / "out" / folder, **keywords)
 
-                wall = measure(label, work, device)
+                wall = measure(label, work, device, apart)
                 total[kind] = total.get(kind, 0) + wall
         print("\n" + ", ".join(f"{kind} steps {seconds:.0f} s" for kind, seconds in total.items()))
         if pair == "small":
-            against_svd(a, b, device)
-
-
-def joined(source, target, words):
-    """A file whose texts are consecutive lines of `source`, at least `words` words each."""
-    texts, part = [], []
-    for line in source.read_text(encoding="utf-8").split("\n"):
-        part += line.split()
-        if len(part) >= words:
-            texts.append(" ".join(part))
-            part = []
-    repeats = -(-500 // max(1, len(texts)))
-    target.write_text("\n".join((texts * repeats)[:500]) + "\n", encoding="utf-8")
-    return target
+            against_svd(a, b)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def naive_loss(name, layer):
 
     def dpo(model, ref, f, r):
         gain = [logp(model, b) - before(logp, ref, b) for b in (r, f)]
-        return -F.logsigmoid(0.1 * (gain[0] - gain[1])).mean() + own(model, r).loss
+        return -F.logsigmoid(0.1 * (gain[0] - gain[1])).mean() + (own(model, r).loss if name == "dpo" else 0)
 
     def simnpo(model, ref, f, r):
         return -0.8 * F.logsigmoid(-2.5 * logp(model, f) / f["input_ids"].size(1)).mean() + own(model, r).loss
@@ -62,7 +62,8 @@ def naive_loss(name, layer):
     def wt_dist_reg(model, ref, f, r):
         pairs = list(zip(model.parameters(), ref.parameters(), strict=True))
         moved = sum((p - q).square().sum() for p, q in pairs)
-        return own(model, r).loss - 0.1 * ((moved + 1e-12) / sum(q.square().sum() for _, q in pairs)).sqrt()
+        size = sum(q.square().sum() for _, q in pairs)
+        return own(model, r).loss - 0.1 * ((moved + 1e-12) / size).sqrt()
 
     def perturbed(outer):
         def loss(model, ref, f, r):
@@ -89,7 +90,8 @@ def naive_loss(name, layer):
     made = {
         "ga_simple": lambda model, ref, f, r: -own(model, f).loss,
         "ga": lambda model, ref, f, r: own(model, r).loss - own(model, f).loss, "npo": npo, "dpo": dpo, "simnpo": simnpo,
-        "kl_min": kl_min, "rmu": rmu, "cb": cb, "me": me, "idk": idk, "wt_dist_reg": wt_dist_reg, "lat": perturbed(ascend), "cb_lat": perturbed(reroute),
+        "kl_min": kl_min, "rmu": rmu, "cb": cb, "me": me, "idk": idk, "wt_dist_reg": wt_dist_reg,
+        "dpo:readme": dpo, "lat": perturbed(ascend), "cb_lat": perturbed(reroute),
     }  # fmt: skip
     return made.get("ga" if name in ("grad_diff", "ngdiff") else name)
 
