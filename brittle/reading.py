@@ -20,7 +20,7 @@ LEVELS = {  # level: (question, steps)
     "precision": ("Does the change read what forget texts feed it?", ("11",)),
     "stability": ("Is the new behaviour robust or fragile?", ("12", "basin")),
     "localisation": ("Where can a linear readout find the knowledge?", ("13",)),
-    "depth": ("At which layer does the model know the answers?", ("14", "14t", "14v")),
+    "depth": ("At which layer does the model know the answers?", ("14", "14t")),
 }
 
 
