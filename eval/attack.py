@@ -38,7 +38,7 @@ def item_rows(cells):
             yield dict(zip(ITEM_COLUMNS, (name, seed, cell["chosen"], fact, right, asked), strict=True))
 
 
-def plot(cells, name):
+def plot(cells, name, chance):
     """Accuracy under every attack, one panel a split: each variant a dot, the chosen one large."""
     from brittle import plots
 
@@ -51,8 +51,8 @@ def plot(cells, name):
                     best = row["variant"] == cell["chosen"]
                     style = {"s": 70, "color": plots.CYCLE[0]} if best else {"s": 14, "color": "0.6"}
                     axis.scatter(row["accuracy"], attacks.index(attack), zorder=2 + best, **style)
-        axis.axvline(0.25, color=plots.COLOURS["null"], linestyle="--", linewidth=1.4)
-        axis.set(title=split, xlim=(-0.03, 1.03), yticks=range(len(attacks)), xlabel="accuracy (dashed: chance of four)")
+        axis.axvline(chance, color=plots.COLOURS["null"], linestyle="--", linewidth=1.4)
+        axis.set(title=split, xlim=(-0.03, 1.03), yticks=range(len(attacks)), xlabel="accuracy (dashed: guessing)")
         axis.set_yticklabels(attacks if split == "forget_a" else [])
         axis.invert_yaxis()
     return figure
@@ -88,7 +88,7 @@ def main(
     session.eval_sets(data, max_items)  # what is wrong with the data is said before a model is loaded
     with results.Run(outdir, one.files(), {"model": str(folder)}, numbers[0], {"attacks": names, "seeds": numbers}) as run:
         made = list(session.cells(one, names, numbers, outdir / "cells", force))
-        run.figure(plot(made, results.model_name(model)), "attacks.png")
+        run.figure(plot(made, results.model_name(model), one.chance()), "attacks.png")
         notes = [dict(zip(NOTE_COLUMNS, (n, s, text), strict=True)) for n, s, cell in made for text in cell["notes"]]
         run.csv("attacks_notes.csv", NOTE_COLUMNS, notes)
         run.csv("attacks_items.csv", ITEM_COLUMNS, item_rows(made))

@@ -48,6 +48,7 @@ PLAIN = {
     "spelling": lambda q: replaced(q, lambda name: "-".join(name)),
     "translation table": lambda q: f"Here {CODE} stands for {subject(q)}. " + replaced(q, lambda _: CODE),
 }
+NAMES = (*PLAIN, "few-shot", "re-teaching")
 
 
 @dataclass

@@ -1,0 +1,94 @@
+"""Activation patching from the base into the unlearned model, block by block: where is the knowledge, where is it stopped?
+
+    stream k   the base's residual stream behind block k, then the unlearned model's blocks and readout
+    upper k    the unlearned model's stream behind block k, then the base's blocks and readout
+    block k    the unlearned model with the base's block k
+
+`krs` is the knowledge recovery score of Hong et al. 2024 (arXiv:2410.06606), 1 - MSE(z, z_base) / MSE(z_unlearned, z_base)
+over the logits z that predict the answers' tokens: 1 is the base's output, 0 the unlearned model's. It takes the base, so it
+is no attack but a diagnosis.
+"""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from brittle.activations import hidden, resume
+from brittle.attacks.base import Attack
+from brittle.attacks.soft_prompt import answered
+from brittle.models import blocks, context_length
+from brittle.text import batches
+
+KINDS = ("stream", "upper", "block")
+
+
+class Patched:
+    """Answers like `host`, but its stream behind `block` is `source`'s."""
+
+    def __init__(self, host, source, block):
+        self.host, self.source, self.block, self.config, self.device = host, source, block, host.config, host.device
+
+    def __call__(self, **batch):
+        with torch.no_grad():
+            h = hidden(self.source, batch, [self.block])[self.block]
+        with resume(self.host, self.block, h):
+            return self.host(**batch)
+
+
+@contextmanager
+def restored(model, base, chosen, rest=False):
+    """Yield a model with `base`'s blocks of `chosen` and `model`'s others; with `rest`, the base's embeddings and readout."""
+    host, guest = (base, model) if rest else (model, base)
+    wanted = [k for k in range(model.config.num_hidden_layers) if (k in chosen) != rest]
+    own = [blocks(host)[k] for k in wanted]
+    try:
+        for k in wanted:
+            blocks(host)[k] = blocks(guest)[k]
+        yield host
+    finally:
+        for k, module in zip(wanted, own, strict=True):
+            blocks(host)[k] = module
+
+
+@torch.no_grad()
+def answer_logits(model, ids, starts, pad_id, batch_size=64):
+    """[answer tokens, V] float32: the logits that predict the tokens of the answers."""
+    found = []
+    for indices, batch in batches(ids, pad_id, batch_size, model.device):
+        position = torch.arange(1, batch["input_ids"].size(1), device=model.device)
+        start = torch.tensor([starts[i] for i in indices], device=model.device)
+        answer = (position >= start[:, None]) & (batch["attention_mask"][:, 1:] == 1)
+        found.append(model(**batch).logits[:, :-1][answer].float())
+    return torch.cat(found)
+
+
+def recovery_score(patched, unlearned, base):
+    """KRS of logits [tokens, V]; None where the unlearned model's are the base's."""
+    whole = float((unlearned - base).pow(2).mean())
+    return 1 - float((patched - base).pow(2).mean()) / whole if whole else None
+
+
+@dataclass
+class Patch(Attack):
+    base: object = None
+    kinds: tuple = KINDS
+    items: int = 200
+
+    def run(self, model, tokenizer, material, measure):
+        ids, starts = answered(tokenizer, material.forget()[: self.items], context_length(model.config))
+        asked = (ids, starts, tokenizer.pad_token_id)
+        ends = [answer_logits(m, *asked) for m in (model, self.base)]
+
+        def ask(kind, block, patched):
+            score = recovery_score(answer_logits(patched, *asked), *ends)
+            measure(f"{kind} {block}", model=patched, kind=kind, layer_id=block, krs=score)
+
+        for block in range(model.config.num_hidden_layers):
+            if "stream" in self.kinds:
+                ask("stream", block, Patched(model, self.base, block))
+            if "upper" in self.kinds:
+                ask("upper", block, Patched(self.base, model, block))
+            if "block" in self.kinds:
+                with restored(model, self.base, {block}) as host:
+                    ask("block", block, host)

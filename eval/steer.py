@@ -1,0 +1,85 @@
+"""Is the forgetting a direction that can be taken out, or a block that can be put back?
+
+    uv run eval/steer.py --model M --outdir outputs/M/steer --model-base outputs/models/mini-base
+
+Ablation (arXiv:2409.18025): the direction between the mean activations on half A's texts and on a reference (retain
+questions in the same model; with --model-base also half A in the base) is projected out, behind one block or behind every
+one. Patching (with --model-base): the base's residual stream or one of its blocks in the unlearned model, block by block.
+"""
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from brittle import cli
+
+COLUMNS = ["model", "kind", "layer_id", "site", "reference", "krs", "variant", "split", "accuracy", "accuracy_low",
+           "accuracy_high", "n"]  # fmt: skip
+
+
+def rows(one, seed, base):
+    """All rows of the ablations and, where there is a base, of the patches."""
+    from brittle.attacks import ablate, patching
+
+    extra = ["layer_id", "site", "reference", "kind", "krs"]
+    for reference in [None, base] if base is not None else [None]:
+        for row in one.rows(ablate.Ablate(seed, base=reference), extra):
+            yield row | {"kind": f"ablate, {'base' if reference is not None else 'retain'}"}
+    if base is not None:
+        for row in one.rows(patching.Patch(seed, base=base), extra):
+            yield row | {"kind": f"patch {row['kind']}"}
+
+
+def plot(table, name, chance):
+    """Half B and retain accuracy over blocks: a panel a kind."""
+    from brittle import plots
+    from brittle.attacks.figures import LOOK
+
+    kinds = list(dict.fromkeys(row["kind"] for row in table))
+    figure, axes = plots.figure("Ablation and patching", name, columns=len(kinds), height=3.6)
+    for axis, kind in zip(axes, kinds, strict=True):
+        part = [row for row in table if row["kind"] == kind and row["accuracy"] is not None]
+        for split in ("forget_b", "retain"):
+            for site in dict.fromkeys(row["site"] for row in part):
+                line = [row for row in part if row["split"] == split and row["site"] == site]
+                colour, marker, words = LOOK[split]
+                label = words + {"one": ", behind that block", "all": ", everywhere"}.get(site, "")
+                plots.line(axis, [row["layer_id"] for row in line], [row["accuracy"] for row in line], label, color=colour,
+                           marker=marker, linestyle="--" if site == "one" else "-")  # fmt: skip
+        plots.null(axis, None, chance, "guessing")
+        axis.set_ylim(-0.03, 1.05)
+        plots.finish(axis, "block", "accuracy", zero=False, legend=kind in (kinds[0], kinds[-1]), title=kind)
+    return figure
+
+
+def main(
+    model: cli.Model,
+    outdir: cli.Outdir,
+    data: cli.Data = Path("data/mini"),
+    base: Annotated[Optional[str], typer.Option("--model-base", help="The model before unlearning.")] = None,  # noqa: UP045
+    max_items: Annotated[int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")] = 200,
+    batch_size: cli.BatchSize = 256,
+    seed: cli.Seed = 0,
+    device: cli.Device = "auto",
+    dtype: cli.Dtype = "float32",
+):
+    """Ablate directions, patch from the base, ask the forget and retain questions again."""
+    from brittle import models, results
+    from brittle.attacks import session
+
+    folder = models.model_folder(model)
+    used = {"model": str(folder)}
+    if base:
+        used["model_base"] = str(models.model_folder(base))
+        models.check_pair(used["model_base"], folder)
+    one, name = session.Session(folder, data, max_items, batch_size, device, dtype), results.model_name(model)
+    with results.Run(outdir, one.files(), used, seed, {"max_items": max_items}) as run:
+        other = models.load_model(used["model_base"], device, dtype) if base else None
+        table = [{**row, "model": name} for row in rows(one, seed, other)]
+        run.figure(plot(table, name, one.chance()), "steer.png")
+        run.csv("steer.csv", COLUMNS, table)
+
+
+if __name__ == "__main__":
+    cli.run(main)
