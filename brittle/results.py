@@ -136,6 +136,8 @@ class Run:
             self._clean()
             if isinstance(error, (FileExistsError, NotADirectoryError)):
                 raise UserError(f"--outdir {self.outdir} is or lies under a file, not a folder. Choose another.") from None
+            if isinstance(error, IsADirectoryError):
+                raise UserError(f"{error.filename} is a folder; a file is wanted.") from None
             if isinstance(error, FileNotFoundError):
                 raise UserError(f"{error.filename} not found. Make it, or name another.") from None
             raise

@@ -81,6 +81,8 @@ def main(
     home = Path("data/mini") if preset == "mini" else Path("data")
     forget = forget or home / "forget.txt"
     retain = retain or forget.with_name("retain.txt")
+    if data and not any(data.glob("mcq_*.jsonl")):
+        raise UserError(f"--data {data} holds no mcq_forget.jsonl, mcq_retain.jsonl or mcq_general.jsonl to measure on.")
     texts = unlearning.Texts(
         forget, retain, data or forget.parent, read_texts(forget, max_samples), read_texts(retain, max_samples)
     )
