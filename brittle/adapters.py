@@ -1,6 +1,7 @@
 """Low-rank adapters: on which modules they sit, the reference with the adapter off, and merging them."""
 
 import re
+from contextlib import ExitStack
 
 import torch
 
@@ -40,6 +41,21 @@ def add(model, names, rank, alpha, chosen, seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return peft.get_peft_model(model, config)
+
+
+def load_changed(folder, base, device="cpu", dtype="auto", trust_remote_code=False):
+    """The model of `folder`, or, where that holds a LoRA adapter, the model of `base` with the adapter merged into it."""
+    from brittle.models import load_model
+    from brittle.weights import Adapter, Checkpoint, is_adapter
+
+    if not is_adapter(folder):
+        return load_model(folder, device, dtype, trust_remote_code)
+    import peft
+
+    with ExitStack() as stack:
+        Adapter(folder, stack).check(Checkpoint(base, stack))  # PEFT would only warn
+    model = load_model(base, device, dtype, trust_remote_code)
+    return peft.PeftModel.from_pretrained(model, folder).merge_and_unload().eval()
 
 
 class AdapterOff:

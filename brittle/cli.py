@@ -28,6 +28,10 @@ TextLength = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Texts a batch.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw.")]
+Seeds = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--seeds", help="Repeat what is random with each of these, such as 0,1,2 (instead of --seed)."),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto (float32 on CPU, bfloat16 on GPU), float32, bfloat16, float16.")]
 Revision = Annotated[Optional[str], typer.Option("--revision", help="Branch, tag or commit of a hub model.")]  # noqa: UP045

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from brittle.errors import UserError
 
+# Tokens a batch, padding included: at 6.9B (33 layers of width 4096, in bfloat16) the streams of this many take 0.5 GB a model
+TOKENS = 2048
+
 
 def neighbour(outdir, folder, name, step, script):
     """Path of `name` in the folder beside `outdir`, which step `step` makes. Raises UserError where it is missing."""
@@ -68,6 +71,22 @@ def encode_splits(tokenizer, paths, max_samples, max_length):
     return {
         split: encode(tokenizer, read_texts(path, max_samples), max_length, f"{split} texts") for split, path in paths.items()
     }
+
+
+def seed_list(seeds, seed, random):
+    """[seed], or the numbers of `--seeds`; then it is said what is repeated: `random`, in words."""
+    if seeds is None:
+        return [seed]
+    parts = [part.strip() for part in seeds.split(",")]
+    if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
+        raise UserError(f"--seeds {seeds}: different whole numbers separated by commas, such as 0,1,2.")
+    print(f"seeds {', '.join(parts)}: {random} are drawn anew with each; all else is not random, and the same in each.")
+    return [int(part) for part in parts]
+
+
+def of_seed(table, seed):
+    """The rows of one seed, which are those that a figure shows."""
+    return [row for row in table if row["seed"] == seed]
 
 
 def facts_of(rows):

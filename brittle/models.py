@@ -19,7 +19,7 @@ def looks_like_folder(model):
 def model_folder(model, revision=None, weights=True, adapters=False):
     """The local folder of `model`: itself, or the hub snapshot in the cache (downloaded where the hub can be reached).
 
-    With `adapters`, a LoRA adapter's folder will do (weights are compared, no model is built).
+    With `adapters`, a LoRA adapter's folder will do: model B of a comparison.
 
     Raises UserError for an unknown id or folder, no hub access, a gated model without token, or no safetensors weights.
     """
@@ -36,7 +36,7 @@ def model_folder(model, revision=None, weights=True, adapters=False):
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         if adapters:
             return folder
-        raise UserError(f"{model} is a LoRA adapter. Merge it into its model first; only comparisons of weights read adapters.")
+        raise UserError(f"{model} is a LoRA adapter. Merge it into its model first; only comparisons of two models read it.")
     if not (folder / "config.json").is_file():
         raise UserError(f"{model} has no config.json, so it is no model folder. Point to the folder that holds one.")
     if weights and not any(folder.glob(WEIGHTS)):
@@ -74,7 +74,8 @@ def _hub_snapshot(model, revision, weights):
 def model_files(model):
     """The files that determine a model's behaviour: weights, configuration, tokenizer."""
     folder = Path(model)
-    names = {"config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json", *TOKENIZERS}
+    names = {"config.json", "adapter_config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json"}
+    names |= set(TOKENIZERS)
     return sorted(f for f in folder.iterdir() if f.suffix == ".safetensors" or f.name in names or f.suffix == ".txt")
 
 
@@ -168,13 +169,20 @@ def load_tokenizer(folder, trust_remote_code=False):
 
 def load_pair(folder_a, folder_b, device="cpu", dtype="auto", trust_remote_code=False):
     """Models A and B and A's tokenizer. Raises UserError where the two do not fit together."""
+    from brittle.adapters import load_changed
+
     check_pair(folder_a, folder_b)
-    load = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-    return load_model(folder_a, **load), load_model(folder_b, **load), load_tokenizer(folder_a, trust_remote_code)
+    both = [load_changed(folder, folder_a, device, dtype, trust_remote_code) for folder in (folder_a, folder_b)]
+    return (*both, load_tokenizer(folder_a, trust_remote_code))
 
 
 def check_pair(folder_a, folder_b):
-    """Two models can be compared when their architecture and the sizes that both configurations name agree."""
+    """Two models can be compared when their architecture and the sizes that both configurations name agree.
+
+    A LoRA adapter has no configuration of a model; whether it fits is seen when it is read.
+    """
+    if not (Path(folder_b) / "config.json").is_file():
+        return
     a, b = read_config(folder_a), read_config(folder_b)
     for key in ("model_type", *SIZES):
         if a.get(key) != b.get(key) and (key == "model_type" or None not in (a.get(key), b.get(key))):

@@ -3,6 +3,7 @@
 import torch
 
 from brittle.activations import residual_stream
+from brittle.diagnostics import TOKENS
 from brittle.errors import UserError
 from brittle.stats import fold_auc
 from brittle.text import batches
@@ -16,7 +17,7 @@ def features(model, ids, pad_id, batch_size, pools=POOLS):
     for pool in pools:
         found[pool] = torch.zeros(len(ids), config.num_hidden_layers + 1, config.hidden_size)
     with torch.no_grad():
-        for indices, batch in batches(ids, pad_id, batch_size, model.device):
+        for indices, batch in batches(ids, pad_id, batch_size, model.device, TOKENS):
             mask = batch["attention_mask"]
             last, rows = mask.sum(1) - 1, torch.arange(len(mask), device=mask.device)
             for layer, h in enumerate(residual_stream(model, batch)):

@@ -47,11 +47,6 @@ def auc_variance(scores, labels):
     return float(above.mean()), sum(spread)
 
 
-def folds(count, k):
-    """[count] fold of each text: k contiguous stretches, so that neighbouring lines (of one fact) stay together."""
-    return torch.arange(count) * k // max(1, count)
-
-
 def fold_auc(scores, labels, fold):
     """(AUC, low, high): the mean over folds, whose scores come from different classifiers and do not compare."""
     found = [auc_variance(scores[fold == f], labels[fold == f]) for f in fold.unique()]

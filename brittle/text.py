@@ -133,15 +133,24 @@ def pad(ids, pad_id, device="cpu", index=None):
     return batch
 
 
-def by_length(ids, batch_size):
-    """Index lists of at most `batch_size`, over `ids` sorted by length (ties in order), so little is padding."""
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+def by_length(ids, batch_size, tokens=None):
+    """Index lists of at most `batch_size`, over `ids` sorted by length (ties in order), so little is padding.
+
+    With `tokens`, a list holds no more than that many, padding included (but one text always).
+    """
+    order, lists = sorted(range(len(ids)), key=lambda i: len(ids[i])), []
+    for i in order:  # sorted, so the newest text is the longest
+        last = lists[-1] if lists else None
+        if last is None or len(last) == batch_size or (tokens and (len(last) + 1) * len(ids[i]) > tokens):
+            lists.append([i])
+        else:
+            last.append(i)
+    return lists
 
 
-def batches(ids, pad_id, batch_size, device="cpu"):
-    """Yield (indices, batch) over all texts, sorted by length."""
-    for indices in by_length(ids, batch_size):
+def batches(ids, pad_id, batch_size, device="cpu", tokens=None):
+    """Yield (indices, batch) over all texts, sorted by length; see `by_length`."""
+    for indices in by_length(ids, batch_size, tokens):
         yield indices, pad([ids[i] for i in indices], pad_id, device, indices)
 
 

@@ -120,12 +120,17 @@ class Adapter:
             raise UserError(f"{self.folder} {lacks}. Give the adapter's own base model as model A.")
 
     def changed(self, name, w):
-        """W_b for W_a = w [out, in]; w itself where the adapter does nothing."""
+        """W_b for W_a = w [out, in]; w itself where the adapter does nothing. dW is the product of its `.factors`."""
+        import torch
+
         if name not in self.factors:
             return w
         key = self.factors[name]
         down, up = (self.checkpoint.tensor(k).double() for k in (key, key.replace(".lora_A.", ".lora_B.")))
-        return w.double() + self.alpha / (len(down) ** 0.5 if self.root else len(down)) * (up @ down)
+        up *= self.alpha / (len(down) ** 0.5 if self.root else len(down))
+        changed = torch.addmm(w.double(), up, down)
+        changed.factors = (up, down)
+        return changed
 
 
 def matrix_pairs(folder_a, folder_b, device="cpu", keep=None):

@@ -21,7 +21,7 @@ from brittle import cli
 COLUMNS = ["layer", "model", "cosine_distance", "auc", "variance_ratio", "cosine_distance_low", "cosine_distance_high",
            "auc_low", "auc_high", "variance_ratio_low", "variance_ratio_high", "null_cosine_distance", "null_auc",
            "null_variance_ratio", "length_auc", "bow_auc", "n_forget", "n_retain", "folds", "seed"]  # fmt: skip
-DRAWS = 400
+DRAWS, MEASURES = 400, ("cosine_distance", "variance_ratio")
 
 
 def separation(x, labels, weights=None):
@@ -52,23 +52,25 @@ def resamples(labels, draws, seed):
     return found
 
 
-def rows(features, task, surface, folds, seed, device="cpu"):
-    """A row a layer and model; `features` {model_a, model_b: [texts, N+1, D]}, forget texts first."""
+def rows(features, task, surface, folds, seeds, device="cpu"):
+    """A row a layer, model and seed; `features` {model_a, model_b: [texts, N+1, D]}, forget texts first."""
     from brittle.stats import quantiles
 
-    weights, labels, control = (t.to(device) for t in (resamples(task.labels, DRAWS, seed), task.labels, task.control))
+    labels, control = task.labels.to(device), task.control.to(device)
+    weights = {seed: resamples(task.labels, DRAWS, seed).to(device) for seed in seeds}
     n_forget = int(task.labels.sum())
-    known = surface | {"n_forget": n_forget, "n_retain": len(task.labels) - n_forget, "folds": folds, "seed": seed}
+    known = surface | {"n_forget": n_forget, "n_retain": len(task.labels) - n_forget, "folds": folds}
     for layer in range(next(iter(features.values())).shape[1]):
         for model, of_model in features.items():
             row, x = {"layer": layer, "model": model}, of_model[:, layer].to(device)
-            measured, spread, chance = separation(x, labels), separation(x, labels, weights), separation(x, control)
-            for name, *values in zip(("cosine_distance", "variance_ratio"), measured, spread, chance, strict=True):
-                row |= {name: float(values[0]), f"null_{name}": float(values[2])}
-                row[f"{name}_low"], row[f"{name}_high"] = quantiles(values[1].cpu())
+            for name, value, chance in zip(MEASURES, separation(x, labels), separation(x, control), strict=True):
+                row |= {name: float(value), f"null_{name}": float(chance)}
             (found, _), (meaningless, _) = task.auc(x, device=device)
             row |= dict(zip(("auc", "auc_low", "auc_high"), found, strict=True)) | {"null_auc": meaningless[0]}
-            yield row | known
+            for seed in seeds:
+                for name, spread in zip(MEASURES, separation(x, labels, weights[seed]), strict=True):
+                    row[f"{name}_low"], row[f"{name}_high"] = quantiles(spread.cpu())
+                yield row | known | {"seed": seed}
 
 
 def plot(table, names):
@@ -102,12 +104,14 @@ def main(
     device: cli.Device = "auto",
     dtype: cli.Dtype = "auto",
     seed: cli.Seed = 0,
+    seeds: cli.Seeds = None,
 ):
     """Separation of forget and retain activations in two models, layer by layer, against labels that mean nothing."""
     from brittle import diagnostics, models, plots, results
 
-    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b)}
-    with results.Run(outdir, inputs=[forget, retain], models=folders, seed=seed) as run:
+    seeds = diagnostics.seed_list(seeds, seed, "the bootstrap samples (_low, _high, but not of auc)")
+    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b, adapters=True)}
+    with results.Run(outdir, inputs=[forget, retain], models=folders, seed=seeds[0], settings={"seeds": seeds}) as run:
         from brittle import probes
 
         a, b, tokenizer = models.load_pair(*folders.values(), device, dtype)
@@ -117,8 +121,8 @@ def main(
         task, texts = probes.Task(len(ids["forget"]), len(ids["retain"]), folds, groups), ids["forget"] + ids["retain"]
         features = {name: probes.features(model, texts, tokenizer.pad_token_id, batch_size, ["mean"])["mean"]
                     for name, model in (("model_a", a), ("model_b", b))}  # fmt: skip
-        table = list(rows(features, task, task.surface(texts), folds, seed, a.device))
-        run.figure(plot(table, plots.pair(model_a, model_b)), "separation.png")
+        table = list(rows(features, task, task.surface(texts), folds, seeds, a.device))
+        run.figure(plot(diagnostics.of_seed(table, seeds[0]), plots.pair(model_a, model_b)), "separation.png")
         run.csv("separation.csv", COLUMNS, table)
     print(f"{outdir}/separation.csv: {len(table)} rows")
 

@@ -26,44 +26,52 @@ def text_nlls(model, ids, pad_id, batch_size):
     """[texts] summed NLL of each text's predicted tokens, float64."""
     import torch
 
+    from brittle.diagnostics import TOKENS
     from brittle.losses import sequence_logprobs
     from brittle.text import batches
 
     found = torch.zeros(len(ids), dtype=torch.float64)
     with torch.no_grad():
-        for indices, batch in batches(ids, pad_id, batch_size, model.device):
+        for indices, batch in batches(ids, pad_id, batch_size, model.device, TOKENS):
             found[indices] = -sequence_logprobs(model, batch).double().cpu()
     return found
 
 
-def random_end(start, end, seed, device="cpu"):
-    """Weights {name: tensor} as far from `start` as `end` is, tensor by tensor, in Gaussian directions."""
+def lengths(start, end):
+    """{name: ||end - start||} of weights {name: tensor}, a few rows at a time: beside two models there is little room."""
+
+    def squared(w, other):
+        pairs = zip(w.split(4096), other.split(4096), strict=True)
+        return sum(float((x.float() - y.to(x.device).float()).double().square().sum()) for x, y in pairs)
+
+    return {name: squared(w, start[name]) ** 0.5 for name, w in end.items()}
+
+
+def random_end(start, end, far, seed):
+    """Weights `far` {name: length} from `start`, each tensor in a Gaussian direction; they are written over `end`."""
     import torch
 
     from brittle.stats import generator
 
-    made = {}
-    for name, w in start.items():
-        w = w.to(device, torch.float32)
-        drawn = torch.randn(w.shape, generator=generator(seed, name, device), device=device)
-        length = torch.linalg.vector_norm(end[name].to(w) - w)
-        made[name] = (w + drawn * (length / drawn.norm().clamp_min(1e-30))).to("cpu", start[name].dtype)
-    return made
+    for name, w in end.items():
+        drawn = torch.randn(w.shape, generator=generator(seed, name, w.device), device=w.device)
+        drawn.mul_(far[name] / float(drawn.norm().clamp_min(1e-30)))
+        w.copy_(drawn.add_(start[name].to(w.device)))
+    return end
 
 
 def walk(model, start, end, alphas, ids, pad_id, batch_size):
     """{split: [alphas, texts]} summed NLLs along the line from `start` to `end`; the model is left at the last point.
 
-    Only the model itself is on its device; the two ends stay in host memory.
+    The model and `end` are on its device, `start` in the host's memory (pinned for a GPU): two models, no third.
     """
     import torch
 
     found = {split: [] for split in ids}
     for alpha in alphas:
         with torch.no_grad():
-            for name, p in model.named_parameters():
-                ends = (side[name].to(p.device).float() for side in (start, end))
-                p.copy_(torch.lerp(*ends, alpha))  # exact at both ends
+            for name, p in model.named_parameters():  # in float32 inside, and exact at both ends
+                torch.lerp(start[name].to(p.device, non_blocking=True), end[name], alpha, out=p.data)
         for split, texts in ids.items():
             found[split].append(text_nlls(model, texts, pad_id, batch_size))
     return {split: torch.stack(values) for split, values in found.items()}
@@ -127,25 +135,36 @@ def main(
     device: cli.Device = "auto",
     dtype: cli.Dtype = "auto",
     seed: cli.Seed = 0,
+    seeds: cli.Seeds = None,
 ):
     """Loss on forget and retain texts along the straight line from model A to model B, against a random direction."""
-    from brittle import diagnostics, models, plots, results
+    from brittle import adapters, diagnostics, models, plots, results
 
-    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b)}
-    with results.Run(outdir, inputs=[forget, retain], models=folders, seed=seed) as run:
+    seeds = diagnostics.seed_list(seeds, seed, "the random direction (null_) and the bootstrap samples (_low, _high)")
+    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b, adapters=True)}
+    with results.Run(outdir, inputs=[forget, retain], models=folders, seed=seeds[0], settings={"seeds": seeds}) as run:
+        import torch
+
         models.check_pair(*folders.values())
         model, tokenizer = models.load_model(folders["model_a"], device, dtype), models.load_tokenizer(folders["model_a"])
-        start = {name: p.detach().clone().cpu() for name, p in model.named_parameters()}
-        other = models.load_model(folders["model_b"], "cpu", str(model.dtype).removeprefix("torch."))
+        other = adapters.load_changed(folders["model_b"], folders["model_a"], device, str(model.dtype).removeprefix("torch."))
         end = {name: p.detach() for name, p in other.named_parameters()}
+        start = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()}
+        if model.device.type == "cuda":
+            start = {name: w.pin_memory() for name, w in start.items()}
         limit = diagnostics.length_limit(max_length, model.config)
         ids = diagnostics.encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
         alphas = [i / (points - 1) for i in range(points)]
-        walks = [walk(model, start, to, alphas, ids, tokenizer.pad_token_id, batch_size)
-                 for to in (end, random_end(start, end, seed, model.device))]  # fmt: skip
-        table = list(rows(alphas, *walks, ids, seed))
-        run.figure(plot(table, plots.pair(model_a, model_b)), "basin.png")
-        run.path("summary.json").write_text(json.dumps(summary(table), indent=1) + "\n", encoding="utf-8")
+        pad, table = tokenizer.pad_token_id, []
+        line = walk(model, start, end, alphas, ids, pad, batch_size)
+        far = lengths(start, end)
+        for s in seeds:
+            null = walk(model, start, random_end(start, end, far, s), alphas[1:], ids, pad, batch_size)
+            null = {split: torch.cat([line[split][:1], sums]) for split, sums in null.items()}  # both start at model A
+            table += rows(alphas, line, null, ids, s)
+        shown = diagnostics.of_seed(table, seeds[0])
+        run.figure(plot(shown, plots.pair(model_a, model_b)), "basin.png")
+        run.path("summary.json").write_text(json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8")
         run.csv("basin.csv", COLUMNS, table)
     print(f"{outdir}/basin.csv: {len(table)} rows")
 

@@ -20,12 +20,13 @@ def norm_means(model_a, model_b, ids, pad_id, batch_size):
     import torch
 
     from brittle.activations import residual_stream
+    from brittle.diagnostics import TOKENS
     from brittle.text import batches
 
     device, tokens = model_a.device, 0
     totals = torch.zeros(model_a.config.num_hidden_layers + 1, 6, dtype=torch.float64, device=device)
     with torch.no_grad():
-        for _, batch in batches(ids, pad_id, batch_size, device):
+        for _, batch in batches(ids, pad_id, batch_size, device, TOKENS):
             real = batch["attention_mask"].bool()
             streams = residual_stream(model_a, batch), residual_stream(model_b, batch)
             for layer, (h_a, h_b) in enumerate(zip(*streams, strict=True)):
@@ -55,13 +56,12 @@ def main(
     batch_size: cli.BatchSize = 16,
     device: cli.Device = "auto",
     dtype: cli.Dtype = "auto",
-    seed: cli.Seed = 0,
 ):
     """Activation norms of two models, layer by layer, on forget and retain texts (the first --max-samples of each file)."""
     from brittle import diagnostics, models, results
 
-    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b)}
-    with results.Run(outdir, inputs=[forget, retain], models=folders, seed=seed) as run:
+    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b, adapters=True)}
+    with results.Run(outdir, inputs=[forget, retain], models=folders) as run:
         a, b, tokenizer = models.load_pair(*folders.values(), device, dtype)
         limit = diagnostics.length_limit(max_length, a.config)
         ids = diagnostics.encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)

@@ -30,12 +30,13 @@ def lens_logprobs(model, lenses, pairs, pad_id, batch_size):
     import torch
 
     from brittle.activations import residual_stream
+    from brittle.diagnostics import TOKENS
     from brittle.text import batches
 
     sums = torch.zeros(len(lenses), len(pairs), dtype=torch.float64)
     divergence, count = torch.zeros(len(lenses), dtype=torch.float64), 0
     with torch.no_grad():
-        for indices, batch in batches([ids for ids, _ in pairs], pad_id, batch_size, model.device):
+        for indices, batch in batches([ids for ids, _ in pairs], pad_id, batch_size, model.device, TOKENS):
             ids, position = batch["input_ids"], torch.arange(1, batch["input_ids"].size(1), device=model.device)
             start = torch.tensor([pairs[i][1] for i in indices], device=model.device)
             wanted = (position >= start[:, None]) & batch["attention_mask"][:, 1:].bool()  # the token after position t
@@ -121,33 +122,39 @@ def main(
     device: cli.Device = "auto",
     dtype: cli.Dtype = "auto",
     seed: cli.Seed = 0,
+    seeds: cli.Seeds = None,
 ):
     """Multiple-choice accuracy of one model, read from each of its layers."""
-    from brittle import mcq, models, plots, results, text
+    from brittle import diagnostics, mcq, models, plots, results, text
 
     if lens not in ("logit", "tuned", "vocab_probe"):
         raise UserError(f"--lens {lens}: choose logit, tuned or vocab_probe.")
     folder = models.model_folder(model)
+    seeds = diagnostics.seed_list(seeds, seed, "the choice of --max-samples questions and a fitted lens's training")
     files = {s: Path(data) / f"mcq_{s}.jsonl" for s in ("forget", "retain")}
-    items = {s: mcq.subset(mcq.read_items(f), max_samples, seed) for s, f in files.items() if s == "forget" or f.is_file()}
+    items = {s: mcq.read_items(f) for s, f in files.items() if s == "forget" or f.is_file()}
     inputs = [files[s] for s in items] + ([train] if lens != "logit" else [])
-    with results.Run(outdir, inputs=inputs, models={"model": folder}, seed=seed) as run:
+    with results.Run(outdir, inputs=inputs, models={"model": folder}, seed=seeds[0], settings={"seeds": seeds}) as run:
         from brittle import lens as lenses
 
         loaded, tokenizer = models.load_model(folder, device, dtype), models.load_tokenizer(folder)
-        context, pad, h = models.context_length(loaded.config), tokenizer.pad_token_id, None
+        context, pad, h, table = models.context_length(loaded.config), tokenizer.pad_token_id, None, []
         if lens != "logit":
             ids = text.encode(tokenizer, text.read_texts(train), min(512, context), "training texts")
-            h = lenses.tokens(loaded, ids, pad, batch_size, train_tokens, seed)
-        made, table = lenses.make_lenses(lens, loaded, h, train_steps, lr=train_lr, seed=seed), []
-        for split, questions in items.items():
-            pairs = mcq.encode_items(tokenizer, questions, context)
-            sums, divergence = lens_logprobs(loaded, made, pairs, pad, batch_size)
-            if not sums.isfinite().all():
-                raise UserError(f"{model} gives NaN or infinite log-probabilities: it is broken, and has no accuracy.")
-            table += rows(split, sums, divergence, questions, lens, seed)
-        run.figure(plot(table, plots.short(results.model_name(model)), lens), "lens_accuracy.png")
-        run.path("summary.json").write_text(json.dumps(summary(table), indent=1) + "\n", encoding="utf-8")
+        for s in seeds:
+            if lens != "logit":
+                h = lenses.tokens(loaded, ids, pad, batch_size, train_tokens, s)
+            made = lenses.make_lenses(lens, loaded, h, train_steps, lr=train_lr, seed=s)
+            for split, every in items.items():
+                questions = mcq.subset(every, max_samples, s)
+                pairs = mcq.encode_items(tokenizer, questions, context)
+                sums, divergence = lens_logprobs(loaded, made, pairs, pad, batch_size)
+                if not sums.isfinite().all():
+                    raise UserError(f"{model} gives NaN or infinite log-probabilities: it is broken, and has no accuracy.")
+                table += rows(split, sums, divergence, questions, lens, s)
+        shown = diagnostics.of_seed(table, seeds[0])
+        run.figure(plot(shown, plots.short(results.model_name(model)), lens), "lens_accuracy.png")
+        run.path("summary.json").write_text(json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8")
         run.csv("wmdp_lens_results.csv", COLUMNS, table)
     print(f"{outdir}/wmdp_lens_results.csv: {len(table)} rows")
 

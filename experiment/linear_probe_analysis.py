@@ -97,35 +97,39 @@ def main(
     device: cli.Device = "auto",
     dtype: cli.Dtype = "auto",
     seed: cli.Seed = 0,
+    seeds: cli.Seeds = None,
 ):
     """Linear probes of one model's layers: domain and truth, on held-out texts, against controls."""
     from brittle import diagnostics, mcq, models, plots, results
     from brittle.text import encode, read_texts
 
-    folder = models.model_folder(model)
+    folder, seeds = models.model_folder(model), diagnostics.seed_list(seeds, seed, "the wrong choices of truth_")
     items = {s: Path(data) / f"mcq_{s}.jsonl" for s in ("forget", "retain") if (Path(data) / f"mcq_{s}.jsonl").is_file()}
-    with results.Run(outdir, inputs=[forget, retain, *items.values()], models={"model": folder}, seed=seed) as run:
+    inputs, settings = [forget, retain, *items.values()], {"seeds": seeds}
+    with results.Run(outdir, inputs=inputs, models={"model": folder}, seed=seeds[0], settings=settings) as run:
         from brittle import probes
 
         loaded, tokenizer = models.load_model(folder, device, dtype), models.load_tokenizer(folder)
         limit = diagnostics.length_limit(max_length, loaded.config)
-        classes = {"domain": (read_texts(forget, max_samples), read_texts(retain, max_samples))}
+        classes = {("domain", seeds[0]): (read_texts(forget, max_samples), read_texts(retain, max_samples))}
         groups = {"domain": [diagnostics.facts(path, max_samples) for path in (forget, retain)]}
         for split, path in items.items():
             asked = mcq.read_items(path)[:max_samples]
-            classes[f"truth_{split}"] = truth_texts(asked, seed, split)
+            classes |= {(f"truth_{split}", s): truth_texts(asked, s, split) for s in seeds}
             groups[f"truth_{split}"] = [diagnostics.facts_of(asked)] * 2  # both texts of an item, in one fold
-        ids = {name: [encode(tokenizer, texts, limit, f"{name} texts") for texts in pair] for name, pair in classes.items()}
+        ids = {key: [encode(tokenizer, texts, limit, f"{key[0]} texts") for texts in pair] for key, pair in classes.items()}
         every = [text for pair in ids.values() for texts in pair for text in texts]
         x = probes.features(loaded, every, tokenizer.pad_token_id, batch_size, ["last"])["last"]
         table, start = [], 0
-        for name, (one, zero) in ids.items():
+        for (name, s), (one, zero) in ids.items():
             task, part = probes.Task(len(one), len(zero), folds, groups[name]), x[start : start + len(one) + len(zero)]
             start += len(part)
-            settings = {"folds": folds, "seed": seed}
-            table += rows(name, part, task, task.surface(one + zero), settings, c, max_iter, loaded.device)
-        run.figure(plot(table, plots.short(results.model_name(model))), "probes.png")
-        run.path("summary.json").write_text(json.dumps(summary(table), indent=1) + "\n", encoding="utf-8")
+            known = {"folds": folds, "seed": s}
+            table += rows(name, part, task, task.surface(one + zero), known, c, max_iter, loaded.device)
+        table += [row | {"seed": s} for s in seeds[1:] for row in table if row["task"] == "domain"]
+        shown = diagnostics.of_seed(table, seeds[0])
+        run.figure(plot(shown, plots.short(results.model_name(model))), "probes.png")
+        run.path("summary.json").write_text(json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8")
         run.csv("probe_results.csv", COLUMNS, table)
     print(f"{outdir}/probe_results.csv: {len(table)} rows")
 

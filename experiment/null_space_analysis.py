@@ -86,17 +86,16 @@ class Nulls:
             "null_subspace_alignment_low": low, "null_subspace_alignment_high": high}  # fmt: skip
 
 
-def measure(name, w_a, w_b, k, nulls):
-    """The columns behind `group` of one pair of matrices."""
+def measure(name, w_a, w_b, k, every):
+    """The columns behind `group` of one pair of matrices, once for each of `every` Nulls."""
     import torch
 
-    from brittle.linalg import rank, spectrum
+    from brittle.linalg import change_spectrum, rank
     from brittle.weights import below_ulp
 
     if not (torch.isfinite(w_a).all() and torch.isfinite(w_b).all()):
-        return dict.fromkeys(COLUMNS[3:])
-    m, n = w_a.shape
-    found = {"n_null": nulls.draws, "seed": nulls.seed, **nulls.shape(m, n, w_a.device)}
+        return [dict.fromkeys(COLUMNS[3:]) | {"seed": nulls.seed} for nulls in every]
+    (m, n), found, drawn = w_a.shape, {}, [{}] * len(every)
     start, s_a = bases(w_a, k)
     if torch.equal(w_a, w_b):  # nothing changed, and so would nothing under a null of norm zero
         k = min(k, rank(s_a))
@@ -104,25 +103,30 @@ def measure(name, w_a, w_b, k, nulls):
         for prefix in ("", "null_"):
             for side in SIDES:
                 still |= {f"{prefix}subspace_alignment{side}": 1.0, f"{prefix}grassmann_distance{side}": 0.0}
-        found |= still | {"null_subspace_alignment_low": 1.0, "null_subspace_alignment_high": 1.0}
+        found = still | {"null_subspace_alignment_low": 1.0, "null_subspace_alignment_high": 1.0}
     else:
         dw = w_b.double() - w_a.double()
         end, s_b = bases(w_b, k)
         k = min(k, rank(s_a), rank(s_b))
-        found |= shape_of(spectrum(dw)) | {"below_ulp": int(below_ulp(w_b, dw))}
+        found = shape_of(change_spectrum(w_a, w_b)) | {"below_ulp": int(below_ulp(w_b, dw))}
         if k:
-            found |= shift(start, end, k) | nulls.shift(name, w_a, torch.linalg.vector_norm(dw), k, start)
-    known = {"k": k, "random_alignment": k / m, "random_alignment_right": k / n}
-    return dict.fromkeys(COLUMNS[3:]) | found | known
+            found |= shift(start, end, k)
+            drawn = [nulls.shift(name, w_a, torch.linalg.vector_norm(dw), k, start) for nulls in every]
+    found = dict.fromkeys(COLUMNS[3:]) | found | {"k": k, "random_alignment": k / m, "random_alignment_right": k / n}
+    return [
+        found | nulls.shape(m, n, w_a.device) | of_seed | {"n_null": nulls.draws, "seed": nulls.seed}
+        for nulls, of_seed in zip(every, drawn, strict=True)
+    ]
 
 
-def rows(pairs, k, draws, seed):
-    """A row a matrix."""
+def rows(pairs, k, draws, seeds):
+    """A row a matrix and seed."""
     from brittle.weights import group_of, layer_of
 
-    nulls = Nulls(draws, seed)
+    every = [Nulls(draws, seed) for seed in seeds]
     for name, w_a, w_b in pairs:
-        yield {"name": name, "layer": layer_of(name), "group": group_of(name)} | measure(name, w_a, w_b, k, nulls)
+        key = {"name": name, "layer": layer_of(name), "group": group_of(name)}
+        yield from (key | row for row in measure(name, w_a, w_b, k, every))
 
 
 def plot(table, names):
@@ -152,23 +156,25 @@ def main(
     null_draws: Annotated[int, typer.Option(min=1, help="Random updates of the same norm, a matrix.")] = 3,
     device: cli.Device = "auto",
     seed: cli.Seed = 0,
+    seeds: cli.Seeds = None,
 ):
     """Rank of the update, and the shift of the weights' principal subspaces, against a random update."""
-    from brittle import models, plots, results, weights
+    from brittle import diagnostics, models, plots, results, weights
 
+    seeds = diagnostics.seed_list(seeds, seed, "the random updates (null_)")
     folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b, adapters=True)}
-    with results.Run(outdir, models=folders, seed=seed) as run:
+    with results.Run(outdir, models=folders, seed=seeds[0], settings={"seeds": seeds}) as run:
         import torch
 
         torch.set_num_threads(cli.threads())
         pairs = weights.matrix_pairs(*folders.values(), models.pick_device(device))
-        table = list(rows(pairs, k, null_draws, seed))
+        table = list(rows(pairs, k, null_draws, seeds))
         if not table:
             raise UserError(f"{model_a} holds no weight matrix.")
-        run.figure(plot(table, plots.pair(model_a, model_b)), "null_space.png")
+        run.figure(plot(diagnostics.of_seed(table, seeds[0]), plots.pair(model_a, model_b)), "null_space.png")
         run.csv("null_space_results.csv", COLUMNS, table)
-    print(f"{outdir}/null_space_results.csv: {len(table)} matrices")
-    broken = [row["name"] for row in table if row["k"] is None]
+    print(f"{outdir}/null_space_results.csv: {len(table) // len(seeds)} matrices")
+    broken = [row["name"] for row in diagnostics.of_seed(table, seeds[0]) if row["k"] is None]
     if broken:
         raise UserError(f"{broken[0]} holds NaN or Inf ({len(broken)} such matrices); their values are empty.")
 

@@ -63,7 +63,7 @@ def plot(matrices, spectra, names):
     """dW's spectra of first, middle and last block, over sigma_1, beside W_a's and the noise reference of their shape."""
     import torch
 
-    from brittle import plots
+    from brittle import linalg, plots
 
     layers = sorted({r["layer"] for r in matrices if r["layer"] >= 0})
     shown = sorted({layers[0], layers[len(layers) // 2], layers[-1]}) if layers else [-1]
@@ -80,9 +80,8 @@ def plot(matrices, spectra, names):
                         ax.plot(index, s / s[0], style, color=colour, label=label, linewidth=1.4)
         if part:
             m, n = part[0]["shape0"], part[0]["shape1"]
-            noise = torch.linalg.svdvals(
-                torch.randn(min(m, 512), min(m, 512) * n // m, generator=torch.Generator().manual_seed(0))
-            )
+            rows = min(m, 512)
+            noise = linalg.spectrum(torch.randn(rows, rows * n // m, generator=torch.Generator().manual_seed(0)))
             plots.null(ax, torch.linspace(0, 1, len(noise)), noise / noise[0], "noise of that shape")
         plots.finish(ax, "index / number of singular values", "sigma / sigma_1", integer=False, title=group)
     return fig

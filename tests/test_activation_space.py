@@ -6,6 +6,8 @@ import pytest
 import torch
 from tiny_models import FAMILIES, make_model, make_tokenizer, save, script, texts, write_texts
 
+from brittle import covariance as covariances
+from brittle import inputs
 from brittle.diagnostics import read_table
 from brittle.errors import UserError
 from brittle.text import pad
@@ -42,37 +44,56 @@ def run(module, name, root, outdir, b="b", **options):
     return table
 
 
-def test_streamed_covariance_is_the_unbiased_one():
-    h, owner, found = draw(50, 6), torch.arange(50) % 3, covariance.Moments()
-    for g in range(3):
-        x = h[owner == g]
-        found.add(len(x), x.sum(0), x.T @ x)
-    for w, s in zip(weights := torch.tensor([[1.0, 1, 1], [2, 0, 1]]), found.spectra(weights), strict=True):
-        repeated = h.repeat_interleave(w[owner].long(), 0)
-        assert torch.allclose(s, torch.linalg.eigvalsh(torch.cov(repeated.T)).flip(0), atol=1e-10)
-
-
-def test_moments_of_one_pass_are_those_of_all_tokens():
+def test_moments_of_one_pass_are_the_unbiased_covariance_of_all_tokens():
     from brittle.activations import residual_stream
 
     model, ids = make_model(), make_tokenizer()(texts(13))["input_ids"]
-    found, means = covariance.moments(model, ids, 1, 4, 3)
+    total, square, means = covariances.moments(covariances.Streams(model, ids, 1, 4), 2)
+    found = covariances.by_token(covariances.Streams(model, ids, 1, 4), True)[1]
     with torch.no_grad():
         streams = [residual_stream(model, pad([i], 1)) for i in ids]
     for layer in range(4):
         every = torch.cat([s[layer][0] for s in streams]).double()
-        assert sum(found[layer].count) == len(every)
-        assert torch.allclose(sum(found[layer].square), every.T @ every, rtol=1e-4, atol=1e-6)
-        assert torch.allclose(means[:, layer], torch.stack([s[layer][0].mean(0) for s in streams]), atol=1e-5)
+        wanted = torch.cov(every.T)
+        assert torch.allclose(
+            covariances.covariance(total[:, layer].sum(0), square[:, layer].sum(0), len(every)), wanted, rtol=1e-4, atol=1e-7
+        )
+        assert torch.allclose(means[:, layer], torch.stack([s[layer][0].mean(0) for s in streams]).double(), atol=1e-5)
+        exact = torch.linalg.eigvalsh(wanted).flip(0)
+        assert torch.allclose(found[layer]["values"], exact, rtol=1e-4, atol=1e-6 * float(exact[0]))
+        odd = torch.cov(torch.cat([s[layer][0] for s in streams[1::2]]).double().T)
+        assert torch.allclose(found[layer]["halves"][1], torch.linalg.eigvalsh(odd).flip(0), atol=1e-6 * float(exact[0]))
+        again = covariances.resampled(
+            *(found[layer][k].double() for k in ("energy", "linear", "count")), torch.ones(1, 13).double()
+        )
+        assert torch.allclose(again[0], exact, rtol=1e-3, atol=1e-5 * float(exact[0]))
 
 
-@pytest.mark.parametrize("shape", [(20, 6), (6, 20)])
-def test_weighted_text_covariance(shape):
-    x, weights = draw(*shape), torch.ones(1, shape[0])
-    weights[0, 0], weights[0, 1] = 2, 0
-    repeated = x[[0, 0, *range(2, shape[0])]]
-    wanted = torch.linalg.eigvalsh(torch.cov(repeated.T)).flip(0)[: min(shape)]
-    assert torch.allclose(covariance.text_spectra(x, weights)[0], wanted, atol=1e-10)
+def test_streams_are_the_same_when_read_again(monkeypatch):
+    model, ids = make_model(), make_tokenizer()(texts(9))["input_ids"]
+    kept = covariances.by_token(covariances.Streams(model, ids, 1, 4), False)[1]
+    monkeypatch.setattr(covariances, "KEPT", 0)
+    for one, other in zip(kept, covariances.by_token(covariances.Streams(model, ids, 1, 4), False)[1], strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (6, 20)])
+def test_resampled_spectrum_is_exact_to_first_order(shape):
+    x, tilt = draw(*shape) * torch.arange(1, shape[1] + 1), draw(1, shape[0], seed=1).sign()
+    found = covariances.by_text(x, True)
+    wanted = torch.linalg.eigvalsh(torch.cov(x.T)).flip(0)[: min(shape)]
+    assert torch.allclose(found["values"], wanted, atol=1e-9 * float(wanted[0])) and found["halves"].shape == (2, min(shape))
+    parts = [found[key].double() for key in ("energy", "linear", "count")]
+
+    def error(size):
+        weights = 1 + size * tilt
+        centred = x - weights @ x / weights.sum()
+        exact = torch.linalg.eigvalsh((centred.T * weights) @ centred / (weights.sum() - 1)).flip(0)[: min(shape)]
+        moved = covariances.resampled(*parts, weights)[0]
+        assert float(moved.sum()) == pytest.approx(float(exact.sum()), rel=1e-5)  # the trace is exact
+        return float((moved - exact).norm() / (exact - wanted).norm())
+
+    assert error(0.02) < 0.1 and error(0.01) < 0.7 * error(0.02)  # what is left is of second order
 
 
 def test_wasserstein_is_scipys():
@@ -80,8 +101,8 @@ def test_wasserstein_is_scipys():
 
     one, other = draw(1, 30).abs().sort(descending=True)[0], draw(1, 30, seed=1).abs().sort(descending=True)[0]
     wanted = wasserstein_distance(one[0] / one.mean(), other[0] / other.mean())
-    assert float(covariance.wasserstein(one, other)) == pytest.approx(wanted)
-    assert float(covariance.wasserstein(one, 7 * one)) == pytest.approx(0, abs=1e-12)
+    assert float(covariances.wasserstein(one, other)) == pytest.approx(wanted)
+    assert float(covariances.wasserstein(one, 7 * one)) == pytest.approx(0, abs=1e-12)
 
 
 def test_covariance_of_identical_models(root, tmp_path):
@@ -94,7 +115,11 @@ def test_covariance_of_identical_models(root, tmp_path):
 def test_covariance_of_different_models(root, tmp_path):
     table = run(covariance, "covariance.csv", root, tmp_path)
     assert (table.wasserstein > 0).all() and (table.selectivity_ratio > 0).all()
-    assert table[table.unit == "text"].selectivity_ratio_low.notna().all() and (table.model_a_spectral_entropy < 3.47).all()
+    assert (
+        table.selectivity_ratio_low.notna().all()
+        and (table.wasserstein_low < table.wasserstein_high).all()
+        and (table.model_a_spectral_entropy < 3.47).all()
+    )
     assert run(covariance, "covariance.csv", root, tmp_path / "1", batch_size=1).drop(columns="seed").equals(
         run(covariance, "covariance.csv", root, tmp_path / "2", batch_size=1).drop(columns="seed"))  # fmt: skip
 
@@ -111,11 +136,10 @@ def test_random_update_gets_the_random_share():
     found = dict(row_space.directions([("m", w, w + draw(40, 30, seed=1))], 5, "cpu"))["m"]
     sums = {}
     for seed, split in enumerate(("forget", "retain")):
-        energies = row_space.Energies(found, 50)
-        energies.add(draw(50, 80, 30, seed=10 + seed), torch.ones(50, 80), torch.arange(50))
+        energies = inputs.Energies(found, 50)
+        energies.add(draw(4000, 30, seed=10 + seed), torch.arange(50).repeat_interleave(80))
         sums[split] = energies.sums
-    ids = {split: [[0] * 80] * 50 for split in sums}
-    for row in row_space.rows("h.0.mlp.x", sums, found, [1, 5], ids, 0):
+    for row in row_space.rows("h.0.mlp.x", sums, found, [1, 5], dict.fromkeys(sums, 4000), 0):
         assert (
             row["projection_ratio_low"] - 0.01
             < row["null_projection_ratio"]
@@ -131,11 +155,11 @@ def test_inputs_in_the_planted_direction():
     w, v = draw(20, 12), torch.nn.functional.normalize(draw(12, seed=1), dim=0)
     found = dict(row_space.directions([("m", w, w + torch.outer(draw(20, seed=2), v))], 4, "cpu"))["m"]
     assert found["rank"] == 1
-    energies = row_space.Energies(found, 3)
-    mask = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1]])
+    energies = inputs.Energies(found, 3)
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1]]).bool()
     x = draw(3, 3, 1, seed=4) * v
-    x[~mask.bool()] = 100  # padding must not count
-    energies.add(x, mask, torch.tensor([2, 0, 1]))
+    x[~mask] = 100  # padding must not count
+    energies.watch(None, [x], mask, torch.tensor([2, 0, 1])[:, None].expand(3, 3))
     assert torch.allclose(energies.sums[:, 0], energies.sums[:, 8], rtol=1e-4)
 
 
@@ -148,10 +172,12 @@ def test_row_space_of_every_family(family, root, tmp_path, monkeypatch):
     row_space.main(a, b, tmp_path / "o", **options)
     table = read_table(tmp_path / "o/projection.csv")
     assert set(table.layer) == {0, 1, 2} and table.projection_ratio.between(0, 1).all() and (table.k <= 20).all()
-    n_matrices = {"gpt_neox": 6, "gpt2": 6, "phi": 6, "olmoe": 3 * (1 + 2 * 4)}.get(family, 9)
+    n_matrices = {"gpt_neox": 6, "gpt2": 6, "phi": 6, "olmoe": 3 * (1 + 3 * 4)}.get(family, 9)
     assert table.name.nunique() == n_matrices
-    skipped = json.loads((tmp_path / "o/projection.run.json").read_text())["settings"]["without_input"]
-    assert len(skipped) == (12 if family == "olmoe" else 0)
+    assert json.loads((tmp_path / "o/projection.run.json").read_text())["settings"]["without_input"] == []
+    if family == "olmoe":  # each token reaches two of four experts
+        reached = table[(table.split == "forget") & table.name.str.contains("down") & (table.layer == 1)]
+        assert reached.groupby("name").n_tokens.first().sum() == 2 * table[table.split == "forget"].n_tokens.max()
 
 
 def test_inputs_are_those_of_the_matrix(root):
@@ -160,15 +186,29 @@ def test_inputs_are_those_of_the_matrix(root):
     name = "gpt_neox.layers.1.mlp.dense_4h_to_h.weight"
     w = model.get_parameter(name).detach()
     found = dict(row_space.directions([(name, w, w + draw(32, 64).float())], 3, "cpu"))[name]
-    energies = row_space.Energies(found, 5)
-    row_space.collect(model, {name: (row_space.owner(model, name), energies)}, ids, 1, 2)
-    inputs, handle = {}, model.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(
-        lambda _m, args: inputs.__setitem__("x", args[0]))  # fmt: skip
+    energies = inputs.Energies(found, 5)
+    inputs.collect(model, {name: (inputs.owner(model, name)[0], energies)}, ids, 1, 2)
+    seen, handle = {}, model.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(
+        lambda _m, args: seen.__setitem__("x", args[0]))  # fmt: skip
     for i, text in enumerate(ids):
         with torch.no_grad():
             model(torch.tensor([text]))
-        assert float(energies.sums[i, -1]) == pytest.approx(float(inputs["x"].square().sum()), rel=1e-4)
+        assert float(energies.sums[i, -1]) == pytest.approx(float(seen["x"].square().sum()), rel=1e-4)
     handle.remove()
+
+
+def test_inputs_of_stacked_experts():
+    """What each expert's down-projection is said to read gives, summed with the router's weights, the experts' output."""
+    model, hidden = make_model("olmoe"), draw(9, 32).float()
+    module, expert = inputs.owner(model, "model.layers.1.mlp.experts.down_proj[3]")
+    assert expert == (3, True) and inputs.owner(model, "model.layers.1.mlp.experts.2.up_proj.weight")[1] == (2, False)
+    chosen, weights = torch.tensor([[i % 4, (i + 1) % 4] for i in range(9)]), draw(9, 2, seed=1).float()
+    total = torch.zeros(9, 32)
+    with torch.no_grad():
+        for e in range(4):
+            tokens, x = inputs.routed(module, e, True, hidden, chosen)
+            total[tokens] += (x @ module.down_proj[e].T) * (weights * (chosen == e)).sum(1)[tokens, None]
+        assert torch.allclose(total, module(hidden, chosen, weights), atol=1e-6)
 
 
 def test_row_space_files(root, tmp_path):
@@ -254,8 +294,11 @@ def test_line_from_a_model_to_itself_is_flat(root, tmp_path):
 def test_random_end_is_as_far():
     start = {"x": draw(5, 7).float(), "y": draw(3).float()}
     end = {"x": start["x"] + 2, "y": start["y"].clone()}
-    made = basin.random_end(start, end, 0)
-    assert float((made["x"] - start["x"]).norm()) == pytest.approx(float((end["x"] - start["x"]).norm()), rel=1e-5)
+    wanted = float((end["x"] - start["x"]).norm())
+    made = basin.random_end(start, end, basin.lengths(start, end), 0)
+    assert float((made["x"] - start["x"]).norm()) == pytest.approx(wanted, rel=1e-5) and not torch.equal(
+        made["x"], start["x"] + 2
+    )
     assert torch.equal(made["y"], start["y"])
 
 

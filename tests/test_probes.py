@@ -70,6 +70,15 @@ def test_control_labels_are_balanced_in_every_fold():
         probes.Task(4, 30, 5)
 
 
+def test_stretches_are_contiguous_and_even():
+    fold = probes.stretches(range(103), 5)
+    assert bool((fold.diff() >= 0).all()) and fold.bincount().tolist() in (
+        [21, 21, 20, 21, 20],
+        [21, 20, 21, 20, 21],
+        [21] * 3 + [20] * 2,
+    )
+
+
 def test_a_fact_is_never_learned_from_and_tested_on():
     """Named facts stay in one fold, wherever their texts stand; unnamed ones are kept apart by a gap of lines."""
     facts = [i % 20 for i in range(60)]

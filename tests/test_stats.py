@@ -45,15 +45,6 @@ def test_mean_interval_is_students():
     assert stats.mean_interval([3.0]) == (3.0, None, None)
 
 
-def test_folds_are_contiguous_and_even():
-    fold = stats.folds(103, 5)
-    assert bool((fold.diff() >= 0).all()) and fold.bincount().tolist() in (
-        [21, 21, 20, 21, 20],
-        [21, 20, 21, 20, 21],
-        [21] * 3 + [20] * 2,
-    )
-
-
 def test_resampling_keeps_the_count_and_the_seed():
     counts = stats.resample(30, 50, 1, "x")
     assert (counts.sum(1) == 30).all() and torch.equal(counts, stats.resample(30, 50, 1, "x"))
