@@ -74,8 +74,8 @@ def sections(root):
     if not results:
         return []
     parts = [
-        "<p>The rows of a published log of sequential back-to-front unlearning (6.9B), run on this model with the settings scaled "
-        "to it. A star marks what the log left blank. Accuracy on WMDP-bio and MMLU does not compare with ours in level; what "
+        "<p>The rows of a published log of sequential back-to-front unlearning (6.9B), run on this model with settings "
+        "scaled to it. A star marks what the log left blank. Accuracy on WMDP-bio and MMLU does not compare with ours in level; what "
         "compares is which row forgets, which breaks, and how fast the attack brings it back.</p>"
     ]
     if found:

@@ -64,8 +64,9 @@ def rows(lab, log, seeds, first_seed, steps, lr):
                 "filled": "mini" if blank else "",
                 "note": note,
             }
-            yield {**dict.fromkeys(COLUMNS), **{k: row[k] or None for k in (*CONFIG, *LOG) if k in row}, **knobs, **settings,
-                   **found, **back, **own} | {"retain_loss": row["retain_loss"] or None}  # fmt: skip
+            made = {k: row[k] or None for k in (*CONFIG, *LOG) if k in row} | knobs | settings | found | back | own
+            made["retain_loss"] = row["retain_loss"] or None  # with its reduction
+            yield {k: made.get(k) for k in COLUMNS}
 
 
 def selectivity(row):
@@ -84,11 +85,14 @@ def findings(table):
 
     def best(prefix, seed):
         """The most selective of the retain weights tried, by seed: each term gets the weight that suits it."""
-        return max((r[seed] for name, r in runs.items() if name.startswith(prefix) and seed in r), key=selectivity)
+        return max((r[seed] for r in of(prefix) if seed in r), key=selectivity)
+
+    def of(prefix):
+        return [r for name, r in runs.items() if name.startswith(prefix)]
 
     pairs = {
-        "L2 retain rather than KL (best weight of three each)": ("l2-", "kl-"),
-        "max entropy rather than random targets": ("l2-5", "ce-5"),
+        "L2 retain rather than KL (best weight of two each)": ("l2-", "kl-"),
+        "max entropy rather than random targets (best weight of two each)": ("l2-", "ce-"),
         "same-sign filter rather than the sum": ("same_sign", "sum"),
         "asymmetric filter rather than the sum": ("asymmetric", "sum"),
     }
@@ -96,8 +100,7 @@ def findings(table):
         f"{s}_accuracy": (lambda r, s=s: r[f"{s}_accuracy"]) for s in ("forget", "retain", "general")
     }
     for name, (one, other) in pairs.items():
-        seeds = sorted(set.union(set(), *(r for n, r in runs.items() if n.startswith(one))) &
-                       set.union(set(), *(r for n, r in runs.items() if n.startswith(other))))  # fmt: skip
+        seeds = sorted(set().union(*of(one)) & set().union(*of(other)))
         if len(seeds) < 2:
             continue
         for measure, value in measures.items():
@@ -176,11 +179,11 @@ def main(
     chat: Annotated[Path | None, typer.Option(help="Chats for the rows that mix them in (data: neutral.txt).")] = None,
     only: Annotated[str, typer.Option(help="Only rows whose `group/run` holds this.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="At most so many seeds a row (the log's rows have 1, controls 3).")] = 3,
-    steps_scale: Annotated[float, typer.Option(min=1e-4, help="Optimizer steps, as a factor on the log's.")] = 0.5,
+    steps_scale: Annotated[float, typer.Option(min=1e-4, help="Optimizer steps, as a factor on the log's.")] = 0.3,
     lora_lr_scale: Annotated[float, typer.Option(min=0, help="Learning rate of adapter rows, as a factor on the log's.")] = 10.0,
     full_lr_scale: Annotated[float, typer.Option(min=0, help="Learning rate of full rows, as a factor on the log's.")] = 32.0,
     batch_size: cli.BatchSize = 8,
-    max_items: Annotated[int, typer.Option(min=5, help="Questions a split to measure on.")] = 80,
+    max_items: Annotated[int, typer.Option(min=5, help="Questions a split to measure on.")] = 50,
     max_length: cli.MaxLength = 128,
     attack_lr: Annotated[float, typer.Option(min=0, help="Rate of the attack.")] = 1e-3,
     markdown: Annotated[
