@@ -1,0 +1,148 @@
+"""What is in a model's answers, by a rubric: leaked, refused, wrong, garbled? A judge reads them without knowing whose they are.
+
+    uv run eval/judge.py --responses cb_lat=outputs/mini-base__cb_lat/leakage/responses.csv --rubric target_leak --outdir DIR
+    uv run eval/judge.py --responses A=a.jsonl --responses B=b.jsonl --rubric answer_type --backend openai \
+        --endpoint http://localhost:8000/v1 --judge-model M --outdir DIR
+
+Rubrics are files (eval/rubrics/*.toml, or your own); each result carries the hash of its own. Backends: `rules` (deterministic,
+offline, says nothing where matching strings cannot decide), `hf` (a local model scores the labels), `openai` (any compatible
+endpoint; key from OPENAI_API_KEY), `replay` (replies.jsonl of an earlier run). Items are judged in an order drawn by --seed; no
+source is shown. A judge that contradicts itself, answers nonsense or does not answer gives no label: an empty cell with a note,
+never a guess.
+summary.csv has a row a source and label, the share of it among the labelled with its 95 % Wilson interval, and how many are
+missing; `gold_accuracy` is the judge's on the rubric's gold items, which it was not shown: below .9 it is not `trusted`.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from brittle import cli
+from brittle.errors import UserError
+
+COLUMNS = ["order", "source", "item", "rubric", "label", "note", "attempts", "judge", "rubric_sha256", "seed"]
+SUMMARY = [
+    "source",
+    "rubric",
+    "label",
+    "count",
+    "n",
+    "share",
+    "ci_low",
+    "ci_high",
+    "missing",
+    "gold_accuracy",
+    "trusted",
+    "judge",
+]
+BACKENDS = ("rules", "hf", "openai", "replay")
+TRUSTED = 0.9
+
+
+def make_judge(backend, model, endpoint, replies, timeout, retries, wait, device, dtype, batch_size):
+    from brittle import judges
+
+    if backend == "rules":
+        return judges.Rules()
+    if backend == "hf":
+        if not model:
+            raise UserError("--judge-model is needed: the folder or Hugging Face id of the judging model.")
+        return judges.LocalModel(model, device, dtype, batch_size)
+    if backend in ("openai", "replay"):
+        return judges.Endpoint(endpoint, model, timeout, retries, wait, replies, backend == "replay")
+    raise UserError(f"--backend {backend}: choose {', '.join(BACKENDS)}.")
+
+
+def read_replies(path):
+    """{key: reply} of an earlier run."""
+    from brittle.text import read_jsonl
+
+    return {row["key"]: row["reply"] for row in read_jsonl(path, ("key", "reply"))}
+
+
+def gold_accuracy(judge, rubric):
+    """Share of the gold items the judge labels rightly; those that it leaves open count as wrong. None without gold items."""
+    found = judge.judge(rubric, list(rubric.gold))
+    return sum(j.label == item["label"] for j, item in zip(found, rubric.gold, strict=True)) / len(found) if found else None
+
+
+def rows(rubric, judge, items, seed):
+    """A row an item, in the order of judging."""
+    for order, (item, found) in enumerate(zip(items, judge.judge(rubric, items), strict=True)):
+        yield {
+            "order": order, "source": item["source"], "item": item["item"], "rubric": rubric.id, "label": found.label,
+            "note": found.note, "attempts": found.attempts, "judge": judge.name, "rubric_sha256": rubric.sha256, "seed": seed,
+        }  # fmt: skip
+
+
+def summary(rubrics, table, gold):
+    """A row a source, rubric and label."""
+    from brittle.stats import wilson
+
+    for rubric in rubrics:
+        for source in dict.fromkeys(row["source"] for row in table):
+            mine = [row for row in table if row["source"] == source and row["rubric"] == rubric.id]
+            counts = Counter(row["label"] for row in mine if row["label"])
+            n, accuracy = counts.total(), gold[rubric.id]
+            for label in rubric.labels:
+                low, high = wilson(counts[label], n) if n else (None, None)
+                yield {
+                    "source": source, "rubric": rubric.id, "label": label, "count": counts[label], "n": n,
+                    "share": counts[label] / n if n else None, "ci_low": low, "ci_high": high, "missing": len(mine) - n,
+                    "gold_accuracy": accuracy, "trusted": None if accuracy is None else int(accuracy >= TRUSTED),
+                    "judge": mine[0]["judge"],
+                }  # fmt: skip
+
+
+def main(
+    responses: Annotated[list[str], typer.Option("--responses", help="NAME=FILE (CSV or JSONL), repeatable.")],
+    outdir: cli.Outdir,
+    rubric: Annotated[list[str] | None, typer.Option("--rubric", help="Rubric name or .toml file, repeatable.")] = None,
+    backend: Annotated[str, typer.Option("--backend", help=f"{', '.join(BACKENDS)}.")] = "rules",
+    judge_model: Annotated[Optional[str], typer.Option("--judge-model", help="The judging model.")] = None,  # noqa: UP045
+    endpoint: Annotated[Optional[str], typer.Option("--endpoint", help="openai: its base address.")] = None,  # noqa: UP045
+    replies: Annotated[Optional[Path], typer.Option("--replies", help="replies.jsonl of an earlier run.")] = None,  # noqa: UP045
+    timeout: Annotated[float, typer.Option(min=0.01, help="openai: seconds to wait for a reply.")] = 60.0,
+    retries: Annotated[int, typer.Option(min=0, help="openai: how often to ask again.")] = 3,
+    wait: Annotated[float, typer.Option(min=0.0, help="openai: seconds before asking again; doubled each time.")] = 1.0,
+    batch_size: cli.BatchSize = 8,
+    device: cli.Device = "auto",
+    dtype: cli.Dtype = "auto",
+    seed: cli.Seed = 0,
+):
+    """Label responses by rubrics, blind to whose they are."""
+    from brittle import responses as r
+    from brittle import results, rubrics
+
+    asked = [rubrics.read_rubric(name) for name in rubric or ["target_leak", "answer_type"]]
+    items = r.blind(r.read_responses(responses), seed)
+    if backend == "replay" and not replies:
+        raise UserError("--backend replay needs --replies, the replies.jsonl of an earlier run.")
+    known = read_replies(replies) if replies else {}
+    judge = make_judge(backend, judge_model, endpoint, known, timeout, retries, wait, device, dtype, batch_size)
+    files = [*r.files(responses), *(rubric.path for rubric in asked), *([replies] if replies else [])]
+    with results.Run(outdir, files, seed=seed, settings={"judge": judge.name, "timeout": timeout, "retries": retries}) as run:
+        table = [row for rubric in asked for row in rows(rubric, judge, items, seed)]
+        gold = {rubric.id: gold_accuracy(judge, rubric) for rubric in asked}
+        shares = list(summary(asked, table, gold))
+        if known or backend == "openai":
+            lines = "".join(json.dumps({"key": key, "reply": reply}) + "\n" for key, reply in known.items())
+            run.path("replies.jsonl").write_text(lines, encoding="utf-8")
+        run.csv("judgements.csv", COLUMNS, table)
+        run.csv("summary.csv", SUMMARY, shares)
+    for row in shares:
+        if row["share"] is None:
+            print(f"{row['source']:<20} {row['rubric']:<22} {row['label']:<12} nothing labelled, {row['missing']} missing")
+        elif row["count"]:
+            open_ = f", {row['missing']} missing" if row["missing"] else ""
+            print(f"{row['source']:<20} {row['rubric']:<22} {row['label']:<12} {row['share']:.2f} of {row['n']}{open_}")
+    for name, accuracy in gold.items():
+        if accuracy is not None and accuracy < TRUSTED:
+            print(f"{judge.name} is right on {accuracy:.2f} of the gold items of {name}: do not trust it there.")
+
+
+if __name__ == "__main__":
+    cli.run(main)
