@@ -1,7 +1,9 @@
 """Command lines: the options that scripts share, the flags made from a method's fields, and one-line errors."""
 
 import errno
+import functools
 import inspect
+import math
 import os
 import signal
 import sys
@@ -27,7 +29,7 @@ TextLength = Annotated[
     typer.Option("--max-length", min=2, help="Tokens a text (default: 512, or the context); longer ones are cut and counted."),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Texts a batch.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of every random draw.")]
 Seeds = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--seeds", help="Repeat what is random with each of these, such as 0,1,2 (instead of --seed)."),
@@ -108,13 +110,27 @@ def _listen():
     return received
 
 
+def _finite(main):
+    """`main`, with NaN and infinite numbers refused: they pass every bound."""
+
+    @functools.wraps(main)
+    def checked(**arguments):
+        for name, value in arguments.items():
+            for number in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise UserError(f"--{name.replace('_', '-')} {number}: a finite number is wanted.")
+        return main(**arguments)
+
+    return checked
+
+
 def run(main):
     """Run `main` as a command: mistakes print one line to stderr and exit 2, Ctrl-C exits 130, bugs keep their traceback.
 
     SIGTERM exits 143 and says nothing: it is how one process of ours ends another.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(main)
+    app.command()(_finite(main))
     received, message, code = _listen(), None, 0
     try:
         load_env()

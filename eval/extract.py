@@ -138,7 +138,7 @@ def main(
     dtype: cli.Dtype = "float32",
 ):
     """Ask differently, ask often, begin the text."""
-    from brittle import models, results
+    from brittle import models, results, text
     from brittle.attacks import prompts, session
 
     known = [PLAIN, *prompts.NAMES]
@@ -151,6 +151,8 @@ def main(
     if any(not 0 < share < 1 for share in prefix):
         raise UserError("--prefix: shares of a text, above 0 and below 1.")
     folder, files = models.model_folder(model), {"forget": forget, "retain": retain}
+    for path in files.values():
+        text.read_texts(path)  # one that cannot be read is said before the prompts, which take minutes
     one, name = session.Session(folder, data, max_items, batch_size, device, dtype), results.model_name(model)
     settings = {"samples": samples, "temperature": temperature, "top_p": top_p, "tokens": tokens, "seed": seed}
     with results.Run(outdir, [*one.files(), *map(str, files.values())], {"model": str(folder)}, seed, settings) as run:
