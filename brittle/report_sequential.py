@@ -75,8 +75,8 @@ def sections(root):
         return []
     parts = [
         "<p>The rows of a published log of sequential back-to-front unlearning (6.9B), run on this model with settings "
-        "scaled to it. A star marks what the log left blank. Accuracy on WMDP-bio and MMLU does not compare with ours in level; what "
-        "compares is which row forgets, which breaks, and how fast the attack brings it back.</p>"
+        "scaled to it. A star marks what the log left blank. Accuracy on WMDP-bio and MMLU does not compare with ours in "
+        "level; what compares is which row forgets, which breaks, and how fast the attack brings it back.</p>"
     ]
     if found:
         parts.append(report_html.table(FOUND_HEAD, list(found_lines(found)), "Findings, over seeds"))

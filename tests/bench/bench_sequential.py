@@ -102,9 +102,8 @@ def run(model, data, args, accelerator):
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         fitting.fit(model, rule, wrappers, data, settings, accelerator, label=None, keeper=watch)
-        print(
-            f"\nretain {retain}, gradients {knobs['gradients']}; forward: a block {one * 1e3:.1f} ms, the head {head * 1e3:.1f} ms"
-        )
+        units = f"a block {one * 1e3:.1f} ms, the head {head * 1e3:.1f} ms"
+        print(f"\nretain {retain}, gradients {knobs['gradients']}; forward: {units}")
         print("| block | ms a step | floor ms | step / floor | peak GB so far |\n|---|---|---|---|---|")
         for block in rule.planned.blocks:
             stamps = [(t, p) for b, t, p in watch.rows if b == block]
