@@ -72,6 +72,11 @@ def main(
     defaults = results.relative(__file__).with_name("presets.toml")
     chosen = unlearning.preset(defaults, preset, method, config_preset)
     given = {**chosen.knobs, **{k: v for k, v in knobs.items() if v is not None}}
+    # of two ways to say how long a run is, the command line's replaces the preset's
+    if knobs.get("steps_per_layer") is not None and steps is None:
+        chosen.settings.pop("steps", None)
+    elif knobs.get("steps_per_layer") is None and steps is not None:
+        given.pop("steps_per_layer", None)
     wraps = {k: given.pop(k) for k in list(given) if k in base.knobs(Wrappers)}
     settings = {"steps": steps, "lr": lr, "batch_size": batch_size, "grad_accum": grad_accum, "warmup": warmup,
                 "weight_decay": weight_decay, "grad_clip": grad_clip, "max_length": max_length, "optimizer": optimizer,
