@@ -1,25 +1,27 @@
-"""The gate: a linear detector that lets the filter act on forget-like tokens alone."""
+"""The gate: a detector in closed form that lets the filter act on forget-like tokens alone."""
 
 import torch
 
 from brittle.filter_basis import ridged
 
-FALSE_ALARMS = 0.01  # of retain and general tokens that may trip the gate
+RATES = (0.01, 0.003, 0.001)  # share of retain and general tokens that may trip the gate, the first that keeps the limits
 
 
-def direction(forget, retain):
-    """[d] unit: Fisher's linear discriminant of two Moments, (Sigma_F + Sigma_R + ridge)^-1 (mean_F - mean_R)."""
-    pooled = ridged((forget.covariance + retain.covariance) / 2)
-    w = torch.linalg.solve(pooled, forget.mean - retain.mean)
-    return w / torch.linalg.vector_norm(w)
+def quadratic(forget, everything):
+    """(gate [d], curve [d, d]): the log-ratio of two Gaussians, but for its constant (quadratic discriminant analysis).
+
+    `forget` are the moments of what the gate is to catch, `everything` those of all tokens of text that it must leave alone.
+    h^T curve h + gate . h, with curve = (C^-1 - A^-1) / 2 and gate = A^-1 mean_A - C^-1 mean_C, A forget, C the rest.
+    """
+    inverse = [torch.linalg.inv(ridged(m.covariance)) for m in (forget, everything)]
+    curve = (inverse[1] - inverse[0]) / 2
+    return inverse[0] @ forget.mean - inverse[1] @ everything.mean, (curve + curve.T) / 2
 
 
-def threshold(w, quiet, rate=FALSE_ALARMS):
-    """The number to add to w . h so that it is positive on at most `rate` of each set of tokens in `quiet` [[n, d], ...]."""
-    from brittle.losses import wide
-
+def threshold(scores, rate):
+    """The number to add to a score so that at most `rate` of each set of `scores` [[n], ...] is above 0."""
     ends = []
-    for tokens in quiet:
-        scores = (wide(tokens) @ w.to(wide(tokens))).sort().values
-        ends.append(float(scores[min(len(scores) - 1, int((1 - rate) * len(scores)))]))
+    for found in scores:
+        ranked = found.sort().values
+        ends.append(float(ranked[min(len(ranked) - 1, int((1 - rate) * len(ranked)))]))
     return -max(ends)

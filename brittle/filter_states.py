@@ -137,12 +137,17 @@ def passes(model, examples, pad_id, sites, batch_size=64):
             yield indices, batch, predicting(batch, starts[indices].to(model.device)), seen
 
 
-def collect(model, examples, pad_id, sites, batch_size=64):
-    """{site: Moments} of the states that predict answer tokens: one forward pass for all sites."""
+def collect(model, examples, pad_id, sites, batch_size=64, everywhere=None):
+    """{site: Moments} of the states that predict answer tokens: one forward pass for all sites.
+
+    `everywhere`, {site: Moments}, takes the states of all real tokens of the same pass.
+    """
     found = {site: Moments(model.config.hidden_size, model.device) for site in sites}
-    for _, _, mask, seen in passes(model, examples, pad_id, sites, batch_size):
+    for _, batch, mask, seen in passes(model, examples, pad_id, sites, batch_size):
         for site in sites:
             found[site].update(seen[site], mask)
+            if everywhere is not None:
+                everywhere[site].update(seen[site], batch["attention_mask"])
     return found
 
 

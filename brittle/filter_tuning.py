@@ -16,7 +16,8 @@ from brittle.filters import block_of, final_norm
 from brittle.losses import wide
 from brittle.stats import auc
 
-KL_SETS = ("retain", "general")
+RIVALS = 9  # a known answer token still beats so many runners-up of the unfiltered model
+KNOWN = 0.05  # excess over chance (one in ten) at which an answer counts as no longer known
 
 
 @dataclass
@@ -37,14 +38,17 @@ class Cache:
     """Base log-probabilities and site states of some examples, per batch; rows are the predicting positions."""
 
     def __init__(self, model, examples, pad_id, sites, batch_size):
-        self.examples, self.parts, owners = examples, [], []
+        self.examples, self.parts, self.rivals, owners = examples, [], [], []
         whole = [s for s in sites if block_of(s) is not None]
         wanted = list(dict.fromkeys([*sites, "post_norm"]))
         for indices, batch, mask, seen in passes(model, examples, pad_id, wanted, batch_size):
             kept = {site: seen[site] if site in whole else seen[site][mask] for site in wanted}
             base = wide(model.get_output_embeddings().forward(kept["post_norm"])).log_softmax(-1)
             following = batch["input_ids"].roll(-1, 1)[mask]
+            starts = (mask & (mask.cumsum(1) == 1))[mask]  # the first position of each answer
+            others = base.scatter(1, following[:, None], -torch.inf).topk(min(RIVALS, base.shape[1] - 1)).indices
             self.parts.append((batch, mask, kept, base, following))
+            self.rivals.append((starts, others))
             owners.append(torch.tensor(indices, device=mask.device)[mask.nonzero()[:, 0]])
         self.owner = torch.cat(owners).cpu()
         self.count = torch.bincount(self.owner, minlength=len(examples)).clamp_min(1)
@@ -55,10 +59,22 @@ class Cache:
         """Means [examples] of values [rows], float64."""
         return torch.zeros(len(self.count), dtype=torch.float64).index_add_(0, self.owner, values.cpu().double()) / self.count
 
+    def order(self):
+        """The examples in the order of the batches."""
+        return torch.tensor(list(dict.fromkeys(self.owner.tolist())))
+
     def tokens(self, site):
         """[n, d]: the states of all real tokens at a block, of the predicting positions at the norm's sites."""
         return torch.cat([h[batch["attention_mask"].bool()] if h.dim() == 3 else h
                           for batch, _, kept, _, _ in self.parts for h in [kept[site]]])  # fmt: skip
+
+
+def beats(logits, following, rivals):
+    """[n] share of the rows' next tokens that lie above all their rivals [n, m]; ties count as chance."""
+    own = logits.gather(1, following[:, None])
+    others = logits.gather(1, rivals)
+    tied = (others == own).sum(1)
+    return (others <= own).all(1).double() / (tied + 1)
 
 
 def losses_of(logits, base, following):
@@ -132,11 +148,20 @@ class Tuner:
         for name, cache in self.caches.items():
             if name == "unseen":
                 continue
-            rows = [losses_of(logits(name, i, part), part[3], part[4]) for i, part in enumerate(cache.parts)]
+            rows, first = [], []
+            for i, part in enumerate(cache.parts):
+                z = logits(name, i, part)
+                rows.append(losses_of(z, part[3], part[4]))
+                if name == "forget":
+                    starts, rivals = cache.rivals[i]
+                    first.append(beats(wide(z[starts]), part[4][starts], rivals[starts]))
             nll, kl = (cache.by_example(torch.cat(column)) for column in zip(*rows, strict=True))
             found |= {f"{name}_nll": float(nll.mean()), f"{name}_kl": float(kl.mean())}
             if name == "forget":
-                found["auc"] = self.auc(nll)
+                known = torch.zeros(len(nll), dtype=torch.float64)
+                known[cache.order()] = torch.cat(first).cpu()
+                asked = cache.asked if cache.asked.any() else torch.ones_like(cache.asked)
+                found |= {"auc": self.auc(nll), "known": float(known[asked].mean())}
             if name == "retain":
                 groups = [float(kl[cache.group == g].mean()) for g in cache.group.unique()]
                 found["retain_kl_p90"] = float(torch.tensor(groups, dtype=torch.float64).quantile(0.9))

@@ -4,9 +4,9 @@ At token states h [.., d] (rows) the filter of strength a is
 
     h  ->  h - a g(h) ((h - offset) read) basis^T
 
-basis [d, k] orthonormal; read [d, k] is the basis itself but for oblique filters (LEACE); g is 1, or for a gated filter
-1 where gate . h + threshold > 0. Sites: `post_norm` is what the unembedding reads, `pre_norm` what the final norm reads,
-`block:L` the output of block L. a = 0 changes no bit; 1 removes the directions; beyond 1 they are reflected.
+basis [d, k] orthonormal; read [d, k] is the basis itself but for oblique filters (LEACE); g is 1, or for a gated filter 1
+where h^T curve h + gate . h + threshold > 0. Sites: `post_norm` is what the unembedding reads, `pre_norm` what the final norm
+reads, `block:L` the output of block L. a = 0 changes no bit; 1 removes the directions; beyond 1 they are reflected.
 Arithmetic in float32 (float64 for float64 states), whatever the model runs in.
 """
 
@@ -24,7 +24,7 @@ from brittle.models import blocks, check_blocks
 from brittle.moments import Moments  # noqa: F401  (part of this module's interface)
 
 FILES = ("filter.safetensors", "filter.json")
-TENSORS = ("basis", "read", "offset", "gate")
+TENSORS = ("basis", "read", "offset", "gate", "curve")
 ARCHITECTURE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
 SITES = "post_norm, pre_norm or block:L"
 
@@ -39,6 +39,7 @@ class Filter:
     read: torch.Tensor | None = None  # [d, k]; None: the basis
     offset: torch.Tensor | None = None  # [d]; None: 0
     gate: torch.Tensor | None = None  # [d]; None: every token
+    curve: torch.Tensor | None = None  # [d, d] of a quadratic gate; None: a linear one
     threshold: float = 0.0
     about: dict = field(default_factory=dict)
 
@@ -73,7 +74,13 @@ class Filter:
         """[..] bool: where the gate lets the filter act."""
         if self.gate is None:
             return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
-        return wide(x) @ self.gate.to(wide(x).dtype) + self.threshold > 0
+        return self.score(x) + self.threshold > 0
+
+    def score(self, x):
+        """[..] what the gate's threshold is added to."""
+        x = wide(x)
+        linear = x @ self.gate.to(x.dtype)
+        return linear if self.curve is None else linear + ((x @ self.curve.to(x.dtype)) * x).sum(-1)
 
     def to(self, device):
         """Move the tensors, in place. Returns self."""
@@ -135,6 +142,14 @@ def architecture(config):
     """{model_type, hidden_size, num_hidden_layers, vocab_size} that a filter belongs to."""
     found = {key: getattr(config, key, None) for key in ARCHITECTURE}
     return found | {"model_type": str(found["model_type"]).removeprefix("filtered_")}
+
+
+def plain_config(config):
+    """What `architecture` reads, of a config.json (GPT-2 has names of its own)."""
+    from types import SimpleNamespace
+
+    other = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer"}
+    return SimpleNamespace(**{key: config.get(key, config.get(other.get(key))) for key in ARCHITECTURE})
 
 
 def check_strength(strength, allow_reflection=False):

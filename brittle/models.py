@@ -110,22 +110,25 @@ def pick_dtype(dtype, device):
     return getattr(torch, dtype)
 
 
-def load_model(folder, device="cpu", dtype="auto", trust_remote_code=False):
+def load_model(folder, device="cpu", dtype="auto", trust_remote_code=False, greedy=False):
     """The causal language model of a local `folder`, in evaluation mode, without a generation cache.
 
-    Every weight must be in the files: transformers would draw a missing one at random, and say so in passing.
+    Every weight must be in the files: transformers would draw a missing one at random, and say so in passing. A model whose
+    argmax alone is exact (a greedy-only filter) is loaded where `greedy` says that no probability will be read.
     """
     import torch
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    from brittle import filter_model
     from brittle.cli import threads
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     torch.set_num_threads(threads())
     device = pick_device(str(device))
+    filter_model.prepare(folder, greedy)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=pick_dtype(dtype, device), use_safetensors=True, trust_remote_code=trust_remote_code,
@@ -155,8 +158,11 @@ def load_tokenizer(folder, trust_remote_code=False):
     """The tokenizer of a local `folder`, padding on the right; the end-of-text token pads where there is no other."""
     from transformers import AutoTokenizer
 
+    from brittle import filter_model
+
     if not any((Path(folder) / name).is_file() for name in TOKENIZERS):
         raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZERS[:2])} ...). Copy the base model's files there.")
+    filter_model.prepare(folder, True)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
@@ -184,6 +190,8 @@ def check_pair(folder_a, folder_b):
     if not (Path(folder_b) / "config.json").is_file():
         return
     a, b = read_config(folder_a), read_config(folder_b)
+    for config in (a, b):  # a baked activation filter leaves the architecture as it was
+        config["model_type"] = str(config.get("model_type")).removeprefix("filtered_")
     for key in ("model_type", *SIZES):
         if a.get(key) != b.get(key) and (key == "model_type" or None not in (a.get(key), b.get(key))):
             raise UserError(f"A and B differ in {key}: {a.get(key)} and {b.get(key)}. Compare models of one architecture.")

@@ -1,0 +1,93 @@
+"""The filter's folder with its candidates, and the data that fitting and tuning share."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from brittle.errors import UserError
+
+CANDIDATES = "candidates.safetensors"
+
+
+def folder_of(root, model):
+    """`<root>/<model>__filter/filter`, beside the baked model."""
+    from brittle.results import unlearned_dir
+
+    return unlearned_dir(root, model, "filter").with_name("filter")
+
+
+def save_candidates(run, candidates):
+    """Write all Filters {(site, gated): Filter} through a results.Run; the first one is the folder's filter, switched off."""
+    from safetensors.torch import save_file
+
+    from brittle.filters import FILES, TENSORS
+
+    tensors, about = {}, {}
+    for (site, gated), made in candidates.items():
+        key = f"{site}|{'gated' if gated else 'plain'}"
+        about[key] = made.about
+        tensors |= {f"{key}|{n}": getattr(made, n).contiguous() for n in TENSORS if getattr(made, n) is not None}
+    save_file(tensors, run.path(CANDIDATES), metadata={"candidates": json.dumps(about, default=float)})
+    for name in FILES:
+        run.path(name)
+    next(iter(candidates.values())).at(0.0).save(run.stage)
+
+
+def load_candidates(folder):
+    """{(site, gated): Filter} of a folder that hooks/fit_filter.py wrote."""
+    from safetensors import SafetensorError, safe_open
+
+    from brittle import filters
+
+    path = Path(folder) / CANDIDATES
+    if not path.is_file():
+        one = filters.load(folder)
+        return {(one.site, one.gate is not None): one.at(1.0)}
+    made = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key, about in json.loads(file.metadata()["candidates"]).items():
+                tensors = {n: file.get_tensor(f"{key}|{n}") for n in filters.TENSORS if f"{key}|{n}" in file.keys()}  # noqa: SIM118
+                site, _, kind = key.partition("|")
+                made[site, kind == "gated"] = filters.Filter(site, about=about, **tensors)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}). Make it again with hooks/fit_filter.py.") from None
+    return made
+
+
+@dataclass
+class Data:
+    """A model, and its texts as examples in two parts: `fit` and `tune` {forget, retain, general?, unseen?}."""
+
+    model: object
+    tokenizer: object
+    fit: dict
+    tune: dict
+
+    @classmethod
+    def read(cls, folder, paths, max_samples, max_length=None, device="auto", dtype="auto"):
+        from brittle import models
+        from brittle.diagnostics import length_limit
+        from brittle.filter_states import parted, read_examples
+
+        model, tokenizer = models.load_model(folder, device, dtype), models.load_tokenizer(folder)
+        limit = length_limit(max_length, model.config)
+        every = {n: read_examples(tokenizer, p, max_samples, limit, f"{n} texts") for n, p in paths.items()}
+        parts = {n: parted(e) for n, e in every.items()}
+        tune = {n: e if n == "unseen" else parts[n][1] for n, e in every.items()}
+        return cls(model, tokenizer, {n: p[0] for n, p in parts.items()}, tune)
+
+    @property
+    def pad_id(self):
+        return self.tokenizer.pad_token_id
+
+    def sites(self):
+        from brittle.filter_states import candidate_sites
+
+        return candidate_sites(self.model)
+
+    def ratios(self, batch_size):
+        """{site: largest forget-to-retain energy ratio}, of every candidate site."""
+        from brittle.filter_fit import moments_of, ratios
+
+        return ratios(moments_of(self.model, self.fit, self.pad_id, self.sites(), batch_size))
