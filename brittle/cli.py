@@ -52,6 +52,7 @@ WrapperRules = Annotated[
 # what typer raises for a wrong command line; recent versions carry their own copy of click
 ClickException = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 INTERRUPTED, TERMINATED = 130, 143
+UNWRITABLE = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EPERM, errno.EFBIG)  # EFBIG: ulimit -f
 
 
 def load_env():
@@ -70,13 +71,14 @@ def _explain(error):
     """The one line for a mistake or a full disk, or None for what deserves a traceback."""
     if isinstance(error, UserError):
         return _one_line(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EPERM):
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
         return f"cannot write {error.filename or 'the results'}: {error.strerror}. Free space or choose another --outdir."
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return f"the name {str(error.filename)[:60]}... is too long for a file."
     if "SafetensorError" in type(error).__name__:
-        if "No space left" in str(error):
-            return "cannot write the weights: no space left on the disk. Free space or choose another --outdir."
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            if os.strerror(number) in str(error):
+                return f"cannot write the weights: {os.strerror(number)}. Free space or choose another --outdir."
         return f"a safetensors file cannot be read ({_one_line(error)}). Make or download that model again."
     if "OutOfMemoryError" in type(error).__name__:
         return "out of GPU memory: lower --batch-size or --max-length, or use --device cpu."

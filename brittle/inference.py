@@ -50,10 +50,8 @@ class Loaded:
 
         self.path, self.setup, self.name, self.noted = path_of(model), setup, setup.label(model), False
         self.folder = models.model_folder(model, setup.revision)
-        self.model = models.load_model(self.folder, setup.device, setup.dtype, setup.trust_remote_code)
+        self.model = load(self.folder, setup)
         self.tokenizer = models.load_tokenizer(self.folder, setup.trust_remote_code)
-        if setup.adapter:
-            self.model = with_adapter(self.model, setup.adapter)
         if setup.quantize:
             from brittle.quantize import quantize_
 
@@ -116,19 +114,23 @@ class Loaded:
         return [self.decode(m) for m in made]
 
 
-def with_adapter(model, folder):
-    """`model` with the LoRA adapter of `folder` merged into its weights."""
-    folder = Path(folder)
-    if not (folder / "adapter_config.json").is_file():
-        raise UserError(f"--adapter {folder} holds no adapter_config.json. Give the folder of a LoRA adapter.")
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise UserError(f"--adapter {folder} holds no adapter_model.safetensors: adapters are read from safetensors alone.")
-    import peft
+def load(folder, setup):
+    """The model of `folder`, with the LoRA adapter of the setup merged into its weights."""
+    how = (setup.device, setup.dtype, setup.trust_remote_code)
+    if not setup.adapter:
+        return models.load_model(folder, *how)
+    adapter = Path(setup.adapter)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (adapter / name).is_file():
+            raise UserError(f"--adapter {adapter} holds no {name}. Give a LoRA adapter's folder, saved as safetensors.")
+    from brittle.adapters import load_changed
 
     try:
-        return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload().eval()
+        return load_changed(adapter, folder, *how)
+    except UserError:
+        raise
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise UserError(f"--adapter {folder} does not fit this model: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"--adapter {adapter} does not fit {folder}: {' '.join(str(error).split())[:200]}") from None
 
 
 def check_prompt(prompt):

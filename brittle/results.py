@@ -110,7 +110,7 @@ class Run:
         self.outdir, self.whole = Path(outdir), whole
         self.inputs, self.models = [str(p) for p in inputs], dict(models or {})
         self.seed, self.settings = seed, dict(settings or {})
-        self.order, self.started, self.rows = [], time.time(), {}
+        self.order, self.started, self.rows = [], (time.time(), time.monotonic()), {}
 
     def __enter__(self):
         home = self.outdir.parent if self.whole else self.outdir
@@ -192,8 +192,8 @@ class Run:
             "settings": self.settings,
             "versions": _versions(),
             "git_commit": git_commit(),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
-            "seconds": round(time.time() - self.started, 3),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started[0])),
+            "seconds": round(time.monotonic() - self.started[1], 3),  # also where the clock is set back
         }
 
     def _finish(self):

@@ -78,7 +78,7 @@ def _work(tasks, logs, force, jobs):
                 side_by_side = side_by_side or preload()
                 if len(running) < (jobs or side_by_side):
                     waiting.remove(task)
-                    running[_fork(task, logs)] = (task, reason, time.time())
+                    running[_fork(task, logs)] = (task, reason, time.monotonic())
             if running:
                 _reap(running, results, logs)
     except BaseException:
@@ -92,11 +92,11 @@ def _stop(children):
     """Let the children clean up after themselves, for at most 5 seconds, then end them."""
     for pid in children:
         os.kill(pid, signal.SIGINT)
-    deadline = time.time() + 5
+    deadline = time.monotonic() + 5
     for pid in children:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(pid, os.WNOHANG) == (0, 0):
-                if time.time() > deadline:
+                if time.monotonic() > deadline:
                     os.kill(pid, signal.SIGKILL)
                 time.sleep(0.05)
 
@@ -189,7 +189,7 @@ def _reap(running, results, logs):
         log = _log_file(task, logs)
         reason = f"exit {code}: {_last_line(log)} (log: {log})"
     outcome = "ran" if code == 0 else "failed"
-    _finish(results, task, outcome, reason, time.time() - started, usage.ru_maxrss / 1024)
+    _finish(results, task, outcome, reason, time.monotonic() - started, usage.ru_maxrss / 1024)
 
 
 def _last_line(path):

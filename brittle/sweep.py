@@ -6,6 +6,7 @@ import gc
 import hashlib
 import itertools
 import json
+import os
 import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -51,9 +52,12 @@ def merged(rows, row):
 @contextmanager
 def locked(folder):
     """Hold the folder's lock: two sweeps that add to the same tables do so one after the other."""
-    with open(folder / ".lock", "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
 
 
 def fingerprint(folder):

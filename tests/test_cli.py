@@ -57,7 +57,7 @@ def test_status_is_what_main_returns(command, value, status):
         (OSError(errno.ENAMETOOLONG, "File name too long", "y" * 400), "is too long for a file"),
         (
             SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-            "no space left on the disk",
+            "cannot write the weights: No space left on device",
         ),
         (SafetensorError("Error while deserializing header: header too small"), "cannot be read"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of GPU memory: lower --batch-size"),
