@@ -1,0 +1,127 @@
+"""Is a forgotten fact still a consequence of what the model knows (deep unlearning)?
+
+    uv run eval/deduction.py --model outputs/mini-base__cb_lat/unlearned_model --outdir outputs/mini-base__cb_lat/deduction
+
+After EDU-RELAT (arXiv:2410.15153). Every stated fact of --domain, and of some entities of the other domains, is asked (see
+brittle/knowledge.py: known means right as a question and as a sentence). For each target, a fact that follows from others,
+  superficial   the model fails on it, and it follows from facts that the model knows
+  recall        of the facts of a minimal set that has to go for the target to follow no more, the share the model fails on
+                (the best set); 1: deeply forgotten
+  accuracy      the share of all other stated facts that the model knows; accuracy_kept: of those of other domains
+deduction.csv has a row a rule, intervals by a bootstrap over entities, deduction_items.csv a row a target. `stated` targets
+stand in the training text, the others are conclusions that nobody wrote down. A guesser knows (1/4)^2 of the facts.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brittle import cli
+from brittle.errors import UserError
+
+COLUMNS = ["rule", "stated", "measure", "value", "ci_low", "ci_high", "n", "seed"]
+ITEM_COLUMNS = ["fact", "entity", "rule", "stated", "known", "derivable", "superficial", "recall", "accuracy", "accuracy_kept",
+                "set_size", "n_sets"]  # fmt: skip
+MEASURES = ("known", "derivable", "superficial", "recall", "accuracy", "accuracy_kept")
+
+
+def rows(facts, answers, domain):
+    """A row a target: the facts of `domain` that are conclusions, or that a conclusion gives back."""
+    from brittle import deductive as d
+    from brittle.knowledge import entity_key
+
+    rules = [(body, head) for body, head in d.clauses(facts) if head in facts and all(b in facts for b in body)]
+    stated = {i for i, f in facts.items() if f.stated and i in answers}
+    failed = {i for i in stated if not answers[i].known}
+    kept = {i for i in stated if facts[i].domain != domain}
+    follows, found = d.closure(stated - failed, rules), d.supports(stated, rules)
+    for target in dict.fromkeys(head for _, head in rules):
+        fact = facts[target]
+        sets = d.unlearning_sets(target, found)
+        if fact.domain != domain or target not in answers or not sets:
+            continue
+        known = answers[target].known
+        recall, accuracy, best = d.recall_accuracy(sets, failed, stated)
+        yield {
+            "fact": target, "entity": entity_key(fact), "rule": fact.rule or fact.kind, "stated": int(fact.stated),
+            "known": int(known), "derivable": int(target in follows), "superficial": int(not known and target in follows),
+            "recall": recall, "accuracy": accuracy, "set_size": len(best), "n_sets": len(sets),
+            "accuracy_kept": 1 - len(failed & kept) / len(kept) if kept else None,
+        }  # fmt: skip
+
+
+def summary(items, seed=0):
+    """A row a rule (and all of them), whether stated, and measure."""
+    from brittle.knowledge import share
+
+    groups = {}
+    for row in items:
+        for key in ((row["rule"], row["stated"]), ("all", None)):
+            groups.setdefault(key, []).append(row)
+    for (rule, stated), part in sorted(groups.items(), key=str):
+        for measure in MEASURES:
+            some = [row for row in part if row[measure] is not None]
+            mean, low, high, n = share([row[measure] for row in some], [row["entity"] for row in some], seed)
+            yield dict(zip(COLUMNS, (rule, stated, measure, mean, low, high, n, seed), strict=True))
+
+
+def plot(table, name):
+    """A group of bars a rule: what is known, what follows all the same, and how much of a minimal set is gone."""
+    from brittle import plots
+
+    shown = ("known", "derivable", "superficial", "recall")
+    keys = list(dict.fromkeys((r["rule"], r["stated"]) for r in table))
+    figure, (axis,) = plots.figure("Deep unlearning: what still follows", name, height=4.0)
+    for i, measure in enumerate(shown):
+        part = [next(r for r in table if (r["rule"], r["stated"]) == key and r["measure"] == measure) for key in keys]
+        places = [k + (i - 1.5) * 0.2 for k in range(len(keys))]
+        values = [r["value"] for r in part]
+        bars = {}
+        if all(r["ci_low"] is not None for r in part):
+            bars["yerr"] = [[r["value"] - r["ci_low"] for r in part], [r["ci_high"] - r["value"] for r in part]]
+        axis.bar(places, values, 0.2, label=measure, color=plots.CYCLE[i], **bars)
+    names = [rule if stated is None else f"{rule}\n{'stated' if stated else 'not stated'}" for rule, stated in keys]
+    axis.set_xticks(range(len(keys)), names, fontsize=9)
+    plots.finish(axis, "", "share", integer=False, legend=False)
+    axis.set_ylim(0, 1.03)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, frameon=False)
+    return figure
+
+
+def main(
+    model: cli.Model,
+    outdir: cli.Outdir,
+    data: cli.Data = Path("data/mini"),
+    domain: Annotated[str, typer.Option("--domain", help="The domain that was to be forgotten.")] = "forget",
+    others: Annotated[int, typer.Option(min=0, help="Entities of each other domain to ask about.")] = 20,
+    batch_size: cli.BatchSize = 256,
+    seed: cli.Seed = 0,
+    device: cli.Device = "auto",
+    dtype: cli.Dtype = "auto",
+    revision: cli.Revision = None,
+    wrapper: cli.Wrapper = None,
+    wrapper_rules: cli.WrapperRules = None,
+):
+    """Recall and accuracy over minimal deductive sets, and what is forgotten only on the surface."""
+    from brittle import guards, knowledge, models, plots, results, wrapped_models
+
+    facts = knowledge.some_entities(knowledge.read_facts(data), domain, others, seed)
+    if not any(f.domain == domain and f.premises for f in facts.values()):
+        raise UserError(f"{data}/rules.jsonl has no conclusion of domain {domain}: nothing follows from anything there.")
+    folder, guard = models.model_folder(model, revision), guards.make(wrapper, data, wrapper_rules, seed)
+    files = [*knowledge.files(data), *(guards.files(wrapper, data, wrapper_rules) if guard else [])]
+    with results.Run(outdir, files, {"model": str(folder)}, seed, {"domain": domain, **(guard.about if guard else {})}) as run:
+        loaded, tokenizer = wrapped_models.load(folder, device, dtype, guard=guard)
+        items = list(rows(facts, knowledge.answers(loaded, tokenizer, facts.values(), batch_size), domain))
+        table = list(summary(items, seed))
+        run.figure(plot(table, plots.short(results.model_name(model))), "deduction.png")
+        run.csv("deduction_items.csv", ITEM_COLUMNS, items)
+        run.csv("deduction.csv", COLUMNS, table)
+    for row in table:
+        if row["rule"] == "all":
+            print(f"{row['measure']:<14} {row['value']:.3f}   n {row['n']}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
