@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from test_distributed import DRIVER
 
 from brittle import fitting, sets
+from brittle.adapters import targets_of
 from brittle.errors import UserError
 from brittle.methods import method_class
 from brittle.methods.base import build
@@ -102,6 +103,13 @@ def test_schedules_begin_anew_with_a_phase_or_run_through():
     assert [row["lr"] for row in anew] == pytest.approx([0.01, 0.005] * 3)
     through, _, _ = train(tiny.model(), schedule_scope="run")
     assert [row["lr"] for row in through] == pytest.approx([0.01 * (6 - k) / 6 for k in range(6)])
+
+
+@pytest.mark.parametrize("kind", tiny.MAKE)
+def test_qkv_is_the_input_of_attention_on_every_architecture(kind):
+    model = tiny.model(kind)
+    found = targets_of(model, None, "qkv")
+    assert len(found) in (3, 9) and not any("mlp" in name or name.endswith("o_proj") for name in found)
 
 
 def test_adapters_train_in_every_phase_and_are_merged():

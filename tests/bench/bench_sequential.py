@@ -41,10 +41,12 @@ def unit_times(model, batch, accelerator):
     from brittle.activations import hidden
 
     last = model.config.num_hidden_layers - 1
+    model.requires_grad_(False)  # as in a phase: autocast keeps no bfloat16 copies of weights that do not train
     with torch.no_grad(), accelerator.autocast():
         first = seconds(lambda: hidden(model, batch, [0]))
         below = seconds(lambda: hidden(model, batch, [last]))
         whole = seconds(lambda: model(**batch))
+    model.requires_grad_(True)
     return (below - first) / last, max(whole - below, 0.0)
 
 
