@@ -1,0 +1,126 @@
+"""Does gradient ascent break a model sooner than NPO does?
+
+    uv run experiment/collapse.py --model outputs/models/mini-base --outdir outputs/collapse
+
+Both without a retain term, at the same rate, with the same batches, from the same start, several seeds (Zhang et al. 2024,
+arXiv:2404.05868, section 3: GA diverges linearly, NPO logarithmically). collapse.csv has the curves: the retain accuracy and
+the forget NLL a token. collapse_steps.csv has the first step at which the retain accuracy is no more than half of the way
+from guessing to the start; empty where that does not happen.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brittle import cli
+from brittle.errors import UserError
+
+COLUMNS = ["method", "beta", "lr", "seed", "step", "retain_accuracy", "forget_nll", "n"]
+STEP_COLUMNS = ["method", "beta", "lr", "seed", "collapse_step", "threshold", "forget_nll_end"]
+METHODS = ("ga_simple", "npo")
+
+
+def curve(folder, method, knobs, files, items, settings, every, device):
+    """Yield (step, retain accuracy, forget NLL a token) of one run. files: {forget, retain}: texts."""
+    from brittle import mcq, models, text
+    from brittle.fitting import make_streams
+    from brittle.methods import method_class
+    from brittle.sets import mean_nll
+    from brittle.train import make_accelerator, train
+
+    model, tokenizer = models.load_model(folder, device, "float32"), models.load_tokenizer(folder)
+    limit = models.context_length(model.config)
+    sets = {name: (text.encode(tokenizer, lines, limit, f"{name} texts"), []) for name, lines in files.items()}
+    streams = make_streams(sets, tokenizer, settings.batch_size, 1, settings.seed, device)
+    asked, found = sets["forget"][0][:400], []
+
+    def measure(step, row=None):
+        if step % every == 0:
+            model.eval()
+            found.append((step, mcq.accuracy(model, tokenizer, items), mean_nll(model, asked, tokenizer.pad_token_id)))
+            model.train()
+
+    def terms(step, micro, progress):
+        return rule.losses(streams.forget.batches(step)[0], streams.retain.batches(step)[0], progress)
+
+    measure(0)
+    rule = method_class(method)(**knobs)
+    rule.start(model, None, streams)
+    try:
+        train(model, terms, settings, make_accelerator(device), after_step=measure, label=f"{method} seed {settings.seed}")
+    except UserError as error:  # NaN: what was measured until then stands
+        print(f"note: {method}, seed {settings.seed}: {error}")
+    return found
+
+
+def collapse_step(points, chance):
+    """(first measured step with retain accuracy at most half of the way from chance to the start, or None; that accuracy)."""
+    threshold = chance + (points[0][1] - chance) / 2
+    return next((step for step, accuracy, _ in points if accuracy <= threshold), None), threshold
+
+
+def plot(table, name):
+    """Retain accuracy and forget NLL over steps, one line a seed."""
+    from brittle import plots
+
+    figure, axes = plots.figure("Unlearning without a retain term", name, columns=2)
+    for axis, column in zip(axes, ("retain_accuracy", "forget_nll"), strict=True):
+        for colour, method in zip(plots.CYCLE, METHODS, strict=False):
+            for seed in dict.fromkeys(row["seed"] for row in table):
+                line = [row for row in table if row["method"] == method and row["seed"] == seed]
+                label = method if seed == table[0]["seed"] else None
+                axis.plot([r["step"] for r in line], [r[column] for r in line], color=colour, alpha=0.7, label=label)
+        plots.finish(axis, "step", column)
+    return figure
+
+
+def main(
+    model: cli.Model = "outputs/models/mini-base",
+    outdir: cli.Outdir = Path("outputs/collapse"),
+    data: cli.Data = Path("data/mini"),
+    forget: cli.ForgetText = Path("data/mini/forget.txt"),
+    retain: cli.RetainText = Path("data/mini/retain.txt"),
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 60,
+    every: Annotated[int, typer.Option(min=1, help="Steps between measurements.")] = 3,
+    lr: Annotated[float, typer.Option(min=1e-9, help="Learning rate of both methods.")] = 3e-4,
+    beta: Annotated[float, typer.Option(min=1e-6, help="NPO's beta.")] = 0.1,
+    seeds: Annotated[int, typer.Option(min=2, help="Seeds, paired over the methods.")] = 3,
+    optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
+    batch_size: cli.BatchSize = 32,
+    max_items: Annotated[int, typer.Option(min=20, help="Retain questions to measure on.")] = 200,
+    seed: cli.Seed = 0,
+    device: cli.Device = "auto",
+):
+    """Gradient ascent and NPO side by side until the model breaks."""
+    from brittle import mcq, models, results, text
+    from brittle.train import Settings
+
+    if optimizer not in ("adamw", "sgd"):
+        raise UserError(f"--optimizer {optimizer}: adamw or sgd.")
+    folder, picked = models.model_folder(model), models.pick_device(device)
+    items = mcq.subset(mcq.read_items(data / "mcq_retain.jsonl"), max_items, seed)
+    chance = sum(1 / len(item["choices"]) for item in items) / len(items)
+    files = {"forget": text.read_texts(forget), "retain": text.read_texts(retain)}
+    inputs = [forget, retain, data / "mcq_retain.jsonl"]
+    given = {"steps": steps, "lr": lr, "batch_size": batch_size, "schedule": "constant", "optimizer": optimizer}
+    with results.Run(outdir, inputs, {"model": str(folder)}, seed, {**given, "beta": beta, "seeds": seeds}) as run:
+        table, ends = [], []
+        for one in range(seed, seed + seeds):
+            for method in METHODS:
+                knobs = {"beta": beta, "retain_weight": 0.0} if method == "npo" else {}
+                points = curve(folder, method, knobs, files, items, Settings(**given, seed=one), every, picked)
+                about = {"method": method, "beta": knobs.get("beta"), "lr": lr, "seed": one}
+                table += [about | dict(zip(COLUMNS[4:], (*point, len(items)), strict=True)) for point in points]
+                step, threshold = collapse_step(points, chance)
+                ends.append(about | {"collapse_step": step, "threshold": threshold, "forget_nll_end": points[-1][2]})
+        run.figure(plot(table, results.model_name(model)), "collapse.png")
+        run.csv("collapse_steps.csv", STEP_COLUMNS, ends)
+        run.csv("collapse.csv", COLUMNS, table)
+    for row in ends:
+        when = f"collapse at step {row['collapse_step']}" if row["collapse_step"] is not None else "no collapse"
+        print(f"{row['method']:<10} seed {row['seed']}: {when}, forget NLL at the end {row['forget_nll_end']:.1f}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

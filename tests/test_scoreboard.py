@@ -1,0 +1,155 @@
+"""The scoreboard: its numbers by hand, missing values, what it reads and shows; claims judged by their intervals; curves."""
+
+import csv
+import importlib.util
+import json
+
+import pytest
+from conftest import ROOT
+
+from brittle import claims, heldout, report_attacks
+from brittle.claims import HELD, MISSING, NOT, OPEN
+
+spec = importlib.util.spec_from_file_location("scoreboard", ROOT / "experiment" / "scoreboard.py")
+scoreboard = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(scoreboard)
+FACTS = 50
+
+
+def cell(a, b, retain=1.0, note="", variant="v"):
+    """What one attack left: accuracies on halves A and B (of FACTS, two questions each) and on retain."""
+
+    def part(share, n=2 * FACTS):
+        return {"accuracy": str(share), "accuracy_low": "0", "accuracy_high": "1", "n": str(n), "variant": variant,
+                "read_sha256": "f"}  # fmt: skip
+
+    facts = {f"f{i}": (2 * int(i < b * FACTS), 2) for i in range(FACTS)}
+    splits = {"forget_a": part(a), "forget_b": part(b), "retain": part(retain, 60)}
+    return {"splits": splits, "facts": facts, "note": note}
+
+
+def boards(**methods):
+    made = {"base": {("none", 0): cell(1, 1), ("cut", 0): cell(1, 0.9)},
+            "filtered": {("none", 0): cell(0.2, 0.2), ("cut", 0): cell(1, 0.3)}}  # fmt: skip
+    return made | methods
+
+
+def test_recovery_is_between_filtered_and_base_under_the_same_attack():
+    board = boards(npo={("none", 0): cell(0.2, 0.28), ("cut", 0): cell(1, 0.6, 0.9)})
+    table = {(r["method"], r["attack"]): r for r in scoreboard.rows(board, ["none", "cut"], [0])}
+    assert scoreboard.COLUMNS[:6] == ["method", "attack", "seed", "forget_accuracy", "heldout_recovery", "retain_accuracy"]
+    row = table["npo", "cut"]
+    assert row["heldout_recovery"] == pytest.approx((0.6 - 0.3) / (0.9 - 0.3)) and row["forget_accuracy"] == pytest.approx(0.8)
+    assert (row["retain_accuracy"], row["heldout_accuracy"], row["n_forget"], row["n_heldout"]) == (0.9, 0.6, 200, 100)
+    assert row["heldout_recovery_low"] < 0.5 < row["heldout_recovery_high"]
+    for name, value in (("base", 1), ("filtered", 0)):
+        assert [table[name, a]["heldout_recovery"] for a in ("none", "cut")] == [value, value]
+    assert table["npo", "none"]["heldout_recovery"] == pytest.approx(0.1)
+
+
+def test_failed_attacks_are_missing_values():
+    failed = {"splits": {}, "facts": {}, "note": "it broke"}
+    board = boards(npo={("none", 0): cell(0.2, 0.2), ("cut", 0): failed}, ga={("cut", 0): cell(1, 0.5), ("weak", 0): cell(1, 1)})
+    board["base"]["weak", 0], board["filtered"]["weak", 0] = cell(0.3, 0.22), cell(0.3, 0.2)
+    table = {(r["method"], r["attack"]): r for r in scoreboard.rows(board, ["none", "cut", "weak"], [0])}
+    row = table["npo", "cut"]
+    assert row["note"] == "it broke"
+    assert all(row[c] is None for c in scoreboard.COLUMNS if c not in ("method", "attack", "seed", "note"))
+    assert table["ga", "weak"]["heldout_recovery"] is None and "0.05 above Filtered" in table["ga", "weak"]["note"]
+    board["filtered"]["cut", 0] = failed
+    row = next(r for r in scoreboard.rows(board, ["cut"], [0]) if r["method"] == "ga")
+    assert row["heldout_recovery"] is None and row["heldout_accuracy"] == 0.5 and "failed on Base or on Filtered" in row["note"]
+
+
+def test_from_attacks_to_the_page(family, data, tmp_path, script):
+    """eval/attack.py on two models, then the table, heat map and page from what it wrote; again: nothing to do."""
+    for name in ("base", "filtered"):
+        command = ["eval/attack.py", "--model", getattr(family, name), "--data", data, "--outdir", tmp_path / name,
+                   "--attacks", "quantize,lens", "--seeds", "0,1", "--max-items", "8"]  # fmt: skip
+        done = script(*command)
+        assert done.code == 0, done.err
+    assert script(*command).out == "" and len(list((tmp_path / "base" / "cells").iterdir())) == 6
+    found = {name: scoreboard.read(tmp_path / name) for name in ("base", "filtered")}
+    assert set(found["base"]) == {(a, s) for a in ("none", "quantize", "lens") for s in (0, 1)}
+    for one in found["base"].values():
+        right = [float(one["splits"]["forget_b"][k]) for k in ("accuracy", "n")]
+        assert sum(r for r, _ in one["facts"].values()) == pytest.approx(right[0] * right[1])
+    table = list(scoreboard.rows(found | {"npo": found["base"]}, ["none", "quantize", "lens"], [0, 1]))
+    assert len(table) == 18
+    figure = scoreboard.plot(table, "tiny")
+    figure.savefig(tmp_path / "scoreboard.png")
+    page = report_attacks.page(table, ["rmu"], tmp_path / "scoreboard.png", tmp_path)
+    assert "No model, so not in the table: rmu." in page and "1 unlearned models under 2 attacks" in page
+    with open(tmp_path / "scoreboard.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, scoreboard.COLUMNS)
+        writer.writeheader()
+        writer.writerows(table)
+    assert [s[0] for s in report_attacks.sections(tmp_path)] == ["scoreboard", "claims"]
+    assert tmp_path / "scoreboard.csv" in report_attacks.sources(tmp_path)
+    assert report_attacks.sections(tmp_path / "base") == []
+
+
+def test_models_that_exist_and_those_that_do_not(tmp_path, script):
+    folder = tmp_path / "b__npo" / "unlearned_model"
+    folder.mkdir(parents=True)
+    assert scoreboard.found_models(tmp_path, "b", ["npo", "ga"]) == ({}, ["npo", "ga"])
+    (folder / "config.json").write_text(json.dumps({}))
+    assert scoreboard.found_models(tmp_path, "b", ["npo", "ga"]) == ({"npo": str(folder)}, ["ga"])
+    (work,) = scoreboard.tasks({"npo": str(folder)}, tmp_path, ["--seeds", "0"])
+    assert work.command[:3] == ["eval/attack.py", "--model", str(folder)]
+    assert work.output == tmp_path / "b__npo" / "attacks" / "attacks.csv"
+    mistakes = {
+        "create_all_unlearning_models": ["--root", tmp_path / "empty"], "no attack 'x'": ["--attacks", "x"],
+        "--seeds a": ["--seeds", "a"], "no method 'x'": ["--methods", "x"],
+    }  # fmt: skip
+    for words, options in mistakes.items():
+        done = script("experiment/scoreboard.py", *options)
+        assert done.code == 2 and words in done.err and len(done.err.splitlines()) == 1
+
+
+def written(**methods):
+    """Scoreboard rows {method: {attack: recovery}}, with Filtered near its chance."""
+    rows = []
+    for method, attacks in methods.items():
+        for attack, value in attacks.items():
+            rows.append({"method": method, "attack": attack, "seed": "0", "heldout_recovery": str(value), "n_heldout": "400",
+                         "heldout_recovery_low": "", "heldout_accuracy": str(0.25 + 0.75 * value), "retain_accuracy": "1",
+                         "variant": "v"})  # fmt: skip
+    return rows
+
+
+def test_claims_are_judged_by_their_intervals(tmp_path):
+    rows = written(filtered={"none": 0, "relearn": 0.02, "lens": 0.05},
+                   **{f"m{i}": {"none": 0.05, "relearn": 0.9 + i / 100, "quantize": 0.05, "lens": (0.1, 0.9)[i % 2],
+                                "relearn_benign": 0.4 + i / 100} for i in range(6)},
+                   kept={"none": 0.9, "relearn": 0.0, "quantize": 0.0, "relearn_benign": 0.0, "lens": 0.0})  # fmt: skip
+    found = {c.source: c for c in claims.claims(tmp_path, rows)}
+    relearning, near, quantised, benign, collapse, lens, greedy, withstands = found.values()
+    assert relearning.verdict == near.verdict == benign.verdict == withstands.verdict == HELD
+    assert relearning.number == 1 and near.number == pytest.approx(0.925) and near.low < 0.925 < near.high
+    assert quantised.verdict == NOT and quantised.number == 0  # the model that still knew everything does not count
+    assert lens.verdict == OPEN and lens.low < claims.GAIN < lens.high
+    assert collapse.verdict == greedy.verdict == MISSING and "collapse.py" in collapse.detail and greedy.number is None
+    assert withstands.low < withstands.number == pytest.approx(0.25 + 0.75 * 0.05)
+    broken = claims.claims(tmp_path, [*rows[1:], *written(filtered={"none": 0, "gcg": 0.8})])
+    assert broken[-1].verdict == NOT and "gcg" in broken[-1].detail
+    assert all(c.verdict == MISSING for c in claims.claims(tmp_path, []))
+
+
+def test_collapse_is_paired_by_seed(tmp_path):
+    (tmp_path / "collapse").mkdir()
+    lines = ["method,beta,lr,seed,collapse_step,threshold,forget_nll_end"]
+    lines += [f"{m},,0.1,{s},{t},0.6,5" for s in range(3) for m, t in (("ga_simple", 10 + s), ("npo", 20 + 2 * s))]
+    (tmp_path / "collapse" / "collapse_steps.csv").write_text("\n".join(lines) + "\n")
+    claim = claims.collapse(tmp_path)
+    assert (claim.number, claim.verdict) == (11, HELD) and "11.0 against 22.0" in claim.detail
+    (tmp_path / "collapse" / "collapse_steps.csv").write_text("\n".join(lines[:4]).replace(",20,", ",,") + "\n")
+    assert claims.collapse(tmp_path).verdict == OPEN  # never collapsed is no number
+
+
+def test_curve():
+    assert heldout.curve([(0, 0.0), (10, 1.0)]) == (5.0, 0.5)
+    assert heldout.curve([(20, 0.8), (0, 0.0), (10, 0.2)]) == (pytest.approx(15), pytest.approx((10 * 0.1 + 10 * 0.5) / 20))
+    assert heldout.curve([(0, 0.1), (10, 0.3)]) == (None, pytest.approx(0.2))
+    assert heldout.curve([(0, 0.7)]) == (0, None) and heldout.curve([]) == (None, None)
+    assert heldout.curve([(0, 0.7), (5, None)]) == (None, None)
