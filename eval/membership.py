@@ -113,9 +113,11 @@ def main(
     device: cli.Device = "auto",
     dtype: cli.Dtype = "auto",
     revision: cli.Revision = None,
+    wrapper: cli.Wrapper = None,
+    wrapper_rules: cli.WrapperRules = None,
 ):
     """Membership inference: AUC, TPR at 1 % FPR and PrivLeak of six scores."""
-    from brittle import diagnostics, models, results
+    from brittle import diagnostics, guards, models, results, wrapped_models
 
     paths = [members or default(data, "forget"), nonmembers or default(data, "holdout")]
     sets = [read_set(path, max_samples) for path in paths]
@@ -127,13 +129,15 @@ def main(
     folder = models.model_folder(model, revision)
     other = models.model_folder(reference) if reference else None
     name, used = results.model_name(model), {"model": str(folder), **({"reference": str(other)} if other else {})}
-    with results.Run(outdir, paths, used, seed, {"k": k}) as run:
+    guard = guards.make(wrapper, data, wrapper_rules, seed)
+    inputs = [*paths, *(guards.files(wrapper, data, wrapper_rules) if guard else [])]
+    with results.Run(outdir, inputs, used, seed, {"k": k, **(guard.about if guard else {})}) as run:
         references, tokens = {}, None
         if other:
             loaded, tokenizer = models.load_model(other, device, dtype), models.load_tokenizer(other)
             length = diagnostics.length_limit(max_length, loaded.config)
             references, tokens = attack(loaded, tokenizer, sets, k, None, gradients, length)
-        loaded, tokenizer = models.load_model(folder, device, dtype), models.load_tokenizer(folder)
+        loaded, tokenizer = wrapped_models.load(folder, device, dtype, guard=guard)
         length = diagnostics.length_limit(max_length, loaded.config)
         scores, _ = attack(loaded, tokenizer, sets, k, tokens, gradients, length)
         table = list(rows(name, scores, sets, references, k, seed))
