@@ -68,12 +68,14 @@ def main(
     batch_size: cli.BatchSize = 256,
     device: cli.Device = "auto",
     dtype: cli.Dtype = "float32",
+    wrapper: cli.Wrapper = None,
+    wrapper_rules: cli.WrapperRules = None,
     force: Annotated[bool, typer.Option("--force", help="Make every cell anew.")] = False,
     revision: cli.Revision = None,
 ):
     """Run every attack on one model."""
     from brittle import attacks as attacking
-    from brittle import models, results
+    from brittle import guards, models, results
     from brittle.attacks import session
 
     names = attacking.chosen(attacks)
@@ -84,9 +86,12 @@ def main(
     if not numbers:
         raise UserError(f"--seeds {seeds}: whole numbers with commas, such as 0,1,2.")
     folder = models.model_folder(model, revision)
-    one = session.Session(folder, data, max_items, batch_size, device, dtype)
+    guard = guards.make(wrapper, data, wrapper_rules)
+    read = guards.files(wrapper, data, wrapper_rules) if guard else ()
+    one = session.Session(folder, data, max_items, batch_size, device, dtype, guard, read)
     session.eval_sets(data, max_items)  # what is wrong with the data is said before a model is loaded
-    with results.Run(outdir, one.files(), {"model": str(folder)}, numbers[0], {"attacks": names, "seeds": numbers}) as run:
+    settings = {"attacks": names, "seeds": numbers, **(guard.about if guard else {})}
+    with results.Run(outdir, one.files(), {"model": str(folder)}, numbers[0], settings) as run:
         made = list(session.cells(one, names, numbers, outdir / "cells", force))
         run.figure(plot(made, results.model_name(model), one.chance()), "attacks.png")
         notes = [dict(zip(NOTE_COLUMNS, (n, s, text), strict=True)) for n, s, cell in made for text in cell["notes"]]

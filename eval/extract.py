@@ -136,9 +136,11 @@ def main(
     seed: cli.Seed = 0,
     device: cli.Device = "auto",
     dtype: cli.Dtype = "float32",
+    wrapper: cli.Wrapper = None,
+    wrapper_rules: cli.WrapperRules = None,
 ):
     """Ask differently, ask often, begin the text."""
-    from brittle import models, results, text
+    from brittle import guards, models, results, text
     from brittle.attacks import prompts, session
 
     known = [PLAIN, *prompts.NAMES]
@@ -153,9 +155,12 @@ def main(
     folder, files = models.model_folder(model), {"forget": forget, "retain": retain}
     for path in files.values():
         text.read_texts(path)  # one that cannot be read is said before the prompts, which take minutes
-    one, name = session.Session(folder, data, max_items, batch_size, device, dtype), results.model_name(model)
+    guard = guards.make(wrapper, data, wrapper_rules, seed)
+    read = guards.files(wrapper, data, wrapper_rules) if guard else ()
+    one, name = session.Session(folder, data, max_items, batch_size, device, dtype, guard, read), results.model_name(model)
     settings = {"samples": samples, "temperature": temperature, "top_p": top_p, "tokens": tokens, "seed": seed}
-    with results.Run(outdir, [*one.files(), *map(str, files.values())], {"model": str(folder)}, seed, settings) as run:
+    recorded = {**settings, **(guard.about if guard else {})}
+    with results.Run(outdir, [*one.files(), *map(str, files.values())], {"model": str(folder)}, seed, recorded) as run:
         each = []
         table = list(prompt_rows(one, name, wanted["--templates"], wanted["--sampled"], settings, each))
         completed = list(prefix_rows(one, name, files, prefix, max_texts, seed))

@@ -178,7 +178,7 @@ def main(
         method_class(method)
     made, absent = found_models(root, base, listed)
     if unlearned:
-        made, absent = {results.model_name(model): model for model in unlearned}, []
+        made, absent = {results.model_name(m).removeprefix(f"{results.model_name(base)}__"): m for m in unlearned}, []
     if not made:
         raise UserError(f"no unlearned model of {base} in {root}. Make them with: ./unlearn/create_all_unlearning_models.sh")
     models = {"base": base, "filtered": filtered, **made}

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from brittle import files, models
+from brittle import files, models, wrapped_models
 from brittle.attacks import attack_class
 from brittle.attacks.material import Material, forbidden
 from brittle.attacks.meter import COLUMNS, attack_model, choose, eval_sets
@@ -18,7 +18,7 @@ DATA = ("mcq_forget.jsonl", "mcq_retain.jsonl", "qa_forget.jsonl", "retain.txt",
 
 @dataclass
 class Session:
-    """A model folder and a data folder; the model is loaded when the first attack needs it."""
+    """A model folder and a data folder; the model is loaded, inside `guard` if any, when the first attack needs it."""
 
     folder: Path
     data: Path
@@ -26,18 +26,20 @@ class Session:
     batch_size: int = 256
     device: str = "auto"
     dtype: str = "float32"
+    guard: object = None
+    guard_files: tuple = ()
     loaded: list = field(default_factory=list)
 
     def model(self):
         """(model, tokenizer)"""
         if not self.loaded:
-            model = models.load_model(self.folder, self.device, self.dtype)
-            self.loaded += [model, models.load_tokenizer(self.folder)]
+            self.loaded += wrapped_models.load(self.folder, self.device, self.dtype, guard=self.guard)
         return self.loaded
 
     def files(self):
         """The data folder's files that attacks read, or that are read to tell half B."""
-        return [str(self.data / name) for name in DATA if (self.data / name).is_file()]
+        read = [str(self.data / name) for name in DATA if (self.data / name).is_file()]
+        return list(dict.fromkeys([*read, *map(str, self.guard_files)]))
 
     def inputs(self):
         """All files that an attack's outcome depends on: data, and the model's own."""
@@ -65,6 +67,7 @@ class Session:
         """All that a cell follows from, as JSON. described: {path: files.describe_file(path)}."""
         code = [importlib.import_module(f"brittle.attacks.{m}") for m in (*SHARED, type(attack).__module__.split(".")[-1])]
         settings = {**asdict(attack), "max_items": self.max_items, "dtype": self.dtype}
+        settings["guard"] = self.guard.about if self.guard else None
         hashes = {path: entry["sha256"] for path, entry in described.items()}
         made = {"attack": name, "settings": settings, "inputs": hashes, "code": [files.sha256(m.__file__) for m in code]}
         return json.loads(json.dumps(made, default=str))
