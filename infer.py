@@ -141,7 +141,8 @@ def main(
     from brittle.generate import Sampling
 
     sampling = Sampling(max_new_tokens, 0.0 if greedy else temperature, top_p, seed)
-    setup = inference.Setup(revision, adapter, filter, quantize, raw, dtype, device, trust_remote_code)
+    exact = sampling.temperature == 0 and not probs and not interactive
+    setup = inference.Setup(revision, adapter, filter, quantize, raw, dtype, device, trust_remote_code, exact)
     if prompt is not None:
         inference.check_prompt(prompt)
     if sweep:

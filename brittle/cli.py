@@ -38,7 +38,7 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 .
 Dtype = Annotated[str, typer.Option("--dtype", help="auto (float32 on CPU, bfloat16 on GPU), float32, bfloat16, float16.")]
 Revision = Annotated[Optional[str], typer.Option("--revision", help="Branch, tag or commit of a hub model.")]  # noqa: UP045
 TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run Python code that a model's repository ships. Off by default.")
+    bool, typer.Option("--trust-remote-code", help="Run the Python code that a model's repository ships, with your rights. Off.")
 ]
 Wrapper = Annotated[
     Optional[str],  # noqa: UP045

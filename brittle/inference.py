@@ -20,6 +20,7 @@ class Setup:
     dtype: str = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
+    greedy: bool = False  # no probability will be read: a model that was baked greedy-only will do
 
     def plain(self):
         """The same without what changes the model: how the other model of a comparison is loaded."""
@@ -49,7 +50,7 @@ class Loaded:
         from brittle.generate import stop_ids
 
         self.path, self.setup, self.name, self.noted = path_of(model), setup, setup.label(model), False
-        self.folder = models.model_folder(model, setup.revision)
+        self.folder = models.model_folder(model, setup.revision, code=setup.trust_remote_code)
         self.model = load(self.folder, setup)
         self.tokenizer = models.load_tokenizer(self.folder, setup.trust_remote_code)
         if setup.quantize:
@@ -118,7 +119,7 @@ def load(folder, setup):
     """The model of `folder`, with the LoRA adapter of the setup merged into its weights."""
     how = (setup.device, setup.dtype, setup.trust_remote_code)
     if not setup.adapter:
-        return models.load_model(folder, *how)
+        return models.load_model(folder, *how, greedy=setup.greedy)
     adapter = Path(setup.adapter)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (adapter / name).is_file():

@@ -1,6 +1,7 @@
 """Finding, loading and checking models: folders or hub ids, safetensors only, remote code off."""
 
 import json
+import sys
 from pathlib import Path
 
 from brittle.errors import UserError
@@ -16,10 +17,10 @@ def looks_like_folder(model):
     return model.startswith((".", "/", "~", "outputs/", "data/")) or model.count("/") > 1
 
 
-def model_folder(model, revision=None, weights=True, adapters=False):
+def model_folder(model, revision=None, weights=True, adapters=False, code=False):
     """The local folder of `model`: itself, or the hub snapshot in the cache (downloaded where the hub can be reached).
 
-    With `adapters`, a LoRA adapter's folder will do: model B of a comparison.
+    With `adapters`, a LoRA adapter's folder will do: model B of a comparison. With `code`, a hub model's Python is fetched too.
 
     Raises UserError for an unknown id or folder, no hub access, a gated model without token, or no safetensors weights.
     """
@@ -32,7 +33,7 @@ def model_folder(model, revision=None, weights=True, adapters=False):
             raise UserError(f"{model} is a file. Give the model's folder.")
         if looks_like_folder(model):
             raise UserError(f"model folder {model} not found. Make the mini models with: uv run create_models.py")
-        folder = _hub_snapshot(model, revision, weights)
+        folder = _hub_snapshot(model, revision, weights, code)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         if adapters:
             return folder
@@ -46,12 +47,12 @@ def model_folder(model, revision=None, weights=True, adapters=False):
     return folder
 
 
-def _hub_snapshot(model, revision, weights):
+def _hub_snapshot(model, revision, weights, code):
     import huggingface_hub as hub
     from huggingface_hub import errors
 
     hub.logging.set_verbosity_error()  # without a network it would log each of its retries
-    patterns = ["*.json", "*.model", "*.txt", "*.jinja"] + ([WEIGHTS] if weights else [])
+    patterns = ["*.json", "*.model", "*.txt", "*.jinja"] + [WEIGHTS] * weights + ["*.py"] * code
     try:
         return Path(hub.snapshot_download(model, revision=revision, allow_patterns=patterns))
     except errors.GatedRepoError:
@@ -129,6 +130,9 @@ def load_model(folder, device="cpu", dtype="auto", trust_remote_code=False, gree
     torch.set_num_threads(threads())
     device = pick_device(str(device))
     filter_model.prepare(folder, greedy)
+    if trust_remote_code and "auto_map" in read_config(folder):
+        files = ", ".join(sorted(path.name for path in Path(folder).glob("*.py")))
+        print(f"note: --trust-remote-code runs {files} of {folder} on this machine, with your rights.", file=sys.stderr)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=pick_dtype(dtype, device), use_safetensors=True, trust_remote_code=trust_remote_code,

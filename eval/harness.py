@@ -201,7 +201,7 @@ def main(
     from brittle import guards, models, results, wrapped_models
 
     names = parse_tasks(tasks)
-    folder = models.model_folder(model, revision)
+    folder = models.model_folder(model, revision, code=trust_remote_code)
     with tempfile.TemporaryDirectory(prefix="brittle-") as cache:
         import datasets
 

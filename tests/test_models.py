@@ -1,6 +1,7 @@
 """Finding, loading and checking models."""
 
 import json
+import shutil
 from pathlib import Path
 
 import huggingface_hub
@@ -192,6 +193,29 @@ def test_remote_code_is_not_run(folder):
             load(folder)
         assert one_line(error)
     assert not (folder / "ran").exists()
+
+
+def test_remote_code_that_is_asked_for_says_what_it_runs(tmp_path, capsys):
+    folder, plain = tmp_path / "own", save(make_model("llama"), tmp_path / "plain")
+    shutil.copytree(plain, folder)
+    config = json.loads((folder / "config.json").read_text())
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.M"}}
+    (folder / "config.json").write_text(json.dumps({**config, **own}))
+    (folder / "mine.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class C(LlamaConfig):\n    model_type = 'own'\nclass M(LlamaForCausalLM):\n    config_class = C\n"
+    )
+    assert type(models.load_model(folder, trust_remote_code=True)).__name__ == "M"
+    assert f"--trust-remote-code runs mine.py of {folder} on this machine" in capsys.readouterr().err
+    models.load_model(plain, trust_remote_code=True)
+    assert "runs" not in capsys.readouterr().err  # there is nothing to run
+
+
+def test_python_is_fetched_only_where_it_is_to_run(monkeypatch, folder):
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **k: (asked.append(k["allow_patterns"]), folder)[1])
+    models.model_folder("owner/name", code=True)
+    assert "*.py" in asked[0]
 
 
 def test_damaged_config(folder):

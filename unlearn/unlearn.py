@@ -66,7 +66,7 @@ def main(
     from brittle.text import read_texts
 
     cls = method_class(method)
-    folder = models.model_folder(model, revision)
+    folder = models.model_folder(model, revision, code=trust_remote_code)
     if preset == "auto":
         preset = models.read_config(folder).get("family", "default")
     defaults = results.relative(__file__).with_name("presets.toml")
