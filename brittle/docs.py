@@ -95,7 +95,16 @@ def columns_table():
     return _table(["file", "columns"], rows)
 
 
-TABLES = {"methods": methods_table, "diagnostics": diagnostics_table, "columns": columns_table}
+def bad_inputs_sentence():
+    """How many bad inputs the tests give to how many scripts, rounded down."""
+    scripts, cases = runpy.run_path("tests/bad_inputs.py")["count"]()
+    return (
+        f"The tests give every script bad input, made from its own options: more than {cases // 100 * 100:,} cases over "
+        f"more than {(scripts - 1) // 10 * 10} scripts."
+    )
+
+
+TABLES = {"bad inputs": bad_inputs_sentence, "methods": methods_table, "diagnostics": diagnostics_table, "columns": columns_table}
 
 
 def render(text):
