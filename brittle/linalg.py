@@ -90,7 +90,7 @@ def svd(w, k=None):
     k = min(k or min(w.shape), *w.shape)
     values, near = eigenvectors(gram(w), k)
     s, near = values.flip(0).clamp_min(0).sqrt(), near.flip(1)
-    far = (w if tall else w.T).double() @ near
+    far = (near.T @ (w.T if tall else w).double()).T  # this way round MKL is 2 to 25 times faster for few directions
     if s[-1] > 1e-5 * s[0]:
         far = far / s
     else:  # dividing by (almost) nothing gives no unit vectors; Householder does, and keeps those that are resolved

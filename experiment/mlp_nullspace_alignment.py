@@ -10,6 +10,8 @@ nothing changed). A dW in a random direction has null_share = dimension / size o
 [null_low, null_high] (a Beta distribution, exact: no sampling). share_over_null 1 is no preference.
 """
 
+from functools import cache
+
 from brittle import cli
 from brittle.errors import UserError
 
@@ -27,6 +29,7 @@ def energies(w, dw):
     return s, (u.T @ dw).square().sum(1), (dw @ v).square().sum(0)
 
 
+@cache
 def null_interval(dimension, size, other):
     """95 % of the share of a Gaussian dW [size, other] in a fixed subspace of `dimension` of its `size` directions."""
     from scipy.stats import beta

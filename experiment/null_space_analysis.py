@@ -55,7 +55,7 @@ def noise(shape, norm, generator, device):
     import torch
 
     drawn = torch.randn(shape, generator=generator, device=device, dtype=torch.float32).double()
-    return drawn * (norm / torch.linalg.vector_norm(drawn))
+    return drawn.mul_(norm / torch.linalg.vector_norm(drawn))
 
 
 class Nulls:
@@ -78,8 +78,8 @@ class Nulls:
         """null_ columns of the subspaces of w + noise of norm `norm`."""
         from brittle.stats import generator, mean_interval
 
-        made = generator(self.seed, name, w.device)
-        many = [shift(start, bases(w.double() + noise(w.shape, norm, made, w.device), k)[0], k) for _ in range(self.draws)]
+        made, w = generator(self.seed, name, w.device), w.double()
+        many = [shift(start, bases(w + noise(w.shape, norm, made, w.device), k)[0], k) for _ in range(self.draws)]
         found = {f"null_{key}": mean_interval([d[key] for d in many]) for key in many[0]}
         low, high = found["null_subspace_alignment"][1:]
         return {key: values[0] for key, values in found.items()} | {

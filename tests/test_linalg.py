@@ -60,3 +60,23 @@ def test_scaling_leaves_ranks():
 def test_zero_matrix_has_rank_zero():
     s = linalg.spectrum(torch.zeros(4, 9))
     assert (linalg.frobenius(s), linalg.stable_rank(s), linalg.empirical_rank(s)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("shape", [(40, 15), (15, 40), (3, 9)])
+def test_change_of_an_adapter_without_its_product(shape):
+    """From the factors: the spectrum and the leading directions of up @ down, zeros beyond its rank."""
+    up, down, w_a = draw(shape[0], 4), draw(4, shape[1], seed=1), draw(*shape, seed=2)
+    w_b = w_a + up @ down
+    plain, v_plain = linalg.change_spectrum(w_a, w_b), linalg.change_svd(w_a, w_b, 2)[2]
+    w_b.factors = (up, down)
+    s, (u, top, v) = linalg.change_spectrum(w_a, w_b), linalg.change_svd(w_a, w_b, 2)
+    assert s.shape == plain.shape and torch.allclose(s, plain, atol=1e-6 * float(plain[0])) and linalg.rank(s) == min(4, *shape)
+    assert torch.allclose(v @ v.T, v_plain @ v_plain.T, atol=1e-8) and torch.allclose((up @ down) @ v, u * top)
+
+
+@pytest.mark.parametrize("shape", [(60, 25), (25, 60)])
+def test_leading_directions_alone(shape):
+    w = draw(*shape)
+    u, s, v = linalg.svd(w, 6)
+    exact_u, exact_s, exact_v = torch.linalg.svd(w)
+    assert torch.allclose(s, exact_s[:6]) and torch.allclose((u * s) @ v.T, (exact_u[:, :6] * exact_s[:6]) @ exact_v[:6])

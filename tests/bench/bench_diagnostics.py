@@ -86,17 +86,31 @@ def in_a_fork(label, work):
 
 
 def against_svd(a, b):
-    """Steps 1, 7 and 10: the same rows, with all decompositions by brittle.linalg and by torch.linalg.svd in float64."""
+    """Steps 1, 7, 10 and spectrum: the same rows, all decompositions by brittle.linalg and by torch.linalg.svd in float64.
+
+    spectrum reads what step 1 decomposed; by torch.linalg.svd it decomposes dW, W_a and W_b itself.
+    """
     import torch
 
     from brittle import linalg, weights
 
     pairs = list(weights.matrix_pairs(a, b))
     mlp = [pair for pair in pairs if weights.group_of(pair[0]) == "mlp" and weights.layer_of(pair[0]) >= 0]
+    ours = {name: getattr(linalg, name) for name in ("spectrum", "svd")}
+    kept, params = {}, script("collect_param_stats")
+
+    def spectra(again):
+        if again:
+            for name, w_a, w_b in pairs:
+                kept.update({f"{key}/{name}": s for key, s in params.spectra_of(w_a, w_b).items()})
+        matrices = [{"name": n, "layer": 0, "group": "", "shape0": len(w), "shape1": w.shape[1]} for n, w, _ in pairs]
+        return list(script("singular_value_spectrum").rows(matrices, kept))
+
     steps = {
-        "1": lambda: list(script("collect_param_stats").rows(pairs, {}, {"broken": [], "rounding": []})),
+        "1": lambda: list(params.rows(pairs, kept, {"broken": [], "rounding": []})),
         "7": lambda: list(script("null_space_analysis").rows(pairs, 10, 3, [0])),
         "10": lambda: list(script("mlp_nullspace_alignment").rows(mlp, [])),
+        "spectrum": lambda: spectra(again=linalg.svd is not ours["svd"]),
     }
     count, times = {}, {}
 
@@ -109,7 +123,6 @@ def against_svd(a, b):
 
         return {"spectrum": lambda w: svd(w)[1], "svd": svd}
 
-    ours = {name: getattr(linalg, name) for name in ("spectrum", "svd")}
     for label, functions in (("brittle.linalg", ours), ("torch.linalg.svd", plain(True)), ("the same, reduced", plain(False))):
         for name, function in functions.items():
             setattr(linalg, name, function)
