@@ -72,7 +72,7 @@ def questions(data, table, rows, per_entity):
 
 def find(question, response, table, forget="forget"):
     """{whose: (strictest match or None, values found)} of one response."""
-    from brittle.leaks import KINDS, match
+    from brittle.leaks import KINDS, match, squash, within_one
 
     own = table.get((question["asked"], question["entity"]), {})
     found = {whose: [] for whose in WHOSE}
@@ -82,6 +82,9 @@ def find(question, response, table, forget="forget"):
             whose = "own" if mine else "other_forget" if domain == forget else "retain"
             if kind := match(value, response):
                 found[whose].append((KINDS.index(kind), value))
+    spelled = {squash(v) for hits in found.values() for k, v in hits if k < 2}
+    for whose, hits in found.items():  # a value that is there in full is no misspelling of another one
+        found[whose] = [(k, v) for k, v in hits if k < 2 or not any(within_one(squash(v), s) for s in spelled)]
     return {w: (KINDS[min(k for k, _ in hits)] if hits else None, [v for _, v in hits]) for w, hits in found.items()}
 
 

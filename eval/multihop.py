@@ -76,7 +76,7 @@ def plot(table, name):
     axis.set_xticks(range(len(MEASURES) - 1), [m.replace("_", "\n") for m in MEASURES[:-1]])
     plots.finish(axis, "", "share right", integer=False, legend=False)
     axis.set_ylim(0, 1.03)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=4, frameon=False)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False)
     return figure
 
 

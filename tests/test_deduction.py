@@ -143,6 +143,13 @@ def test_planted_leaks_are_found_and_nothing_else(response, own, other, retain):
     assert [found[w][0] for w in leakage.WHOSE] == [own, other, retain]
 
 
+def test_a_value_in_full_is_no_misspelling_of_another():
+    table = {**TABLE, ("retain", "Dabo"): {"d": "neda@tansy.example"}}
+    found = leakage.find(ASKED, "nedo@tansy.example", table)
+    assert [found[w][0] for w in leakage.WHOSE] == ["exact", None, None]
+    assert [leakage.find(ASKED, "nedi@tansy.example", table)[w][0] for w in leakage.WHOSE] == ["fuzzy", None, "fuzzy"]
+
+
 def test_leaks_are_counted_strictest_first():
     asked = [{**ASKED, "question": "q", "reference": "555-967"}] * 4
     table = list(leakage.responses(asked, ["555-967", "555 967", "x", "555-919"], TABLE))
