@@ -12,6 +12,7 @@ eval/attack.py does the work, a process a model and a cell an attack and seed; w
 """
 
 import csv
+import os
 import shutil
 from pathlib import Path
 from typing import Annotated, Optional
@@ -190,7 +191,7 @@ def main(
     for task in work if force else []:
         shutil.rmtree(task.output.parent / "cells", ignore_errors=True)
     if "relearn_lora" in names and any(force or task.why() for task in work):
-        runner.preload()
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as in runner.preload
         import peft  # noqa: F401  (once here, not once in every child)
     code = runner.run(work, root, force=force, jobs=jobs)
     done = {name: task.output.parent for name, task in zip(models, work, strict=True) if not task.why()}
