@@ -1,0 +1,164 @@
+"""What does a model still say of the forget set, what of the rest, and is it like a model that never saw it?
+
+    uv run eval/forget_quality.py --model M --reference outputs/models/mini-filtered --outdir outputs/mini-base/forget_quality
+
+TOFU's and MUSE's metrics on any data folder of their schemas (--data: qa_*.jsonl, verbmem_*, knowmem_*; create_datasets.py makes
+them for the mini world, TOFU and MUSE): probability, ROUGE-L, truth ratio, exact memorisation, extraction strength, degeneracy,
+model utility, perplexity, and forget quality, the KS test of truth ratios against --reference, a model that never saw the forget
+set (or the TOFU_EVAL.json of one): `forget_quality` is its p, `forget_quality_d` the distance. One row a metric, set and
+definition, with the 95 % interval over entities; one item file for all.
+--definitions tofu|muse|open-unlearning adds rows computed as they do (brittle/metrics_definitions.py). TOFU_EVAL.json and
+MUSE_EVAL.json are written in open-unlearning's format; --read FILE adds the rows of such a file, recomputed from its items.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brittle import cli
+from brittle.errors import UserError
+
+COLUMNS = ["model", "metric", "set", "definition", "value", "ci_low", "ci_high", "n", "entities", "reference", "note"]
+ITEM_COLUMNS = ["model", "set", "index", "entity", "fact", "definition", "tokens", "nll", "probability", "option_probability",
+                "rouge_l_recall", "rouge_l_f1", "rouge_1_recall", "exact_memorisation", "extraction_strength",
+                "truth_ratio_arith", "truth_ratio_geom", "truth_ratio_prob", "truth_ratio", "truth_score", "token_entropy",
+                "repetition", "degenerate", "generation", "gold"]  # fmt: skip
+
+
+def collect(folder, sets, data, settings, cache, device, dtype, then=None):
+    """{set: raw records} of one model, from the cache where they are; `then(model, tokenizer)` where it was given."""
+    from brittle import models, quality, text
+
+    loaded = []
+
+    def load():
+        if not loaded:
+            loaded.extend((models.load_model(folder, device, dtype), models.load_tokenizer(folder)))
+        return loaded
+
+    found = {}
+    for name, rows_ in sets.items():
+        file, schema = quality.SETS[name]
+        examples = data / file.replace("_qa", "_qa_icl")
+        use = settings.icl and schema == "knowmem" and examples.is_file()
+        files = [data / file, *([examples] if use else [])]
+        shots = text.read_jsonl(examples, ("question", "answer")) if use else ()
+        key = quality.key_of(models.model_files(folder), files, settings)
+        found[name] = quality.cached(
+            cache, key, lambda rows_=rows_, schema=schema, shots=shots: quality.measure(*load(), rows_, schema, settings, shots)
+        )
+    return found, then(*load()) if then else None
+
+
+def plot(table, name):
+    """The main scores of every set, with intervals; the reference model's as marks."""
+    import pandas as pd
+
+    from brittle import plots
+
+    frame = pd.DataFrame(table)
+    shown = ["probability", "rouge_l_recall", "exact_memorisation", "extraction_strength", "truth_score", "degenerate"]
+    frame = frame[frame["metric"].isin(shown) & (frame["definition"] == frame["definition"].iloc[0])]
+    figure, axes = plots.figure("What a model says of the forget set and of the rest", name)
+    names = list(dict.fromkeys(frame["set"]))
+    for place, of in enumerate(names):
+        part = frame[frame["set"] == of].set_index("metric").reindex(shown).astype({"value": float, "reference": float})
+        x = [i + (place - len(names) / 2 + 0.5) * 0.8 / len(names) for i in range(len(shown))]
+        ends = [part[c].astype(float).fillna(part["value"]) for c in ("ci_low", "ci_high")]
+        errors = [(part["value"] - ends[0]).clip(lower=0), (ends[1] - part["value"]).clip(lower=0)]
+        axes[0].bar(x, part["value"], 0.8 / len(names), yerr=errors, label=of)
+        axes[0].plot(x, part["reference"], "_", color="black", markersize=10, label="reference" if place == 0 else None)
+    axes[0].set(ylabel="score", ylim=(0, 1.08))
+    axes[0].set_xticks(range(len(shown)), [s.replace("_", "\n") for s in shown])
+    axes[0].legend(fontsize=8)
+    return figure
+
+
+def main(
+    model: cli.Model,
+    outdir: cli.Outdir,
+    reference: Annotated[str | None, typer.Option(help="A model that never saw the forget set, or its TOFU_EVAL.json.")] = None,
+    data: cli.Data = Path("data/mini"),
+    definitions: Annotated[str, typer.Option(help="Also by the definitions of: tofu, muse, open-unlearning.")] = "paper",
+    template: Annotated[str, typer.Option(help="The prompt; {question} is the question.")] = "Question: {question} Answer:",
+    answers: Annotated[str, typer.Option(help="full, or short: short_answer where a row has one (auto: short).")] = "auto",
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate (TOFU: 200; MUSE: 128 and 32).")] = 32,
+    icl: Annotated[int, typer.Option(min=0, help="In-context examples of knowmem (MUSE: 10).")] = 0,
+    read: Annotated[list[Path] | None, typer.Option(help="TOFU_EVAL.json or MUSE_EVAL.json of others, to stand beside.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder to keep raw answers in, by content of model, data, settings.")
+    ] = None,
+    max_samples: cli.MaxSamples = 512,
+    batch_size: cli.BatchSize = 64,
+    seed: cli.Seed = 0,
+    device: cli.Device = "auto",
+    dtype: cli.Dtype = "auto",
+    revision: cli.Revision = None,
+):
+    """TOFU's and MUSE's metrics of one model, beside a model that never saw the forget set."""
+    from dataclasses import replace
+
+    from brittle import eval_json, metrics_definitions, quality, quality_rows, results
+
+    chosen = metrics_definitions.named(definitions)
+    if answers not in ("auto", "short", "full"):
+        raise UserError(f"--answers {answers}: choose auto, short or full.")
+    settings = quality.Settings(template, answers, "together", new_tokens, icl, batch_size, max_samples)
+    sets, extra = quality.find(data, max_samples), [r for path in read or [] for r in quality_rows.imported_rows(path)]
+    quality.asked([], "tofu", settings)
+    from brittle import models
+
+    folder, name = models.model_folder(model, revision), results.model_name(model)
+    log = reference if reference and reference.endswith(".json") else None
+    other = models.model_folder(reference) if reference and not log else None
+    inputs = [data / quality.SETS[s][0] for s in sets]
+    inputs += [data / f"{t}.txt" for t in quality_rows.TEXTS if (data / f"{t}.txt").is_file()]
+    inputs += [*(read or []), *([log] if log else [])]
+    used = {"model": str(folder), **({"reference": str(other)} if other else {})}
+    with results.Run(outdir, inputs, used, seed, {**vars(settings), "definitions": definitions}) as run:
+        table, every = [], []
+        for d in dict.fromkeys((metrics_definitions.DEFINITIONS["paper"], chosen)):
+            at = replace(settings, boundary=d.boundary)
+
+            def perplexity(*loaded, at=at, d=d):
+                return list(quality_rows.perplexity_rows(name, *loaded, data, at)) if d.name == "paper" else []
+
+            raw, more = collect(folder, sets, data, at, cache, device, dtype, perplexity)
+            found, others = [i for s, r in raw.items() for i in quality.items(s, r, d)], None
+            if log:
+                others = {"forget": eval_json.scores(eval_json.read(log).get("forget_truth_ratio", {}))}
+            elif other:
+                theirs = collect(other, sets, data, at, cache, device, dtype)[0]
+                others = [i for s, r in theirs.items() for i in quality.items(s, r, d)]
+            table += [*quality_rows.rows(name, found, others, d, seed), *more]
+            every += found
+        for schema, made in eval_json.make(found, *totals(table, d)).items():
+            eval_json.write(run.path(eval_json.FILES[schema]), made)
+        run.figure(plot(table, name), "forget_quality.png")
+        run.csv("forget_quality_items.csv", ITEM_COLUMNS, ({"model": name, **i} for i in every))
+        run.csv("forget_quality.csv", COLUMNS, [*table, *extra])
+    say(table, chosen)
+
+
+def totals(table, d):
+    """(model utility, p of forget quality) of a definition."""
+    of = {r["metric"]: r for r in table if r["definition"] == d.name and r["set"] in ("utility", "forget")}
+    return tuple(of.get(metric, {}).get("value") for metric in ("model_utility", "forget_quality"))
+
+
+def say(table, chosen):
+    shown = ("probability", "rouge_l_recall", "truth_score", "extraction_strength", "model_utility", "forget_quality")
+    plain = {(r["metric"], r["set"]): r["value"] for r in table if r["definition"] == "paper"}
+    for r in table:
+        if r["metric"] not in shown or (r["definition"] == "paper" and chosen.name != "paper"):
+            continue
+        value = "    -" if r["value"] is None else f"{r['value']:5.3f}"
+        before = plain.get((r["metric"], r["set"]))
+        differs = r["definition"] != "paper" and None not in (before, r["value"])
+        moved = f"   {r['value'] - before:+.3f} to the paper's" if differs else ""
+        print(f"{r['set']:<15} {r['metric']:<20} {value}{moved}" + (f"   {r['note']}" if r["note"] else ""))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,194 @@
+"""TOFU's and MUSE's metrics against hand-computed cases, rouge-score and scipy, and the script on the mini world's files."""
+
+import csv
+import json
+import math
+import random
+
+import pytest
+import torch
+
+from brittle import eval_json, quality
+from brittle import metrics_answers as ma
+from brittle import metrics_text as mt
+from brittle import metrics_tofu as m
+from brittle.errors import UserError
+from brittle.metrics_answers import Scored
+from brittle.metrics_definitions import DEFINITIONS, named
+
+SCRIPT = "eval/forget_quality.py"
+WORDS = ["the", "cats", "running", "sat", "on", "Mats", "generously", "don't", "42", "ran", "Zürich"]
+
+
+def test_rouge_is_rouge_scores():
+    from rouge_score import rouge_scorer
+
+    assert mt.rouge_l("the cat sat", "the cat ate the cat sat").recall == 0.5  # by hand: LCS 3 of 6
+    draw = random.Random(0)
+    for stem in (True, False):
+        theirs = rouge_scorer.RougeScorer(["rouge1", "rougeL"], use_stemmer=stem)
+        for _ in range(40):
+            a, b = (" ".join(draw.choice(WORDS) for _ in range(draw.randrange(0, 9))) for _ in range(2))
+            found = theirs.score(b, a)
+            for ours, name in ((mt.rouge_l(a, b, stem), "rougeL"), (mt.rouge_1(a, b, stem), "rouge1")):
+                assert ours == pytest.approx((found[name].recall, found[name].precision, found[name].fmeasure))
+
+
+def test_degeneracy():
+    assert mt.token_entropy("a a a a") == 0 and mt.token_entropy("a b c d") == pytest.approx(1) and mt.token_entropy("a") is None
+    assert mt.repetition("a b c d a b c d") == pytest.approx(0.2) and mt.repetition("a b c") is None
+    assert mt.degenerate("") and mt.degenerate("?!") and mt.degenerate("no no no no no") and not mt.degenerate("canyon")
+    assert not mt.degenerate("The habitat of Mazafi is a canyon.")
+    assert mt.cut("yes\nQuestion: and?") == "yes" and mt.cut("yes\n\nno") == "yes"
+
+
+def test_probability_and_truth_ratio_by_hand():
+    right = Scored([math.log(0.5), math.log(0.125), math.log(0.9)], [True, True, False])
+    assert ma.probability(right) == pytest.approx(0.25) and ma.nll(right, eos=True) == pytest.approx(
+        -math.log(0.5 * 0.125 * 0.9) / 3
+    )
+    wrong = [Scored([math.log(p), 0.0], [False, True]) for p in (0.4, 0.1)]
+    found = ma.truth_ratios(right, wrong)
+    assert found["arith"] == pytest.approx(0.25 / 0.25) and found["geom"] == pytest.approx(0.2 / 0.25)
+    assert found["prob"] == pytest.approx(0.25 / (0.25 + 0.25))
+    longer = [Scored([*w.logprobs[:-1], *w.logprobs], [False] * 3) for w in wrong]
+    assert ma.truth_ratios(right, longer) == pytest.approx(found)  # a token's mean: length does not count
+    tiny = Scored([-800.0, 0.0], [False, True])
+    assert ma.truth_ratios(tiny, [tiny])["arith"] == 1  # nothing underflows
+
+
+def test_memorisation_by_hand():
+    def scored(*right):
+        return Scored([-1.0] * (len(right) + 1), [*right, True])
+
+    assert ma.extraction_strength(scored(True, True, True)) == 1 and ma.exact_memorisation(scored(True, True, True)) == 1
+    assert ma.extraction_strength(scored(True, False, True, True)) == 0.5
+    assert ma.exact_memorisation(scored(True, False, True, True)) == 0.75
+    assert ma.extraction_strength(scored(False, False)) == 0
+
+
+def test_scores_are_those_of_the_model_whatever_the_batch(family):
+    from brittle.models import load_model, load_tokenizer
+
+    model, tokenizer = load_model(family.base), load_tokenizer(family.base)
+    pairs = [("Question: What is it? Answer:", "canyon"), ("One two", "three four five"), ("Q", "a")]
+    encoded = ma.encode(tokenizer, pairs, 64)
+    for (ids, start), (prompt, answer) in zip(encoded, pairs, strict=True):
+        assert ids == [*tokenizer(f"{prompt} {answer}")["input_ids"], tokenizer.eos_token_id]
+        assert tokenizer.decode(ids[start:-1]).strip() == answer
+    one = [ma.score(model, [e], tokenizer.pad_token_id)[0] for e in encoded]
+    for alone, batched in zip(one, ma.score(model, encoded, tokenizer.pad_token_id), strict=True):
+        assert alone.logprobs == pytest.approx(batched.logprobs, abs=1e-5) and alone.right == batched.right
+    ids, start = encoded[1]
+    with torch.no_grad():
+        logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    assert one[1].logprobs == pytest.approx([float(logp[t - 1, ids[t]]) for t in range(start, len(ids))], abs=1e-5)
+    cut = ma.encode(tokenizer, pairs, len(encoded[1][0]) - 1)[1]
+    assert tokenizer.decode(cut[0][cut[1] : -1]).strip() == pairs[1][1], "cut on the left"
+
+
+def test_means_are_over_items_and_intervals_over_entities():
+    values, entities = [1.0, 1.0, 1.0, 0.0, None, 0.0], ["a", "a", "a", "b", "b", "c"]
+    mean, low, high, n, count = m.mean_over(values, entities)
+    assert mean == pytest.approx(0.6) and n == 5 and count == 3 and low < 0 < mean < 1 < high
+    assert m.mean_over([None], ["a"])[:3] == (None, None, None) and m.mean_over([1.0], ["a"])[:3] == (1.0, None, None)
+
+
+def test_model_utility_is_scipys_harmonic_mean():
+    from scipy.stats import hmean
+
+    sets = {s: {"probability": 0.5 + i / 10, "rouge": 0.4, "truth_ratio": 0.9} for i, s in enumerate(m.UTILITY_SETS)}
+    assert m.model_utility(sets)[0] == pytest.approx(hmean([v for s in sets.values() for v in s.values()]))
+    sets["retain"]["rouge"] = 0.0
+    assert m.model_utility(sets) == (0.0, None)
+    del sets["world_facts"]
+    value, missing = m.model_utility(sets)
+    assert value is None and "world_facts probability" in missing
+
+
+def test_forget_quality_of_null_and_of_different_models():
+    draw = random.Random(0)
+    rejected = 0
+    for i in range(150):
+        a, b = ([draw.gauss(0, 1) for _ in range(60)] for _ in range(2))
+        found = m.forget_quality(a, b, draws=20, seed=i)
+        rejected += found["p"] < 0.05
+    assert rejected <= 0.09 * 150
+    shifted = m.forget_quality(a, [x + 2 for x in b])
+    assert shifted["p"] < 1e-6 and shifted["d_low"] > 0.4 and shifted["d"] <= shifted["d_high"] <= 1
+    assert m.detectable(40, 40) == pytest.approx(1.3581 * math.sqrt(2 / 40)) and m.forget_quality(a, a)["identical"]
+    with pytest.raises(UserError, match="at least 5 items"):
+        m.forget_quality([1.0] * 4, b)
+
+
+@pytest.fixture
+def mini(data, tmp_path, jsonl):
+    """A few rows of every file, so that the script is quick."""
+    folder = tmp_path / "mini"
+    folder.mkdir()
+    for file, _ in quality.SETS.values():
+        jsonl(folder / file, jsonl(data / file)[:6])
+    for name in ("forget", "retain"):
+        (folder / f"{name}.txt").write_text("".join((data / f"{name}.txt").open().readlines()[:6]))
+    return folder
+
+
+def rows_of(path):
+    return list(csv.DictReader(path.open(encoding="utf-8")))
+
+
+def test_script_writes_scores_items_and_the_files_of_others(mini, family, tmp_path, script):
+    out = tmp_path / "out"
+    arguments = ["--reference", family.filtered, "--data", mini, "--new-tokens", 4, "--definitions", "open-unlearning",
+                 "--cache", tmp_path / "cache"]  # fmt: skip
+    done = script(SCRIPT, "--model", family.base, *arguments, "--outdir", out)
+    assert done.code == 0, done.err
+    table = {(r["metric"], r["set"], r["definition"]): r for r in rows_of(out / "forget_quality.csv")}
+    items = rows_of(out / "forget_quality_items.csv")
+    assert len(items) == 2 * 7 * 6 and {i["definition"] for i in items} == {"paper", "open-unlearning"}
+    for metric in ("probability", "rouge_l_recall", "extraction_strength"):
+        own = [float(i[metric]) for i in items if i["set"] == "forget" and i["definition"] == "paper"]
+        assert float(table[metric, "forget", "paper"]["value"]) == pytest.approx(sum(own) / 6)
+    assert (
+        table["truth_score", "verbmem", "paper"]["value"] == "" and "skipped" in table["truth_score", "verbmem", "paper"]["note"]
+    )
+    assert 0 <= float(table["forget_quality", "forget", "paper"]["value"]) <= 1
+    assert float(table["perplexity", "forget", "paper"]["value"]) > 1
+    tofu, muse = (json.loads((out / f"{n}_EVAL.json").read_text()) for n in ("TOFU", "MUSE"))
+    assert len(tofu["forget_truth_ratio"]["value_by_index"]) == 6 and "forget_verbmem_ROUGE" in muse
+    for name, metric in {**tofu, **muse}.items():
+        if "value_by_index" in metric:
+            assert eval_json.recomputed(name, metric) == pytest.approx(metric["agg_value"])
+    kept = sorted((tmp_path / "cache").iterdir())
+    log = script(SCRIPT, "--model", family.base, "--reference", out / "TOFU_EVAL.json", "--data", mini, "--new-tokens", 4,
+                 "--cache", tmp_path / "cache", "--read", out / "MUSE_EVAL.json", "--outdir", tmp_path / "again")  # fmt: skip
+    assert log.code == 0 and sorted((tmp_path / "cache").iterdir()) == kept, "the same model, data and settings: nothing is new"
+    again = rows_of(tmp_path / "again" / "forget_quality.csv")
+    assert {r["definition"] for r in again} == {"paper", "as read"}
+    assert next(r for r in again if r["metric"] == "forget_quality_d")["value"] != ""
+
+
+def test_missing_and_wrong_things_are_said(mini, family, tmp_path, script, jsonl):
+    rows = jsonl(mini / "qa_forget.jsonl")
+    jsonl(mini / "qa_forget.jsonl", [{"question": r["question"], "answer": r["answer"]} for r in rows])
+    (mini / "qa_world_facts.jsonl").unlink()
+    done = script(SCRIPT, "--model", family.base, "--data", mini, "--new-tokens", 2, "--outdir", tmp_path / "o")
+    assert done.code == 0, done.err
+    table = {(r["metric"], r["set"]): r for r in rows_of(tmp_path / "o" / "forget_quality.csv")}
+    assert "no truth ratio of forget items" in table["forget_quality", "forget"]["note"]
+    assert "skipped: no world_facts probability" in table["model_utility", "utility"]["note"]
+    (tmp_path / "bad.json").write_text("[1]")
+    for arguments, says in (
+        (["--definitions", "mine"], "mine: choose paper, tofu"),
+        (["--template", "Q:"], "has no {question}"),
+        (["--answers", "long"], "choose auto, short or full"),
+        (["--read", tmp_path / "bad.json"], "no TOFU_EVAL.json"),
+        (["--data", tmp_path / "nowhere"], "has none of qa_forget.jsonl"),
+    ):
+        done = script(SCRIPT, "--model", family.base, "--data", mini, *arguments, "--outdir", tmp_path / "p")
+        assert done.code == 2 and says in done.err and done.err.count("\n") == 1 and not (tmp_path / "p").exists()
+
+
+def test_definitions_are_named_and_differ():
+    assert set(DEFINITIONS) == {"paper", "tofu", "muse", "open-unlearning"}
+    assert named("paper").differs(named("muse")) == {"rouge": ("recall", "f1"), "stem": (True, False), "min_k": (0.2, 0.4)}
