@@ -37,8 +37,11 @@ def plot(table, name, chance):
     from brittle.attacks.figures import LOOK
 
     kinds = list(dict.fromkeys(row["kind"] for row in table))
-    figure, axes = plots.figure("Ablation and patching", name, columns=len(kinds), height=3.6)
-    for axis, kind in zip(axes, kinds, strict=True):
+    columns = min(len(kinds), 3)
+    figure, axes = plots.figure("Ablation and patching", name, -(-len(kinds) // columns), columns)
+    for axis in axes[len(kinds) :]:
+        axis.set_visible(False)
+    for axis, kind in zip(axes, kinds, strict=False):
         part = [row for row in table if row["kind"] == kind and row["accuracy"] is not None]
         for split in ("forget_b", "retain"):
             for site in dict.fromkeys(row["site"] for row in part):

@@ -18,6 +18,8 @@ def fine_tune(model, tokenizer, texts, lr, steps, at, batch_size, seed, measure,
 
     With `lora_rank` adapters on all linear modules train; they are taken off again at the end.
     """
+    import warnings
+
     import torch
 
     from brittle import adapters, losses, models, text
@@ -26,7 +28,9 @@ def fine_tune(model, tokenizer, texts, lr, steps, at, batch_size, seed, measure,
     ids = text.encode(tokenizer, texts, models.context_length(model.config), "attack texts")
     stream = text.Stream(ids, tokenizer.pad_token_id, batch_size, 1, seed, model.device)
     settings = Settings(steps=steps, lr=lr, batch_size=batch_size, schedule="constant", seed=seed)
-    wrapped = adapters.add(model, None, lora_rank, 2.0 * lora_rank, "all", seed) if lora_rank else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for a name that will go
+        wrapped = adapters.add(model, None, lora_rank, 2.0 * lora_rank, "all", seed) if lora_rank else None
 
     def after(step, row):
         if step in at:
