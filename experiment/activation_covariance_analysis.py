@@ -9,7 +9,8 @@ wasserstein: the 1-Wasserstein distance of the two models' spectra, each divided
 (mean |difference| of the sorted values). selectivity_ratio: wasserstein on forget over retain texts, on both rows of a pair.
 null_wasserstein: model A's spectrum on one half of the texts (every other) against the other half: the distance that texts
 alone make, at half the sample, so rather too large. Intervals: 95 %, bootstrap over texts, where an eigenvalue of a resampled
-covariance C is v^T C v, v the eigenvector of all texts (exact to first order; an eigenproblem a draw would take hours).
+covariance C is v^T C v, v the eigenvector of all texts (exact to first order; an eigenproblem a draw would take hours), and
+the resampled distances are scaled to the mean of the measured one (resampling alone makes distances larger).
 """
 
 import math
@@ -38,6 +39,7 @@ def measure(found, weights, device="cpu"):
     row["null_wasserstein"] = float(wasserstein(*found["model_a"]["halves"].split(1)))
     keys = ("energy", "linear", "count")
     draws = wasserstein(*(resampled(*(of[key].to(device) for key in keys), weights) for of in found.values())).cpu()
+    draws *= row["wasserstein"] / float(draws.mean().clamp_min(1e-30))  # a resampled text is noise, which moves spectra apart
     row["wasserstein_low"], row["wasserstein_high"] = quantiles(draws)
     return row, draws
 

@@ -121,12 +121,12 @@ def gradient_norm(model, e, batch):
 
 
 @contextmanager
-def quick_products():
-    """float32 matrix products in TensorFloat-32 where the device has it."""
+def quick_products(device):
+    """On a GPU, float32 matrix products in TensorFloat-32."""
     import torch
 
     was = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("high" if device.type == "cuda" else was)
     try:
         yield
     finally:
@@ -151,7 +151,7 @@ def measure(model, ids, pad_id, batch_size, eps, perturbations, iterations, seed
         for name, by_eps in zip(("lipschitz", "output_variance"), sampled(model, e, mask, drawn, eps), strict=True):
             for size, values in by_eps.items():
                 put((name, size), indices, values)
-        with quick_products():
+        with quick_products(model.device):
             put("jacobian_norm", indices, jacobian_norm(model, e, mask, drawn[0], iterations))
             put("gradient_norm", indices, gradient_norm(model, e, batch))
     return found
