@@ -1,5 +1,6 @@
 """The filter's folder with its candidates, and the data that fitting and tuning share."""
 
+import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,24 @@ def folder_of(root, model):
     from brittle.results import unlearned_dir
 
     return unlearned_dir(root, model, "filter").with_name("filter")
+
+
+def table_row(root, model):
+    """The row of the methods table: the baked filter's accuracies (hooks/verify_filter.py), and what fit, tune and bake took;
+    None where it was not made."""
+    home = folder_of(root, model).parent
+    files = [
+        home / "filter" / "spectrum.run.json",
+        home / "filter" / "strength.run.json",
+        home / "unlearned_model" / "bake.run.json",
+    ]
+    if not (home / "verify" / "verify.csv").is_file() or not all(f.is_file() for f in files):
+        return None
+    with open(home / "verify" / "verify.csv", newline="", encoding="utf-8") as file:
+        found = next(csv.DictReader(file))
+    seconds = sum(json.loads(f.read_text(encoding="utf-8"))["seconds"] for f in files)
+    accuracies = {f"{s}_accuracy": found[f"{s}_accuracy"] or None for s in ("forget", "retain", "general")}
+    return {"method": "filter", **accuracies, "steps": 0, "seconds": round(seconds, 3)}
 
 
 def save_candidates(run, candidates):

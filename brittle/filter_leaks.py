@@ -55,7 +55,7 @@ class Tables:
             return mcq.subset(how(path, keys) if keys else how(path), count, seed) if path.is_file() else []
 
         self.forget, self.retain = (some(f"mcq_{s}", (), mcq.read_items) for s in ("forget", "retain"))
-        self.paraphrases = some("qa_forget", ("paraphrased_question", "paraphrased_answer", "perturbed_answer"))
+        self.paraphrases = some("qa_forget", ("paraphrased_question", "answer", "paraphrased_answer", "perturbed_answer"))
         private = read_jsonl(folder / "private.jsonl", ("question", "answer")) if (folder / "private.jsonl").is_file() else []
         owners = Counter(normal(row["answer"]) for row in private)
         self.private = [row for row in private if owners[normal(row["answer"])] == 1]  # a value of one entity identifies it
@@ -74,11 +74,28 @@ def generate(model, tokenizer, prompts, tokens=8):
     return tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
 
 
+def varied(row):
+    """The paraphrased answer and the same sentence with each perturbed answer's value: what differs is the fact alone. None
+    where the values cannot be told (answer and perturbed answers differ in more than one stretch of words)."""
+    answer, said = row["answer"].split(), row["paraphrased_answer"]
+    choices = [said]
+    for wrong in (w.split() for w in row["perturbed_answer"]):
+        start = mcq.common_prefix(answer, wrong)
+        end = mcq.common_prefix(answer[start:][::-1], wrong[start:][::-1])
+        value = " ".join(answer[start : len(answer) - end]).strip(".,")
+        if not value or value not in said:
+            return None
+        choices.append(said.replace(value, " ".join(wrong[start : len(wrong) - end]).strip(".,")))
+    return choices
+
+
 def paraphrase_wins(model, tokenizer, rows):
-    """[rows] 1 where a paraphrased answer is likelier, a token, than all perturbed ones: no matter what is generated."""
+    """([rows] 1 where a paraphrased answer is likelier, a token, than with any wrong value, chance): no text is generated."""
     from brittle.models import context_length
 
-    items = [{"question": r["paraphrased_question"], "choices": [r["paraphrased_answer"], *r["perturbed_answer"]]} for r in rows]
+    items = [{"question": r["paraphrased_question"], "choices": c} for r in rows if (c := varied(r))]
+    if not items:
+        return [], 0.0
     pairs = mcq.encode_items(tokenizer, items, context_length(model.config))
     sums = mcq.choice_logprobs(model, pairs, tokenizer.pad_token_id)
     means = sums / torch.tensor([len(ids) - start for ids, start in pairs])
@@ -144,8 +161,14 @@ def check(model, tokenizer, tables, base=None, hook=None, prompts=64):
             add("private_other", others, len(own), NEAR)
         if tables.paraphrases:
             wins, chance = paraphrase_wins(model, tokenizer, tables.paraphrases)
-            add("paraphrase", sum(wins), len(wins), chance + NEAR)
+            if wins:
+                add("paraphrase", sum(wins), len(wins), chance + NEAR)
     return rows
+
+
+def badness(rows):
+    """How far checks lie beyond their limits, in shares, summed; the form counts a tenth."""
+    return sum(abs(row["value"] - row["limit"]) * (0.1 if row["fails"] == "form" else 1) for row in rows if row["fails"])
 
 
 def failures(rows):

@@ -75,7 +75,7 @@ def make_examples(tokenizer, pairs, max_samples, max_length, name="texts"):
         cut = max(0, len(ids) - max_length)
         start = min(max(1, start - cut), len(ids) - cut - 1)
         if start >= 1:
-            examples.append(Example(ids[cut:], start, i * STRETCHES // count, question))
+            examples.append(Example(ids[cut:], start, i * min(STRETCHES, count) // count, question))
     if not examples:
         raise UserError(f"the {name} hold no tokens to predict (each has fewer than two).")
     return examples

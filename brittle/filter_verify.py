@@ -123,9 +123,11 @@ def compare(base, made, baked, mode, batch=None):
         ulp = ulps(wanted, got)
         generation = float((said == greedy(baked, batch)).double().mean())
         exact = argmax == 1.0 if mode == "greedy-only" else relative <= TOLERANCE if wanted.dtype == torch.float32 else ulp <= 2
+        if wanted.dtype == torch.float32:  # in lower precision a unit in the last place may turn a tie
+            exact = exact and generation == 1.0
         first = None if exact else first_difference(base, baked, batch, TOLERANCE)
     return {"difference": difference, "relative": relative, "ulp": ulp, "argmax": argmax, "generation": generation,
-            "exact": bool(exact and generation == 1.0), "first_difference": first}  # fmt: skip
+            "exact": bool(exact), "first_difference": first}  # fmt: skip
 
 
 __all__ = ["compare", "final_norm", "first_difference", "reference", "tokens"]

@@ -40,15 +40,10 @@ def finalists(choice, top):
 
 
 def decide(checked):
-    """The finalist to take, from {strength: leak rows}, the wanted one first: the first that fails no check, else the first
-    of the fewest failing sets (a leak is worse than a form)."""
-    from brittle.filter_leaks import failures
+    """The finalist to take, from {strength: leak rows}, the wanted one first: the first of the least leakage."""
+    from brittle.filter_leaks import badness
 
-    def badness(a):
-        failed = failures(checked[a])
-        return ("forget" in failed) + ("retain" in failed), "form" in failed
-
-    return min(checked, key=badness)
+    return min(checked, key=lambda a: badness(checked[a]))
 
 
 def plot(choice, name):

@@ -31,6 +31,7 @@ def recoveries(path):
 
 def rows(root, model, methods):
     """A row a method whose model is there: accuracies as made, held-out recovery after the attack, steps and seconds."""
+    from brittle import filter_files
     from brittle.results import model_name, unlearned_dir
 
     recovered = recoveries(root / "methods" / "recovery.csv")
@@ -48,6 +49,8 @@ def rows(root, model, methods):
             "steps": made["rows"]["training_history.csv"],
             "seconds": made["seconds"],
         }
+    if (row := filter_files.table_row(root, model)) is not None:  # no method: hooks/ makes it
+        yield {**row, "heldout_recovery": recovered.get(f"{model_name(model)}__filter")}
 
 
 def main(
@@ -66,7 +69,8 @@ def main(
         return
     if not table:
         raise UserError(f"no unlearned model of {model} in {root}. Make them: ./unlearn/create_all_unlearning_models.sh")
-    found = [results.unlearned_dir(root, model, row["method"]) / "training_history.run.json" for row in table]
+    homes = {row["method"]: results.unlearned_dir(root, model, row["method"]) for row in table}
+    found = [h.parent / "verify/verify.csv" if m == "filter" else h / "training_history.run.json" for m, h in homes.items()]
     recovery = root / "methods" / "recovery.csv"
     with results.Run(root, [*found, *([recovery] if recovery.is_file() else [])]) as run:
         run.csv("methods.csv", COLUMNS, table)
