@@ -11,7 +11,11 @@ from brittle.errors import UserError
 
 
 def shard(model, accelerator):
-    """Shard `model` in place, block by block: float32 weights and optimizer states, gathered in bfloat16 on GPU."""
+    """Shard `model` in place, block by block: float32 weights and optimizer states, blocks gathered in bfloat16 on GPU.
+
+    The residual stream stays float32 there, as it does in one process under autocast: embeddings are gathered in float32, and
+    what enters a block is not cast.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -19,11 +23,11 @@ def shard(model, accelerator):
 
     kind = accelerator.device.type
     mesh = init_device_mesh(kind, (accelerator.num_processes,))
-    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if kind == "cuda" else MixedPrecisionPolicy()
+    half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for block in blocks(model):
-        fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(block, mesh=mesh, mp_policy=half if kind == "cuda" else MixedPrecisionPolicy())
     # also the root, which would stay gathered behind a forward pass: what reads parameters between passes must find shards
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
 def is_sharded(model):
