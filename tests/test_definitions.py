@@ -96,20 +96,25 @@ def test_06_what_is_configured_reaches_lm_eval(monkeypatch):
     harness = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(harness)
     seen = {}
-    monkeypatch.setattr(huggingface, "HFLM", lambda **given: seen.update(given) or "lm")
+
+    class Spy:
+        def __init__(self, **given):
+            seen.update(given)
+
+    monkeypatch.setattr(huggingface, "HFLM", Spy)
     monkeypatch.setattr(lm_eval, "simple_evaluate", lambda lm, **given: seen.update(given))
     harness.evaluate(tiny.model(), "the tokenizer", ["task"], None, limit=7, batch_size=13, seed=3)
     assert (seen["tokenizer"], seen["batch_size"], seen["limit"], seen["random_seed"]) == ("the tokenizer", 13, 7, 3)
 
 
 def test_07_rmu_differentiates_what_it_trains_and_draws_its_target_from_the_seed():
-    from brittle.methods import METHODS
+    from brittle.methods import method_class
     from brittle.models import train_only
 
     targets = []
     for _ in range(2):
         torch.manual_seed(len(targets))  # whatever the global generator holds
-        model, rule = tiny.model(), METHODS["rmu"](layer_id=(1,))
+        model, rule = tiny.model(), method_class("rmu")(layer_id=(1,))
         names = rule.trains(model)
         train_only(model, names)
         rule.seed = 5
@@ -129,7 +134,7 @@ def test_08_an_epoch_of_retain_text_is_every_text_once():
 
 
 def test_09_privleak_is_refused_without_a_retrained_model():
-    with pytest.raises(UserError, match="not to 0.5"):
+    with pytest.raises(UserError, match="not to 0"):
         mm.privleak(0.3, None)
     assert mm.privleak(0.02, 0.98) == pytest.approx(100 * (0.98 - 0.02) / 0.02)  # a free denominator: #167's thousands
 
@@ -150,10 +155,11 @@ def test_11_a_cache_is_keyed_by_content(tmp_path):
     settings = quality.Settings()
     key = quality.key_of(files[:1], files[1:], settings)
     files[0].write_text("two")
-    assert key != (other := quality.key_of(files[:1], files[1:], settings)), "another model"
+    other_model = quality.key_of(files[:1], files[1:], settings)
     files[1].write_text("two")
-    assert other != (third := quality.key_of(files[:1], files[1:], settings)), "other data"
-    assert third != quality.key_of(files[:1], files[1:], quality.Settings(new_tokens=7)), "other settings"
+    third = quality.key_of(files[:1], files[1:], settings)
+    other_settings = quality.key_of(files[:1], files[1:], quality.Settings(new_tokens=7))
+    assert len({key, other_model, third, other_settings}) == 4
     calls = []
     made = [{**record([True], wrong=[-1.0]), "prompt": "p"}]
     for _ in range(2):
@@ -192,21 +198,21 @@ def test_13_last_label_stemmer_rows_and_min_k():
 
 
 def test_14_npo_offers_the_papers_sum_and_a_token_mean():
-    from brittle.methods import METHODS
+    from brittle.methods import method_class
 
     model = tiny.model()
     for variant, longer in (("paper", 2.0), ("readme", 1.0)):
-        rule = METHODS["npo"](variant=variant)
+        rule = method_class("npo")(variant=variant)
         rule.model = model
         summed, counts = losses.sequence_logprobs(model, tiny.batch(tiny.ids())), torch.tensor([len(i) - 1 for i in tiny.ids()])
         assert torch.allclose(rule.logprobs(tiny.batch(tiny.ids())), summed if longer == 2 else summed / counts, rtol=1e-4)
 
 
 def test_15_npo_reads_log_probabilities_so_a_shift_of_the_logits_changes_nothing():
-    from brittle.methods import METHODS
+    from brittle.methods import method_class
 
     model, batch = tiny.model(), tiny.batch(tiny.ids())
-    rule = METHODS["npo"]()
+    rule = method_class("npo")()
     rule.model = model
     before = rule.logprobs(batch)
     handle = model.get_output_embeddings().register_forward_hook(lambda _m, _i, out: out + 3.0)
