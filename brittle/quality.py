@@ -5,9 +5,10 @@ the argmax, and the greedy generation), so that definitions are arithmetic; `cac
 the data and the settings, never by a metric's name. `items` turns records into per-item values under one definition.
 """
 
+import functools
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from brittle import metrics_answers as ma
@@ -40,6 +41,8 @@ class Settings:
     icl: int = 0
     batch_size: int = 64
     max_samples: int = 512
+    runs_on: str = ""
+    guard: str = ""
 
 
 def find(data, max_samples):
@@ -136,6 +139,46 @@ def cached(folder, key, make):
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, json.dumps(records))
         return records
+
+
+class Asker:
+    """One model and one data folder: loaded once, when first needed, and asked once for every set and settings."""
+
+    def __init__(self, folder, data, cache=None, device="cpu", dtype="auto", guard=None):
+        self.folder, self.data, self.cache, self.device, self.dtype, self.guard = folder, Path(data), cache, device, dtype, guard
+        self.known = {}
+
+    @functools.cached_property
+    def loaded(self):
+        """(model, tokenizer), inside the guard where there is one."""
+        from brittle.wrapped_models import load
+
+        return load(self.folder, self.device, self.dtype, guard=self.guard)
+
+    def records(self, sets, settings):
+        """{set: raw records} of {set: rows}."""
+        from brittle.models import model_files, pick_device
+        from brittle.text import read_jsonl
+
+        settings = replace(
+            settings,
+            runs_on=f"{pick_device(self.device).type} {self.dtype}",
+            guard=json.dumps(self.guard.about, sort_keys=True, default=str) if self.guard else "",
+        )
+        for name, rows in sets.items():
+            file, schema = SETS[name]
+            examples = self.data / file.replace("_qa", "_qa_icl")
+            use = settings.icl and schema == "knowmem" and examples.is_file()
+            shots = read_jsonl(examples, ASKS[schema]) if use else ()
+            files = [self.data / file, *([examples] if use else [])]
+            key = key_of(model_files(self.folder), files, settings)
+            if (name, key) not in self.known:
+
+                def make(rows=rows, schema=schema, shots=shots):
+                    return measure(*self.loaded, rows, schema, settings, shots)
+
+                self.known[name, key] = cached(self.cache, key, make)
+            yield name, self.known[name, key]
 
 
 def items(name, records, d):

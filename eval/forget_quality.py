@@ -26,31 +26,6 @@ ITEM_COLUMNS = ["model", "set", "index", "entity", "fact", "definition", "tokens
                 "repetition", "degenerate", "generation", "gold"]  # fmt: skip
 
 
-def collect(folder, sets, data, settings, cache, device, dtype, then=None):
-    """{set: raw records} of one model, from the cache where they are; `then(model, tokenizer)` where it was given."""
-    from brittle import models, quality, text
-
-    loaded = []
-
-    def load():
-        if not loaded:
-            loaded.extend((models.load_model(folder, device, dtype), models.load_tokenizer(folder)))
-        return loaded
-
-    found = {}
-    for name, rows_ in sets.items():
-        file, schema = quality.SETS[name]
-        examples = data / file.replace("_qa", "_qa_icl")
-        use = settings.icl and schema == "knowmem" and examples.is_file()
-        files = [data / file, *([examples] if use else [])]
-        shots = text.read_jsonl(examples, ("question", "answer")) if use else ()
-        key = quality.key_of(models.model_files(folder), files, settings)
-        found[name] = quality.cached(
-            cache, key, lambda rows_=rows_, schema=schema, shots=shots: quality.measure(*load(), rows_, schema, settings, shots)
-        )
-    return found, then(*load()) if then else None
-
-
 def plot(table, name):
     """The main scores of every set, with intervals; the reference model's as marks."""
     import pandas as pd
@@ -95,11 +70,13 @@ def main(
     device: cli.Device = "auto",
     dtype: cli.Dtype = "auto",
     revision: cli.Revision = None,
+    wrapper: cli.Wrapper = None,
+    wrapper_rules: cli.WrapperRules = None,
 ):
     """TOFU's and MUSE's metrics of one model, beside a model that never saw the forget set."""
     from dataclasses import replace
 
-    from brittle import eval_json, metrics_definitions, quality, quality_rows, results
+    from brittle import eval_json, guards, metrics_definitions, quality, quality_rows, results
 
     chosen = metrics_definitions.named(definitions)
     if answers not in ("auto", "short", "full"):
@@ -114,25 +91,24 @@ def main(
     other = models.model_folder(reference) if reference and not log else None
     inputs = [data / quality.SETS[s][0] for s in sets]
     inputs += [data / f"{t}.txt" for t in quality_rows.TEXTS if (data / f"{t}.txt").is_file()]
-    inputs += [*(read or []), *([log] if log else [])]
+    guard = guards.make(wrapper, data, wrapper_rules, seed)
+    inputs += [*(read or []), *([log] if log else []), *(guards.files(wrapper, data, wrapper_rules) if guard else [])]
     used = {"model": str(folder), **({"reference": str(other)} if other else {})}
-    with results.Run(outdir, inputs, used, seed, {**vars(settings), "definitions": definitions}) as run:
+    about = {**vars(settings), "definitions": definitions, **(guard.about if guard else {})}
+    with results.Run(outdir, inputs, used, seed, about) as run:
+        asker = quality.Asker(folder, data, cache, device, dtype, guard)
+        control = quality.Asker(other, data, cache, device, dtype) if other else None
         table, every = [], []
         for d in dict.fromkeys((metrics_definitions.DEFINITIONS["paper"], chosen)):
-            at = replace(settings, boundary=d.boundary)
-
-            def perplexity(*loaded, at=at, d=d):
-                return list(quality_rows.perplexity_rows(name, *loaded, data, at)) if d.name == "paper" else []
-
-            raw, more = collect(folder, sets, data, at, cache, device, dtype, perplexity)
-            found, others = [i for s, r in raw.items() for i in quality.items(s, r, d)], None
+            at, others = replace(settings, boundary=d.boundary), None
+            found = [i for s, r in asker.records(sets, at) for i in quality.items(s, r, d)]
             if log:
                 others = {"forget": eval_json.scores(eval_json.read(log).get("forget_truth_ratio", {}))}
-            elif other:
-                theirs = collect(other, sets, data, at, cache, device, dtype)[0]
-                others = [i for s, r in theirs.items() for i in quality.items(s, r, d)]
-            table += [*quality_rows.rows(name, found, others, d, seed), *more]
+            elif control:
+                others = [i for s, r in control.records(sets, at) for i in quality.items(s, r, d)]
+            table += quality_rows.rows(name, found, others, d, seed)
             every += found
+        table += quality_rows.perplexity_rows(name, *asker.loaded, data, settings)
         for schema, made in eval_json.make(found, *totals(table, d)).items():
             eval_json.write(run.path(eval_json.FILES[schema]), made)
         run.figure(plot(table, name), "forget_quality.png")
