@@ -7,7 +7,8 @@ brittle/knowledge.py: known means right as a question and as a sentence). For ea
   superficial   the model fails on it, and it follows from facts that the model knows
   recall        of the facts of a minimal set that has to go for the target to follow no more, the share the model fails on
                 (the best set); 1: deeply forgotten
-  accuracy      the share of all other stated facts that the model knows; accuracy_kept: of those of other domains
+  accuracy      the share of all other stated facts that the model knows (nearly the same for all targets: no interval);
+                accuracy_kept: of the stated facts of other domains
 deduction.csv has a row a rule, intervals by a bootstrap over entities, deduction_items.csv a row a target. `stated` targets
 stand in the training text, the others are conclusions that nobody wrote down. A guesser knows (1/4)^2 of the facts.
 """
@@ -21,9 +22,9 @@ from brittle import cli
 from brittle.errors import UserError
 
 COLUMNS = ["rule", "stated", "measure", "value", "ci_low", "ci_high", "n", "seed"]
-ITEM_COLUMNS = ["fact", "entity", "rule", "stated", "known", "derivable", "superficial", "recall", "accuracy", "accuracy_kept",
-                "set_size", "n_sets"]  # fmt: skip
-MEASURES = ("known", "derivable", "superficial", "recall", "accuracy", "accuracy_kept")
+ITEM_COLUMNS = ["fact", "entity", "rule", "stated", "known", "derivable", "superficial", "recall", "accuracy", "set_size",
+                "n_sets"]  # fmt: skip
+MEASURES = ("known", "derivable", "superficial", "recall", "accuracy")
 
 
 def rows(facts, answers, domain):
@@ -34,7 +35,6 @@ def rows(facts, answers, domain):
     rules = [(body, head) for body, head in d.clauses(facts) if head in facts and all(b in facts for b in body)]
     stated = {i for i, f in facts.items() if f.stated and i in answers}
     failed = {i for i in stated if not answers[i].known}
-    kept = {i for i in stated if facts[i].domain != domain}
     follows, found = d.closure(stated - failed, rules), d.supports(stated, rules)
     for target in dict.fromkeys(head for _, head in rules):
         fact = facts[target]
@@ -47,12 +47,19 @@ def rows(facts, answers, domain):
             "fact": target, "entity": entity_key(fact), "rule": fact.rule or fact.kind, "stated": int(fact.stated),
             "known": int(known), "derivable": int(target in follows), "superficial": int(not known and target in follows),
             "recall": recall, "accuracy": accuracy, "set_size": len(best), "n_sets": len(sets),
-            "accuracy_kept": 1 - len(failed & kept) / len(kept) if kept else None,
         }  # fmt: skip
 
 
-def summary(items, seed=0):
-    """A row a rule (and all of them), whether stated, and measure."""
+def kept(facts, answers, domain):
+    """([1 where the model knows a stated fact of another domain, else 0], [whose fact it is])."""
+    from brittle.knowledge import entity_key
+
+    others = [f for i, f in facts.items() if f.stated and f.domain != domain and i in answers]
+    return [int(answers[f.id].known) for f in others], [entity_key(f) for f in others]
+
+
+def summary(items, others=((), ()), seed=0):
+    """A row a rule (and all of them), whether stated, and measure; `others` from `kept`."""
     from brittle.knowledge import share
 
     groups = {}
@@ -63,7 +70,10 @@ def summary(items, seed=0):
         for measure in MEASURES:
             some = [row for row in part if row[measure] is not None]
             mean, low, high, n = share([row[measure] for row in some], [row["entity"] for row in some], seed)
+            low, high = (None, None) if measure == "accuracy" else (low, high)
             yield dict(zip(COLUMNS, (rule, stated, measure, mean, low, high, n, seed), strict=True))
+    if others[0]:
+        yield dict(zip(COLUMNS, ("all", None, "accuracy_kept", *share(*others, seed), seed), strict=True))
 
 
 def plot(table, name):
@@ -113,8 +123,9 @@ def main(
     files = [*knowledge.files(data), *(guards.files(wrapper, data, wrapper_rules) if guard else [])]
     with results.Run(outdir, files, {"model": str(folder)}, seed, {"domain": domain, **(guard.about if guard else {})}) as run:
         loaded, tokenizer = wrapped_models.load(folder, device, dtype, guard=guard)
-        items = list(rows(facts, knowledge.answers(loaded, tokenizer, facts.values(), batch_size), domain))
-        table = list(summary(items, seed))
+        answers = knowledge.answers(loaded, tokenizer, facts.values(), batch_size)
+        items = list(rows(facts, answers, domain))
+        table = list(summary(items, kept(facts, answers, domain), seed))
         run.figure(plot(table, plots.short(results.model_name(model))), "deduction.png")
         run.csv("deduction_items.csv", ITEM_COLUMNS, items)
         run.csv("deduction.csv", COLUMNS, table)
