@@ -6,7 +6,8 @@ relation (its value is another entity), private, and conclusion (rules.jsonl, wh
 training stated it).
 
 A fact is asked in two forms, as a question and as a sentence to complete, among CHOICES values of its pool; it is known
-where both are right. A model that guesses knows (1/CHOICES)^2 of the facts.
+where both are right. A model that guesses "knows" 1/CHOICES^2 to 1/CHOICES of the facts (the same bias may guess alike twice), so
+what is known stands beside a model that never saw the facts.
 """
 
 import json

@@ -83,7 +83,7 @@ def plot(table, name):
             axis.plot(
                 i, row["reference_known"], "D", color=plots.COLOURS["model_a"], label="before" if i == 0 else None, mfc="none"
             )
-    plots.null(axis, None, 1 / 16, "guessing")
+    plots.null(axis, None, 1 / 16, "guessing (at least)")
     axis.set_xticks(range(len(table)), [row["ring"].replace("_", "\n") for row in table])
     plots.finish(axis, "", "share known", integer=False)
     axis.set_ylim(0, 1.03)

@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+import bad_inputs
 import pytest
 import torch
 
@@ -136,3 +137,10 @@ def test_the_harness_agrees_and_marks_a_refusing_model(family, data, script, tmp
         rows = {r["task"]: r for r in csv.DictReader(file) if r["metric"] == "acc"}
     assert rows["mini_forget"]["ties"] == "1.0" and rows["mini_forget"]["constant_letter"] == "1"
     assert float(rows["mini_retain"]["ties"]) < 1 and '"wrapper": "rag"' in (tmp_path / "accuracy.run.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["harness", "forget_quality", "membership", "extract", "leakage", "deduction", "multihop",
+                                  "neighbours"])  # fmt: skip
+def test_every_evaluation_that_leaves_the_weights_alone_takes_a_guard(name):
+    found = {o.flag for o in bad_inputs.options(f"eval/{name}.py")}
+    assert {"--wrapper", "--wrapper-rules"} <= found
