@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from brittle.activations import residual_stream, resume
+from brittle.diagnostics import TOKENS
 from brittle.stats import generator
 from brittle.text import batches
 
@@ -54,16 +55,19 @@ class VocabProbe(torch.nn.Module):
 
 
 def tokens(model, ids, pad_id, batch_size, count, seed):
-    """[N+1, n, D]: the residual stream at up to `count` real tokens of the texts, drawn by `seed`; on the CPU."""
-    found = []
+    """[N+1, n, D]: the residual stream at up to `count` real tokens of texts drawn by `seed`; on the CPU."""
+    draw, found, chosen, total = generator(seed, "lens tokens"), [], [], 0
+    for i in torch.randperm(len(ids), generator=draw).tolist():
+        chosen.append(ids[i])
+        total += len(ids[i])
+        if total >= 2 * count:  # enough to draw from, so neighbouring tokens do not crowd
+            break
     with torch.no_grad():
-        for _, batch in batches(ids, pad_id, batch_size, model.device):
+        for _, batch in batches(chosen, pad_id, batch_size, model.device, TOKENS):
             real = batch["attention_mask"].bool()
             found.append(torch.stack([h[real] for h in residual_stream(model, batch)]).cpu())
-            if sum(f.shape[1] for f in found) > 8 * count:
-                break  # enough to draw from, so long files stay out of memory
     every = torch.cat(found, 1)
-    return every[:, torch.randperm(every.shape[1], generator=generator(seed, "lens tokens"))[:count]]
+    return every[:, torch.randperm(every.shape[1], generator=draw)[:count]]
 
 
 def train_lens(kind, model, h, final, steps, batch_size, lr, seed):
