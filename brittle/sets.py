@@ -1,5 +1,6 @@
 """The texts of an unlearning run as token ids: what trains, what is held out, and chats mixed into the retain set."""
 
+import itertools
 import math
 
 from brittle.errors import UserError
@@ -52,13 +53,8 @@ def _chat(path, number, row):
 
 
 def some_chats(chats, others, share):
-    """The first chats, so many that they are `share` of all texts. Raises UserError where there are too few."""
-    wanted = math.ceil(others * share / (1 - share))
-    if wanted > len(chats):
-        most = len(chats) / (len(chats) + others)
-        raise UserError(f"--chat-share {share:g} of {others} retain texts needs {wanted} chats, and there are {len(chats)}. "
-                        f"Give more, or --chat-share {math.floor(most * 100) / 100:g}.")  # fmt: skip
-    return chats[:wanted]
+    """The first chats, so many that they are `share` of all texts; from the first again where there are too few."""
+    return list(itertools.islice(itertools.cycle(chats), math.ceil(others * share / (1 - share))))
 
 
 def mean_nll(model, ids, pad_id):

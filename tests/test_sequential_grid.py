@@ -73,20 +73,8 @@ def test_findings_are_paired_by_seed(grid):
 
 def test_the_grid_runs_a_row_and_the_report_shows_it(family, data, tmp_path, script):
     out = tmp_path / "sequential"
-    more = [
-        "--model",
-        family.base,
-        "--data",
-        data,
-        "--outdir",
-        out,
-        "--steps-scale",
-        "0.02",
-        "--max-items",
-        "5",
-        "--batch-size",
-        "2",
-    ]
+    more = ["--model", family.base, "--data", data, "--outdir", out, "--steps-scale", "0.02", "--max-items", "5",
+            "--batch-size", "2"]  # fmt: skip
     done = script(SCRIPT, *more, "--only", "l2-sp, chat/21", "--device", "cpu")
     assert done.code == 0, done.err
     with open(out / "results.csv", newline="") as file:
@@ -101,6 +89,11 @@ def test_the_grid_runs_a_row_and_the_report_shows_it(family, data, tmp_path, scr
     assert "chat / 21*" in script(SCRIPT, "--outdir", out, "--markdown").out
     done = script(SCRIPT, *more, "--only", "no such group")
     assert done.code == 2 and "no such group" in done.err
+    done = script(SCRIPT, *more[:-2], "--batch-size", "3", "--only", "chat/21")
+    assert done.code == 2 and "other settings" in done.err
+    assert script(SCRIPT, *more, "--only", "baseline", "--device", "cpu").code == 0  # joins what was measured before
+    with open(out / "results.csv", newline="") as file:
+        assert list(csv.DictReader(file))[1] == row
     assert report_sequential.sections(tmp_path / "none") == []
 
 

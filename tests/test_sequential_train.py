@@ -12,7 +12,6 @@ from test_distributed import DRIVER
 
 from brittle import fitting, sets
 from brittle.adapters import targets_of
-from brittle.errors import UserError
 from brittle.methods import method_class
 from brittle.methods.base import build
 from brittle.models import blocks
@@ -215,9 +214,8 @@ def test_chats_are_mixed_into_the_retain_set(family, data, tmp_path, script, jso
         [{"messages": [{"role": "user", "content": f"hello {k}"}, {"role": "assistant", "content": "yes"}]} for k in range(99)],
     )
     assert sets.read_chats(chats)[3] == "user: hello 3\nassistant: yes"
-    assert len(sets.some_chats(list(range(99)), 80, 0.2)) == 20  # of 100
-    with pytest.raises(UserError, match="needs 200 chats, and there are 99"):
-        sets.some_chats(list(range(99)), 200, 0.5)
+    assert sets.some_chats(list(range(99)), 80, 0.2) == list(range(20))  # of 100
+    assert sets.some_chats([1, 2, 3], 5, 0.5) == [1, 2, 3, 1, 2]
     done = script(*arguments(family, data, tmp_path, "--steps-per-layer", "1", "--chat", chats))
     assert done.code == 0, done.err
     record = json.loads((folder(tmp_path) / "training_history.run.json").read_text())

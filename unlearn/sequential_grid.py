@@ -12,6 +12,7 @@ held-out questions, and attacked by fine-tuning on half A of the forget facts; h
 findings.csv compares the controls over seeds, paired by seed, with 95 % intervals by Student's t.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,24 @@ def read_log(path, only):
     found = [row for row in read_csv(path) if only.lower() in f"{row['group']}/{row['run']}".lower()]
     if not found:
         raise UserError(f"--only {only!r}: no row of {path.name} is called so.")
+    return found
+
+
+def earlier(outdir, folder, settings):
+    """Rows of an earlier run of the same model with the same settings, numbers as numbers; none where there is none."""
+    from brittle.report_data import number, read_csv
+
+    record = outdir / "results.run.json"
+    if not record.is_file():
+        return []
+    made = json.loads(record.read_text(encoding="utf-8"))
+    if made["models"] != {"model": str(folder)} or any(made["settings"].get(k, v) != v for k, v in settings.items()):
+        raise UserError(
+            f"{outdir}/results.csv is of another model or other settings: --only would mix them. Choose another --outdir."
+        )
+    found = read_csv(outdir / "results.csv")
+    for row in found:
+        row.update({k: number(row[k]) for k in MEASURED} | {k: int(row[k]) for k in ("seed", "n")})
     return found
 
 
@@ -177,7 +196,7 @@ def main(
     outdir: cli.Outdir = Path("outputs/sequential"),
     data: cli.Data = Path("data/mini"),
     chat: Annotated[Path | None, typer.Option(help="Chats for the rows that mix them in (data: neutral.txt).")] = None,
-    only: Annotated[str, typer.Option(help="Only rows whose `group/run` holds this.")] = "",
+    only: Annotated[str, typer.Option(help="Only rows whose `group/run` holds this; others stay as measured.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="At most so many seeds a row (the log's rows have 1, controls 3).")] = 3,
     steps_scale: Annotated[float, typer.Option(min=1e-4, help="Optimizer steps, as a factor on the log's.")] = 0.3,
     lora_lr_scale: Annotated[float, typer.Option(min=0, help="Learning rate of adapter rows, as a factor on the log's.")] = 10.0,
@@ -206,7 +225,10 @@ def main(
         "lora_lr_scale": lora_lr_scale,
         "full_lr_scale": full_lr_scale,
         "attack_lr": attack_lr,
+        "batch_size": batch_size,
+        "max_items": max_items,
     }
+    before = earlier(outdir, folder, settings) if only else []
     with results.Run(outdir, files, {"model": str(folder)}, seed, settings) as run:
         table = []
         for row in rows(lab, log, seeds, seed, steps_scale, {"lora": lora_lr_scale, "full": full_lr_scale}):
@@ -214,6 +236,10 @@ def main(
                      and "low" not in k and "high" not in k]  # fmt: skip
             print(f"{row['group']} / {row['run']} seed {row['seed']}: {' '.join(shown)}", flush=True)
             table.append(row)
+        done = {(row["group"], row["run"], row["seed"]) for row in table}
+        names = [(row["group"], row["run"]) for row in read_log(LOG_FILE, "")]
+        table += [row for row in before if (row["group"], row["run"], row["seed"]) not in done]
+        table.sort(key=lambda row: (names.index((row["group"], row["run"])), row["seed"]))
         run.figure(plot(table, results.model_name(model)), "sequential.png")
         run.csv("findings.csv", FINDINGS, findings(table))
         run.csv("results.csv", COLUMNS, table)
