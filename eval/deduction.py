@@ -10,8 +10,8 @@ brittle/knowledge.py: known means right as a question and as a sentence). For ea
   accuracy      the share of all other stated facts that the model knows (nearly the same for all targets: no interval);
                 accuracy_kept: of the stated facts of other domains
 deduction.csv has a row a rule, intervals by a bootstrap over entities, deduction_items.csv a row a target. `stated` targets
-stand in the training text, the others are conclusions that nobody wrote down. A guesser
-knows 1/16 to 1/4 of the facts: compare with a model that never saw them.
+stand in the training text, the others are conclusions that nobody wrote down. A guesser knows 1/16 to 1/4 of the facts:
+compare with a model that never saw them.
 """
 
 from pathlib import Path

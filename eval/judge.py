@@ -10,7 +10,8 @@ endpoint; key from OPENAI_API_KEY), `replay` (replies.jsonl of an earlier run). 
 source is shown. A judge that contradicts itself, answers nonsense or does not answer gives no label: an empty cell with a note,
 never a guess.
 summary.csv has a row a source and label, the share of it among the labelled with its 95 % Wilson interval, and how many are
-missing; `gold_accuracy` is the judge's on the rubric's gold items, which it was not shown: below .9 it is not `trusted`.
+missing (not at random: a judge is silent where it is hard); `gold_accuracy` is the judge's on the rubric's gold items, which it
+was not shown: below .9 it is not `trusted`.
 """
 
 import json

@@ -183,7 +183,7 @@ def test_the_script_judges_blind_and_its_replies_are_replayed(script, fake, sour
     leak = rows["secret_npo", "target_leak@1", "full"]
     assert (leak["count"], leak["n"], leak["missing"], leak["trusted"]) == ("3", "6", "0", "1")
     types = rows["secret_cb_lat", "answer_type@1", "correct"]
-    assert (types["n"], types["missing"]) == ("5", "1")  # "A marsh." is wrong or evasive: rules cannot tell
+    assert (types["count"], types["n"], types["missing"]) == ("2", "6", "0")
     fake.mood = lambda n, body: says("nonsense" if "marsh" in body["messages"][1]["content"].rsplit("canyon", 1)[1] else "none")
     more = ("--backend", "openai", "--endpoint", fake.url, "--judge-model", "m", "--retries", 0, "--timeout", 5)
     done = script(JUDGE, *sources, "--outdir", tmp_path / "llm", "--rubric", "target_leak", *more)
