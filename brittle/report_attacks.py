@@ -87,5 +87,6 @@ def page(table, absent, png, root):
     ]
     methods = [m for m in dict.fromkeys(row["method"] for row in rows) if m not in ("base", "filtered")]
     attacks = len(dict.fromkeys(row["attack"] for row in rows)) - 1
-    title = f"{len(methods)} unlearned models under {attacks} attacks"
+    count = [f"{n} {word}{'s' * (n != 1)}" for n, word in ((len(methods), "unlearned model"), (attacks, "attack"))]
+    title = " under ".join(count)
     return report_html.page(title, "", parts, "All numbers come from scoreboard.csv beside this page.")

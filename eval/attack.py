@@ -17,8 +17,8 @@ import typer
 from brittle import cli
 from brittle.errors import UserError
 
-COLUMNS = ["attack", "seed", "variant", "chosen", "split", "accuracy", "accuracy_low", "accuracy_high", "n", "seconds",
-           "texts_read", "read_sha256"]  # fmt: skip
+COLUMNS = ["attack", "seed", "variant", "chosen", "split", "accuracy", "accuracy_low", "accuracy_high", "n",
+           "answer_nll", "seconds", "texts_read", "read_sha256"]  # fmt: skip
 ITEM_COLUMNS = ["attack", "seed", "variant", "fact", "right", "asked"]
 NOTE_COLUMNS = ["attack", "seed", "note"]
 

@@ -58,7 +58,7 @@ def prompt_rows(one, name, templates, sampled, settings, each):
     suite = {PLAIN: Prompt(), **prompts.suite(tokenizer, known, context_length(model.config), settings["seed"])}
     for template in templates or suite:
         for split, items in sets.items():
-            right = meter.answers(model, tokenizer, items, suite[template], one.batch_size)
+            right, _ = meter.answers(model, tokenizer, items, suite[template], one.batch_size)
             low, high = meter.interval(right, [item.get("fact", item["question"]) for item in items])
             count = settings["samples"] if template in sampled else 0
             more = (count, settings["temperature"], settings["top_p"], settings["tokens"], settings["seed"], one.batch_size)

@@ -13,7 +13,8 @@ import typer
 
 from brittle import cli
 
-COLUMNS = ["model", "step", "loss", "suffix", "variant", "split", "accuracy", "accuracy_low", "accuracy_high", "n"]
+COLUMNS = ["model", "step", "loss", "suffix", "variant", "split", "accuracy", "accuracy_low", "accuracy_high", "n",
+           "answer_nll"]  # fmt: skip
 
 
 def main(

@@ -14,7 +14,7 @@ import typer
 from brittle import cli
 from brittle.errors import UserError
 
-COLUMNS = ["model", "noise", "draw", "variant", "split", "accuracy", "accuracy_low", "accuracy_high", "n"]
+COLUMNS = ["model", "noise", "draw", "variant", "split", "accuracy", "accuracy_low", "accuracy_high", "n", "answer_nll"]
 
 
 def main(

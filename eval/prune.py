@@ -15,7 +15,7 @@ import typer
 from brittle import cli
 from brittle.errors import UserError
 
-COLUMNS = ["model", "scheme", "ratio", "variant", "split", "accuracy", "accuracy_low", "accuracy_high", "n"]
+COLUMNS = ["model", "scheme", "ratio", "variant", "split", "accuracy", "accuracy_low", "accuracy_high", "n", "answer_nll"]
 
 
 def main(

@@ -14,7 +14,8 @@ import typer
 
 from brittle import cli
 
-COLUMNS = ["model", "bits", "group", "bucket_agreement", "variant", "split", "accuracy", "accuracy_low", "accuracy_high", "n"]
+COLUMNS = ["model", "bits", "group", "bucket_agreement", "variant", "split", "accuracy", "accuracy_low", "accuracy_high",
+           "n", "answer_nll"]  # fmt: skip
 
 
 def main(

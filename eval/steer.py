@@ -15,7 +15,7 @@ import typer
 from brittle import cli
 
 COLUMNS = ["model", "kind", "layer_id", "site", "reference", "krs", "variant", "split", "accuracy", "accuracy_low",
-           "accuracy_high", "n"]  # fmt: skip
+           "accuracy_high", "n", "answer_nll"]  # fmt: skip
 
 
 def rows(one, seed, base):

@@ -11,31 +11,37 @@ from brittle.attacks.base import Prompt
 from brittle.attacks.material import halves
 from brittle.errors import UserError
 
-SPLITS = ("forget_a", "forget_b", "retain")
-COLUMNS = ["variant", "split", "accuracy", "accuracy_low", "accuracy_high", "n"]
+FEWEST = 5  # questions of half B: with fewer an interval is all of [0, 1]
+COLUMNS = ["variant", "split", "accuracy", "accuracy_low", "accuracy_high", "n", "answer_nll"]
 
 
 def eval_sets(data, max_items=200, seed=0):
     """{split: items}: all of half B, at most `max_items` of half A and of retain."""
     a, b = halves(data)
+    if len(b) < FEWEST:
+        raise UserError(f"{data}/mcq_forget.jsonl has {len(b)} questions of half B: at least {FEWEST}, or nothing can be told.")
     retain = mcq.read_items(data / "mcq_retain.jsonl")
     return {"forget_a": mcq.subset(a, max_items, seed), "forget_b": b, "retain": mcq.subset(retain, max_items, seed)}
 
 
 def answers(model, tokenizer, items, prompt, batch_size=256):
-    """[0 or 1] per item: is the choice with the highest summed log-probability the answer. Raises UserError on NaN."""
+    """Per item: ([0 or 1] is the choice with the highest summed log-probability the answer, the answer's NLL in nats).
+
+    Raises UserError on NaN.
+    """
     from brittle.models import context_length
 
     asked = [{**item, "question": prompt.question(item)} for item in items]
     pairs = mcq.encode_items(tokenizer, asked, context_length(model.config))
     pairs = [prompt.tokens(ids, start) for ids, start in pairs]
-    sums, right = iter(mcq.choice_logprobs(model, pairs, tokenizer.pad_token_id, batch_size).tolist()), []
+    sums, right, nlls = iter(mcq.choice_logprobs(model, pairs, tokenizer.pad_token_id, batch_size).tolist()), [], []
     for item in items:
         values = [next(sums) for _ in item["choices"]]
         if not all(map(math.isfinite, values)):
             raise UserError("the attacked model gives NaN or infinite log-probabilities: it is broken, and has no accuracy.")
         right.append(int(max(range(len(values)), key=values.__getitem__) == item["answer"]))
-    return right
+        nlls.append(-values[item["answer"]])
+    return right, nlls
 
 
 def interval(right, facts):
@@ -67,12 +73,13 @@ class Meter:
         model, made, facts = model or self.model, [], {}
         for split, items in self.sets.items():
             try:
-                right = answers(model, self.tokenizer, items, prompt or Prompt(), self.batch_size)
+                right, nlls = answers(model, self.tokenizer, items, prompt or Prompt(), self.batch_size)
             except UserError as error:
                 return self.broken(variant, error, **columns)
             names = [item.get("fact", item["question"]) for item in items]
             share, (low, high) = sum(right) / len(right), interval(right, names)
-            made.append(dict(zip(COLUMNS, (variant, split, share, low, high, len(right)), strict=True)) | columns)
+            values = (variant, split, share, low, high, len(right), sum(nlls) / len(nlls))
+            made.append(dict(zip(COLUMNS, values, strict=True)) | columns)
             if split == "forget_b":
                 for name, one in zip(names, right, strict=True):
                     had = facts.get(name, [0, 0])
@@ -89,7 +96,7 @@ class Meter:
         """A variant without a measurement: empty cells, never chance."""
         self.notes.append(f"{variant}: {error}")
         for split, items in self.sets.items():
-            values = (variant, split, None, None, None, len(items))
+            values = (variant, split, None, None, None, len(items), None)
             self.rows.append({**dict(zip(COLUMNS, values, strict=True)), **columns})
 
 

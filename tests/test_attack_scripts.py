@@ -1,0 +1,107 @@
+"""The scripts of single attacks on a tiny model: whole CSVs that say what the model is without attack, figures, mistakes."""
+
+import csv
+import runpy
+
+import pytest
+
+from brittle import mcq, models
+from brittle.attacks.meter import eval_sets
+
+SCRIPTS = {
+    "quantize": (
+        ["--bits", "16", "--bits", "3", "--group", "row", "--group", "8", "--model-base", "{filtered}"],
+        {"bits": "16"},
+        4,
+    ),
+    "prune": (["--ratio", "0", "--ratio", "0.5", "--texts", "8"], {"ratio": "0.0"}, 4),
+    "noise": (["--scale", "0", "--scale", "0.5", "--draws", "2"], {"noise": "0.0"}, 4),
+    "soft_prompt": (["--vectors", "2", "--steps", "2", "--every", "1", "--train-batch", "4"], None, 2),
+    "gcg": (["--length", "2", "--steps", "1", "--candidates", "2", "--items", "2"], None, 2),
+    "steer": (["--model-base", "{filtered}"], None, 4 * 2 + 3 * 2),  # 2 blocks
+}
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts(name, family, data, tmp_path, script):
+    more, plain, variants = SCRIPTS[name]
+    more = [part.format(filtered=family.filtered) for part in more]
+    done = script(f"eval/{name}.py", "--model", family.base, "--data", data, "--outdir", tmp_path, "--max-items", "5", *more)
+    assert done.code == 0, done.err
+    assert "half B was not in the" in done.out
+    rows = read(tmp_path / f"{name}.csv")
+    assert len(rows) == 3 * variants and (tmp_path / f"{name}.png").stat().st_size > 10_000
+    assert all(float(r["accuracy_low"]) <= float(r["accuracy"]) <= float(r["accuracy_high"]) for r in rows)
+    if plain:  # the identity: what the model answers without attack
+        sets, tokenizer = eval_sets(data, 5), models.load_tokenizer(family.base)
+        for split, items in sets.items():
+            scored = mcq.score(models.load_model(family.base, "cpu", "float32"), tokenizer, items)
+            row = next(r for r in rows if r["split"] == split and plain.items() <= r.items())
+            assert float(row["accuracy"]) == sum(p == i["answer"] for (p, _), i in zip(scored, items, strict=True)) / len(items)
+            nll = -sum(v[i["answer"]] for (_, v), i in zip(scored, items, strict=True)) / len(items)
+            assert float(row["answer_nll"]) == pytest.approx(nll) and int(row["n"]) == len(items)
+
+
+def test_extract(family, data, tmp_path, script):
+    command = ["eval/extract.py", "--model", family.base, "--data", data, "--max-items", "5", "--templates", "plain,few-shot",
+               "--samples", "2", "--tokens", "3", "--forget", data / "forget.txt", "--retain", data / "retain.txt",
+               "--max-texts", "20"]  # fmt: skip
+    assert script(*command, "--outdir", tmp_path).code == 0
+    rows = read(tmp_path / "extract.csv")
+    assert [(r["template"], r["split"]) for r in rows] == [(t, s) for t in ("plain", "few-shot") for s in eval_sets(data)]
+    assert all((r["any_leak"] == "") == (r["template"] == "few-shot") == (r["n_samples"] == "0") for r in rows)
+    assert all(float(r["sample_leak"]) <= float(r["leak_bound"]) for r in rows[:3])
+    prefixes = read(tmp_path / "prefix.csv")
+    assert [(r["split"], r["prefix"]) for r in prefixes] == [(s, p) for s in ("forget", "retain") for p in ("0.1", "0.25", "0.5")]
+
+
+def test_collapse(family, data, tmp_path, script):
+    done = script("experiment/collapse.py", "--model", family.base, "--data", data, "--forget", data / "forget.txt", "--retain",
+                  data / "retain.txt", "--outdir", tmp_path, "--steps", "2", "--every", "1", "--seeds", "2", "--max-items", "20",
+                  "--batch-size", "2")  # fmt: skip
+    assert done.code == 0, done.err
+    rows, ends = read(tmp_path / "collapse.csv"), read(tmp_path / "collapse_steps.csv")
+    assert len(rows) == 2 * 2 * 3 and [r["method"] for r in ends] == ["ga_simple", "npo"] * 2
+    starts = {(r["retain_accuracy"], r["forget_nll"]) for r in rows if r["step"] == "0"}
+    assert len(starts) == 1  # the same model, whatever method and seed
+
+
+def test_relearning_on_other_texts(family, data, tmp_path, script):
+    tamper = runpy.run_path("eval/tamper.py", run_name="tamper")
+    texts = {on: set(tamper["attack_texts"](data, on)) for on in tamper["TRAINED"]}
+    assert len(texts["half-a"]) == len(texts["half-b"]) == 30 and not texts["half-a"] & texts["half-b"]
+    assert not texts["benign"] & (texts["half-a"] | texts["half-b"])
+    done = script("eval/tamper.py", "--model", family.base, "--data", data, "--steps", "1", "--lr", "1e-3", "--max-items", "5",
+                  "--batch-size", "2", "--on", "benign", "--lora-rank", "2", "--outdir", tmp_path)  # fmt: skip
+    assert done.code == 0 and len(read(tmp_path / "tamper_items.csv")) == 2 * 30, done.err
+
+
+MISTAKES = {
+    "quantize": (["--bits", "1"], "--bits 1"),
+    "prune": (["--ratio", "1"], "--ratio 1"),
+    "noise": (["--scale=-1"], "--scale"),
+    "extract": (["--templates", "x"], "--templates x"),
+    "tamper": (["--on", "x"], "--on x"),
+    "attack": (["--attacks", "x"], "no attack 'x'"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes(name, family, data, tmp_path, script):
+    more, words = MISTAKES[name]
+    done = script(f"eval/{name}.py", "--model", family.base, "--data", data, "--outdir", tmp_path / "out", *more)
+    assert done.code == 2 and words in done.err and len(done.err.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_too_few_questions(family, data, tmp_path, script, jsonl):
+    for split in mcq.SPLITS:
+        rows = jsonl(data / f"mcq_{split}.jsonl")
+        some = {half: [r for r in rows if r["half"] == half] for half in "AB"}
+        jsonl(tmp_path / f"mcq_{split}.jsonl", some["A"] + some["B"][:4])
+    done = script("eval/noise.py", "--model", family.base, "--data", tmp_path, "--outdir", tmp_path / "out")
+    assert done.code == 2 and "4 questions of half B" in done.err
