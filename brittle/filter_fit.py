@@ -42,7 +42,7 @@ def gradients(model, examples, pad_id, batch_size=64):
     return found
 
 
-def check(name, site, found):
+def check(name, site):
     """`loss` has a closed form behind the final norm alone."""
     if name == "loss" and site != "post_norm":
         raise UserError(f"--basis loss needs --site post_norm ({site}'s gradients are not in the forward pass). Or use gep.")

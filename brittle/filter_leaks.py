@@ -160,7 +160,7 @@ def check(model, tokenizer, tables, base=None, hook=None, prompts=64):
             )
             add("private_other", others, len(own), NEAR)
         if tables.paraphrases:
-            wins, chance = paraphrase_wins(model, tokenizer, tables.paraphrases)
+            wins, chance = paraphrase_wins(model, tokenizer, tables.paraphrases[: prompts // 2])
             if wins:
                 add("paraphrase", sum(wins), len(wins), chance + NEAR)
     return rows

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from brittle.errors import UserError
 from brittle.filter_gate import RATES, threshold
 from brittle.filter_tuning import KNOWN, RIVALS, Limits, bisect, golden, within
 
@@ -104,7 +105,7 @@ def fit_gate(tuner, made, limits, sizes=GATED):
             smaller.limited = rate != RATES[0] and not smaller.reached
             return smaller
         best = found
-    a = within(tuner.curve(made), limits, convex=made.site == "post_norm", points=5, tolerance=0.02)
+    a = within(tuner.curve(made), limits, convex=made.site == "post_norm", points=3, tolerance=0.1)
     best.made, best.reading = made.at(a), tuner.read(made.at(a))
     return best
 
@@ -135,11 +136,16 @@ def tune(tuner, choice, top=1.0):
             known[a] = curve(a)
         return known[a]
 
+    if distance(read(0.0)) <= 0:
+        raise UserError(
+            "the unfiltered model treats the forget text as never seen: there is nothing to filter (answers still known: "
+            f"{read(0.0)['known']:.2f}, chance {CHANCE:.2f}). Check --forget and --unseen."
+        )
     limit = within(read, limits, top, site == "post_norm", points, tolerance)
     grid = [limit * i / (points - 1) for i in range(points)]
     first = next((i for i, a in enumerate(grid) if distance(read(a)) <= 0), None)
     if first is None:
-        i = min(range(points), key=lambda i: distance(read(grid[i])))
+        i = min(range(1, points), key=lambda i: distance(read(grid[i])))
         strength = grid[i] if site == "post_norm" or i in (0, points - 1) or points == 9 else golden(
             lambda a: distance(read(a)), grid[i - 1], grid[i + 1]
         )  # fmt: skip

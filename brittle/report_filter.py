@@ -65,7 +65,7 @@ def section(home):
     low, high = told["stable_interval"]
     parts = [
         f"<p>{esc(told['status'])}: {esc(told['site'])}, {told['k']} components, {gate}, strength {told['strength']:.3g}, "
-        f"chosen within the retain limit. {esc(told['reason'])}. The verdict is the same from strength {low:.3g} to {high:.3g}.</p>"
+        f"chosen within the retain limit. {esc(told['reason'])}. The verdict holds from strength {low:.3g} to {high:.3g}.</p>"
     ]
     for row in read_csv(home / "verify/verify.csv"):
         exact = "equal to the hooked model" if row["exact"] == "True" else f"not equal, first at {row['first_difference']}"

@@ -11,7 +11,9 @@ fails the limit is halved, where a forget check fails the next candidate is trie
 (every candidate and strength), leaks.csv, strength.json, strength.png, and the filter with its strength.
 """
 
+import importlib
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Annotated
@@ -116,7 +118,7 @@ def main(
     strength: Annotated[float | None, typer.Option(help="Take this strength; the limits and leaks are still measured.")] = None,
     allow_reflection: Annotated[bool, typer.Option("--allow-reflection", help="Strengths up to 2.")] = False,
     items: Annotated[int, typer.Option(min=4, help="Items a leak check.")] = 64,
-    tune_samples: Annotated[int, typer.Option(min=4, help="Texts a set that strengths are read on.")] = 160,
+    tune_samples: Annotated[int, typer.Option(min=4, help="Texts a set that strengths are read on.")] = 128,
     max_samples: cli.MaxSamples = 1200,
     max_length: cli.TextLength = None,
     batch_size: cli.BatchSize = 64,
@@ -146,6 +148,8 @@ def main(
         filters.check_strength(strength, allow_reflection)
     tables = filter_leaks.Tables(data or forget.parent, items, seed)
     limits = Limits(retain_limit, general_limit)
+    drawing = threading.Thread(target=importlib.import_module, args=("brittle.plots",), daemon=True)
+    drawing.start()  # a second core can import matplotlib meanwhile
     with results.Run(filter_dir, [*paths.values(), *source, *tables.files], {"model": folder}, seed) as run:
         texts = filter_files.Data.read(folder, paths, max_samples, max_length, device, dtype)
         for made in candidates.values():
@@ -183,6 +187,7 @@ def main(
         for name in filters.FILES:
             run.path(name)
         made.save(run.stage)
+        drawing.join()
         run.figure(plot(choice, results.model_name(model)), "strength.png")
         run.path("strength.json").write_text(json.dumps(said, indent=1, default=float) + "\n", encoding="utf-8")
         run.csv("leaks.csv", filter_leaks.COLUMNS, leaks)
