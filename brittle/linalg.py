@@ -21,24 +21,24 @@ def lapack():
     return scipy.linalg
 
 
-def gram(w):
-    """The lower triangle of W W^T or W^T W, whichever is smaller, in float64; w [m, n] of any dtype."""
+def gram(w, dtype=torch.float64):
+    """The lower triangle of W W^T or W^T W, whichever is smaller, in `dtype`; w [m, n] of any dtype."""
     w = w if w.shape[0] >= w.shape[1] else w.T
-    n = w.shape[1]
+    total = torch.zeros(w.shape[1], w.shape[1], dtype=dtype, device=w.device)
     if w.device.type != "cpu":
-        total = torch.zeros(n, n, dtype=torch.float64, device=w.device)
         for rows in w.split(CHUNK):
-            rows = rows.double()
+            rows = rows.to(dtype)
             total.addmm_(rows.T, rows)
         return total
-    syrk, total = lapack().blas.dsyrk, torch.zeros(n, n, dtype=torch.float64).T.numpy()
+    syrk = lapack().blas.dsyrk if dtype == torch.float64 else lapack().blas.ssyrk
+    total = total.T.numpy()
     for rows in w.split(CHUNK):
-        total = syrk(1.0, rows.double().contiguous().numpy().T, 1.0, total, lower=1, overwrite_c=1)
+        total = syrk(1.0, rows.to(dtype).contiguous().numpy().T, 1.0, total, lower=1, overwrite_c=1)
     return torch.from_numpy(total)
 
 
 def eigenvalues(symmetric):
-    """Ascending, of a symmetric float64 matrix [n, n] given by its lower triangle (which may be overwritten)."""
+    """Ascending, of a symmetric matrix [n, n] given by its lower triangle (which may be overwritten)."""
     if symmetric.device.type != "cpu":
         return torch.linalg.eigvalsh(symmetric)
     found = lapack().eigh(symmetric.numpy(), eigvals_only=True, driver="evr", overwrite_a=True, check_finite=False)
@@ -81,17 +81,18 @@ def empirical_rank(s, share=0.99):
     return int((energy < share * energy[-1]).sum()) + 1 if s[0] > 0 else 0
 
 
-def svd(w, k=None):
-    """U [m, k], s [k], V [n, k] of w [m, n], float64, descending, from the eigenvectors of one Gram matrix; k: all by default.
+def svd(w, k=None, dtype=torch.float64):
+    """U [m, k], s [k], V [n, k] of w [m, n], descending, from the eigenvectors of one Gram matrix; k: all by default.
 
-    Directions whose singular value lies below 1e-7 of the largest are an arbitrary basis of what is left.
+    Directions whose singular value lies below 1e-7 of the largest are an arbitrary basis of what is left. (In float32, below
+    3e-4: enough for the leading directions of a random matrix, at half the time.)
     """
     tall = w.shape[0] >= w.shape[1]
     k = min(k or min(w.shape), *w.shape)
-    values, near = eigenvectors(gram(w), k)
+    values, near = eigenvectors(gram(w, dtype), k)
     s, near = values.flip(0).clamp_min(0).sqrt(), near.flip(1)
-    far = (near.T @ (w.T if tall else w).double()).T  # this way round MKL is 2 to 25 times faster for few directions
-    if s[-1] > 1e-5 * s[0]:
+    far = (near.T @ (w.T if tall else w).to(dtype)).T  # this way round MKL is 2 to 25 times faster for few directions
+    if s[-1] > (1e-5 if dtype == torch.float64 else 1e-2) * s[0]:
         far = far / s
     else:  # dividing by (almost) nothing gives no unit vectors; Householder does, and keeps those that are resolved
         far, r = torch.linalg.qr(far)

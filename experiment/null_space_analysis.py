@@ -34,6 +34,16 @@ def bases(w, k):
     return (u, v), s
 
 
+def null_bases(w, k):
+    """(left, right) bases of a random matrix, decomposed in float32: its draw matters more than its seventh digit."""
+    import torch
+
+    from brittle.linalg import svd
+
+    u, _, v = svd(w, k, torch.float32)
+    return u.double(), v.double()
+
+
 def shift(one, other, k):
     """{subspace_alignment, grassmann_distance, and _right} between two pairs of bases, by their first k columns."""
     from brittle.linalg import alignment, grassmann, principal_angles
@@ -54,7 +64,7 @@ def shape_of(s):
 def noise(shape, norm, generator, device):
     import torch
 
-    drawn = torch.randn(shape, generator=generator, device=device, dtype=torch.float32).double()
+    drawn = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
     return drawn.mul_(norm / torch.linalg.vector_norm(drawn))
 
 
@@ -78,8 +88,8 @@ class Nulls:
         """null_ columns of the subspaces of w + noise of norm `norm`."""
         from brittle.stats import generator, mean_interval
 
-        made, w = generator(self.seed, name, w.device), w.double()
-        many = [shift(start, bases(w + noise(w.shape, norm, made, w.device), k)[0], k) for _ in range(self.draws)]
+        made, w = generator(self.seed, name, w.device), w.float()
+        many = [shift(start, null_bases(w + noise(w.shape, norm, made, w.device), k), k) for _ in range(self.draws)]
         found = {f"null_{key}": mean_interval([d[key] for d in many]) for key in many[0]}
         low, high = found["null_subspace_alignment"][1:]
         return {key: values[0] for key, values in found.items()} | {

@@ -115,7 +115,7 @@ def against_svd(a, b):
     count, times = {}, {}
 
     def plain(full):
-        def svd(w, k=None):
+        def svd(w, k=None, dtype=None):  # always in float64
             count[full] = count.get(full, 0) + 1
             u, s, vt = torch.linalg.svd(w.double(), full_matrices=full)
             k = min(k or min(w.shape), *w.shape)
