@@ -18,7 +18,7 @@ from brittle import cli
 from brittle.errors import UserError
 
 COLUMNS = ["attack", "seed", "variant", "chosen", "split", "accuracy", "accuracy_low", "accuracy_high", "n",
-           "answer_nll", "seconds", "texts_read", "read_sha256"]  # fmt: skip
+           "answer_nll", "seconds", "cpu_seconds", "texts_read", "read_sha256"]  # fmt: skip
 ITEM_COLUMNS = ["attack", "seed", "variant", "fact", "right", "asked"]
 NOTE_COLUMNS = ["attack", "seed", "note"]
 
@@ -26,7 +26,7 @@ NOTE_COLUMNS = ["attack", "seed", "note"]
 def rows(cells):
     """A row a variant and split. cells: [(attack, seed, cell)]."""
     for name, seed, cell in cells:
-        about = {"attack": name, "seed": seed, **{k: cell[k] for k in ("seconds", "texts_read", "read_sha256")}}
+        about = {"attack": name, "seed": seed, **{k: cell[k] for k in ("seconds", "cpu_seconds", "texts_read", "read_sha256")}}
         for row in cell["rows"]:
             yield {c: (about | row | {"chosen": int(row["variant"] == cell["chosen"])})[c] for c in COLUMNS}
 

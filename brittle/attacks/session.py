@@ -75,16 +75,18 @@ class Session:
     def cell(self, name, seed, described):
         """The outcome of attack `name` with `seed`: a dict that JSON can hold. A failed attack has no numbers, but a note."""
         attack = attack_class(name)(seed=seed)
-        made, started = {"key": self.key(name, attack, described), "rows": [], "facts": {}, "chosen": None}, time.time()
+        made = {"key": self.key(name, attack, described), "rows": [], "facts": {}, "chosen": None, "notes": [],
+                "texts_read": None, "read_sha256": None}  # fmt: skip
+        self.model()  # loading it is no attack's time
+        wall, cpu = time.time(), time.process_time()
         try:
             meter, material = self.run(attack)
+            best = choose(meter.rows)
+            made |= {"rows": meter.rows, "chosen": best, "facts": meter.facts.get(best, {}), "notes": meter.notes}
+            made |= {"texts_read": len(material.read), "read_sha256": material.digest()}
         except UserError as error:
-            return made | {"notes": [str(error)], "texts_read": None, "read_sha256": None, "seconds": time.time() - started}
-        best = choose(meter.rows)
-        return made | {
-            "rows": meter.rows, "chosen": best, "facts": meter.facts.get(best, {}), "notes": meter.notes,
-            "texts_read": len(material.read), "read_sha256": material.digest(), "seconds": time.time() - started,
-        }  # fmt: skip
+            made["notes"] = [str(error)]
+        return made | {"seconds": round(time.time() - wall, 3), "cpu_seconds": round(time.process_time() - cpu, 3)}
 
 
 def read_cell(path, key):
@@ -107,5 +109,6 @@ def cells(session, names, seeds, folder, force=False, say=print):
             if found is None:
                 found = session.cell(name, seed, described)
                 files.replace_text(path, json.dumps(found))
-                say(f"{name} (seed {seed}): {found['seconds']:.1f} s, {found['chosen'] or 'failed: ' + found['notes'][0]}")
+                took = f"{found['seconds']:.1f} s, of CPU {found['cpu_seconds']:.1f} s"
+                say(f"{name} (seed {seed}): {took}: {found['chosen'] or 'failed: ' + '; '.join(found['notes'])}")
             yield name, seed, found
