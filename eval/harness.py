@@ -158,7 +158,7 @@ def leaves(task, results):
 
 def rows(results, splits):
     """A row a task (or group of tasks) and metric."""
-    from brittle.letters import letters
+    from brittle.letters import CONSTANT, letters
 
     for task, found in results["results"].items():
         samples = leaves(task, results)
@@ -177,6 +177,8 @@ def rows(results, splits):
             }  # fmt: skip
             if metric == "acc":  # the letters are those that acc counts
                 row |= letters(samples)
+            elif metric == "acc_norm" and (tied := letters(samples)).get("constant_letter") and tied["ties"] > CONSTANT:
+                row |= {"ties": tied["ties"], "constant_letter": 1}  # equal choices, told apart by their lengths alone
             yield row
 
 
@@ -218,7 +220,8 @@ def main(
             run.csv("samples.csv", SAMPLE_COLUMNS, sample_rows(found))
             run.csv("accuracy.csv", COLUMNS, table)
     for row in table:
-        letter = f"   the same choice in {row['letter_share']:.0%} of the items: no accuracy" if row["constant_letter"] else ""
+        why = "choices exactly alike" if (row["ties"] or 0) > 0.5 else "always the same choice"
+        letter = f"   {why}: no accuracy" if row["constant_letter"] else ""
         print(f"{row['task']:<16} {row['metric']:<9} {row['value']:.3f}{letter}")
 
 

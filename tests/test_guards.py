@@ -134,7 +134,10 @@ def test_the_harness_agrees_and_marks_a_refusing_model(family, data, script, tmp
     done = script("eval/harness.py", *arguments, "--outdir", tmp_path, "--wrapper", "rag")
     assert done.code == 0, done.err
     with open(tmp_path / "accuracy.csv", newline="") as file:
-        rows = {r["task"]: r for r in csv.DictReader(file) if r["metric"] == "acc"}
+        both = list(csv.DictReader(file))
+    rows = {r["task"]: r for r in both if r["metric"] == "acc"}
+    normed = {r["task"]: r["constant_letter"] for r in both if r["metric"] == "acc_norm"}
+    assert normed == {"mini_forget": "1", "mini_retain": ""}  # equal choices, told apart by their lengths alone
     assert rows["mini_forget"]["ties"] == "1.0" and rows["mini_forget"]["constant_letter"] == "1"
     assert float(rows["mini_retain"]["ties"]) < 1 and '"wrapper": "rag"' in (tmp_path / "accuracy.run.json").read_text()
 
