@@ -51,6 +51,22 @@ def tasks(models, root, options):
     return made
 
 
+def claim_tasks(models, root, data):
+    """What the table of claims reads beside the scoreboard: a model's free answers, and the collapse of GA and NPO."""
+    from brittle.results import model_name
+    from brittle.steps import Task
+
+    texts = ["--data", str(data), "--forget", str(data / "forget.txt"), "--retain", str(data / "retain.txt")]
+    outdir = Path(root) / "collapse"
+    command = ["experiment/collapse.py", "--model", models["base"], "--outdir", str(outdir), *texts]
+    made = [Task("collapse", "collapse", "Collapse", command, outdir / "collapse.csv")]
+    for name, model in models.items():
+        outdir = Path(root) / model_name(model) / "extract"
+        command = ["eval/extract.py", "--model", model, "--outdir", str(outdir), "--templates", "plain", *texts]
+        made.append(Task(f"extract {name}", "extract", "Extraction", command, outdir / "extract.csv"))
+    return made
+
+
 def read(folder):
     """{(attack, seed): {splits: {split: row}, facts: {fact: (right, asked)}, note}} of what eval/attack.py wrote there."""
     found = {}
@@ -160,6 +176,9 @@ def main(
     root: Annotated[Path, typer.Option("--root", help="Folder of all results.")] = Path("outputs"),
     max_items: Annotated[int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")] = 200,
     device: cli.Device = "auto",
+    claims: Annotated[
+        bool, typer.Option("--claims", help="Also measure what the table of claims needs beside the cells.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Make every cell anew.")] = False,
     jobs: Annotated[Optional[int], typer.Option(min=1, help="Models side by side (2 on CPU, 1 on GPU).")] = None,  # noqa: UP045
 ):
@@ -193,12 +212,13 @@ def main(
     if "relearn_lora" in names and any(force or task.why() for task in work):
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as in runner.preload
         import peft  # noqa: F401  (once here, not once in every child)
-    code = runner.run(work, root, force=force, jobs=jobs)
+    code = runner.run(work + (claim_tasks(models, root, data) if claims else []), root, force=force, jobs=jobs)
     done = {name: task.output.parent for name, task in zip(models, work, strict=True) if not task.why()}
     for role in ("base", "filtered"):
         if role not in done:
             raise UserError(f"the attacks on {role} failed, so nothing can be compared with it. See {root}/logs.")
     files = [folder / name for folder in done.values() for name in ("attacks.csv", "attacks_items.csv", "attacks_notes.csv")]
+    files += [path for path in report_attacks.sources(root) if path.is_file() and path.parent != root]
     settings = {"models": models, "attacks": names, "seeds": numbers, "absent_methods": absent}
     with results.Run(root, files, seed=numbers[0], settings=settings) as run:
         table = list(rows({name: read(folder) for name, folder in done.items()}, names, numbers))
