@@ -84,20 +84,28 @@ def quality_rows(name, part, others, d, seed):
     yield row(name, "forget_quality", "forget", d.name, max(found["p"], 1e-16) if found else None, n=n, note=why)
 
 
-def perplexity_rows(name, model, tokenizer, data, settings):
-    """exp of the mean NLL a token over the texts of forget.txt, retain.txt and neutral.txt, with a bootstrap over texts."""
+def perplexity_items(model, tokenizer, data, settings):
+    """An item a text of forget.txt, retain.txt and neutral.txt: set, index, tokens (predicted) and nll (a token)."""
     for of in TEXTS:
         path = data / f"{of}.txt"
         if not path.is_file():
             continue
         ids = text.encode(tokenizer, text.read_texts(path, settings.max_samples), context_length(model.config), f"{of} texts")
         tokens = token_scores(model, [i for i in ids if len(i) > 1], tokenizer.pad_token_id, settings.batch_size)
-        sums = torch.tensor([-float(own.sum()) for own, _ in tokens], dtype=torch.float64)
-        counts = torch.tensor([len(own) for own, _ in tokens], dtype=torch.float64)
-        weights = stats.resample(len(sums), 1000, 0, of)
+        for index, (own, _) in enumerate(tokens):
+            yield {"set": f"{of}.txt", "index": index, "definition": "paper", "tokens": len(own), "nll": -float(own.mean())}
+
+
+def perplexity_rows(name, items):
+    """exp of the mean NLL a token over each set's texts, with a bootstrap over texts; `n` counts tokens."""
+    for of, part in by_set(items).items():
+        counts = torch.tensor([i["tokens"] for i in part], dtype=torch.float64)
+        sums = counts * torch.tensor([i["nll"] for i in part], dtype=torch.float64)
+        weights = stats.resample(len(part), 1000, 0, of)
         low, high = stats.quantiles(((weights @ sums) / (weights @ counts)).exp())
-        value = float((sums.sum() / counts.sum()).exp())
-        yield row(name, "perplexity", of, "paper", value, (low, high), int(counts.sum()), len(sums))
+        yield row(
+            name, "perplexity", of, "paper", float((sums.sum() / counts.sum()).exp()), (low, high), int(counts.sum()), len(part)
+        )
 
 
 def imported_rows(path):

@@ -45,8 +45,10 @@ def plot(table, name):
         axes[0].bar(x, part["value"], 0.8 / len(names), yerr=errors, label=of)
         axes[0].plot(x, part["reference"], "_", color="black", markersize=10, label="reference" if place == 0 else None)
     axes[0].set(ylabel="score", ylim=(0, 1.08))
-    axes[0].set_xticks(range(len(shown)), [s.replace("_", "\n") for s in shown])
-    axes[0].legend(fontsize=8)
+    axes[0].set_xticks(
+        range(len(shown)), ["P(answer)", "ROUGE-L", "exact\nmemor.", "extraction\nstrength", "truth\nscore", "degen-\nerate"]
+    )
+    axes[0].legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -108,11 +110,13 @@ def main(
                 others = [i for s, r in control.records(sets, at) for i in quality.items(s, r, d)]
             table += quality_rows.rows(name, found, others, d, seed)
             every += found
-        table += quality_rows.perplexity_rows(name, *asker.loaded, data, settings)
+        texts = list(quality_rows.perplexity_items(*asker.loaded, data, settings))
+        table += quality_rows.perplexity_rows(name, texts)
         for schema, made in eval_json.make(found, *totals(table, d)).items():
             eval_json.write(run.path(eval_json.FILES[schema]), made)
         run.figure(plot(table, name), "forget_quality.png")
-        run.csv("forget_quality_items.csv", ITEM_COLUMNS, ({"model": name, **i} for i in every))
+        empty = dict.fromkeys(ITEM_COLUMNS)
+        run.csv("forget_quality_items.csv", ITEM_COLUMNS, ({**empty, "model": name, **i} for i in [*every, *texts]))
         run.csv("forget_quality.csv", COLUMNS, [*table, *extra])
     say(table, chosen)
 
@@ -129,11 +133,11 @@ def say(table, chosen):
     for r in table:
         if r["metric"] not in shown or (r["definition"] == "paper" and chosen.name != "paper"):
             continue
-        value = "    -" if r["value"] is None else f"{r['value']:5.3f}"
+        value = "-" if r["value"] is None else f"{r['value']:.3g}"
         before = plain.get((r["metric"], r["set"]))
         differs = r["definition"] != "paper" and None not in (before, r["value"])
         moved = f"   {r['value'] - before:+.3f} to the paper's" if differs else ""
-        print(f"{r['set']:<15} {r['metric']:<20} {value}{moved}" + (f"   {r['note']}" if r["note"] else ""))
+        print(f"{r['set']:<15} {r['metric']:<20} {value:>6}{moved}" + (f"   {r['note']}" if r["note"] else ""))
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def test_script_writes_scores_items_and_the_files_of_others(mini, family, tmp_pa
     assert done.code == 0, done.err
     table = {(r["metric"], r["set"], r["definition"]): r for r in rows_of(out / "forget_quality.csv")}
     items = rows_of(out / "forget_quality_items.csv")
-    assert len(items) == 2 * 7 * 6 and {i["definition"] for i in items} == {"paper", "open-unlearning"}
+    assert len(items) == 2 * 7 * 6 + 2 * 6 and {i["definition"] for i in items} == {"paper", "open-unlearning"}
     for metric in ("probability", "rouge_l_recall", "extraction_strength"):
         own = [float(i[metric]) for i in items if i["set"] == "forget" and i["definition"] == "paper"]
         assert float(table[metric, "forget", "paper"]["value"]) == pytest.approx(sum(own) / 6)
@@ -153,7 +153,9 @@ def test_script_writes_scores_items_and_the_files_of_others(mini, family, tmp_pa
         table["truth_score", "verbmem", "paper"]["value"] == "" and "skipped" in table["truth_score", "verbmem", "paper"]["note"]
     )
     assert 0 <= float(table["forget_quality", "forget", "paper"]["value"]) <= 1
-    assert float(table["perplexity", "forget", "paper"]["value"]) > 1
+    texts = [(int(i["tokens"]), float(i["nll"])) for i in items if i["set"] == "forget.txt"]
+    mean = sum(n * nll for n, nll in texts) / sum(n for n, _ in texts)  # weighted by tokens
+    assert float(table["perplexity", "forget.txt", "paper"]["value"]) == pytest.approx(math.exp(mean))
     tofu, muse = (json.loads((out / f"{n}_EVAL.json").read_text()) for n in ("TOFU", "MUSE"))
     assert len(tofu["forget_truth_ratio"]["value_by_index"]) == 6 and "forget_verbmem_ROUGE" in muse
     for name, metric in {**tofu, **muse}.items():
