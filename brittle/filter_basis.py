@@ -133,8 +133,20 @@ def energy(u, second):
 
 def shared(forget, retain, k):
     """||U_F^T U_R||_F^2 / k for the k leading principal directions of each set: 1 is one subspace, k / d is chance."""
-    u, v = top(forget.covariance, k)[1], top(retain.covariance, k)[1]
+    u, v = leading(forget.covariance, k), leading(retain.covariance, k)
     return float((u.T @ v).square().sum() / k)
+
+
+def leading(matrix, k, exact=512, rounds=12):
+    """[d, k] the leading eigenvectors of a symmetric positive matrix: wider than `exact` by subspace iteration, which is enough
+    for a number that is only reported."""
+    if len(matrix) <= exact:
+        return top(matrix, k)[1]
+    g = torch.Generator().manual_seed(0)
+    q = torch.randn(len(matrix), 2 * k, generator=g, dtype=torch.float64).to(matrix.device)
+    for _ in range(rounds):
+        q = torch.linalg.qr(matrix @ q)[0]
+    return q @ top(q.T @ matrix @ q, k)[1]
 
 
 def ratio(forget, retain):
@@ -142,11 +154,11 @@ def ratio(forget, retain):
     return float(generalised(forget.second, retain.second)[0][0])
 
 
-def make_basis(name, forget, retain, k=None):
+def make_basis(name, forget, retain, k=None, known=None):
     """(basis [d, k], about) from two Moments. about: spectrum, ratio (lambda_1), energies, overlap, and for oblique filters
     the tensors `read` and `offset`. k None: every direction of ratio above CLEAR (gep, loss), at most MOST.
 
-    For `loss` the moments are those of gradients.
+    For `loss` the moments are those of gradients. `known`: {ratio, overlap} of these moments, where they were computed before.
     """
     if name not in BASES:
         raise UserError(f"--basis {name}: choose {', '.join(BASES)}.")
@@ -156,10 +168,12 @@ def make_basis(name, forget, retain, k=None):
     u, values, about = MAKE[name](forget, retain, k or min(MOST, d))
     if k is None and name in ("gep", "loss"):
         u = u[:, : max(1, int((values[: u.shape[1]] > CLEAR).sum()))]
-    first = ratio(forget, retain) if name not in ("gep", "loss") else float(values[0])
+    known = known or {}
+    first = float(values[0]) if name in ("gep", "loss") else known["ratio"] if "ratio" in known else ratio(forget, retain)
     kept = min(u.shape[1], MOST)
     return u, {
         "basis": name, "ratio": first, "spectrum": [] if values is None else values[: 2 * MOST].tolist(),
         "energy_forget": energy(u, forget.second), "energy_retain": energy(u, retain.second),
-        "overlap": shared(forget, retain, kept), "n_forget": forget.n, "n_retain": retain.n, **about,
+        "overlap": known["overlap"] if "overlap" in known else shared(forget, retain, kept),
+        "n_forget": forget.n, "n_retain": retain.n, **about,
     }  # fmt: skip

@@ -23,7 +23,7 @@ def moments_of(model, examples, pad_id, sites, batch_size=64):
     if examples.get("general"):
         general = collect(model, examples["general"], pad_id, sites, batch_size, everything)
         retain = {site: retain[site].merge(general[site]) for site in sites}
-    return SimpleNamespace(forget=forget, retain=retain, everything=everything)
+    return SimpleNamespace(forget=forget, retain=retain, everything=everything, known={})
 
 
 def gradients(model, examples, pad_id, batch_size=64):
@@ -81,7 +81,10 @@ def make(model, found, site, basis, k, gated, about):
     if basis == "auto":
         k = k or (min(forget.width, WIDEST) if gated else min(forget.width, MOST))
     source = (found.loss_forget, found.loss_retain) if name == "loss" else (forget, retain)
-    u, facts = make_basis(name, *source, k)
+    known = found.known.get(site) if name != "loss" else None  # eigenvalues are the expensive part of wide models
+    u, facts = make_basis(name, *source, k, known)
+    if name == "gep":
+        found.known[site] = {"ratio": facts["ratio"], "overlap": facts["overlap"]}
     extra = {key: facts.pop(key).float().cpu() for key in ("read", "offset") if key in facts}
     if gated:
         extra.setdefault("offset", forget.mean.float().cpu())  # what is left of a gated token is the average forget token
