@@ -213,7 +213,7 @@ def main(
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as in runner.preload
         import peft  # noqa: F401  (once here, not once in every child)
     code = runner.run(work + (claim_tasks(models, root, data) if claims else []), root, force=force, jobs=jobs)
-    done = {name: task.output.parent for name, task in zip(models, work, strict=True) if not task.why()}
+    done = {name: task.output.parent for name, task in zip(models, work, strict=True) if code == 0 or not task.why()}
     for role in ("base", "filtered"):
         if role not in done:
             raise UserError(f"the attacks on {role} failed, so nothing can be compared with it. See {root}/logs.")

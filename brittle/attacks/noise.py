@@ -15,11 +15,11 @@ from brittle.stats import generator
 
 @torch.no_grad()
 def add_noise(model, scale, seed):
-    """Noise drawn by (seed, matrix); scale 0 changes nothing."""
+    """Noise drawn by (seed, matrix) on the model's device; scale 0 changes nothing."""
     if not scale:
         return
     for name, w in matrices(model):
-        drawn = torch.randn(w.shape, generator=generator(seed, f"noise {name}")).to(w.device)
+        drawn = torch.randn(w.shape, generator=generator(seed, f"noise {name}", w.device), device=w.device)
         size = torch.linalg.vector_norm(w.float()) / w.numel() ** 0.5
         w.copy_((w.float() + scale * size * drawn).to(w.dtype))
 
