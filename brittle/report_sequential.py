@@ -49,12 +49,11 @@ FOUND_HEAD = ["finding", "measure", "mean [95 %]", "seeds"]
 
 
 def markdown(folder):
-    """Both tables, for the README."""
-    folder, parts = Path(folder), []
-    for head, body in (
-        (HEAD, lines(read_csv(folder / "results.csv"))),
-        (FOUND_HEAD, found_lines(read_csv(folder / "findings.csv"))),
-    ):
+    """Both tables, for the README; of the findings those that answer the log's questions."""
+    results, findings = (read_csv(Path(folder) / name) for name in ("results.csv", "findings.csv"))
+    findings = [row for row in findings if row["measure"] in ("selectivity", "forget_accuracy", "recovery_10")]
+    parts = []
+    for head, body in ((HEAD, lines(results)), (FOUND_HEAD, found_lines(findings))):
         rows = [head, ["---"] * len(head), *body]
         parts.append("\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows))
     return "\n\n".join(parts)
