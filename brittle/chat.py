@@ -46,7 +46,7 @@ class Session:
             except KeyboardInterrupt:
                 self.console.print()
             except UserError as error:
-                self.console.print(f"error: {' '.join(str(error).split())}", markup=False, highlight=False)
+                self.console.print(f"error: {' '.join(str(error).split())}", markup=False, highlight=False, soft_wrap=True)
 
     def message(self):
         """One message: a line; lines that end in a backslash and the next; or what stands between two lines of \"\"\"."""

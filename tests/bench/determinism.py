@@ -19,7 +19,7 @@ from brittle.errors import UserError
 from brittle.files import sha256
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS = (".csv", ".txt", ".jsonl", ".safetensors", ".html")
+KINDS = (".csv", ".txt", ".jsonl", ".safetensors")
 
 
 def study(folder):
