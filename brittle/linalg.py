@@ -65,6 +65,11 @@ def spectrum(w):
     return eigenvalues(gram(w)).flip(0).clamp_min(0).sqrt()
 
 
+def finite(*matrices):
+    """Is there neither NaN nor Inf? A sum in float64 cannot overflow, and reads a matrix several times faster than isfinite."""
+    return all(bool(w.sum(dtype=torch.float64).isfinite()) for w in matrices)
+
+
 def frobenius(s):
     """Frobenius norm from singular values s."""
     return float(s.square().sum().sqrt())

@@ -1,6 +1,7 @@
 """Weight matrices of two checkpoints, streamed pair by pair from safetensors: no model is built, none is held whole."""
 
 import json
+import math
 import re
 from contextlib import ExitStack
 from pathlib import Path
@@ -83,16 +84,24 @@ def natural(name):
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def below_ulp(w, dw):
+def norm_below_ulp(dtype, count, size, change):
     """True where dW is not zero but its typical entry lies below one unit in the last place of W's typical entry.
 
-    Typical: the root mean square. Such a dW is what rounding to w.dtype left of an update, and so is its rank.
+    size, change: the Frobenius norms of W, stored in `dtype` with `count` entries, and of dW; typical is the root mean square.
+    Such a dW is what rounding to that dtype left of an update, and so is its rank.
     """
     import torch
 
-    size, change = (torch.linalg.vector_norm(x.double()) / x.numel() ** 0.5 for x in (w, dw))
-    unit = torch.finfo(w.dtype).eps * 2.0 ** torch.log2(size.clamp_min(torch.finfo(w.dtype).tiny)).floor()
-    return bool(0 < change < unit)
+    size, change = (float(norm) / count**0.5 for norm in (size, change))
+    unit = torch.finfo(dtype).eps * 2.0 ** math.floor(math.log2(max(size, torch.finfo(dtype).tiny)))
+    return 0 < change < unit
+
+
+def below_ulp(w, dw):
+    """`norm_below_ulp` of tensors."""
+    import torch
+
+    return norm_below_ulp(w.dtype, w.numel(), *(torch.linalg.vector_norm(x.double()) for x in (w, dw)))
 
 
 def is_adapter(folder):

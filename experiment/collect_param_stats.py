@@ -27,9 +27,9 @@ def spectra_of(w_a, w_b):
     """{dW, W_a, W_b: all singular values}; where nothing changed, one decomposition is enough. None for NaN or Inf."""
     import torch
 
-    from brittle.linalg import change_spectrum, spectrum
+    from brittle.linalg import change_spectrum, finite, spectrum
 
-    if not (torch.isfinite(w_a).all() and torch.isfinite(w_b).all()):
+    if not finite(w_a, w_b):
         return None
     s_a = spectrum(w_a)
     if torch.equal(w_a, w_b):
@@ -55,7 +55,8 @@ def measure(spectra):
 
 def rows(pairs, spectra, notes):
     """A row a matrix of `pairs`; fills `spectra` {dW/<name>: singular values} and `notes` {broken, rounding: [names]}."""
-    from brittle.weights import below_ulp, group_of, layer_of
+    from brittle.linalg import frobenius
+    from brittle.weights import group_of, layer_of, norm_below_ulp
 
     for name, w_a, w_b in pairs:
         found = spectra_of(w_a, w_b)
@@ -63,7 +64,7 @@ def rows(pairs, spectra, notes):
             notes["broken"].append(name)
         else:
             spectra |= {f"{key}/{name}": s.cpu() for key, s in found.items()}
-            if not hasattr(w_b, "factors") and below_ulp(w_b, w_b.double() - w_a.double()):
+            if norm_below_ulp(w_b.dtype, w_b.numel(), frobenius(found["W_b"]), frobenius(found["dW"])):
                 notes["rounding"].append(name)
         key = {"name": name, "layer": layer_of(name), "group": group_of(name)}
         yield key | {"shape0": w_a.shape[0], "shape1": w_a.shape[1]} | measure(found)

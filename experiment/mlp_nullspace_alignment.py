@@ -64,13 +64,12 @@ def measure(w, dw):
 
 def rows(pairs, broken):
     """Rows of every MLP matrix; names of those with NaN or Inf go to `broken`."""
-    import torch
-
+    from brittle.linalg import finite
     from brittle.weights import layer_of
 
     for name, w_a, w_b in pairs:
         key = {"name": name, "layer": layer_of(name)}
-        if not (torch.isfinite(w_a).all() and torch.isfinite(w_b).all()):
+        if not finite(w_a, w_b):
             broken.append(name)
             yield dict.fromkeys(COLUMNS) | key
         else:

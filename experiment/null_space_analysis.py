@@ -100,10 +100,10 @@ def measure(name, w_a, w_b, k, every):
     """The columns behind `group` of one pair of matrices, once for each of `every` Nulls."""
     import torch
 
-    from brittle.linalg import change_spectrum, rank
-    from brittle.weights import below_ulp
+    from brittle.linalg import change_spectrum, finite, frobenius, rank
+    from brittle.weights import norm_below_ulp
 
-    if not (torch.isfinite(w_a).all() and torch.isfinite(w_b).all()):
+    if not finite(w_a, w_b):
         return [dict.fromkeys(COLUMNS[3:]) | {"seed": nulls.seed} for nulls in every]
     (m, n), found, drawn = w_a.shape, {}, [{}] * len(every)
     start, s_a = bases(w_a, k)
@@ -115,13 +115,13 @@ def measure(name, w_a, w_b, k, every):
                 still |= {f"{prefix}subspace_alignment{side}": 1.0, f"{prefix}grassmann_distance{side}": 0.0}
         found = still | {"null_subspace_alignment_low": 1.0, "null_subspace_alignment_high": 1.0}
     else:
-        dw = w_b.double() - w_a.double()
         end, s_b = bases(w_b, k)
-        k = min(k, rank(s_a), rank(s_b))
-        found = shape_of(change_spectrum(w_a, w_b)) | {"below_ulp": int(below_ulp(w_b, dw))}
+        k, s = min(k, rank(s_a), rank(s_b)), change_spectrum(w_a, w_b)
+        lost = norm_below_ulp(w_b.dtype, w_b.numel(), torch.linalg.vector_norm(w_b, dtype=torch.float64), frobenius(s))
+        found = shape_of(s) | {"below_ulp": int(lost)}
         if k:
             found |= shift(start, end, k)
-            drawn = [nulls.shift(name, w_a, torch.linalg.vector_norm(dw), k, start) for nulls in every]
+            drawn = [nulls.shift(name, w_a, frobenius(s), k, start) for nulls in every]
     found = dict.fromkeys(COLUMNS[3:]) | found | {"k": k, "random_alignment": k / m, "random_alignment_right": k / n}
     return [
         found | nulls.shape(m, n, w_a.device) | of_seed | {"n_null": nulls.draws, "seed": nulls.seed}

@@ -31,10 +31,10 @@ def directions(pairs, k_max, device):
     """Yield (name, {rank of dW, V [n, k] of dW, W_V [n, k] of W_a}); only the rank where it is 0, None for NaN or Inf."""
     import torch
 
-    from brittle.linalg import change_spectrum, change_svd, rank, svd
+    from brittle.linalg import change_spectrum, change_svd, finite, rank, svd
 
     for name, w_a, w_b in pairs:
-        if not (torch.isfinite(w_a).all() and torch.isfinite(w_b).all()):
+        if not finite(w_a, w_b):
             yield name, None
             continue
         found = rank(change_spectrum(w_a, w_b))
