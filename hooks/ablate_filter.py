@@ -172,12 +172,12 @@ def main(
         Path | None, typer.Option("--filter", help="attacks: the filter (outputs/<model>__filter/filter).")
     ] = None,
     site: Annotated[
-        list[str] | None, typer.Option("--site", help="components: sites (post_norm and the middle block).")
+        list[str] | None, typer.Option("--site", help="components: sites (post_norm; a block costs minutes).")
     ] = None,
     level: Annotated[list[str] | None, typer.Option("--level", help="overlap: PERCENT=MODEL:DATA, repeatable.")] = None,
     retain_limit: Annotated[float, typer.Option(min=1e-6, help="KL on retain text, nats a token.")] = 0.05,
     general_limit: Annotated[float, typer.Option(min=1e-6, help="KL on general text, nats a token.")] = 0.02,
-    items: Annotated[int, typer.Option(min=4, help="Questions a split.")] = 100,
+    items: Annotated[int, typer.Option(min=4, help="Questions a split.")] = 60,
     max_samples: cli.MaxSamples = 1200,
     seed: cli.Seed = 0,
     device: cli.Device = "auto",
@@ -212,7 +212,7 @@ def main(
             run.csv("overlap.csv", OVERLAP, table)
             return
         made = filters.load(filter_dir or filter_files.folder_of("outputs", model)) if what == "attacks" else None
-        chosen = site or ["post_norm", "block:1"] if what == "components" else [made.site] if made else None
+        chosen = site or ["post_norm"] if what == "components" else [made.site] if made else None
         bench = Bench(folders["model"], data, chosen, setup)
         if what == "components":
             table = list(
