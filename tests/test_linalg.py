@@ -80,3 +80,15 @@ def test_leading_directions_alone(shape):
     u, s, v = linalg.svd(w, 6)
     exact_u, exact_s, exact_v = torch.linalg.svd(w)
     assert torch.allclose(s, exact_s[:6]) and torch.allclose((u * s) @ v.T, (exact_u[:, :6] * exact_s[:6]) @ exact_v[:6])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_finite(dtype):
+    w = torch.full((70, 50), torch.finfo(dtype).max, dtype=dtype)  # whose sum in its own dtype is not
+    assert linalg.finite(w, draw(3, 3))
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        broken = w.clone()
+        broken[3, 4] = bad
+        assert not linalg.finite(w, broken)
+    broken[0, 0], broken[1, 1] = float("inf"), -float("inf")
+    assert not linalg.finite(broken)

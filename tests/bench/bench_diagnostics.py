@@ -97,6 +97,7 @@ def against_svd(a, b):
     pairs = list(weights.matrix_pairs(a, b))
     mlp = [pair for pair in pairs if weights.group_of(pair[0]) == "mlp" and weights.layer_of(pair[0]) >= 0]
     ours = {name: getattr(linalg, name) for name in ("spectrum", "svd")}
+    linalg.spectrum(torch.eye(8))  # the solver's own start-up
     kept, params = {}, script("collect_param_stats")
 
     def spectra(again):
