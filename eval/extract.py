@@ -99,8 +99,8 @@ def plot(table, prefixes, name, chance):
     figure, axes = plots.figure("Extraction", name, columns=2, height=4)
     held = [row for row in table if row["split"] == "forget_b"]
     names = [row["template"] for row in held]
-    for offset, key, colour, words in ((-0.2, "accuracy", "#882255", "choices right"), (0.2, "greedy_leak", "#CC3311", "said"),
-                                       (0.4, "any_leak", "#EE7733", "said in any sample")):  # fmt: skip
+    for offset, key, colour, words in ((-0.2, "accuracy", "#882255", "choices right"), (0.0, "greedy_leak", "#CC3311", "said"),
+                                       (0.2, "any_leak", "#EE7733", "said in any sample")):  # fmt: skip
         known = [(i + offset, row[key]) for i, row in enumerate(held) if row[key] is not None]
         axes[0].barh([y for y, _ in known], [v for _, v in known], height=0.2, color=colour, label=words)
     axes[0].axvline(chance, color=plots.COLOURS["null"], linestyle="--", linewidth=1.4, label="guessing a choice")

@@ -98,6 +98,9 @@ def test_models_that_exist_and_those_that_do_not(tmp_path, script):
     (work,) = scoreboard.tasks({"npo": str(folder)}, tmp_path, ["--seeds", "0"])
     assert work.command[:3] == ["eval/attack.py", "--model", str(folder)]
     assert work.output == tmp_path / "b__npo" / "attacks" / "attacks.csv"
+    for task in scoreboard.claim_tasks({"base": "b", "npo": str(folder)}, tmp_path, tmp_path):
+        text = script(task.command[0], "--help").out.split()
+        assert all(part in text for part in task.command if part.startswith("--"))
     mistakes = {
         "create_all_unlearning_models": ["--root", tmp_path / "empty"], "no attack 'x'": ["--attacks", "x"],
         "--seeds a": ["--seeds", "a"], "no method 'x'": ["--methods", "x"],
