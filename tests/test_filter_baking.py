@@ -170,3 +170,18 @@ def test_modes_that_would_not_be_exact_are_refused(baked):
 def test_a_greedy_only_model_cannot_be_scored(baked):
     with pytest.raises(UserError, match="cannot be scored"):
         load_model(baked["mistral"][4])
+
+
+def test_a_baked_folder_is_a_model_like_any_other(baked):
+    """Weights compare with the base's (a class leaves them alone, a fold changes the unembedding), and the lens reads it."""
+    from brittle.lens import read_tokens
+    from brittle.models import check_pair
+    from brittle.weights import matrix_pairs
+
+    for kind, changed in (("gpt_neox", 0), ("phi", 1)):
+        folder, _, _, dtype, out = baked[kind]
+        check_pair(folder, out)
+        pairs = list(matrix_pairs(folder, out))
+        assert len(pairs) > 10 and sum(not torch.equal(a, b) for _, a, b in pairs) == changed
+        model = load_model(out, "cpu", str(dtype)[6:])
+        assert read_tokens(model, torch.zeros(3, 32)).isfinite().all()
