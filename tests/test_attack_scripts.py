@@ -33,7 +33,7 @@ def test_scripts(name, family, data, tmp_path, script):
     more = [part.format(filtered=family.filtered) for part in more]
     done = script(f"eval/{name}.py", "--model", family.base, "--data", data, "--outdir", tmp_path, "--max-items", "5", *more)
     assert done.code == 0, done.err
-    assert "half B was not in the" in done.out
+    assert "half B was not in what the attack read" in done.out
     rows = read(tmp_path / f"{name}.csv")
     assert len(rows) == 3 * variants and (tmp_path / f"{name}.png").stat().st_size > 10_000
     assert all(float(r["accuracy_low"]) <= float(r["accuracy"]) <= float(r["accuracy_high"]) for r in rows)

@@ -24,5 +24,5 @@ def curves(table, x, title, name, chance, by=None, label=None, numeric=True):
         shown = [f"{p:g}" if numeric else p for p in places]
         axis.set_xticks(range(len(places)), shown, rotation=0 if numeric else 35, ha="center" if numeric else "right")
         axis.set(ylim=(-0.03, 1.05), xlabel=label or x, ylabel="accuracy", title=str(panel) if by else "")
-    axes[0].legend(loc="best", fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=10, frameon=False)
     return figure

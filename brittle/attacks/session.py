@@ -55,7 +55,7 @@ class Session:
         meter, material = self.run(attack, everything=True)
         for note in meter.notes:
             print(f"note: {note}")
-        print(f"half B was not in the {len(material.read)} texts that the attack read")
+        print(f"half B was not in what the attack read ({len(material.read)} texts)")
         return [{c: row.get(c) for c in [*columns, *COLUMNS]} for row in meter.rows]
 
     def run(self, attack, everything=False):
