@@ -1,16 +1,18 @@
 """The server's work as one object: estimated forget states by every variant of blind.py, and a filter from each."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from brittle import anonymise, blind, blind_mlp, filter_tuning
+from brittle import anonymise, blind, blind_mlp, filter_gate, filter_tuning
 from brittle.filter_basis import make_basis
+from brittle.filter_fit import WIDEST
 from brittle.filter_states import states
 from brittle.filters import Filter, architecture
 from brittle.losses import wide
 
 TRAIN = 0.85  # of the pairs; the others say what the network is worth
+FALSE_ALARMS = 0.01  # of retain tokens that may trip the gate
 COUNTS = (2, 4, 8, 16, 32, 64)  # directions to try
 
 
@@ -22,6 +24,8 @@ class Setup:
     site: str = "post_norm"
     limit: float = 0.05
     draws: int = 3
+    basis: str = "auto"
+    gate: bool = False
     max_length: int = 256
     batch_size: int = 64
     seed: int = 0
@@ -78,11 +82,21 @@ def estimate(model, tokenizer, texts, public, retain, setup):
     return found, asked
 
 
-def strongest(tuner, make, limits, convex):
-    """The filter, of those that make(k) gives for k in COUNTS, that takes most energy from the estimated forget states within
+def detector(forget, tuner, setup):
+    """{gate, curve, threshold, offset}: forget states against all retain tokens at the site, silent on 99 % of those. What is
+    left of a token that trips it is the average forget state."""
+    quiet = tuner.caches["retain"].tokens(setup.site)
+    gate, curve = filter_gate.quadratic(forget, blind.moments_of(quiet))
+    made = Filter(setup.site, torch.zeros(len(gate), 1), gate=gate.float(), curve=curve.float()).to(quiet.device)
+    found = {"gate": made.gate, "curve": made.curve, "offset": forget.mean.float()}
+    return {**found, "threshold": filter_gate.threshold([made.score(quiet)], FALSE_ALARMS)}
+
+
+def strongest(tuner, make, limits, convex, counts):
+    """The filter, of those that make(k) gives for k in `counts`, that takes most energy from the estimated forget states within
     the limits. A server without forget text has no better measure, and with few directions the budget is never spent."""
     best, most = None, -1.0
-    for k in COUNTS:
+    for k in counts:
         made = make(k)
         if made is None:
             break
@@ -102,20 +116,23 @@ def make_filters(model, found, asked, retain, pad_id, setup):
     limits, kept = filter_tuning.Limits(setup.limit, setup.limit), blind.moments_of(found.retain)
     for variant, rows in found.rows.items():
         moments = blind.moments_of(rows)
+        gate = detector(moments, tuner, setup) if setup.gate else {}
+        name = setup.basis if setup.basis != "auto" else "pca" if gate else "gep"
 
-        def make(k, moments=moments, variant=variant):
+        def make(k, moments=moments, variant=variant, gate=gate, name=name):
             if k > moments.width:
                 return None
-            basis, about = make_basis("gep", moments, kept, k)
+            basis, about = make_basis(name, moments, kept, k)
             about |= {"blind": variant, "how": setup.how, "architecture": architecture(model.config)}
-            return Filter(setup.site, basis.float(), about=about).to(model.device)
+            return Filter(setup.site, basis.float(), about=about, **gate).to(model.device)
 
         convex = setup.site == "post_norm"
-        made, reading = strongest(tuner, make, limits, convex)
+        made, reading = strongest(tuner, make, limits, convex, [min(WIDEST, moments.width)] if gate else COUNTS)
         if variant == "kl":
             head, rows = unembedding(model), found.rows["mlp"]
             basis, about = blind.trained_basis(made.basis, head, rows, found.retain, setup.limit, seed=setup.seed)
-            made = Filter(setup.site, basis, about={**made.about, **{f"trained_{name}": v for name, v in about.items()}})
+            made = replace(made, basis=basis, about={**made.about, **{f"trained_{name}": v for name, v in about.items()}})
+            made = made.at(1.0)
             curve = tuner.curve(made)
             strength = filter_tuning.within(curve, limits, convex=convex, points=9, tolerance=1e-2)
             made, reading = made.at(strength), curve(strength)

@@ -154,7 +154,8 @@ def evaluate(outdir, folder, filters, forget, retain, data, max_samples, seed, d
     sets = {split: mcq.subset(items, max_samples, seed) for split, items in mcq.read_splits(data).items()}
     with results.Run(outdir, inputs, {"model": str(folder)}, seed, {"stage": "evaluate"}) as run:
         model, tokenizer = models.load_model(folder, device, "auto"), models.load_tokenizer(folder)
-        setup = blind_fit.Setup(how="none", site=first.site, seed=seed)
+        basis, gated = first.about.get("basis", "auto"), first.gate is not None
+        setup = blind_fit.Setup(how="none", site=first.site, basis=basis, gate=gated, seed=seed)
         chosen = {"no filter": None, "oracle": oracle(model, tokenizer, forget, retain, setup, max_samples)}
         chosen |= {variant: made.to(model.device) for variant, made in loaded.items()}
         table = list(rows(model, tokenizer, chosen, sets))
@@ -178,6 +179,8 @@ def main(
     salt_file: Annotated[Optional[Path], typer.Option(help="anonymise: salt of --how hash (default: drawn, not kept).")] = None,  # noqa: UP045
     public: Annotated[Optional[list[Path]], typer.Option(help="fit: JSONL of public originals.")] = None,  # noqa: UP045
     site: Annotated[str, typer.Option(help="fit: post_norm, pre_norm or block:L.")] = "post_norm",
+    basis: Annotated[str, typer.Option(help="fit: auto (gep; pca behind a gate), or one of hooks/fit_filter.py's.")] = "auto",
+    gate: Annotated[bool, typer.Option("--gate", help="fit: act only where a detector of forget-like tokens fires.")] = False,
     limit: Annotated[float, typer.Option(min=0, help="fit: retain KL, nats a token, that a filter may cost.")] = 0.05,
     draws: Annotated[int, typer.Option(min=1, help="fit: fillings a text of the surrogate control.")] = 3,
     filters: Annotated[Optional[Path], typer.Option(help="evaluate: the folder that fit wrote.")] = None,  # noqa: UP045
@@ -203,7 +206,7 @@ def main(
         return evaluate(outdir, folder, filters, forget or data / "forget.txt", retain, data, max_samples, seed, device)
     from brittle.blind_fit import Setup
 
-    setup = Setup(how, site, limit, draws, max_length, batch_size, seed)
+    setup = Setup(how, site, limit, draws, basis, gate, max_length, batch_size, seed)
     public = public or [data / "qa_real_authors.jsonl", data / "qa_world_facts.jsonl"]
     return fit(outdir, folder, forget, public, retain, setup, max_samples, device)
 
