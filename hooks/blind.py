@@ -137,7 +137,7 @@ def plot(table, name):
     axes[0].axhline(0.25, color="0.6", linestyle=":", linewidth=1)
     axes[0].set(ylabel="accuracy", ylim=(0, 1.05))
     axes[0].set_xticks(range(len(variants)), variants)
-    axes[0].legend()
+    axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
