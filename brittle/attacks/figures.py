@@ -23,6 +23,6 @@ def curves(table, x, title, name, chance, by=None, label=None, numeric=True):
         plots.null(axis, None, chance, "guessing")
         shown = [f"{p:g}" if numeric else p for p in places]
         axis.set_xticks(range(len(places)), shown, rotation=0 if numeric else 35, ha="center" if numeric else "right")
-        axis.set(ylim=(-0.03, 1.05), xlabel=label or x, ylabel="accuracy", title=str(panel) if by else "")
+        axis.set(ylim=(-0.03, 1.05), xlabel=label or x, ylabel="accuracy", title=f"{by} {panel}" if by else "")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=10, frameon=False)
     return figure
