@@ -113,6 +113,11 @@ def strongest(tuner, make, limits, convex, counts):
 def make_filters(model, found, asked, retain, pad_id, setup):
     """Yield (variant, Filter at its strength, its reading): directions by energy against retain, strength within the limit."""
     tuner = filter_tuning.Tuner(model, {"forget": asked, "retain": retain}, pad_id, [setup.site], setup.batch_size)
+    yield from filters_of(model, found, tuner, setup)
+
+
+def filters_of(model, found, tuner, setup):
+    """Those of `make_filters`, the retain limit kept on the tuner's retain set."""
     limits, kept = filter_tuning.Limits(setup.limit, setup.limit), blind.moments_of(found.retain)
     for variant, rows in found.rows.items():
         moments = blind.moments_of(rows)

@@ -1,24 +1,21 @@
-"""What the filter's choices are worth, and what a published filter gives away: components, sites, tokens, names."""
+"""What the filter's choices are worth: components, sites."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 
 from brittle import mcq
-from brittle.filter_basis import top
 from brittle.filter_fit import make
 from brittle.filter_gate import threshold
 from brittle.filter_search import distance
 from brittle.filter_tuning import within
 from brittle.filters import block_of, hooked
-from brittle.losses import wide
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128)
 PARETO = ["site", "basis", "gated", "k", "strength", "forget_accuracy", "forget_low", "forget_high", "retain_accuracy",
           "general_accuracy", "n", "auc", "known", "forget_nll", "retain_kl", "retain_kl_p90", "status"]  # fmt: skip
 SITES = ["site", "ratio", "probe_auc", "overlap", "gate_auc", "forget_accuracy", "retain_accuracy", "lens_after", "k"]
-TOKENS = ["direction", "side", "rank", "token", "logit"]
-ATTACKS = ["attack", "what", "value", "low", "high", "chance", "n"]
 
 
 def at_budget(tuner, made, limits):
@@ -30,15 +27,28 @@ def at_budget(tuner, made, limits):
     return made.at(within(tuner.curve(made), limits, convex=made.site == "post_norm", points=points, tolerance=0.01))
 
 
+def right(model, tokenizer, made, items):
+    """{split: [right?, one an item]} of the hooked model (made None: of the model as it is) on {split: items}."""
+    with hooked(model, made) if made is not None else nullcontext():
+        scored = {split: mcq.score(model, tokenizer, chosen) for split, chosen in items.items()}
+    return {s: [int(p == i["answer"]) for (p, _), i in zip(scored[s], items[s], strict=True)] for s in items}
+
+
 def accuracies(model, tokenizer, made, items):
     """{split: (accuracy, right, n)} of the hooked model on {split: items}."""
-    found = {}
-    with hooked(model, made):
-        for split, chosen in items.items():
-            scored = mcq.score(model, tokenizer, chosen)
-            right = sum(p == item["answer"] for (p, _), item in zip(scored, chosen, strict=True))
-            found[split] = right / len(chosen), right, len(chosen)
-    return found
+    return {s: (sum(r) / len(r), sum(r), len(r)) for s, r in right(model, tokenizer, made, items).items()}
+
+
+def by_entity(hits, items, seed=0, draws=1000):
+    """(accuracy, low, high) of `hits` [n], bootstrapped over entities: questions on one entity are no independent draws."""
+    from brittle.stats import quantiles, resample
+
+    entity = {}
+    for hit, item in zip(hits, items, strict=True):
+        entity.setdefault("/".join(str(item.get("fact", id(item))).split("/")[:2]), []).append(hit)
+    sums, counts = (torch.tensor([float(f(v)) for v in entity.values()], dtype=torch.float64) for f in (sum, len))
+    times = resample(len(entity), draws, seed, "entities")
+    return sum(hits) / len(hits), *quantiles((times @ sums) / (times @ counts))
 
 
 def pareto(tuner, tokenizer, found, sites, bases, limits, items):
@@ -64,58 +74,6 @@ def pareto(tuner, tokenizer, found, sites, bases, limits, items):
                 }  # fmt: skip
                 if whole.read is not None or k == whole.k:
                     break
-
-
-@torch.no_grad()
-def promoted(model, tokenizer, made, count=5):
-    """Yield the tokens that each direction of a filter adds most to and takes most from, by logit W u."""
-    weight = wide(model.get_output_embeddings().weight)
-    for j in range(min(made.k, 16)):
-        logits = weight @ made.basis[:, j].to(weight)
-        for side, ranked in (("promoted", logits.topk(count)), ("demoted", (-logits).topk(count))):
-            for rank, token in enumerate(ranked.indices.tolist()):
-                yield {
-                    "direction": j,
-                    "side": side,
-                    "rank": rank,
-                    "token": tokenizer.decode([token]),
-                    "logit": float(logits[token]),
-                }
-
-
-def recovered(before, after, k):
-    """[d, k] the directions that a published unembedding lost: the leading right singular vectors of W' - W."""
-    change = after.double() - before.double()
-    return top(change.T @ change, k)[1]
-
-
-@torch.no_grad()
-def names_in(model, tokenizer, u, names, decoys):
-    """(AUC of forget names against decoys by their energy in the span of u, energies of both): can a reader of the published
-    basis tell whose facts it removes? A name's vector is the mean of its tokens' input embeddings."""
-    from brittle.stats import auc_variance
-
-    table = wide(model.get_input_embeddings().weight)
-
-    def energy(name):
-        ids = tokenizer(" " + name, add_special_tokens=False)["input_ids"]
-        x = table[torch.tensor(ids, device=table.device)].mean(0)
-        return float((u.to(x).T @ x).square().sum() / x.square().sum())
-
-    scores = [energy(n) for n in [*names, *decoys]]
-    value, variance = auc_variance(torch.tensor(scores), torch.tensor([1] * len(names) + [0] * len(decoys)))
-    half = 1.96 * variance**0.5
-    return value, max(0.0, value - half), min(1.0, value + half)
-
-
-def entities(items):
-    """Names that questions ask about: the capitalised words that stand in one entity's questions and in no other's."""
-    owner = {}
-    for item in items:
-        for word in item["question"].replace("?", " ").split():
-            if word[:1].isupper() and word.lower() not in ("question:", "answer:", "what", "which"):
-                owner.setdefault(word, set()).add("/".join(str(item.get("fact", "")).split("/")[:2]))
-    return sorted(word for word, found in owner.items() if len(found) == 1)
 
 
 class BehindBlock:

@@ -45,6 +45,7 @@ def verdict(home):
             f"{number(final['accuracy']):.2f} at the output; {what}."
         )
     attacked = [r for r in read_csv(home.parent / "recovery/recovery.csv") if r["model"] == home.name]
+    attacked += read_csv(home / "recovery/recovery.csv")
     attacked += [r for r in read_csv(home.parent / "methods/recovery.csv") if r["model"] == home.name]
     if attacked and number(attacked[0]["heldout_recovery"]) is not None:
         row = attacked[0]

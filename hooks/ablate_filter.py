@@ -3,15 +3,20 @@
     uv run hooks/ablate_filter.py components --model outputs/models/mini-base
     uv run hooks/ablate_filter.py sites --model outputs/models/mini-base
     uv run hooks/ablate_filter.py attacks --model outputs/models/mini-base
-    uv run hooks/ablate_filter.py overlap --level 0=MODEL:DATA --level 50=MODEL:DATA ...
+    uv run hooks/ablate_filter.py overlap --model outputs/models/mini-base
+    uv run hooks/ablate_filter.py anonymisers --model outputs/models/mini-base
+    uv run hooks/ablate_filter.py costs --model outputs/models/mini-base
 
-components: every basis at 1, 2, 4 ... directions, each at the largest strength within the retain limit (bases compare at equal
-budget, never at equal k) -> pareto.csv, pareto.png. sites: per site the largest energy ratio, how well texts, and tokens by the
-gate, can be told apart, and what the answer's logit lens reads behind a filter there -> sites.csv. attacks: are the names whose
-facts were removed to be read off the basis, or off W' - W; tokens that each direction promotes and demotes -> attacks.csv,
-tokens.csv. overlap: the whole search, strength chosen anew, on models whose forget and retain sets overlap (create_datasets.py
---overlap X, then create_models.py --data), several of one level being seeds -> overlap.csv, overlap.png, nominal and measured
-overlap beside.
+components: every basis at 1, 2, 4 ... directions, each at the largest strength within the retain limit (bases compare at
+equal budget, never at equal k) -> pareto.csv, pareto.png. sites: per site the largest energy ratio, how well texts, and
+tokens by the gate, can be told apart, and what the answer's logit lens reads behind a filter there -> sites.csv. attacks: are
+the names whose facts were removed to be read off the basis, or off W' - W; does a network of hooks/blind.py tell whose texts
+it was trained on; tokens that each direction promotes and demotes -> attacks.csv, tokens.csv. overlap: the whole search,
+strength chosen anew, where forget and retain share 0 to 100 % of their entities -> overlap.csv, overlap.png, nominal and
+measured overlap beside; the sets are mixed of --data's own facts (brittle/filter_overlap.py), or are those of --level
+PERCENT=MODEL:DATA (made by create_datasets.py --overlap X and create_models.py --data; several of one level are seeds).
+anonymisers: the network trained with one anonymiser, the texts sent by another -> anonymisers.csv, .png. costs: seconds, and
+memory beside weights and activations, of the filter and of the methods in --methods -> costs.csv.
 """
 
 from pathlib import Path
@@ -22,11 +27,11 @@ import typer
 from brittle import cli
 from brittle.errors import UserError
 
-WHAT = ("components", "sites", "attacks", "overlap")
+WHAT = ("components", "sites", "attacks", "overlap", "anonymisers", "costs")
+PUBLIC = ("qa_real_authors", "qa_world_facts")
 BASES = (("gep", False), ("pca", False), ("cpca", False), ("nullspace", False), ("loss", False), ("leace", False),
          ("mean_diff", False), ("pca", True))  # fmt: skip
-OVERLAP = ["overlap", "measured", "ratio", "site", "gated", "k", "strength", "status", "split", "accuracy", "low", "high", "n",
-           "base_accuracy", "model"]  # fmt: skip
+COSTS = ["method", "seconds", "steps", "state_mb", "forget_accuracy", "retain_accuracy", "general_accuracy"]
 
 
 class Bench:
@@ -48,6 +53,13 @@ class Bench:
         sets = {n: filter_search.part(e, 128, setup["seed"]) for n, e in self.texts.tune.items()}
         self.tuner = Tuner(self.model, sets, self.pad_id, self.sites)
         self.items = {s: mcq.subset(rows, setup["items"], setup["seed"]) for s, rows in mcq.read_splits(data).items()}
+
+    def plain(self, limits):
+        """The ungated filter of the contrastive basis behind the last norm, at the retain limit: one that changes W."""
+        from brittle import filter_ablation, filter_fit
+
+        made = filter_fit.make(self.model, self.found, "post_norm", "gep", None, False, {}).to(self.model.device)
+        return filter_ablation.at_budget(self.tuner, made, limits)
 
 
 def sites(bench, limits):
@@ -75,82 +87,6 @@ def sites(bench, limits):
         }  # fmt: skip
 
 
-def attacks(bench, made, data):
-    """Rows of attacks.csv: the AUC with which a reader of the basis tells forget names from retain names and other names."""
-    from brittle import filter_ablation, mcq
-    from brittle.filter_baking import folded
-
-    names = {s: filter_ablation.entities(mcq.read_items(data / f"mcq_{s}.jsonl")) for s in ("forget", "retain", "general")}
-    weight = bench.model.get_output_embeddings().weight.detach()
-    read = {"basis": made.basis}
-    if made.site == "post_norm" and made.linear:
-        read["W' - W"] = filter_ablation.recovered(weight, folded(weight, made), made.k)
-    for source, u in read.items():
-        for other in ("retain", "general"):
-            if names["forget"] and names[other]:
-                value, low, high = filter_ablation.names_in(bench.model, bench.tokenizer, u, names["forget"], names[other])
-                yield {"attack": "names by energy", "what": f"{source}: forget names against {other} names", "value": value,
-                       "low": low, "high": high, "chance": 0.5, "n": len(names["forget"]) + len(names[other])}  # fmt: skip
-
-
-def overlap(levels, limits, setup):
-    """Rows of overlap.csv for [(percent, model, data folder)]: the search from the start on each."""
-    from brittle import filter_ablation, filter_fit, filter_search, mcq, models
-    from brittle.filter_basis import MOST, shared
-    from brittle.stats import wilson
-
-    for percent, model, data in levels:
-        bench = Bench(models.model_folder(model), data, None, setup)
-        candidates = filter_fit.candidates(bench.model, bench.found, bench.sites)
-        for made in candidates.values():
-            made.to(bench.model.device)
-        choice = filter_search.tune(bench.tuner, filter_search.search(bench.tuner, candidates, limits)[0])
-        made, site = choice.made, choice.made.site
-        forget, retain = bench.found.forget[site], bench.found.retain[site]
-        for split, (accuracy, right, n) in filter_ablation.accuracies(bench.model, bench.tokenizer, made, bench.items).items():
-            low, high = wilson(right, n)
-            yield {"overlap": percent, "measured": shared(forget, retain, min(MOST, forget.width)), "site": site, "split": split,
-                   "ratio": filter_fit.ratios(bench.found)[site], "gated": int(made.gate is not None), "k": made.k,
-                   "strength": made.strength, "status": choice.status, "accuracy": accuracy, "low": low, "high": high, "n": n,
-                   "base_accuracy": mcq.accuracy(bench.model, bench.tokenizer, bench.items[split]), "model": model}  # fmt: skip
-
-
-def plot_pareto(table, name):
-    from brittle import plots
-
-    figure, axes = plots.figure("Components of the filter, each at the retain limit", name, columns=2)
-    for (basis, gated), colour in zip(dict.fromkeys((r["basis"], r["gated"]) for r in table), plots.CYCLE * 2, strict=False):
-        part = [r for r in table if (r["basis"], r["gated"]) == (basis, gated)]
-        best = {}
-        for r in part:  # the best site of each k
-            best[r["k"]] = min(best.get(r["k"], r), r, key=lambda r: r["forget_accuracy"])
-        found, style = [best[k] for k in sorted(best)], "-" if gated else "--"
-        label = f"{basis}{', gated' if gated else ''}"
-        axes[0].plot([r["k"] for r in found], [r["forget_accuracy"] for r in found], style, marker="o", color=colour, label=label)
-        axes[1].plot([r["retain_kl"] for r in found], [r["forget_accuracy"] for r in found], "o", color=colour, label=label)
-    axes[0].set_xscale("log", base=2)
-    for ax, xlabel in zip(axes, ("k", "retain_kl (nats a token)"), strict=True):
-        plots.null(ax, None, 0.25, "chance")
-        plots.finish(ax, xlabel, "forget_accuracy", integer=False, legend=ax is axes[0])
-    return figure
-
-
-def plot_overlap(table, name):
-    from brittle import plots
-
-    figure, axes = plots.figure("What a filter can do against overlap of the sets", name, columns=2)
-    for ax, column in zip(axes, ("overlap", "measured"), strict=True):
-        for split in ("forget", "retain", "general"):
-            part = sorted((r for r in table if r["split"] == split), key=lambda r: r[column])
-            low, high = ([abs(r["accuracy"] - r[end]) for r in part] for end in ("low", "high"))
-            ax.errorbar([r[column] for r in part], [r["accuracy"] for r in part], yerr=[low, high], marker="o", capsize=3,
-                        color=plots.COLOURS[split], label=split)  # fmt: skip
-        plots.null(ax, None, 0.25, "chance")
-        label = "nominal overlap (%)" if column == "overlap" else "shared principal directions at the site"
-        plots.finish(ax, label, "accuracy", integer=False, legend=ax is axes[0])
-    return figure
-
-
 def read_level(text):
     """(percent, model, data folder) of PERCENT=MODEL:DATA."""
     percent, _, rest = text.partition("=")
@@ -163,6 +99,87 @@ def read_level(text):
         ) from None
 
 
+def overlaps(levels, model, folder, data, limits, setup):
+    """Rows of overlap.csv: of [(percent, model, data folder)], or of --data's facts, mixed at every level for the one model."""
+    from tempfile import TemporaryDirectory
+
+    from brittle import filter_overlap, models
+
+    for percent, name, home in levels:
+        bench = Bench(models.model_folder(name), home, None, setup)
+        yield from filter_overlap.rows(bench, limits, percent, setup["seed"], name)
+    for percent in () if levels else filter_overlap.LEVELS:
+        with TemporaryDirectory() as mixed:
+            shared = filter_overlap.write_mixed(data, mixed, percent, setup["seed"])
+            bench = Bench(folder, Path(mixed), None, setup)
+        yield from filter_overlap.rows(bench, limits, percent, setup["seed"], model, shared["words"])
+
+
+def costs(model, folder, methods, root="outputs"):
+    """Rows of costs.csv. state_mb: what is held beside weights and activations, float32 gradient and AdamW's two moments of every
+    weight for training; three float64 moment matrices a candidate site for the filter."""
+    import csv
+    from contextlib import ExitStack
+
+    from brittle import filter_files, models
+    from brittle.filters import plain_config
+    from brittle.weights import Checkpoint
+
+    with ExitStack() as stack:
+        source = Checkpoint(folder, stack)
+        weights = sum(source.tensor(name).numel() for name in source.files)
+    config = plain_config(models.read_config(folder))
+    sites = 2 + min(8, config.num_hidden_layers - 1)  # filter_states.candidate_sites
+    own = filter_files.table_row(root, model)
+    if own:
+        yield {**dict.fromkeys(COSTS), **own, "state_mb": 3 * sites * config.hidden_size**2 * 8 / 1e6}
+    with open(methods, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row.get("method") != "filter":
+                found = {c: row.get(c) or None for c in COSTS}
+                yield {**found, "state_mb": 3 * weights * 4 / 1e6}
+
+
+def anonymisers(bench, data, setup, site, limits):
+    from brittle import blind_fit, filter_mismatch, text
+
+    tables, public = ([data / f"{n}.jsonl" for n in names] for names in (("qa_forget", "private"), PUBLIC))
+    chosen = blind_fit.Setup(site=site, limit=limits.retain, gate=True, seed=setup["seed"])
+    texts = text.read_texts(data / "forget.txt", None)
+    yield from filter_mismatch.rows(bench.model, bench.tokenizer, texts, tables, public, data / "retain.txt", bench.items, chosen)
+
+
+def write(run, what, bench, made, data, limits, setup, name):
+    """The outputs of one part that has a bench."""
+    from brittle import filter_ablation, filter_mismatch, filter_plots, filter_published, mcq
+
+    model, tokenizer = bench.model, bench.tokenizer
+    if what == "components":
+        table = list(filter_ablation.pareto(bench.tuner, tokenizer, bench.found, bench.sites, BASES, limits, bench.items))
+        run.figure(filter_plots.plot_pareto(table, name), "pareto.png")
+        run.csv("pareto.csv", filter_ablation.PARETO, table)
+    elif what == "sites":
+        run.csv("sites.csv", filter_ablation.SITES, sites(bench, limits))
+    elif what == "anonymisers":
+        table = list(anonymisers(bench, data, setup, bench.sites[0], limits))
+        run.figure(filter_plots.plot_anonymisers(table, name), "anonymisers.png")
+        run.csv("anonymisers.csv", filter_mismatch.COLUMNS, table)
+    else:
+        made.check(model.config).to(model.device)
+        splits = ("forget", "retain", "general")
+        names = {s: filter_published.entities(mcq.read_items(data / f"mcq_{s}.jsonl")) for s in splits}
+        found = list(filter_published.read_names(model, tokenizer, made, names))
+        plain = bench.plain(limits)
+        found += filter_published.read_names(model, tokenizer, plain, names)
+        for how in filter_published.HOW:
+            public = [data / f"{n}.jsonl" for n in PUBLIC]
+            found += filter_published.members(model, tokenizer, public, how, made.site, seed=setup["seed"])
+        tokens = [dict(row, filter=n) for n, f in (("chosen", made), ("post_norm gep", plain))
+                  for row in filter_published.promoted(model, tokenizer, f)]  # fmt: skip
+        run.csv("tokens.csv", filter_published.TOKENS, tokens)
+        run.csv("attacks.csv", filter_published.ATTACKS, found)
+
+
 def main(
     what: Annotated[str, typer.Argument(help=f"{', '.join(WHAT)}.")],
     model: Annotated[str, typer.Option("--model", help="Model folder or Hugging Face id.")] = "outputs/models/mini-base",
@@ -172,9 +189,11 @@ def main(
         Path | None, typer.Option("--filter", help="attacks: the filter (outputs/<model>__filter/filter).")
     ] = None,
     site: Annotated[
-        list[str] | None, typer.Option("--site", help="components: sites (post_norm; a block costs minutes).")
+        list[str] | None,
+        typer.Option("--site", help="components: sites (post_norm; a block costs minutes); anonymisers: one (pre_norm)."),
     ] = None,
     level: Annotated[list[str] | None, typer.Option("--level", help="overlap: PERCENT=MODEL:DATA, repeatable.")] = None,
+    methods: Annotated[Path, typer.Option(help="costs: table of the other methods.")] = Path("outputs/methods.csv"),
     retain_limit: Annotated[float, typer.Option(min=1e-6, help="KL on retain text, nats a token.")] = 0.05,
     general_limit: Annotated[float, typer.Option(min=1e-6, help="KL on general text, nats a token.")] = 0.02,
     items: Annotated[int, typer.Option(min=4, help="Questions a split.")] = 60,
@@ -187,10 +206,6 @@ def main(
 
     if what not in WHAT:
         raise UserError(f"{what}: choose {', '.join(WHAT)}.")
-    if what == "overlap" and not level:
-        raise UserError(
-            "overlap needs --level PERCENT=MODEL:DATA; make each with create_datasets.py --overlap and create_models.py."
-        )
     levels = [read_level(text) for text in level or []]
     outdir = outdir or filter_files.folder_of("outputs", model).with_name("ablation")
     folders = {f"level {i}": models.model_folder(m) for i, (_, m, _) in enumerate(levels)} or {
@@ -198,34 +213,27 @@ def main(
     }
     homes = [d for _, _, d in levels] or [data]
     inputs = [
-        f for home in homes for f in sorted(home.glob("*.txt")) + sorted(home.glob("mcq_*.jsonl")) if "pretrain" not in f.name
-    ]
+        f for home in homes for p in ("*.txt", "mcq_*.jsonl", "qa_*.jsonl", "private.jsonl") for f in sorted(home.glob(p))
+        if "pretrain" not in f.name
+    ] if what != "costs" else [methods]  # fmt: skip
     setup = {"max_samples": max_samples, "device": device, "seed": seed, "items": items}
     with results.Run(outdir, inputs, folders, seed, {"what": what, "items": items}) as run:
-        from brittle import filter_ablation, filters
+        if what == "costs":
+            run.csv("costs.csv", COSTS, costs(model, folders["model"], methods))
+            return print(f"{outdir}: costs")
+        from brittle import filter_overlap, filter_plots, filters
         from brittle.filter_tuning import Limits
 
         limits, name = Limits(retain_limit, general_limit), results.model_name(model)
         if what == "overlap":
-            table = list(overlap(levels, limits, setup))
-            run.figure(plot_overlap(table, f"{len(levels)} models"), "overlap.png")
-            run.csv("overlap.csv", OVERLAP, table)
-            return
-        made = filters.load(filter_dir or filter_files.folder_of("outputs", model)) if what == "attacks" else None
-        chosen = site or ["post_norm"] if what == "components" else [made.site] if made else None
-        bench = Bench(folders["model"], data, chosen, setup)
-        if what == "components":
-            table = list(
-                filter_ablation.pareto(bench.tuner, bench.tokenizer, bench.found, bench.sites, BASES, limits, bench.items)
-            )
-            run.figure(plot_pareto(table, name), "pareto.png")
-            run.csv("pareto.csv", filter_ablation.PARETO, table)
-        elif what == "sites":
-            run.csv("sites.csv", filter_ablation.SITES, sites(bench, limits))
+            table = list(overlaps(levels, model, folders.get("model"), data, limits, setup))
+            run.figure(filter_plots.plot_overlap(table, name if not levels else f"{len(levels)} models"), "overlap.png")
+            run.csv("overlap.csv", filter_overlap.COLUMNS, table)
         else:
-            made.check(bench.model.config).to(bench.model.device)
-            run.csv("tokens.csv", filter_ablation.TOKENS, filter_ablation.promoted(bench.model, bench.tokenizer, made))
-            run.csv("attacks.csv", filter_ablation.ATTACKS, attacks(bench, made, data))
+            made = filters.load(filter_dir or filter_files.folder_of("outputs", model)) if what == "attacks" else None
+            alone = {"components": ["post_norm"], "anonymisers": ["pre_norm"], "attacks": ["post_norm"]}.get(what)
+            chosen = site if site and what in ("components", "anonymisers") else alone
+            write(run, what, Bench(folders["model"], data, chosen, setup), made, data, limits, setup, name)
     print(f"{outdir}: {what}")
 
 
