@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import make_model, make_tokenizer, texts, write_texts
 
-from brittle import filter_ablation, filter_baking, filter_basis, filter_gate, filter_tuning, filters
+from brittle import filter_baking, filter_basis, filter_gate, filter_published, filter_tuning, filters
 from brittle.errors import UserError
 from brittle.filter_states import Example, collect, parted, read_examples, states
 from brittle.filters import Filter, Moments
@@ -202,18 +202,18 @@ def test_a_published_unembedding_gives_the_basis_away():
     """U is the row space of W' - W, so publishing W' publishes U; names inside it are told from others by their energy."""
     u, weight = orthonormal(32, 4, 21), normal(48, 32, seed=22)
     made = Filter("post_norm", u, 0.5)
-    found = filter_ablation.recovered(weight, filter_baking.folded(weight, made), 4)
+    found = filter_published.recovered(weight, filter_baking.folded(weight, made), 4)
     assert principal_angles(found, u)[-1] < 1e-6
     model, tokenizer = make_model("llama"), make_tokenizer()
     inside = [tokenizer.convert_tokens_to_ids(f"w{i}") for i in range(5)]
     with torch.no_grad():
         model.get_input_embeddings().weight[inside] = (normal(5, 4, seed=23) @ u.T).float()
     names, decoys = ([f"w{i}" for i in numbers] for numbers in (range(5), range(5, 30)))
-    assert filter_ablation.names_in(model, tokenizer, found, names, decoys)[0] == 1.0
-    tokens = list(filter_ablation.promoted(model, tokenizer, Filter("post_norm", u.float()), 3))
+    assert filter_published.names_in(model, tokenizer, found, names, decoys)[0] == 1.0
+    tokens = list(filter_published.promoted(model, tokenizer, Filter("post_norm", u.float()), 3))
     assert len(tokens) == 4 * 2 * 3 and all((r["logit"] > 0) == (r["side"] == "promoted") for r in tokens)
     items = [{"fact": f"forget/{n}/x", "question": f"Question: What is the den of {n}? Answer:"} for n in ("Abe", "Bob")]
-    assert filter_ablation.entities(items) == ["Abe", "Bob"]
+    assert filter_published.entities(items) == ["Abe", "Bob"]
 
 
 def test_wide_models_leading_directions_by_subspace_iteration():
