@@ -6,6 +6,7 @@ from brittle import plots
 def plot_pareto(table, name):
     figure, axes = plots.figure("Components of the filter, each at the retain limit", name, columns=2)
     for (basis, gated), colour in zip(dict.fromkeys((r["basis"], r["gated"]) for r in table), plots.CYCLE * 2, strict=False):
+        colour = plots.COLOURS["forget"] if gated else colour
         part = [r for r in table if (r["basis"], r["gated"]) == (basis, gated)]
         best = {}
         for r in part:  # the best site of each k
