@@ -22,8 +22,7 @@ def history(folder):
 
 
 @pytest.mark.parametrize("method, more", [
-    ("ga", []), ("npo", []), ("kl_min", []), ("npo", ["--retain-loss", "kl"]), ("rmu", ["--layer-id", "0"]),
-    ("cb_lat", ["--layer-id", "1", "--lat-layer", "0", "--lat-eps", "0.1"]),
+    ("npo", ["--retain-loss", "kl"]), ("cb_lat", ["--layer-id", "1", "--lat-layer", "0", "--lat-eps", "0.1"]),
 ])  # fmt: skip
 def test_two_processes_are_one_with_twice_the_micro_batches(method, more, family, data, tmp_path, script, fork):
     driver = tmp_path / "driver.py"

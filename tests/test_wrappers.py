@@ -336,7 +336,7 @@ def test_adapter_mask_and_evaluation_by_the_command(family, data, tmp_path, scri
     ("task_vector", ["--keep", "best", "--eval-every", "1", "--rule", "highest retain"], "after the training"),
     ("ga", ["--config-preset", "nope"], "rmu-zephyr"), ("ga", ["--config-preset", "rmu-zephyr"], "is for --method rmu"),
     ("ga", ["--forget-weight", "nan"], "--forget-weight nan"), ("idk", ["--refusals", "/nowhere"], "not found"),
-    ("ga", ["--optimizer", "lion"], "choose adamw"), ("ga", ["--schedule", "linear"], "choose"),
+    ("ga", ["--optimizer", "lion"], "choose adamw"), ("ga", ["--schedule", "step"], "choose"),
     ("ga", ["--lora-targets", "(", "--lora-rank", "2"], "regular expression"),
 ])  # fmt: skip
 def test_mistakes_are_one_line_and_leave_nothing(method, more, words, family, data, tmp_path, script):
