@@ -84,7 +84,7 @@ def test_filter_adapter_and_bits_change_the_answers(family, tmp_path):
         assert not torch.allclose(adapted.model(ids).logits, plain.model(ids).logits, atol=1e-3)
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     weights.rename(weights.with_name("adapter_model.bin"))
-    with pytest.raises(UserError, match="holds no adapter_model.safetensors"):
+    with pytest.raises(UserError, match=r"holds no adapter_model.safetensors"):
         inference.Loaded(family.base, inference.Setup(adapter=str(tmp_path / "adapter")))
 
 
