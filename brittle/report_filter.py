@@ -57,12 +57,12 @@ def verdict(home):
         if learned is not None and learned < 0.9:
             what = f"no evidence, since half A itself was only relearned to {learned:.2f} behind a filter that stays at work"
         said.append(f"Relearning half A brings back {number(row['heldout_recovery']):.2f} of half B: {what}.")
-    if any(r["mode"] == "class" for r in read_csv(home / "verify/verify.csv")):
-        said.append("The folder holds the unfiltered weights beside the filter: whoever leaves the filter out has that model.")
     if not said:
         said.append(
             "Logit lens and relearning of the baked model are not measured; a filter counts as output suppression until then."
         )
+    if any(r["mode"] == "class" for r in read_csv(home / "verify/verify.csv")):
+        said.append("The folder holds the unfiltered weights beside the filter: whoever leaves the filter out has that model.")
     return said
 
 
