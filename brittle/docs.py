@@ -9,6 +9,7 @@ from pathlib import Path
 from brittle.sweep import COLUMNS as SWEEP_COLUMNS
 
 README = Path("README.md")
+SCOREBOARD = Path("tests/bench/scoreboard.csv")  # likewise a copy of outputs/scoreboard.csv
 MEASURED = Path("tests/bench/methods.csv")  # a copy of outputs/methods.csv, as last measured on the mini family
 
 
@@ -59,6 +60,27 @@ def _short(value):
     return f"{float(value):.2f}".replace("0.", ".", 1) if value not in (None, "") else "–"
 
 
+def scoreboard_table():
+    """Held-out recovery of every method under every attack, mean over seeds, and Filtered's accuracy; from SCOREBOARD."""
+    with open(SCOREBOARD, newline="", encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    attacks = list(dict.fromkeys(row["attack"] for row in found))
+    cells = {}
+    for row in found:
+        cells.setdefault((row["method"], row["attack"]), []).append(row)
+
+    def cell(method, attack):
+        column = "heldout_accuracy" if method in ("base", "filtered") else "heldout_recovery"
+        known = [float(row[column]) for row in cells.get((method, attack), []) if row[column]]
+        return _short(sum(known) / len(known)) if known else "–"
+
+    names = list(dict.fromkeys(row["method"] for row in found))
+    ends = [n for n in names if n in ("base", "filtered")]
+    rows = [[f"`{m}`", *(cell(m, a) for a in attacks)] for m in names if m not in ends]
+    rows += [[f"{m} (accuracy)", *(cell(m, a) for a in attacks)] for m in ends]
+    return _table(["method", *(f"`{a}`" for a in attacks)], rows)
+
+
 def _steps():
     with open("experiment/steps.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -104,7 +126,8 @@ def bad_inputs_sentence():
     )
 
 
-TABLES = {"bad inputs": bad_inputs_sentence, "methods": methods_table, "diagnostics": diagnostics_table, "columns": columns_table}
+TABLES = {"bad inputs": bad_inputs_sentence, "methods": methods_table, "diagnostics": diagnostics_table,
+          "scoreboard": scoreboard_table, "columns": columns_table}  # fmt: skip
 
 
 def render(text):
