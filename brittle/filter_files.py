@@ -8,31 +8,34 @@ from pathlib import Path
 from brittle.errors import UserError
 
 CANDIDATES = "candidates.safetensors"
+FILTER = "filter"  # its name among the methods; hooks/ makes it, not unlearn.py
 
 
 def folder_of(root, model):
     """`<root>/<model>__filter/filter`, beside the baked model."""
     from brittle.results import unlearned_dir
 
-    return unlearned_dir(root, model, "filter").with_name("filter")
+    return unlearned_dir(root, model, FILTER).with_name("filter")
+
+
+def table_files(root, model):
+    """What `table_row` reads."""
+    home = folder_of(root, model).parent
+    return [home / name for name in ("verify/verify.csv", "filter/spectrum.run.json", "filter/strength.run.json",
+                                     "unlearned_model/bake.run.json")]  # fmt: skip
 
 
 def table_row(root, model):
     """The row of the methods table: the baked filter's accuracies (hooks/verify_filter.py), and what fit, tune and bake took;
     None where it was not made."""
-    home = folder_of(root, model).parent
-    files = [
-        home / "filter" / "spectrum.run.json",
-        home / "filter" / "strength.run.json",
-        home / "unlearned_model" / "bake.run.json",
-    ]
-    if not (home / "verify" / "verify.csv").is_file() or not all(f.is_file() for f in files):
+    accuracies, *records = table_files(root, model)
+    if not all(path.is_file() for path in (accuracies, *records)):
         return None
-    with open(home / "verify" / "verify.csv", newline="", encoding="utf-8") as file:
+    with open(accuracies, newline="", encoding="utf-8") as file:
         found = next(csv.DictReader(file))
-    seconds = sum(json.loads(f.read_text(encoding="utf-8"))["seconds"] for f in files)
-    accuracies = {f"{s}_accuracy": found[f"{s}_accuracy"] or None for s in ("forget", "retain", "general")}
-    return {"method": "filter", **accuracies, "steps": 0, "seconds": round(seconds, 3)}
+    seconds = sum(json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in records)
+    shares = {f"{s}_accuracy": found[f"{s}_accuracy"] or None for s in ("forget", "retain", "general")}
+    return {"method": FILTER, **shares, "steps": 0, "seconds": round(seconds, 3)}
 
 
 def save_candidates(run, candidates):
@@ -48,7 +51,7 @@ def save_candidates(run, candidates):
         tensors |= {f"{key}|{n}": getattr(made, n).contiguous() for n in TENSORS if getattr(made, n) is not None}
     save_file(tensors, run.path(CANDIDATES), metadata={"candidates": json.dumps(about, default=float)})
     for name in FILES:
-        run.path(name)
+        run.path(name, provisional=True)  # until hooks/tune_strength.py has chosen
     next(iter(candidates.values())).at(0.0).save(run.stage)
 
 

@@ -111,10 +111,13 @@ def fit_gate(tuner, made, limits, sizes=GATED):
 
 
 def search(tuner, candidates, limits):
-    """[Choice], best first, of filters {(site, gated): Filter with all its components}."""
+    """[Choice], best first, of filters {(site, gated): Filter with all its components}. Gated ones are looked at only where no
+    ungated one reaches the target: they could not come first."""
     found = []
-    for (_, gated), made in candidates.items():
-        found.append(fit_gate(tuner, made, limits) if gated else fit_ks(tuner, made, PLAIN, limits))
+    for kind in (False, True):
+        if not any(choice.reached for choice in found):
+            chosen = [made for (_, gated), made in candidates.items() if gated == kind]
+            found += [fit_gate(tuner, made, limits) if kind else fit_ks(tuner, made, PLAIN, limits) for made in chosen]
     return sorted(found, key=lambda c: c.key)
 
 

@@ -110,7 +110,7 @@ class Run:
         self.outdir, self.whole = Path(outdir), whole
         self.inputs, self.models = [str(p) for p in inputs], dict(models or {})
         self.seed, self.settings = seed, dict(settings or {})
-        self.order, self.started, self.rows = [], (time.time(), time.monotonic()), {}
+        self.order, self.provisional, self.started, self.rows = [], set(), (time.time(), time.monotonic()), {}
 
     def __enter__(self):
         home = self.outdir.parent if self.whole else self.outdir
@@ -158,10 +158,13 @@ class Run:
         folders = [str(f) for model in self.models.values() for f in model_files(model)]
         return [*code, *self.inputs, *folders]
 
-    def path(self, name):
-        """Where to write the output `name` now; it is put in place at the end."""
+    def path(self, name, provisional=False):
+        """Where to write the output `name` now; it is put in place at the end. A provisional one is not of the record: the
+        next script of a chain replaces it, and this run stays up to date."""
         if name not in self.order:
             self.order.append(name)
+        if provisional:
+            self.provisional.add(name)
         return self.stage / name
 
     def csv(self, name, columns, rows):
@@ -186,7 +189,7 @@ class Run:
             "command": command_line(),
             "models": self.models,
             "inputs": self.read,
-            "outputs": {name: describe_file(self.stage / name) for name in self.order},
+            "outputs": {name: describe_file(self.stage / name) for name in self.order if name not in self.provisional},
             "rows": self.rows,
             "seed": self.seed,
             "settings": self.settings,

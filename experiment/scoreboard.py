@@ -196,6 +196,7 @@ def main(
     """Every attack on every model, in one table."""
     from brittle import attacks as attacking
     from brittle import report_attacks, results, runner
+    from brittle.filter_files import FILTER
     from brittle.methods import METHODS, method_class
     from brittle.models import model_folder
 
@@ -204,8 +205,8 @@ def main(
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError:
         raise UserError(f"--seeds {seeds}: whole numbers with commas, such as 0,1,2.") from None
-    listed = [m.strip() for m in methods.split(",")] if methods else list(METHODS)
-    for method in listed:
+    listed = [m.strip() for m in methods.split(",")] if methods else [*METHODS, FILTER]
+    for method in set(listed) - {FILTER}:
         method_class(method)
     made, absent = found_models(root, base, listed)
     if unlearned:

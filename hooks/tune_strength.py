@@ -75,11 +75,15 @@ def run_search(tuner, candidates, limits, allow_reflection, check, most=3):
     from brittle import filter_leaks, filter_search
 
     top, table, best = 2.0 if allow_reflection else 1.0, [], None
-    choices = filter_search.search(tuner, candidates, limits)
-    table += [row("search", c.made, c.reading, c.status) for c in choices]
-    tried = 0
-    while choices and tried < most:
-        choice = filter_search.tune(tuner, choices.pop(0), top)
+    rest, choices, halved, tried = candidates, [], None, 0
+    while (choices or rest or halved) and tried < most:
+        if rest and not halved and not (choices and choices[0].reached):  # at first, and where every ungated choice leaks
+            found = filter_search.search(tuner, rest, limits)
+            table += [row("search", c.made, c.reading, c.status) for c in found]
+            seen = {(c.made.site, c.made.gate is not None) for c in found}
+            rest = {key: made for key, made in rest.items() if key not in seen}
+            choices = sorted(choices + found, key=lambda c: c.key)
+        choice, halved = filter_search.tune(tuner, halved or choices.pop(0), top), None
         table += [row("curve", choice.made.at(a), reading) for a, reading in choice.curve]
         checked = {a: check(made) for a, made in finalists(choice, top).items()}
         if checked:
@@ -93,7 +97,7 @@ def run_search(tuner, candidates, limits, allow_reflection, check, most=3):
                 break
             if "retain" in failed:
                 half = replace(limits, retain=limits.retain / 2, general=limits.general / 2)
-                choices.insert(0, replace(choice, made=choice.made.at(1.0), limits=half))
+                halved = replace(choice, made=choice.made.at(1.0), limits=half)
         tried += 1
     if best is None:
         raise UserError(

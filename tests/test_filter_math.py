@@ -221,3 +221,25 @@ def test_wide_models_leading_directions_by_subspace_iteration():
     basis = orthonormal(60, 60, 31)
     found = filter_basis.leading(basis @ spread.diag() @ basis.T, 8, exact=10)
     assert principal_angles(found, basis[:, :8])[-1] < 1e-3
+
+
+def test_gated_filters_are_searched_only_where_an_ungated_one_does_not_reach_the_target():
+    from types import SimpleNamespace
+
+    from brittle import filter_search
+    from brittle.filter_tuning import Limits
+
+    made = filters.Filter("post_norm", torch.eye(4)[:, :2])
+    candidates = {
+        ("post_norm", False): made,
+        ("post_norm", True): filters.Filter("post_norm", torch.eye(4)[:, :2], gate=torch.ones(4)),
+    }
+    known = {"retain_kl": 0.0, "retain_kl_p90": 0.0, "auc": None}
+
+    def tuner(share):
+        return SimpleNamespace(caches={}, read=lambda _: known | {"known": share})
+
+    (choice,) = filter_search.search(tuner(0.0), candidates, Limits())
+    assert choice.reached and choice.made.gate is None
+    with pytest.raises(ValueError, match="empty"):  # of the gate, which has no states to set its threshold by
+        filter_search.search(tuner(1.0), candidates, Limits())

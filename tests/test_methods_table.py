@@ -36,6 +36,10 @@ def test_dry_run_makes_each_model_before_its_attack_and_the_table_last(script):
     names = [line.split("  ")[0][2:].strip() for line in done.out.splitlines() if not line.startswith("    ")]
     assert names[:3] == ["data", "base", "filtered"] and names[-2:] == ["recovery", "table"]
     assert names.index("unlearn rmu") < names.index("tamper mini-base__rmu")
+    done = script("unlearn/create_all.py", "--dry-run", "--force", "--no-attack", "--methods", "filter")
+    chain = ["data", "base", "filtered", "fit filter", "tune filter", "unlearn filter", "verify filter", "table"]
+    names = [line.split("  ")[0][2:].strip() for line in done.out.splitlines() if not line.startswith("    ")]
+    assert names == chain
     done = script("unlearn/create_all.py", "--dry-run", "--methods", "ga,nope")
     assert done.code == 2 and "nope" in done.err and "npo" in done.err
 

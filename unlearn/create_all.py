@@ -2,6 +2,7 @@
 
     ./unlearn/create_all_unlearning_models.sh                         every method on the mini family -> outputs/methods.csv
     uv run unlearn/create_all.py --methods ga,npo,rmu --no-attack     the same, some of them, without the attacks
+    uv run unlearn/create_all.py --methods filter --no-attack         the activation filter: fit, tune, bake and verify
 
 The commands are the pipeline's own, so what one has made the other finds. A failed method is named, the others go on.
 """
@@ -14,9 +15,12 @@ import typer
 
 from brittle import cli
 from brittle.errors import UserError
+from brittle.filter_files import FILTER
 from brittle.methods import METHODS
 
+KNOWN = (*METHODS, FILTER)
 MAKING, ATTACK = ("data", "base", "filtered", "unlearn"), ("tamper",)
+TAMPERED = "tamper/tamper.csv"
 
 
 def one_method(preset, rows, method):
@@ -28,25 +32,53 @@ def one_method(preset, rows, method):
     def renamed(name):
         return f"unlearn {method}" if name == "unlearn" else name
 
-    return [replace(t, name=renamed(t.name), needs=[renamed(n) for n in t.needs]) for t in made]
+    made = [replace(t, name=renamed(t.name), needs=[renamed(n) for n in t.needs]) for t in made]
+    if method == FILTER:
+        made = [part for t in made for part in (filter_chain(preset, t) if t.step == "unlearn" else [t])]
+    return made
+
+
+def filter_chain(preset, task):
+    """Fit, tune, bake and verify in place of the task `unlearn filter`, whose name the baking takes."""
+    from brittle import filter_files
+    from brittle.steps import Task
+
+    home = filter_files.folder_of(preset.root, preset.base).parent
+    filter_dir, baked = str(home / "filter"), task.output.parent
+    texts = ["--forget", f"{preset.data}/forget.txt", "--retain", f"{preset.data}/retain.txt"]
+    base, of = ["--model", preset.base], ["--filter", filter_dir]
+    chain = [
+        ("fit filter", "hooks/fit_filter.py", [*texts, "--out", filter_dir], home / "filter" / "spectrum.csv"),
+        ("tune filter", "hooks/tune_strength.py", [*of, *texts], home / "filter" / "strength.csv"),
+        (task.name, "hooks/bake_filter.py", [*of, "--out", str(baked)], baked / "bake.csv"),
+        ("verify filter", "hooks/verify_filter.py", [*of, "--baked", str(baked), "--outdir", str(home / "verify"), "--data",
+                                                     preset.data], home / "verify" / "verify.csv"),
+    ]  # fmt: skip
+    before = [task.needs, *([name] for name, *_ in chain)]
+    return [
+        Task(name, task.step, "Filter", [script, *base, *rest], output, needs)
+        for (name, script, rest, output), needs in zip(chain, before, strict=False)
+    ]
 
 
 def all_tasks(preset, rows, methods, attack):
-    """Every task once: data and family, each method's model, the attacks, and the tables over them."""
+    """Every task once: data and family, each method's model, the attacks, and the tables over these and over what other
+    methods have left in the same root."""
     from brittle import results, steps
 
     rows = [row for row in rows if row["step"] in MAKING + (ATTACK if attack else ())]
     made = {task.name: task for method in methods for task in one_method(preset, rows, method)}
     made = sorted(made.values(), key=lambda t: (MAKING + ATTACK).index(t.step))
     root, last = Path(preset.root), [t.name for t in made]
-    models = [str(results.unlearned_dir(root, preset.base, m)) for m in methods]
+    models = {m: str(results.unlearned_dir(root, preset.base, m)) for m in KNOWN}
+    attacked = [model for m, model in models.items() if m in methods or (root / results.model_name(model) / TAMPERED).is_file()]
     if attack:
         command = ["eval/recovery.py", "--base", preset.base, "--filtered", preset.filtered]
-        command += [part for model in models for part in ("--unlearned", model)]
+        command += [part for model in attacked for part in ("--unlearned", model)]
         command += ["--root", str(root), "--outdir", str(root / "methods")]
         made.append(steps.Task("recovery", "recovery", "Held-out recovery", command, root / "methods" / "recovery.csv", last))
         last = [*last, "recovery"]
-    command = ["unlearn/methods_table.py", "--model", preset.base, "--root", str(root), "--methods", ",".join(methods)]
+    command = ["unlearn/methods_table.py", "--model", preset.base, "--root", str(root)]
     table = steps.Task("table", "table", "Methods", command, root / "methods.csv", last, takes_what_there_is=True)
     return [*made, table]
 
@@ -65,10 +97,10 @@ def main(
     """Make every unlearned model that is missing, attack each, and end with a table."""
     from brittle import runner, steps
 
-    chosen = [m.strip() for m in methods.split(",")] if methods else list(METHODS)
-    unknown = [m for m in chosen if m not in METHODS]
+    chosen = [m.strip() for m in methods.split(",")] if methods else KNOWN
+    unknown = [m for m in chosen if m not in KNOWN]
     if unknown:
-        raise UserError(f"--methods {unknown[0]}: no such method. Methods: {', '.join(METHODS)}.")
+        raise UserError(f"--methods {unknown[0]}: no such method. Methods: {', '.join(KNOWN)}.")
     read = steps.override(steps.read_preset(preset), base=base, filtered=filtered, root=root)
     if "unlearn" not in read.makes:
         read.makes = [*read.makes, "unlearn"]

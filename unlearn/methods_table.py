@@ -50,7 +50,7 @@ def rows(root, model, methods):
             "seconds": made["seconds"],
         }
     if (row := filter_files.table_row(root, model)) is not None:  # no method: hooks/ makes it
-        yield {**row, "heldout_recovery": recovered.get(f"{model_name(model)}__filter")}
+        yield {**row, "heldout_recovery": recovered.get(f"{model_name(model)}__{filter_files.FILTER}")}
 
 
 def main(
@@ -60,7 +60,7 @@ def main(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table; write nothing.")] = False,
 ):
     """Compare the unlearned models of all methods."""
-    from brittle import docs, results
+    from brittle import docs, filter_files, results
 
     chosen = [m.strip() for m in methods.split(",")] if methods else list(METHODS)
     table = list(rows(root, model, chosen))
@@ -69,10 +69,11 @@ def main(
         return
     if not table:
         raise UserError(f"no unlearned model of {model} in {root}. Make them: ./unlearn/create_all_unlearning_models.sh")
-    homes = {row["method"]: results.unlearned_dir(root, model, row["method"]) for row in table}
-    found = [h.parent / "verify/verify.csv" if m == "filter" else h / "training_history.run.json" for m, h in homes.items()]
-    recovery = root / "methods" / "recovery.csv"
-    with results.Run(root, [*found, *([recovery] if recovery.is_file() else [])]) as run:
+    homes = {method: results.unlearned_dir(root, model, method) for method in chosen}
+    wanted = [home / "training_history.run.json" for home in homes.values()]
+    wanted += [root / "methods" / "recovery.csv", *filter_files.table_files(root, model)]
+    absent = [str(path) for path in wanted if not path.is_file()]
+    with results.Run(root, [p for p in wanted if p.is_file()], settings={"absent": absent}) as run:
         run.csv("methods.csv", COLUMNS, table)
 
 
