@@ -49,7 +49,14 @@ class Choice:
     @property
     def key(self):
         gated = self.made.gate is not None
-        return (0, gated, self.reading["retain_kl"]) if self.reached else (1, False, distance(self.reading))
+        if self.reached:
+            return 0, gated, self.reading["retain_kl"]
+        return 1, self.beyond, distance(self.reading)
+
+    @property
+    def beyond(self):
+        """Does it break the limits (at strength 1, before a smaller one was looked for)?"""
+        return self.limits.excess(self.reading) > 0
 
     def reason(self):
         r = self.reading
@@ -65,7 +72,7 @@ class Choice:
 
 def fit_ks(tuner, made, sizes, limits):
     """The Choice with the largest size of `sizes` within the limits at strength 1 (or, where the target is reached, the
-    smallest that reaches it); where not even the smallest fits, that one at its largest strength."""
+    smallest that reaches it); where not even the smallest fits, that one, beyond the limits."""
     sizes = [k for k in sizes if k < made.k] + [made.k]
     readings = {}
 
@@ -79,9 +86,7 @@ def fit_ks(tuner, made, sizes, limits):
         middle = (low + high) // 2
         low, high = (middle, high) if limits.excess(read(middle)) <= 0 else (low, middle)
     if low < 0:
-        curve = tuner.curve(made.first(sizes[0]))
-        a = within(curve, limits, convex=made.site == "post_norm", points=5, tolerance=0.02)
-        return Choice(made.first(sizes[0]).at(a), curve(a), limits, True)
+        return Choice(made.first(sizes[0]), read(0), limits, True)
     if distance(read(low)) <= 0:
         below, reach = -1, low
         while reach - below > 1:
@@ -92,9 +97,9 @@ def fit_ks(tuner, made, sizes, limits):
 
 
 def fit_gate(tuner, made, limits, sizes=GATED):
-    """The Choice of a gated filter: the most permissive threshold of RATES that keeps the limits, then the components."""
+    """The Choice of a gated filter: the most permissive threshold of RATES that keeps the limits, then the components; the
+    strictest, beyond the limits, where none keeps them."""
     quiet = [made.score(tuner.caches[name].tokens(made.site)) for name in ("retain", "general") if name in tuner.caches]
-    best = None
     for rate in RATES:
         made.threshold = threshold(quiet, rate)
         made.about = {**made.about, "false_alarms": rate}
@@ -104,20 +109,29 @@ def fit_gate(tuner, made, limits, sizes=GATED):
             smaller = fit_ks(tuner, made, sizes, limits) if distance(reading) <= 0 else found
             smaller.limited = rate != RATES[0] and not smaller.reached
             return smaller
-        best = found
-    a = within(tuner.curve(made), limits, convex=made.site == "post_norm", points=3, tolerance=0.1)
-    best.made, best.reading = made.at(a), tuner.read(made.at(a))
-    return best
+    return found
+
+
+def weaken(tuner, choice):
+    """A choice beyond the limits at the largest strength within them, in place."""
+    made, gated = choice.made, choice.made.gate is not None
+    curve = tuner.curve(made)
+    a = within(curve, choice.limits, convex=made.site == "post_norm", points=3 if gated else 5, tolerance=0.1 if gated else 0.02)
+    choice.made, choice.reading = made.at(a), curve(a)
 
 
 def search(tuner, candidates, limits):
     """[Choice], best first, of filters {(site, gated): Filter with all its components}. Gated ones are looked at only where no
-    ungated one reaches the target: they could not come first."""
+    ungated one reaches the target (they could not come first), strengths below 1 only where none at all reaches it."""
     found = []
     for kind in (False, True):
         if not any(choice.reached for choice in found):
             chosen = [made for (_, gated), made in candidates.items() if gated == kind]
             found += [fit_gate(tuner, made, limits) if kind else fit_ks(tuner, made, PLAIN, limits) for made in chosen]
+    if not any(choice.reached for choice in found):
+        for choice in found:
+            if choice.beyond:
+                weaken(tuner, choice)
     return sorted(found, key=lambda c: c.key)
 
 

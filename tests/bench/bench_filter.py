@@ -59,6 +59,15 @@ def forward(model, examples, batch_size):
             model(**batch)
 
 
+def unlikely(model, examples, count, batch_size):
+    """The `count` examples of the largest loss: random weights know no text, but next to these the forget texts look known."""
+    from brittle.filter_tuning import Cache
+
+    cache = Cache(model, examples, 0, (), batch_size)
+    losses = [-base.gather(1, following[:, None])[:, 0] for _, _, _, base, following in cache.parts]
+    return [examples[i] for i in cache.by_example(torch.cat(losses)).topk(count).indices]
+
+
 def bench(args):
     from brittle import filter_fit, filter_search, filters
     from brittle.filter_states import candidate_sites
@@ -68,7 +77,7 @@ def bench(args):
     half = model.config.vocab_size // 2
     sets = {"forget": make_examples(args.texts, args.length, 2, half, 1),
             "retain": make_examples(args.texts, args.length, half, 2 * half, 2)}  # fmt: skip
-    sets["unseen"] = make_examples(args.tune, args.length, 2, half, 3)
+    sets["unseen"] = unlikely(model, make_examples(8 * args.tune, args.length, 2, half, 3), args.tune, args.batch)
     sites = candidate_sites(model) if args.site == "auto" else [args.site]
     texts = sets["forget"] + sets["retain"]
     forward(model, texts[: args.batch], args.batch)
