@@ -243,3 +243,23 @@ def test_gated_filters_are_searched_only_where_an_ungated_one_does_not_reach_the
     assert choice.reached and choice.made.gate is None
     with pytest.raises(ValueError, match="empty"):  # of the gate, which has no states to set its threshold by
         filter_search.search(tuner(1.0), candidates, Limits())
+
+
+def test_a_strength_within_the_limits_is_looked_for_where_nothing_reaches_the_target():
+    from types import SimpleNamespace
+
+    from brittle import filter_search
+    from brittle.filter_tuning import Limits
+
+    def reading(made):
+        return {
+            "retain_kl": 0.1 * made.strength,
+            "retain_kl_p90": 0.1 * made.strength,
+            "auc": None,
+            "known": 1 - made.strength / 2,
+        }
+
+    tuner = SimpleNamespace(caches={}, read=reading, curve=lambda made: lambda a: reading(made.at(a)))
+    (choice,) = filter_search.search(tuner, {("pre_norm", False): Filter("pre_norm", torch.eye(8))}, Limits(retain=0.05))
+    assert choice.status == "retain-limited" and 0.48 < choice.made.strength <= 0.5 and not choice.beyond
+    assert choice.reading == reading(choice.made) and choice.made.k == 4
