@@ -8,7 +8,7 @@ import torch
 from brittle import mcq
 from brittle.filter_fit import make
 from brittle.filter_gate import threshold
-from brittle.filter_search import distance
+from brittle.filter_search import Choice
 from brittle.filter_tuning import within
 from brittle.filters import block_of, hooked
 
@@ -64,13 +64,12 @@ def pareto(tuner, tokenizer, found, sites, bases, limits, items):
                 made = at_budget(tuner, whole.first(k), limits)
                 reading, scores = tuner.read(made), accuracies(tuner.model, tokenizer, made, items)
                 low, high = wilson(scores["forget"][1], scores["forget"][2])
-                reached = distance(reading) <= 0
                 yield {
                     "site": site, "basis": name, "gated": int(gated), "k": k, "strength": made.strength,
                     **{f"{s}_accuracy": scores[s][0] if s in scores else None for s in ("forget", "retain", "general")},
                     "forget_low": low, "forget_high": high, "n": scores["forget"][2],
                     **{c: reading[c] for c in ("auc", "known", "forget_nll", "retain_kl", "retain_kl_p90")},
-                    "status": "matched" if reached else "retain-limited" if made.strength < 1 else "site-limited",
+                    "status": Choice(made, reading, limits, made.strength < 1).status,
                 }  # fmt: skip
                 if whole.read is not None or k == whole.k:
                     break

@@ -91,8 +91,10 @@ class Data:
         from brittle import models
         from brittle.diagnostics import length_limit
         from brittle.filter_states import parted, read_examples
+        from brittle.filters import check_logits
 
         model, tokenizer = models.load_model(folder, device, dtype), models.load_tokenizer(folder)
+        check_logits(model.config)
         limit = length_limit(max_length, model.config)
         every = {n: read_examples(tokenizer, p, max_samples, limit, f"{n} texts") for n, p in paths.items()}
         parts = {n: parted(e) for n, e in every.items()}

@@ -145,7 +145,9 @@ def check(model, tokenizer, tables, base=None, hook=None, prompts=64):
             answers = [normal(a) for a in generate(model, tokenizer, [i["question"] for i in asked])]
             said = sum(holds(a, i["choices"][i["answer"]]) for a, i in zip(answers, asked, strict=True))
             if split == "forget":
-                add("slot_forget", said, len(asked), chance + NEAR)
+                wrong = [i["choices"][(i["answer"] + 1) % len(i["choices"])] for i in asked]
+                decoys = sum(holds(a, w) for a, w in zip(answers, wrong, strict=True))
+                add("slot_forget", said, len(asked), decoys / len(asked) + NEAR)  # said as often as a wrong value is no leak
                 add("empty", sum(not a for a in answers), len(asked), before.get("empty", 0) + NEAR, "form")
                 add("repeats", sum(map(repeats, answers)), len(asked), before.get("repeats", 0) + NEAR, "form")
             else:

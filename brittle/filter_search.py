@@ -2,9 +2,11 @@
 
 Per site, an ungated filter of the contrastive basis takes as many components as the limit lets it have at strength 1 (with such
 a basis the number of components is the strength), a gated one as many as it needs. The first choice is the simplest that
-reaches the target: ungated before gated, then by damage to the retain set; without any, what forgets most within the limit.
+reaches the target: ungated before gated, then what does not overshoot it (matched, not maximised), then by damage to the retain
+set; without any, what forgets most within the limit.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -16,15 +18,24 @@ from brittle.filter_tuning import KNOWN, RIVALS, Limits, bisect, golden, within
 PLAIN = (4, 8, 12, 16, 24, 32)
 GATED = (16, 32, 64, 128, 256, 512)
 CHANCE = 1 / (RIVALS + 1)
+LIKE_UNSEEN = 0.05  # a LOSS-AUC within this of 0.5: the noise of an AUC of some hundred texts
 
 
 def distance(reading):
     """How far from forgotten, 0 or less where the target is reached: the loss of forget texts is that of never-seen ones
-    (LOSS-AUC at most 0.5), and an answer's first token beats the model's own runners-up no more often than chance + KNOWN."""
+    (LOSS-AUC at most 0.5 + LIKE_UNSEEN), and an answer's first token beats the model's own runners-up no more often than
+    chance + KNOWN. Infinite where a number is not finite: a broken model has not forgotten."""
+    if not math.isfinite(reading.get("forget_nll", 0.0)):
+        return math.inf
     parts = [reading["known"] - CHANCE - KNOWN]
     if reading["auc"] is not None:
-        parts.append(reading["auc"] - 0.5)
+        parts.append(reading["auc"] - 0.5 - LIKE_UNSEEN)
     return max(parts)
+
+
+def overshoot(reading):
+    """How far the LOSS-AUC lies below what never-seen text would give: who looks at losses sees that something was removed."""
+    return 0.0 if reading["auc"] is None else max(0.0, 0.5 - LIKE_UNSEEN - reading["auc"])
 
 
 @dataclass
@@ -44,13 +55,15 @@ class Choice:
 
     @property
     def status(self):
-        return "matched" if self.reached else "retain-limited" if self.limited else "site-limited"
+        if self.reached:
+            return "over-forgotten" if overshoot(self.reading) else "matched"
+        return "retain-limited" if self.limited else "site-limited"
 
     @property
     def key(self):
         gated = self.made.gate is not None
         if self.reached:
-            return 0, gated, self.reading["retain_kl"]
+            return 0, gated, overshoot(self.reading) > 0, self.reading["retain_kl"]
         return 1, self.beyond, distance(self.reading)
 
     @property
@@ -65,6 +78,7 @@ class Choice:
         state += f"90th percentile {r['retain_kl_p90']:.3f} (limit {self.limits.retain:g})"
         return state + {
             "matched": "",
+            "over-forgotten": ": forget texts have become less likely than never-seen ones, which a look at losses tells",
             "retain-limited": ": more would break the retain limit, the sets share what would have to be removed",
             "site-limited": ": no strength or number of components at this site does more",
         }[self.status]  # fmt: skip
@@ -171,7 +185,8 @@ def tune(tuner, choice, top=1.0):
         strength = grid[0] if first == 0 else grid[first]
         if first and points > 9:
             low = bisect(lambda a: -distance(read(a)), grid[first - 1], grid[first], tolerance)  # the last above the target
-            strength = low + tolerance if distance(read(low + tolerance)) <= 0 else grid[first]
+            above = min(low + tolerance, grid[first])
+            strength = above if distance(read(above)) <= 0 else grid[first]
     choice.made, choice.reading = made.at(strength), read(strength)
     for a in (top * i / (points - 1) for i in range(points)):
         read(a)

@@ -5,6 +5,7 @@ Behind the final norm the logits are affine in the strength, z(a) = z0 - a z1, s
 and KL does not decrease for a >= 0: the strengths within a limit are an interval from 0, and bisection finds its end exactly.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,9 +30,10 @@ class Limits:
     general: float = 0.02
 
     def excess(self, reading):
-        """How far a reading lies beyond the limits, in nats; 0 or less is within."""
+        """How far a reading lies beyond the limits, in nats; 0 or less is within, infinite where a number is not finite."""
         over = [reading["retain_kl"] - self.retain, reading["retain_kl_p90"] - self.retain]
-        return max([*over, *([reading["general_kl"] - self.general] if "general_kl" in reading else [])])
+        over += [reading["general_kl"] - self.general] if "general_kl" in reading else []
+        return max(over) if all(map(math.isfinite, over)) else math.inf
 
 
 class Cache:

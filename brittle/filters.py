@@ -144,6 +144,18 @@ def architecture(config):
     return found | {"model_type": str(found["model_type"]).removeprefix("filtered_")}
 
 
+def check_logits(config):
+    """Raise UserError for a family that scales or caps what the unembedding gives: readings there are not its logits."""
+    found = {"final_logit_softcapping": None, "logit_scale": 1, "logits_scaling": 1, "lm_head_multiplier": 1}
+    for key, plain in found.items():
+        value = getattr(config, key, plain)
+        if value not in (None, plain):
+            raise UserError(
+                f"{config.model_type} has {key} {value:g} behind its unembedding, which filters do not reckon with. Use a family "
+                "whose logits are what the unembedding gives (Llama, Mistral, Qwen2, Phi, GPT-NeoX, GPT-2, OLMoE)."
+            )
+
+
 def plain_config(config):
     """What `architecture` reads, of a config.json (GPT-2 has names of its own)."""
     from types import SimpleNamespace

@@ -34,11 +34,12 @@ def row(stage, made, reading, status=""):
     return {**dict.fromkeys(COLUMNS), **{c: reading[c] for c in COLUMNS if c in reading}, **about}
 
 
-def finalists(choice, top):
-    """{strength: Filter}: the chosen strength first, then the others, within [0, top]."""
+def finalists(choice, top, limits, read):
+    """{strength: Filter}: the chosen strength first, then the others in [0, top] that keep the limits."""
     at = choice.made.strength
     found = dict.fromkeys(min(top, f * at) for f in sorted(FINALISTS, key=lambda f: abs(f - 1)))
-    return {a: choice.made.at(a) for a in found if a > 0}
+    made = {a: choice.made.at(a) for a in found if a > 0}
+    return {a: one for a, one in made.items() if a == at or limits.excess(read(one)) <= 0}
 
 
 def decide(checked):
@@ -83,9 +84,10 @@ def run_search(tuner, candidates, limits, allow_reflection, check, most=3):
             seen = {(c.made.site, c.made.gate is not None) for c in found}
             rest = {key: made for key, made in rest.items() if key not in seen}
             choices = sorted(choices + found, key=lambda c: c.key)
-        choice, halved = filter_search.tune(tuner, halved or choices.pop(0), top), None
+        again, choice, halved = halved, filter_search.tune(tuner, halved or choices.pop(0), top), None
         table += [row("curve", choice.made.at(a), reading) for a, reading in choice.curve]
-        checked = {a: check(made) for a, made in finalists(choice, top).items()}
+        reached = choice.reached
+        checked = {a: check(made) for a, made in finalists(choice, top, choice.limits, tuner.read).items()}
         if checked:
             strength = decide(checked)
             choice.made, choice.reading = choice.made.at(strength), tuner.read(choice.made.at(strength))
@@ -93,9 +95,9 @@ def run_search(tuner, candidates, limits, allow_reflection, check, most=3):
             rank = (not choice.reached, "retain" in failed, "forget" in failed, tried)
             if best is None or rank < best[0]:
                 best = rank, choice, checked, strength
-            if not failed - {"form"} or not choice.reached:
+            if not failed - {"form"} or not (reached or again):  # what comes behind an unreached one reaches less
                 break
-            if "retain" in failed:
+            if "retain" in failed and reached:
                 half = replace(limits, retain=limits.retain / 2, general=limits.general / 2)
                 halved = replace(choice, made=choice.made.at(1.0), limits=half)
         tried += 1
@@ -176,7 +178,7 @@ def main(
             table = [row("curve", choice.made.at(a), r) for a, r in choice.curve]
             table.append(row("chosen", choice.made, choice.reading, choice.status))
         low, high = filter_search.stable(choice)
-        width = (high - low) / choice.made.strength
+        width = (high - low) / choice.made.strength if choice.made.strength else 0.0
         leaks = [{"strength": a, **found} for a, rows in [(0.0, base), *checked.items()] for found in rows]
         failed = sorted(filter_leaks.failures(checked[choice.made.strength]))
         said = {
@@ -201,7 +203,7 @@ def main(
     for found in checked[made.strength]:
         bad = f"  fails: {found['fails']}" if found["fails"] else ""
         print(f"  {found['check']:<14} {found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]{bad}")
-    if width < 0.1:
+    if made.strength and width < 0.1:
         print(
             f"note: the verdict holds only from strength {low:.4g} to {high:.4g} ({width:.0%} of it): slight changes change it."
         )
