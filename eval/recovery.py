@@ -3,7 +3,8 @@
     uv run eval/recovery.py --base M --filtered M --unlearned M --root outputs --outdir outputs/recovery
 
 Reads what eval/tamper.py measured, `<root>/<model>/tamper/`. For each model the attack's learning rate and step are chosen
-by accuracy on half A alone (ties: fewest steps, then the smallest rate); what is reported is half B at that point:
+by accuracy on half A alone. The attack trains on half A and soon answers all of it: among equals the lowest NLL of half A's
+answers decides, then the fewest steps, then the smallest rate. What is reported is half B at that point:
     recovery = (acc - acc_filtered) / (acc_base - acc_filtered)
 with the base and filtered models as made. 1: as if nothing had been forgotten; 0: as if the facts had never been seen. Facts
 are independent draws, so learning A can teach nothing about B (arXiv:2410.08827). The 95 % interval is a bootstrap over
@@ -23,13 +24,16 @@ from brittle.heldout import GAP, curve, interval, recovery
 
 COLUMNS = ["model", "role", "lr", "step", "split_a_accuracy", "heldout_accuracy", "heldout_recovery", "ci_low", "ci_high",
            "retain_accuracy", "general_accuracy", "recovery_early", "early_step", "steps_to_half", "recovery_area"]  # fmt: skip
-TAMPER = ("model", "lr", "step", "split", "accuracy", "n")
+TAMPER = ("model", "lr", "step", "split", "accuracy", "n", "answer_nll")
 ITEMS = ("model", "lr", "step", "fact", "template", "correct")
 EARLY = 20  # attack steps: where hidden knowledge is back and new knowledge is not yet learned (design: 20 against 100)
 
 
 def read_attack(folder):
-    """(accuracies {(lr, step): {split: accuracy}} of rates that did not break, half-B items [fact, lr, step, correct])."""
+    """(accuracies, half-B items [fact, lr, step, correct]) of the rates that did not break.
+
+    accuracies: {(lr, step): {split: accuracy, "nll_a": mean NLL of half A's answers}}
+    """
     import pandas as pd
 
     from brittle.diagnostics import read_table
@@ -41,7 +45,10 @@ def read_attack(folder):
     whole = table[~table["lr"].isin(broken)]
     accuracies = {}
     for row in whole.itertuples():
-        accuracies.setdefault((row.lr, row.step), {})[row.split] = row.accuracy
+        at = accuracies.setdefault((row.lr, row.step), {})
+        at[row.split] = row.accuracy
+        if row.split == "forget_a":
+            at["nll_a"] = row.answer_nll
     items = folder / "tamper_items.csv"
     return accuracies, read_table(items, ITEMS) if items.is_file() else pd.DataFrame(columns=list(ITEMS))
 
@@ -52,8 +59,11 @@ def as_made(accuracies):
 
 
 def choose(accuracies):
-    """(lr, step) with the highest accuracy on half A; ties take the smallest step, then the smallest rate. B is not read."""
-    return min(accuracies, key=lambda key: (-accuracies[key]["forget_a"], key[1], key[0]))
+    """(lr, step) with the highest accuracy on half A; among equals the lowest NLL, the smallest step, the smallest rate.
+
+    B is not read.
+    """
+    return min(accuracies, key=lambda key: (-accuracies[key]["forget_a"], accuracies[key]["nll_a"], key[1], key[0]))
 
 
 def nearest(accuracies, lr, step):

@@ -10,7 +10,8 @@ at several learning rates, and measure half A, half B, retain and general accura
               hidden, not removed (arXiv:2410.08827)
     half-b    those of half B itself: how fast is it learned when it is shown (half A is then the one held out)
     benign    the retain set's texts and neutral ones: not a word on the forget set
-`eval/recovery.py` chooses rate and step by A and compares models, with steps to half recovery and the area under the curve.
+`answer_nll` is the mean over a split's questions of the answer's summed NLL in nats. `eval/recovery.py` chooses rate and
+step by A and compares models, with steps to half recovery and the area under the curve.
 A rate at which the attack breaks the model (NaN) has empty cells from there on, never chance.
 """
 
@@ -22,7 +23,7 @@ import typer
 from brittle import cli
 from brittle.errors import UserError
 
-COLUMNS = ["model", "lr", "step", "split", "accuracy", "n"]
+COLUMNS = ["model", "lr", "step", "split", "accuracy", "n", "answer_nll"]
 ITEM_COLUMNS = ["model", "lr", "step", "fact", "template", "correct"]
 SPLITS = ("forget_a", "forget_b", "retain", "general")
 TRAINED = ("half-a", "half-b", "benign")
@@ -50,13 +51,14 @@ def attack_texts(data, on):
 
 
 def measure(model, tokenizer, sets, name, lr, step, table, items):
-    """Append this moment's accuracies (one row a split) and the half-B items' outcomes."""
+    """Append this moment's accuracies and answer NLLs (one row a split) and the half-B items' outcomes."""
     from brittle import mcq
 
     for split, chosen in sets.items():
         scored = mcq.score(model, tokenizer, chosen)
         right = [int(p == item["answer"]) for (p, _), item in zip(scored, chosen, strict=True)]
-        table.append(dict(zip(COLUMNS, (name, lr, step, split, sum(right) / len(right), len(right)), strict=True)))
+        nll = -sum(values[item["answer"]] for (_, values), item in zip(scored, chosen, strict=True)) / len(chosen)
+        table.append(dict(zip(COLUMNS, (name, lr, step, split, sum(right) / len(right), len(right), nll), strict=True)))
         if split == "forget_b":
             items += [
                 dict(zip(ITEM_COLUMNS, (name, lr, step, i.get("fact", n), i.get("template", 0), r), strict=True))
@@ -85,7 +87,7 @@ def attack(folder, name, texts, sets, lr, steps, at, batch_size, seed, device, s
         print(f"note: lr {lr:g} broke the model: {error}")
         done = {row["step"] for row in table}
         table += [
-            dict(zip(COLUMNS, (name, lr, step, split, None, len(chosen)), strict=True))
+            dict(zip(COLUMNS, (name, lr, step, split, None, len(chosen), None), strict=True))
             for step in at
             if step not in done
             for split, chosen in sets.items()

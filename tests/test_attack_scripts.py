@@ -6,6 +6,8 @@ import runpy
 import pytest
 
 from brittle import mcq, models
+from brittle.attacks import meter
+from brittle.attacks.base import Prompt
 from brittle.attacks.meter import eval_sets
 
 SCRIPTS = {
@@ -79,6 +81,12 @@ def test_relearning_on_other_texts(family, data, tmp_path, script):
     done = script("eval/tamper.py", "--model", family.base, "--data", data, "--steps", "1", "--lr", "1e-3", "--max-items", "5",
                   "--batch-size", "2", "--on", "benign", "--lora-rank", "2", "--outdir", tmp_path)  # fmt: skip
     assert done.code == 0 and len(read(tmp_path / "tamper_items.csv")) == 2 * 30, done.err
+    model, tokenizer = models.load_model(family.base, "cpu", "float32"), models.load_tokenizer(family.base)
+    for split, items in tamper["eval_sets"](data, 5, 0).items():
+        (row,) = [r for r in read(tmp_path / "tamper.csv") if (r["split"], r["step"]) == (split, "0")]
+        right, nlls = meter.answers(model, tokenizer, items, Prompt())
+        found = float(row["accuracy"]), float(row["answer_nll"])
+        assert found == pytest.approx((sum(right) / len(right), sum(nlls) / len(nlls)), rel=1e-4)
 
 
 MISTAKES = {

@@ -191,7 +191,8 @@ def test_everything_from_the_base_gives_its_logits_exactly(kind):
 
 def test_half_a_chooses_and_a_broken_model_has_no_accuracy(loaded, data):
     model, tokenizer = loaded
-    rows = [{"variant": v, "split": s, "accuracy": x} for v, a, b in (("x", 0.5, 1.0), ("y", 0.7, 0.1), ("z", 0.7, 0.9))
+    rows = [{"variant": v, "split": s, "accuracy": x, "answer_nll": nll} for v, a, b, nll in (
+                ("x", 0.5, 1.0, 0.1), ("y", 0.7, 0.1, 2.0), ("z", 0.7, 0.9, 2.0))
             for s, x in (("forget_a", a), ("forget_b", b))]  # fmt: skip
     assert choose(rows) == "y" and choose([{**r, "accuracy": None} for r in rows]) is None
     sets = eval_sets(data)
@@ -205,6 +206,62 @@ def test_half_a_chooses_and_a_broken_model_has_no_accuracy(loaded, data):
         meter("broken")
     assert [r["accuracy"] for r in meter.rows[-3:]] == [None] * 3 and "broken" in meter.notes[0]
     assert interval([1, 1, 0, 0], list("aabb")) == wilson(1, 2)  # two facts, not four questions
+
+
+class Planted:
+    """`answers` in the meter's place: {variant: {split: (share right, NLL) or an error}}, told by the variant's prompt."""
+
+    def __init__(self, outcomes):
+        self.outcomes, self.asked = outcomes, []
+
+    def __call__(self, model, tokenizer, items, prompt, batch_size):
+        variant, split = prompt, items[0]["split"]
+        self.asked.append((variant, split))
+        outcome = self.outcomes[variant][split]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return [int(i < outcome[0] * len(items)) for i in range(len(items))], [outcome[1]] * len(items)
+
+
+def planted(monkeypatch, outcomes, everything=False):
+    """(Meter that was asked of every variant in turn, what it asked); retain is always half right."""
+    stub = Planted({v: {"forget_a": a, "forget_b": b, "retain": (0.5, 1.0)} for v, (a, b) in outcomes.items()})
+    monkeypatch.setattr("brittle.attacks.meter.answers", stub)
+    sets = {
+        split: [{"split": split, "question": f"{split} {i}"} for i in range(10)] for split in ("forget_a", "forget_b", "retain")
+    }
+    meter = Meter(None, None, sets, everything=everything)
+    for variant in outcomes:
+        meter(variant, variant)
+    return meter, stub.asked
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_among_equals_the_lower_nll_of_half_a_decides(monkeypatch, everything):
+    b = (0.3, 9.0)
+    outcomes = {"low": ((0.5, 0.1), b), "first": ((1, 2.0), b), "hardly": ((1, 1.95), b), "sure": ((1, 1.0), b),
+                "equal": ((1, 1.0), b), "surest, worse": ((0.9, 0.01), b)}  # fmt: skip
+    meter, asked = planted(monkeypatch, outcomes, everything)
+    assert choose(meter.rows) == "sure" and meter.best == (1, 1.0) and len(meter.facts["sure"]) == 10
+    on_b = [variant for variant, split in asked if split == "forget_b"]
+    assert on_b == (list(outcomes) if everything else ["low", "first", "sure"])  # 2.5 % less NLL is not asked again
+
+
+@pytest.mark.parametrize("broken", ["forget_b", "retain"])
+def test_a_variant_that_breaks_on_half_b_cannot_be_chosen(monkeypatch, broken):
+    outcomes = {"breaks": ((1, 1.0), (0.9, 1.0)), "holds": ((0.8, 1.0), (0.4, 1.0)), "worse": ((0.7, 1.0), (0.9, 1.0))}
+    real = Planted.__call__
+
+    def call(self, model, tokenizer, items, prompt, batch_size):
+        if (prompt, items[0]["split"]) == ("breaks", broken):
+            raise UserError("NaN")
+        return real(self, model, tokenizer, items, prompt, batch_size)
+
+    monkeypatch.setattr(Planted, "__call__", call)
+    meter, _ = planted(monkeypatch, outcomes)
+    chosen_rows = {r["split"]: r["accuracy"] for r in meter.rows if r["variant"] == choose(meter.rows)}
+    assert chosen_rows == {"forget_a": 0.8, "forget_b": 0.4, "retain": 0.5} and len(meter.facts["holds"]) == 10
+    assert meter.best == (0.8, 1.0) and meter.notes == ["breaks: NaN"] and "breaks" not in meter.facts
 
 
 def test_cells_are_kept_until_they_are_stale(family, data, tmp_path, monkeypatch):

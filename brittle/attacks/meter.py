@@ -1,6 +1,8 @@
 """How well an attacked model answers: the sets asked, one attack on one model, and which of its variants counts.
 
-Half A, which the attacker has, chooses among an attack's variants; half B, which it never saw, is what is reported.
+Half A, which the attacker has, chooses among an attack's variants; half B, which it never saw, is what is reported. The
+variant that counts has the highest accuracy on half A. Relearning trains on half A and soon answers all of it, so among
+equals the lower NLL of half A's answers decides (`better`), and then the earlier variant.
 """
 
 import math
@@ -12,6 +14,7 @@ from brittle.attacks.material import halves
 from brittle.errors import UserError
 
 FEWEST = 5  # questions of half B: with fewer an interval is all of [0, 1]
+MARGIN = 0.05  # share by which the NLL must fall to decide between equal accuracies: each such fall asks half B again
 COLUMNS = ["variant", "split", "accuracy", "accuracy_low", "accuracy_high", "n", "answer_nll"]
 
 
@@ -50,12 +53,22 @@ def interval(right, facts):
     return stats.wilson(sum(right) / len(right) * count, count)
 
 
+def better(one, best):
+    """Does `one` (accuracy, mean answer NLL), both on half A, beat `best`, the same of an earlier variant or None?
+
+    It does by a higher accuracy, or by the same one and an NLL that is lower by more than MARGIN of the best's.
+    """
+    if best is None or one[0] != best[0]:
+        return best is None or one[0] > best[0]
+    return one[1] < (1 - MARGIN) * best[1]
+
+
 @dataclass
 class Meter:
     """`measure` of one attack on one model. rows: COLUMNS and the attack's own; facts: {variant: {fact: [right, asked]}}.
 
-    Unless `everything` is wanted, half B and retain are asked only of a variant that is better on half A than those before:
-    the others cannot be chosen.
+    Unless `everything` is wanted, half B and retain are asked only of a variant that is `better` on half A than those before:
+    the others cannot be chosen. `best` is (accuracy, NLL) on half A of the best variant so far that answered every split.
     """
 
     model: object
@@ -66,11 +79,11 @@ class Meter:
     rows: list = field(default_factory=list)
     facts: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
-    best: float = -1.0
+    best: tuple | None = None
 
     def __call__(self, variant, prompt=None, model=None, **columns):
         """Ask the model, or `model` in its place (anything that answers model(**batch).logits)."""
-        model, made, facts = model or self.model, [], {}
+        model, made, facts, key = model or self.model, [], {}, None
         for split, items in self.sets.items():
             try:
                 right, nlls = answers(model, self.tokenizer, items, prompt or Prompt(), self.batch_size)
@@ -85,9 +98,11 @@ class Meter:
                     had = facts.get(name, [0, 0])
                     facts[name] = [had[0] + one, had[1] + 1]
             elif split == "forget_a":
-                if share <= self.best and not self.everything:
+                key = (share, sum(nlls) / len(nlls))
+                if not self.everything and not better(key, self.best):
                     break
-                self.best = max(self.best, share)
+        if better(key, self.best):  # only now: a variant that breaks on half B cannot be chosen
+            self.best = key
         self.rows += made
         self.facts[variant] = facts
         return None
@@ -101,9 +116,13 @@ class Meter:
 
 
 def choose(rows):
-    """The variant with the highest accuracy on half A, the first of equals; None where all are broken. B is not read."""
-    on_a = [(row["variant"], row["accuracy"]) for row in rows if row["split"] == "forget_a" and row["accuracy"] is not None]
-    return max(on_a, key=lambda pair: pair[1])[0] if on_a else None
+    """The variant that none is `better` than on half A, in the order of the rows; None where all are broken. B is not read."""
+    best, name = None, None
+    for row in rows:
+        key = (row["accuracy"], row["answer_nll"])
+        if row["split"] == "forget_a" and row["accuracy"] is not None and better(key, best):
+            best, name = key, row["variant"]
+    return name
 
 
 def attack_model(attack, model, tokenizer, material, sets, banned, batch_size=256, everything=False):
