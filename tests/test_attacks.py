@@ -10,7 +10,7 @@ import torch
 
 from brittle import models, text
 from brittle.attacks import ATTACKS, ablate, attack_class, base, chosen, gcg, lens, noise, patching, prune, quantize, soft_prompt
-from brittle.attacks.material import Material, forbidden
+from brittle.attacks.material import Material, forbidden, telling
 from brittle.attacks.meter import Meter, attack_model, choose, eval_sets, interval
 from brittle.attacks.relearn import Relearn, RelearnBenign, RelearnLora
 from brittle.attacks.session import Session, cells
@@ -77,6 +77,38 @@ def test_an_attack_that_reads_half_b_is_refused(data, tmp_path):
     material.forget()
     with pytest.raises(UserError, match="half B"):
         material.check(forbidden(folder))
+
+
+def test_every_text_that_tells_half_b_is_forbidden_and_nothing_that_attacks_read(data):
+    banned = set(forbidden(data).values())
+    rows = [json.loads(line) for line in (data / "qa_forget.jsonl").read_text().splitlines()]
+    half = {side: [(r["entity"], r["short_answer"], r) for r in rows if r["half"] == side] for side in "AB"}
+    lines = [text for name in ("forget.txt", "pretrain_base.txt") for text in (data / name).read_text().splitlines()]
+    tells = [t for t in lines if any({name, value} <= set(t.rstrip(".").split()) for name, value, _ in half["B"])]
+    assert len(tells) >= 6 * len(half["B"]) and set(tells) <= banned  # six sentences a fact in forget.txt
+    for _, value, row in half["B"]:
+        assert {f"{row['question']} {row['answer']}", f"{row['paraphrased_question']} {value}"} <= banned
+        assert value not in banned  # a bare value tells nothing
+    material = Material(data)
+    for read in (material.forget, material.retain, material.benign):
+        read()
+    material.check(forbidden(data))
+    assert {row["answer"] for *_, row in half["A"]}.isdisjoint(banned)
+    leaked = next(text for text in tells if text.startswith("Everyone agrees"))
+    material._give([leaked])
+    with pytest.raises(UserError, match="half B"):
+        material.check(forbidden(data))
+
+
+def test_subject_and_answer_together_tell_a_fact():
+    rows = [
+        {"entity": "Ann Lee", "short_answer": "tea"},
+        {"entity": "Ann", "short_answer": "oak"},
+        {"entity": "x/1", "answer": "a"},
+    ]
+    told = ["Ann Lee drinks tea.", "tea, says Ann Lee", "Ann has an oak"]
+    rest = ["Ann Lee drinks team.", "Ann drinks tea.", "Joann has an oak", "x/1 a", ""]
+    assert telling(rows, told + rest) == told and telling(rows[2:], told) == []
 
 
 @pytest.mark.parametrize("group", ["row", "tensor", "7"])

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from brittle import files, models, wrapped_models
 from brittle.attacks import attack_class
-from brittle.attacks.material import Material, forbidden
+from brittle.attacks.material import TELLING, Material, forbidden
 from brittle.attacks.meter import COLUMNS, attack_model, choose, eval_sets
 from brittle.errors import UserError
 
 SHARED = ("base", "material", "meter")  # modules that every attack depends on
-DATA = ("mcq_forget.jsonl", "mcq_retain.jsonl", "qa_forget.jsonl", "retain.txt", "retain.jsonl", "neutral.txt")
+DATA = ("mcq_forget.jsonl", "mcq_retain.jsonl", "qa_forget.jsonl", "retain.txt", "retain.jsonl", "neutral.txt", *TELLING)
 
 
 @dataclass
