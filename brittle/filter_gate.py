@@ -4,7 +4,7 @@ import torch
 
 from brittle.filter_basis import ridged
 
-RATES = (0.01, 0.003, 0.001)  # share of retain and general tokens that may trip the gate, the first that keeps the limits
+RATES = (0.01, 0.003, 0.001)  # shares of retain and general tokens that may trip the gate
 
 
 def quadratic(forget, everything):

@@ -7,7 +7,7 @@ set; without any, what forgets most within the limit.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -111,19 +111,24 @@ def fit_ks(tuner, made, sizes, limits):
 
 
 def fit_gate(tuner, made, limits, sizes=GATED):
-    """The Choice of a gated filter: the most permissive threshold of RATES that keeps the limits, then the components; the
-    strictest, beyond the limits, where none keeps them."""
+    """The Choice of a gated filter: the strictest threshold of RATES that reaches the target, or, where none does, that forgets
+    most within the limits; then the components. The strictest, beyond the limits, where none keeps them."""
     quiet = [made.score(tuner.caches[name].tokens(made.site)) for name in ("retain", "general") if name in tuner.caches]
-    for rate in RATES:
-        made.threshold = threshold(quiet, rate)
-        made.about = {**made.about, "false_alarms": rate}
-        reading = tuner.read(made)
-        found = Choice(made.first(made.k), reading, limits, limits.excess(reading) > 0)
-        if not found.limited:
-            smaller = fit_ks(tuner, made, sizes, limits) if distance(reading) <= 0 else found
-            smaller.limited = rate != RATES[0] and not smaller.reached
-            return smaller
-    return found
+    best = None
+    for rate in reversed(RATES):
+        gated = replace(made, threshold=threshold(quiet, rate), about={**made.about, "false_alarms": rate})
+        found = Choice(gated, tuner.read(gated), limits)
+        if best and found.beyond:
+            best.limited = True  # a more permissive gate would forget more
+            break
+        if best is None or distance(found.reading) < distance(best.reading):
+            best = found
+        if found.beyond or distance(found.reading) <= 0:
+            break
+    if best.beyond or not best.reached:
+        best.limited |= best.beyond
+        return best
+    return fit_ks(tuner, best.made, sizes, limits)
 
 
 def weaken(tuner, choice):
