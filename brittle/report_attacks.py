@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from brittle import report_html
-from brittle.claims import claims, read_rows, value
+from brittle.board import read_rows, value
+from brittle.claims import claims
 
 MEANS = (
     "Each cell: half B of the forget facts, which no attack read, after the attack. 0 is Filtered's level under the same "

@@ -7,7 +7,7 @@ import json
 import pytest
 from conftest import ROOT
 
-from brittle import claims, heldout, report_attacks
+from brittle import board, claims, heldout, report_attacks
 from brittle.claims import HELD, MISSING, NOT, OPEN
 
 spec = importlib.util.spec_from_file_location("scoreboard", ROOT / "experiment" / "scoreboard.py")
@@ -110,19 +110,19 @@ def test_models_that_exist_and_those_that_do_not(tmp_path, script):
         assert done.code == 2 and words in done.err and len(done.err.splitlines()) == 1
 
 
-def written(**methods):
+def written(retain=1, **methods):
     """Scoreboard rows {method: {attack: recovery}}, with Filtered near its chance."""
     rows = []
     for method, attacks in methods.items():
         for attack, value in attacks.items():
             rows.append({"method": method, "attack": attack, "seed": "0", "heldout_recovery": str(value), "n_heldout": "400",
-                         "heldout_recovery_low": "", "heldout_accuracy": str(0.25 + 0.75 * value), "retain_accuracy": "1",
+                         "heldout_recovery_low": "", "heldout_accuracy": str(0.25 + 0.75 * value), "retain_accuracy": str(retain),
                          "variant": "v"})  # fmt: skip
     return rows
 
 
 def test_claims_are_judged_by_their_intervals(tmp_path):
-    rows = written(filtered={"none": 0, "relearn": 0.02, "lens": 0.05},
+    rows = written(filtered={"none": 0, "relearn": 0.02, "lens": 0.05}, base={"none": 1},
                    **{f"m{i}": {"none": 0.05, "relearn": 0.9 + i / 100, "quantize": 0.05, "lens": (0.1, 0.9)[i % 2],
                                 "relearn_benign": 0.4 + i / 100} for i in range(6)},
                    kept={"none": 0.9, "relearn": 0.0, "quantize": 0.0, "relearn_benign": 0.0, "lens": 0.0})  # fmt: skip
@@ -143,11 +143,80 @@ def test_collapse_is_paired_by_seed(tmp_path):
     (tmp_path / "collapse").mkdir()
     lines = ["method,beta,lr,seed,collapse_step,threshold,forget_nll_end"]
     lines += [f"{m},,0.1,{s},{t},0.6,5" for s in range(3) for m, t in (("ga_simple", 10 + s), ("npo", 20 + 2 * s))]
+    steps = ["method,beta,lr,seed,step,retain_accuracy,forget_nll,n"]
+    steps += [f"{m},,0.1,{s},{t},1,1,9" for m in ("ga_simple", "npo") for s in range(3) for t in (0, 10, 48, 20)]
     (tmp_path / "collapse" / "collapse_steps.csv").write_text("\n".join(lines) + "\n")
     claim = claims.collapse(tmp_path)
     assert (claim.number, claim.verdict) == (11, HELD) and "11.0 against 22.0" in claim.detail
-    (tmp_path / "collapse" / "collapse_steps.csv").write_text("\n".join(lines[:4]).replace(",20,", ",,") + "\n")
-    assert claims.collapse(tmp_path).verdict == OPEN  # never collapsed is no number
+    assert "censored" not in claim.detail
+    censored = "\n".join(lines).replace(",20,", ",,").replace(",24,", ",,") + "\n"  # NPO in seeds 0 and 2
+    (tmp_path / "collapse" / "collapse_steps.csv").write_text(censored)
+    claim = claims.collapse(tmp_path)
+    assert claim.verdict == OPEN and claim.number is None  # no curves: nobody knows how long the runs were
+    (tmp_path / "collapse" / "collapse.csv").write_text("\n".join(steps) + "\n")
+    claim = claims.collapse(tmp_path)
+    assert claim.number == pytest.approx(((48 - 10) + (22 - 11) + (48 - 12)) / 3) and "3 paired seeds" in claim.detail
+    assert "0 runs of gradient ascent, 2 of NPO" in claim.detail
+    both = "\n".join(lines[:1] + [f"{m},,0.1,{s},,0.6,5" for s in range(3) for m in ("ga_simple", "npo")]) + "\n"
+    (tmp_path / "collapse" / "collapse_steps.csv").write_text(both)
+    claim = claims.collapse(tmp_path)
+    assert (claim.number, claim.verdict) == (0, OPEN)  # neither collapsed: no sooner and no later
+
+
+def test_a_broken_model_is_no_unlearned_one():
+    rows = written(base={"none": 1}) + written(0.95, good={"none": 0.1}) + written(0.85, broken={"none": 0.1})
+    assert board.forgotten(board.board(rows)) == ["good"]
+    half = [row | {"retain_accuracy": "0.5"} if row["method"] == "base" else row for row in rows]
+    assert board.forgotten(board.board(half)) == ["good", "broken"]  # as good as Base: it is the data that are hard
+    unknown = [row | {"retain_accuracy": ""} if row["method"] == "good" else row for row in rows]
+    assert board.forgotten(board.board(unknown)) == []
+
+
+def test_median_steps_count_zero_never_and_the_boards_models_alone(tmp_path):
+    (tmp_path / "methods").mkdir()
+
+    def detail(**steps):
+        lines = [
+            "model,role,heldout_recovery,steps_to_half",
+            "b,base,1,0",
+            "f,filtered,0,",
+            "b__away,unlearned,1,40",
+            "b__kept,unlearned,1,40",
+            "b__m9,unlearned,,",
+        ]  # fmt: skip  (m9: every rate broke it)
+        lines += [f"b__{name},unlearned,0.9,{step}" for name, step in steps.items()]
+        (tmp_path / "methods" / "recovery.csv").write_text("\n".join(lines) + "\n")
+        names = {f"m{i}": {"none": 0.1, "relearn": 0.9} for i in (1, 2, 3, 9)}
+        cells = board.board(written(base={"none": 1}, kept={"none": 0.9, "relearn": 0.9}, **names))
+        return claims.relearning(cells, tmp_path).detail
+
+    assert detail(m1=0, m2=4, m3=30).endswith("in 3 curves: median 4 (0 never get there)")
+    assert detail(m1=0, m2=0, m3=30).endswith("median 0 (0 never get there)")
+    assert detail(m1=10, m2=30, m3="").endswith("median 30 (1 never get there)")
+    assert detail(m1=10, m2="", m3="").endswith("median never (2 never get there)")
+
+
+def test_filtered_is_compared_with_the_interval_it_has_as_made(tmp_path):
+    def claim(attacked, base=1.0, as_made=0.0, n="400"):
+        rows = written(base={"none": base}, filtered={"none": as_made, "cut": attacked})
+        return claims.filtered_withstands(board.board([row | {"n_heldout": n} for row in rows]), tmp_path)
+
+    # 200 facts, .25 as made: [.19, .31]; low > .25 is no longer enough, low > .31 is
+    assert claim(0.02).verdict == HELD and claim(0.1).low > 0.25 and claim(0.1).verdict != NOT
+    assert claim(0.4).low > 0.32 and claim(0.4).verdict == NOT
+    # a third of the way to Base: with Base at .55 that is .35, and .29 with its interval of 200 facts does not end below
+    assert claim(0.05).verdict == HELD and claim(0.05, base=0.4).verdict == OPEN and "below 0.35" in claim(0.05, base=0.4).detail
+    assert (
+        claims.filtered_withstands(board.board(written(filtered={"none": 0, "cut": 1})), tmp_path).verdict == MISSING
+    )  # no Base
+    folder = tmp_path / "m" / "attacks"
+    folder.mkdir(parents=True)
+    lines = [
+        f"{a},{s},v,f{i},1,4" for a, s in (("none", 0), ("none", 1), ("cut", 0)) for i in range(100)
+    ]  # four questions a fact
+    (folder / "attacks_items.csv").write_text("\n".join(["attack,seed,variant,fact,right,asked", *lines]) + "\n")
+    assert board.fact_count(tmp_path, 400) == 100 and board.fact_count(tmp_path, 500) == 250  # 500: another data set's file
+    assert "over 100 facts" in claim(0.02).detail and "over 30 facts" in claim(0.02, n="60").detail
 
 
 def test_curve():
