@@ -6,7 +6,7 @@ from brittle import anonymise, blind, blind_mlp
 from brittle.errors import UserError
 from brittle.filter_basis import top
 from brittle.losses import wide
-from brittle.stats import Z, auc_variance, generator
+from brittle.stats import auc_bounds, auc_variance, generator
 from brittle.text import read_jsonl
 
 HOW = anonymise.HOW
@@ -63,9 +63,9 @@ def entities(items):
 
 
 def told_apart(scores, labels):
-    """(AUC, low, high) by DeLong's variance."""
+    """(AUC, low, high) by DeLong's variance, on the logit scale."""
     value, variance = auc_variance(torch.as_tensor(scores), torch.as_tensor(labels))
-    return value, max(0.0, value - Z * variance**0.5), min(1.0, value + Z * variance**0.5)
+    return value, *auc_bounds(value, variance, min(sum(labels), len(labels) - sum(labels)))
 
 
 def members(model, tokenizer, public, how, site, most=60, seed=0):

@@ -12,14 +12,13 @@ grad_norm   -mean over parameters of || d(-mean l_t) / d theta_j ||_2
 `length` needs no model: where its AUC is far from 0.5, the two sets differ without one, and no score means membership.
 """
 
-import math
 import zlib
 
 import torch
 
 from brittle.errors import UserError
 from brittle.losses import wide
-from brittle.stats import Z, auc_variance, quantiles, resample
+from brittle.stats import auc_bounds, auc_variance, edge, quantiles, resample
 from brittle.text import batches, pad
 
 ATTACKS = ("loss", "zlib", "min_k", "min_k_pp", "reference", "grad_norm", "length")
@@ -81,39 +80,63 @@ def text_scores(texts, tokens, share=0.2, reference=None, norms=None):
     return {name: made[name] for name in ATTACKS if name in made}
 
 
-def auc_interval(scores, labels, entities=None, seed=0, draws=1000):
-    """(AUC, low, high): over texts by DeLong, over entities (whose texts are correlated) by a bootstrap of entities."""
-    value, variance = auc_variance(scores, labels)
-    if entities is None or len(set(entities)) == len(entities):
-        half = Z * math.sqrt(variance)
-        return value, max(0.0, value - half), min(1.0, value + half)
-    labels, scores = torch.as_tensor(labels).bool(), torch.as_tensor(scores, dtype=torch.float64)
-    x, y = scores[labels], scores[~labels]
-    above = (x[:, None] > y).double() + 0.5 * (x[:, None] == y).double()
-    weights = []
+def entity_weights(labels, entities=None, draws=1000, seed=0):
+    """[(how often each of `draws` bootstrap samples of entities holds each text [draws, texts], entities)] of members, others.
+
+    `entities` names each text's; without it every text is its own.
+    """
+    found, labels = [], torch.as_tensor(labels).bool()
+    entities = range(len(labels)) if entities is None else entities
     for side, name in ((labels, "members"), (~labels, "others")):
         own = [e for e, keep in zip(entities, side.tolist(), strict=True) if keep]
         number = {e: i for i, e in enumerate(dict.fromkeys(own))}
-        weights.append(resample(len(number), draws, seed, name)[:, [number[e] for e in own]])  # [draws, texts]
-    values = ((weights[0] @ above) * weights[1]).sum(1) / (weights[0].sum(1) * weights[1].sum(1))
-    return value, *quantiles(values)
+        found.append((resample(len(number), draws, seed, name)[:, [number[e] for e in own]], len(number)))
+    return found
 
 
-def tpr_at(scores, labels, fpr=FPR):
-    """(TPR, low, high, threshold) at the lowest threshold that at most `fpr` of the non-members exceed; Clopper-Pearson interval.
-
-    With fewer than 1 / fpr non-members the threshold is their highest score.
-    """
-    from scipy.stats import beta
-
+def auc_interval(scores, labels, entities=None, seed=0, draws=1000):
+    """(AUC, low, high): over texts by DeLong (logit), over entities (whose texts are correlated) by a bootstrap of entities."""
+    value, variance = auc_variance(scores, labels)
+    (first, members), (second, others) = entity_weights(labels, entities, draws, seed)
+    units = min(members, others)
+    if value in (0, 1) or members + others == len(labels):
+        return value, *auc_bounds(value, variance, units)
+    if units < 2:  # one entity says nothing of others
+        return value, 0.0, 1.0
     labels, scores = torch.as_tensor(labels).bool(), torch.as_tensor(scores, dtype=torch.float64)
-    others = scores[~labels].sort(descending=True).values
-    threshold = float(others[min(int(fpr * len(others)), len(others) - 1)])
-    members = scores[labels]
-    hits, n = int((members > threshold).sum()), len(members)
-    low = float(beta.ppf(0.025, hits, n - hits + 1)) if hits else 0.0
-    high = float(beta.ppf(0.975, hits + 1, n - hits)) if hits < n else 1.0
-    return hits / n, low, high, threshold
+    x, y = scores[labels], scores[~labels]
+    above = (x[:, None] > y).double() + 0.5 * (x[:, None] == y).double()
+    low, high = quantiles(((first @ above) * second).sum(1) / (first.sum(1) * second.sum(1)))
+    return value, min(low, value), max(high, value)
+
+
+def thresholds(others, weights, fpr=FPR):
+    """[draws] the lowest of the scores `others` [m] that at most the share `fpr` of them, by `weights` [draws, m], exceed."""
+    ranked, order = others.sort(descending=True)
+    upto = weights[:, order].cumsum(1)
+    allowed = upto - weights[:, order] <= fpr * upto[:, -1:] + 1e-9
+    return ranked[allowed.sum(1) - 1]
+
+
+def tpr_at(scores, labels, fpr=FPR, entities=None, seed=0, draws=1000):
+    """(TPR, low, high, threshold) at the lowest threshold that at most `fpr` of the non-members exceed.
+
+    The interval is a bootstrap of entities (of texts, where none are named) that draws the threshold anew as well: it rests on
+    the few highest non-members. Where no member is found, or each is, `edge` of the members' entities bounds the other end.
+    With fewer than 1 / fpr non-members the threshold is their highest score, which a bootstrap knows too well.
+    """
+    labels, scores = torch.as_tensor(labels).bool(), torch.as_tensor(scores, dtype=torch.float64)
+    members, others = scores[labels], scores[~labels]
+    (first, units), (second, _) = entity_weights(labels, entities, draws, seed)
+    threshold = float(thresholds(others, torch.ones(1, len(others), dtype=torch.float64), fpr))
+    value = float((members > threshold).double().mean())
+    if units < 2:
+        return value, 0.0, 1.0, threshold
+    found = (first * (members > thresholds(others, second, fpr)[:, None])).sum(1) / first.sum(1)
+    low, high = quantiles(found)
+    if value in (0, 1):
+        low, high = (low, max(high, 1 - edge(units))) if value == 0 else (min(low, edge(units)), high)
+    return value, min(low, value), max(high, value), threshold
 
 
 def privleak(auc_model, auc_retrained):

@@ -143,6 +143,9 @@ class Task:
             raise UserError(f"a probe with {k} folds needs at least {2 * k} {what} a class; there are {min(sizes)}.")
         parts = [stretches(g or range(n), 2 * k) for g, n in zip(groups, (n_one, n_zero), strict=True)]
         self.labels = torch.cat([torch.ones(n_one), torch.zeros(n_zero)]).long()
+        self.units = min(sizes)  # independent ones of a class
+        names = [g or [(side, i) for i in range(n)] for side, (g, n) in enumerate(zip(groups, (n_one, n_zero), strict=True))]
+        self.facts = [name for part in names for name in part]  # [n]: a text that names no fact is one of its own
         self.fold, self.control = torch.cat(parts) // 2, torch.cat(parts) % 2
         if len(self.fold.unique()) < k:
             raise UserError(f"one fact has so many texts that {k} folds cannot be made: lower --folds.")
@@ -162,7 +165,7 @@ class Task:
         """[((AUC, low, high), held-out scores [n])] of logistic probes on x [n, d]: for the labels, and for the control."""
         labelings = (self.labels, self.control)
         scores = held_out_scores(x, labelings, self.fold, self.train, c, max_iter, device)
-        return [(fold_auc(s, labels, self.fold), s) for s, labels in zip(scores, labelings, strict=True)]
+        return [(fold_auc(s, labels, self.fold, self.units), s) for s, labels in zip(scores, labelings, strict=True)]
 
     def surface(self, ids):
         """What needs no model: {length_auc, bow_auc}, held-out AUC from the texts' lengths and from their words."""

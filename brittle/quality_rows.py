@@ -63,11 +63,23 @@ def utility_rows(name, means, d):
     yield row(name, "model_utility", "utility", d.name, value, note=f"skipped: {missing}" if missing else "")
 
 
+def of_log(ratios, part):
+    """Items {truth_ratio, entity} of a log, which names no entities: where it has as many items, they are the same."""
+    same = len(part or []) == len(ratios)
+    return [{"truth_ratio": r, "entity": part[i]["entity"] if same else f"log {i}"} for i, r in enumerate(ratios)]
+
+
+def known_ratios(items):
+    """(truth ratios, entities) of the items that have one."""
+    known = [i for i in items or [] if i["truth_ratio"] is not None]
+    return [i["truth_ratio"] for i in known], [i["entity"] for i in known]
+
+
 def quality_rows(name, part, others, d, seed):
-    """Forget quality: TOFU's p, and the distance D with its interval."""
-    ours, why, found = [i["truth_ratio"] for i in part or [] if i["truth_ratio"] is not None], "", None
-    logged = others["forget"] if isinstance(others, dict) else [i["truth_ratio"] for i in others or []]
-    logged = [r for r in logged if r is not None]
+    """Forget quality: TOFU's p, the distance D with its interval over entities, and the p of a permutation of entities."""
+    why, found = "", None
+    ours, names = known_ratios(part)
+    logged, theirs = known_ratios(of_log(others["forget"], part) if isinstance(others, dict) else others)
     if not ours:
         why = "skipped: no truth ratio of forget items"
     elif not logged:
@@ -75,12 +87,15 @@ def quality_rows(name, part, others, d, seed):
     elif min(len(ours), len(logged)) < FEWEST:
         why = f"skipped: {len(ours)} and {len(logged)} items, fewer than {FEWEST}"
     else:
-        found = forget_quality(ours, logged, seed=seed)
+        found = forget_quality(ours, logged, names, theirs, seed=seed)
         why = f"the smallest D that {found['n']} items tell from 0 is {found['detectable']:.3f}"
         why += "; p < 1e-16" if found["p"] < 1e-16 else ""
         why = "identical truth ratios: is the model its own reference?" if found["identical"] else why
     value, ends, n = (found["d"], (found["d_low"], found["d_high"]), found["n"]) if found else (None, (None, None), None)
-    yield row(name, "forget_quality_d", "forget", d.name, value, ends, n, note=why)
+    count, p = (found["entities"], found["p_entities"]) if found else (None, None)
+    few = f"skipped: {count} entities, fewer than {FEWEST}" if found and p is None else why
+    yield row(name, "forget_quality_d", "forget", d.name, value, ends, n, count, note=why)
+    yield row(name, "forget_quality_entities", "forget", d.name, p, n=n, entities=count, note=few)
     yield row(name, "forget_quality", "forget", d.name, max(found["p"], 1e-16) if found else None, n=n, note=why)
 
 

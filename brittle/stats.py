@@ -20,6 +20,24 @@ def wilson(correct, count):
     return (middle - half) / (1 + z2) if correct else 0.0, (middle + half) / (1 + z2) if correct < count else 1.0
 
 
+def wilson_grouped(right, groups):
+    """Wilson's interval of the mean of right [n] (0 or 1) whose items come in groups [n] (the questions of one fact).
+
+    n is divided by the design effect, the variance of the mean over groups against that over items: 1 + (m - 1) rho for groups
+    of m items with correlation rho, kept within [1, m] (of unequal groups, m is the size that an item meets on average). Where
+    all are right, or none is, nothing says what rho is, and it counts as 1.
+    """
+    right, order = torch.as_tensor(right, dtype=torch.float64), {g: i for i, g in enumerate(dict.fromkeys(groups))}
+    index = torch.tensor([order[g] for g in groups])
+    n, k, share = len(right), len(order), float(right.mean())
+    most = effect = float(index.bincount().double().square().sum()) / n
+    if k > 1 and 0 < share < 1:
+        sums = torch.zeros(k, dtype=torch.float64).index_add_(0, index, right - share)
+        over_groups = float(sums.square().sum()) * k / (k - 1) / n**2
+        effect = min(max(1.0, over_groups / (share * (1 - share) / (n - 1))), most)
+    return wilson(share * (n / effect), n / effect)
+
+
 def mean_interval(values):
     """(mean, low, high) of independent values by Student's t; no interval from a single one."""
     values = torch.as_tensor(values, dtype=torch.float64)
@@ -29,6 +47,15 @@ def mean_interval(values):
     from scipy.stats import t
 
     half = float(t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5)
+    return mean, mean - half, mean + half
+
+
+def prediction_interval(values):
+    """(mean, low, high): 95 % of further single draws lie within, by Student's t (`mean_interval` holds their mean)."""
+    mean, low, high = mean_interval(values)
+    if low is None:
+        return mean, None, None
+    half = (high - mean) * (len(values) + 1) ** 0.5  # t s sqrt(1 + 1/n)
     return mean, mean - half, mean + half
 
 
@@ -47,12 +74,34 @@ def auc_variance(scores, labels):
     return float(above.mean()), sum(spread)
 
 
-def fold_auc(scores, labels, fold):
-    """(AUC, low, high): the mean over folds, whose scores come from different classifiers and do not compare."""
+def edge(units):
+    """The share that `units` independent units, all alike, do not rule out: x^units = 2.5 % (Clopper and Pearson's bound)."""
+    return 0.025 ** (1 / units)
+
+
+def auc_bounds(value, variance, units):
+    """(low, high) of an AUC by its variance on the logit scale, which covers near 0 and 1 where the plain one does not.
+
+    At 0 or 1 the variance is 0 and says nothing: then `edge` of the independent units (texts, facts) of the smaller class.
+    """
+    if value in (0, 1):
+        return (edge(units), 1.0) if value == 1 else (0.0, 1 - edge(units))
+    half = Z * math.sqrt(variance) / (value * (1 - value))
+    ends = torch.tensor([-half, half], dtype=torch.float64) + math.log(value / (1 - value))
+    low, high = ends.sigmoid().tolist()
+    return min(low, value), max(high, value)
+
+
+def fold_auc(scores, labels, fold, units=None):
+    """(AUC, low, high): the mean over folds, whose scores come from different classifiers and do not compare.
+
+    `units`: how many of the smaller class are independent (default: all its texts), see `auc_bounds`.
+    """
     found = [auc_variance(scores[fold == f], labels[fold == f]) for f in fold.unique()]
     mean = sum(a for a, _ in found) / len(found)
-    half = Z * math.sqrt(sum(v for _, v in found)) / len(found)
-    return mean, max(0.0, mean - half), min(1.0, mean + half)
+    ones = int(torch.as_tensor(labels).bool().sum())
+    units = units or min(ones, len(labels) - ones)
+    return mean, *auc_bounds(mean, sum(v for _, v in found) / len(found) ** 2, units)
 
 
 def resample(count, draws, seed, name=""):

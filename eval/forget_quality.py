@@ -5,8 +5,9 @@
 TOFU's and MUSE's metrics on any data folder of their schemas (--data: qa_*.jsonl, verbmem_*, knowmem_*; create_datasets.py makes
 them for the mini world, TOFU and MUSE): probability, ROUGE-L, truth ratio, exact memorisation, extraction strength, degeneracy,
 model utility, perplexity, and forget quality, the KS test of truth ratios against --reference, a model that never saw the forget
-set (or the TOFU_EVAL.json of one): `forget_quality` is its p, `forget_quality_d` the distance. One row a metric, set and
-definition, with the 95 % interval over entities; one item file for all.
+set (or the TOFU_EVAL.json of one): `forget_quality` is its p over items (TOFU's), `forget_quality_entities` that of a
+permutation of entities, `forget_quality_d` the distance. One row a metric, set and definition, with the 95 % interval over
+entities; one item file for all.
 --definitions tofu|muse|open-unlearning adds rows computed as they do (brittle/metrics_definitions.py). TOFU_EVAL.json and
 MUSE_EVAL.json are written in open-unlearning's format; --read FILE adds the rows of such a file, recomputed from its items.
 """

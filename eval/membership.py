@@ -55,7 +55,7 @@ def rows(name, scores, sets, references, share, seed):
     entities = [f"{side} {e}" for side, part in enumerate(sets) for _, e in part]
     for kind, values in scores.items():
         value, low, high = m.auc_interval(values, labels, entities, seed)
-        tpr, tpr_low, tpr_high, _ = m.tpr_at(values, labels)
+        tpr, tpr_low, tpr_high, _ = m.tpr_at(values, labels, entities=entities, seed=seed)
         other = stats.auc(references[kind], labels) if kind in references else None
         leak = m.privleak(value, other) if other is not None and kind not in ("length", "reference") else None
         distance = None if other is None else abs(value - other)

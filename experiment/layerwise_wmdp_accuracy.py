@@ -9,7 +9,8 @@ the residual stream (0: embeddings, k: after block k-1) by
   vocab_probe  an affine map straight to the vocabulary, fitted likewise
 The fitted lenses see retain texts only, so they learn neither forget facts nor how a model hides them (nor, for vocab_probe,
 words that only forget texts use). At the last layer every lens is the model. chance is the null: the mean of
-1 / choices. kl_to_final: mean KL(model || lens) at the choices' tokens, in nats. Intervals: 95 %, Wilson over questions.
+1 / choices. kl_to_final: mean KL(model || lens) at the choices' tokens, in nats. Intervals: 95 %, Wilson; the questions of one
+`fact` are not independent, and count for fewer by their design effect (brittle/stats.py).
 """
 
 import json
@@ -67,12 +68,14 @@ def correct(sums, items, normalise=False):
 
 def rows(split, sums, divergence, items, lens, seed):
     """A row a layer for one split."""
-    from brittle.stats import wilson
+    from brittle.stats import wilson_grouped
 
     n, chance = len(items), sum(1 / len(i["choices"]) for i in items) / len(items)
-    right = [sum(correct(s, items)) for s in sums]
+    facts = [item.get("fact") or f"item {i}" for i, item in enumerate(items)]
+    every = [correct(s, items) for s in sums]
+    right = [sum(found) for found in every]
     for layer, count in enumerate(right):
-        low, high = wilson(count, n)
+        low, high = wilson_grouped(every[layer], facts)
         yield {
             "layer": layer, "split": split, "accuracy": count / n, "delta_from_final": (count - right[-1]) / n,
             "n_correct": count, "n_questions": n, "accuracy_low": low, "accuracy_high": high,

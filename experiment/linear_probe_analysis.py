@@ -9,7 +9,8 @@ A logistic probe on the last token's residual stream of one model (0: embeddings
   truth_retain   words alone cannot tell, a model that knows the fact can. Only where --data holds mcq_<split>.jsonl.
 Accuracy and AUC are of held-out texts: folds are contiguous stretches, grouped by fact where the file names facts (JSONL
 `fact`); else the lines next to a held-out stretch are not learned from. selectivity is accuracy minus the majority class.
-null_: the same probe with labels that mean nothing.
+null_: the same probe with labels that mean nothing. accuracy_low, accuracy_high: Wilson, where the texts of one fact count for
+fewer by their design effect (brittle/stats.py). auc_low, auc_high: DeLong over texts, on the logit scale.
 """
 
 import json
@@ -40,14 +41,14 @@ def truth_texts(items, seed, name):
 
 def rows(name, x, task, surface, settings, c, max_iter, device="cpu"):
     """A row a layer of one task; x [texts, N+1, D], class 1 first."""
-    from brittle.stats import wilson
+    from brittle.stats import wilson_grouped
 
     n, ones = len(task.labels), int(task.labels.sum())
     majority = max(ones, n - ones) / n
     for layer in range(x.shape[1]):
         ((auc, low, high), scores), ((null_auc, _, _), null_scores) = task.auc(x[:, layer], c, max_iter, device)
-        correct = int(((scores > 0) == (task.labels == 1)).sum())
-        bounds = wilson(correct, n)
+        right = (scores > 0) == (task.labels == 1)
+        correct, bounds = int(right.sum()), wilson_grouped(right, task.facts)
         yield {
             "task": name, "layer": layer, "accuracy": correct / n, "selectivity": correct / n - majority, "auc": auc,
             "majority_baseline": majority, "accuracy_low": bounds[0], "accuracy_high": bounds[1], "auc_low": low,

@@ -6,7 +6,8 @@ Every matrix, exactly. top10_variance_ratio: share of ||dW||_F^2 in its 10 large
 hold 99 %; entropy_rank: exp of the entropy of the energies. subspace_alignment: mean squared cosine of the principal angles
 between the top-k left singular subspaces of W_a and W_b, grassmann_distance: the 2-norm of those angles; `_right` the same
 of the right ones. k falls to the rank where that is lower. The null_ columns are a Gaussian dW of the same shape and norm
-(mean and 95 % interval of n_null draws); random_alignment is what two unrelated subspaces give.
+(mean of n_null draws; _low and _high: 95 % prediction interval of one such draw); random_alignment is what two unrelated
+subspaces give.
 below_ulp 1: dW lies below one unit in the last place of its stored dtype, so its rank measures rounding.
 """
 
@@ -86,12 +87,12 @@ class Nulls:
 
     def shift(self, name, w, norm, k, start):
         """null_ columns of the subspaces of w + noise of norm `norm`."""
-        from brittle.stats import generator, mean_interval
+        from brittle.stats import generator, prediction_interval
 
         made, w = generator(self.seed, name, w.device), w.float()
         many = [shift(start, null_bases(w + noise(w.shape, norm, made, w.device), k), k) for _ in range(self.draws)]
-        found = {f"null_{key}": mean_interval([d[key] for d in many]) for key in many[0]}
-        low, high = found["null_subspace_alignment"][1:]
+        found = {f"null_{key}": prediction_interval([d[key] for d in many]) for key in many[0]}
+        low, high = (None if end is None else min(1.0, max(0.0, end)) for end in found["null_subspace_alignment"][1:])
         return {key: values[0] for key, values in found.items()} | {
             "null_subspace_alignment_low": low, "null_subspace_alignment_high": high}  # fmt: skip
 

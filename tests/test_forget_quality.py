@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from brittle import eval_json, quality
+from brittle import eval_json, quality, quality_rows
 from brittle import metrics_answers as ma
 from brittle import metrics_text as mt
 from brittle import metrics_tofu as m
@@ -119,6 +119,72 @@ def test_forget_quality_of_null_and_of_different_models():
     assert m.detectable(40, 40) == pytest.approx(1.3581 * math.sqrt(2 / 40)) and m.forget_quality(a, a)["identical"]
     with pytest.raises(UserError, match="at least 5 items"):
         m.forget_quality([1.0] * 4, b)
+
+
+def ratios(seed, entities, items, shift=0.0, together=True):
+    """([ratios] of a model, of its reference, [their entities]): an entity's items share half of their variance, and where
+    `together` the two models share the entities' part."""
+    g = torch.Generator().manual_seed(seed)
+    own, other = (torch.randn(entities, 1, generator=g) for _ in range(2))
+    sides = [0.5**0.5 * (e + torch.randn(entities, items, generator=g)) for e in (own, own if together else other)]
+    return (sides[0] + shift).flatten().tolist(), sides[1].flatten().tolist(), [i // items for i in range(entities * items)]
+
+
+def test_interval_of_the_distance_covers_at_and_away_from_zero():
+    """M3: without a difference D's interval holds 0 (percentiles of D* never did), with one its true value."""
+    from scipy.stats import norm
+
+    for truth in (0.0, 0.3):
+        held = 0
+        for seed in range(60):
+            a, b, names = ratios(seed, 20, 6, 2 * float(norm.ppf((1 + truth) / 2)), seed % 2)
+            theirs = names if seed % 2 else [f"x{e}" for e in names]
+            found = m.forget_quality(a, b, names, theirs, draws=200, seed=seed)
+            assert 0 <= found["d_low"] <= found["d"] <= found["d_high"] <= 1 and found["entities"] == 20
+            held += found["d_low"] <= truth <= found["d_high"]
+        assert held >= 0.9 * 60, truth
+    wide, narrow = (m.forget_quality(*ratios(0, n, 6)[:2], *[ratios(0, n, 6)[2]] * 2, draws=200) for n in (10, 160))
+    assert narrow["d_high"] < 0.5 * wide["d_high"], "an interval that always holds 0 would say nothing"
+
+
+def test_identical_samples_have_an_interval_that_holds_zero():
+    """M3: D is 0 and was given the interval [.045, .150]."""
+    a, _, names = ratios(0, 30, 4)
+    for theirs in (names, [f"x{e}" for e in names]):
+        found = m.forget_quality(a, a, names, theirs, draws=200)
+        assert found["d"] == found["d_low"] == 0 and found["p_entities"] == 1
+    found = m.forget_quality(a[:8], a[8:16], names[:8], names[8:16])  # two entities a side: no test, but an interval
+    assert found["entities"] == 2 and found["p_entities"] is None and found["d_low"] is not None
+    found = m.forget_quality(a[:8], a[8:16], ["x"] * 8, ["x"] * 8)
+    assert found["entities"] == 1 and found["d_low"] is None and found["d_high"] is None
+
+
+def test_p_over_entities_keeps_its_level_where_that_over_items_does_not():
+    by_item = by_entity = paired = 0
+    for seed in range(80):
+        a, b, names = ratios(seed, 15, 10, together=False)
+        found = m.forget_quality(a, b, names, [f"x{e}" for e in names], draws=200, seed=seed)
+        by_item, by_entity = by_item + (found["p"] < 0.05), by_entity + (found["p_entities"] < 0.05)
+        paired += m.forget_quality(*ratios(seed, 15, 10)[:2], names, names, draws=200, seed=seed)["p_entities"] < 0.05
+    assert by_entity <= 0.1 * 80 and paired <= 0.1 * 80 and by_item > 0.2 * 80
+    a, b, names = ratios(1, 15, 10, 0.5)
+    turned = [i for e in reversed(range(15)) for i in range(10 * e, 10 * e + 10)]  # the reference's rows in another order
+    one = m.forget_quality(a, b, names, names)
+    other = m.forget_quality(a, [b[i] for i in turned], names, [names[i] for i in turned])
+    assert one == other and one["p_entities"] < 0.01 and m.forget_quality(a, b)["p"] == one["p"]
+    a, b, names = ratios(2, 15, 10, 0.2)
+    one, apart = (m.forget_quality(a, b, names, theirs) for theirs in (names, [f"x{e}" for e in names]))
+    assert one["d_high"] < apart["d_high"] - 0.05 and one["p_entities"] < apart["p_entities"] / 2, "shared parts cancel"
+
+
+def test_a_log_of_as_many_items_is_of_the_same_entities():
+    a, b, names = ratios(0, 6, 4, 1.0)
+    part = [{"truth_ratio": r, "entity": e} for r, e in zip(a, names, strict=True)]
+    asked = [{"truth_ratio": r, "entity": e} for r, e in zip(b, names, strict=True)]
+    found = [{r["metric"]: r for r in quality_rows.quality_rows("m", part, others, DEFINITIONS["paper"], 0)}
+             for others in (asked, {"forget": b}, {"forget": b[:20]})]  # fmt: skip
+    assert found[0] == found[1] and found[2]["forget_quality_d"] != found[0]["forget_quality_d"]
+    assert found[0]["forget_quality_entities"]["entities"] == 6 and 0 < found[0]["forget_quality_entities"]["value"] < 1
 
 
 @pytest.fixture

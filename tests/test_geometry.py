@@ -120,6 +120,19 @@ def test_null_of_a_random_update_holds_a_random_update():
     assert again == found
 
 
+def test_null_interval_holds_another_random_update():
+    """M9: the bounds are those of one draw, so that a random update lies within; the interval of the mean held it in 61 %."""
+    w, held = draw(16, 12), 0
+    for seed in range(60):
+        one = null_space.measure("x", w, w + 0.3 * draw(16, 12, seed=100 + seed), 3, [null_space.Nulls(6, seed)])[0]
+        low, high = (one[f"null_subspace_alignment_{end}"] for end in ("low", "high"))
+        assert 0 <= low <= one["null_subspace_alignment"] <= high <= 1
+        held += low <= one["subspace_alignment"] <= high
+    assert held >= 0.88 * 60
+    alone = null_space.measure("x", w, w + 0.3 * draw(16, 12, seed=9), 3, [null_space.Nulls(1, 0)])[0]
+    assert alone["null_subspace_alignment"] and alone["null_subspace_alignment_low"] is None
+
+
 def test_rotating_both_models_changes_nothing():
     w, b, (q, r) = draw(24, 16), draw(24, 16, seed=1), (orthonormal(24, 24, seed=2), orthonormal(16, 16, seed=3))
     plain, turned = (null_space.measure("x", *pair, 4, [null_space.Nulls(1, 0)])[0] for pair in ((w, b), (q @ w @ r, q @ b @ r)))

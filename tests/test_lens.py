@@ -98,6 +98,19 @@ def test_length_normalised_choice():
     assert accuracy.correct(sums, questions) == [False] and accuracy.correct(sums, questions, normalise=True) == [True]
 
 
+def test_questions_of_one_fact_are_not_independent():
+    """L7: each question asked twice. With their facts named the interval is that of the questions asked once."""
+    once = items(20)
+    sums = torch.randn(1, 80, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    twice = sums.view(1, 20, 4).repeat_interleave(2, 1).reshape(1, -1)
+    named = [{**item, "fact": f"f{i}"} for i, item in enumerate(once) for _ in range(2)]
+    unnamed = [item for item in once for _ in range(2)]
+    found = [next(iter(accuracy.rows("forget", s, torch.zeros(1), asked, "logit", 0)))
+             for s, asked in ((sums, once), (twice, named), (twice, unnamed))]  # fmt: skip
+    ends = [(row["accuracy_low"], row["accuracy_high"]) for row in found]
+    assert 0 < found[0]["accuracy"] < 1 and ends[1] == pytest.approx(ends[0]) and ends[2][0] > ends[0][0] + 0.02
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("lens")

@@ -79,6 +79,47 @@ def test_intervals_over_entities_cover_where_those_over_texts_do_not():
     assert clustered >= 0.88 * 120 > 0.75 * 120 > naive
 
 
+def test_tpr_interval_over_entities_covers():
+    """M7: 20 entities, 20 texts each; the truth is the TPR at the 99 % quantile of all non-members. Texts held it in 38 %."""
+    from scipy.stats import beta, norm
+
+    g, entities, labels = torch.Generator().manual_seed(3), [i // 20 for i in range(800)], [1] * 400 + [0] * 400
+    truth, held, naive = float(norm.sf(norm.isf(0.01) - 2)), 0, 0
+    for seed in range(80):
+        shared = torch.randn(40, generator=g, dtype=torch.float64).repeat_interleave(20)
+        scores = 0.2**0.5 * shared + 0.8**0.5 * torch.randn(800, generator=g, dtype=torch.float64)
+        scores[:400] += 2
+        value, low, high, _ = m.tpr_at(scores, labels, entities=entities, seed=seed, draws=200)
+        hits = round(400 * value)
+        naive += beta.ppf(0.025, hits, 401 - hits) <= truth <= beta.ppf(0.975, hits + 1, 400 - hits)
+        held += low <= truth <= high
+        assert 0 <= low <= value <= high <= 1
+    assert held >= 0.8 * 80 > 0.6 * 80 > naive
+
+
+def test_interval_of_nothing_but_hits_or_misses_counts_entities():
+    """M8: AUC and TPR 1 of 3 entities, 12 texts each, do not rule out 0.29 (0.29^3 = 2.5 %); without entities 36 texts do."""
+    labels, entities = [1] * 36 + [0] * 36, [i // 12 for i in range(72)]
+    for shown, low in ((entities, 0.025 ** (1 / 3)), (None, 0.025 ** (1 / 36))):
+        for sign in (1, -1):
+            scores = [sign * (x + i / 100) for i, x in enumerate(labels)]
+            scores = scores if sign > 0 else [-1.0] * 36 + [0.0] * 36
+            wanted = (pytest.approx(low), 1.0) if sign > 0 else (0.0, pytest.approx(1 - low))
+            assert m.auc_interval(scores, labels, shown, draws=100)[1:] == wanted
+            assert m.tpr_at(scores, labels, entities=shown, draws=100)[1:3] == wanted
+    one = [0] * 36 + [1] * 36
+    some = [float(i % 7 + x) for i, x in enumerate(labels)]
+    assert m.auc_interval(some, labels, one)[1:] == m.tpr_at(some, labels, entities=one)[1:3] == (0.0, 1.0)
+
+
+def test_weighted_threshold_is_that_of_the_resampled_texts():
+    others = torch.randn(150, generator=torch.Generator().manual_seed(0), dtype=torch.float64).mul(4).round()
+    (_, _), (weights, _) = m.entity_weights([1] + [0] * 150, draws=20)
+    for row, found in zip(weights, m.thresholds(others, weights, 0.05).tolist(), strict=True):
+        drawn = others.repeat_interleave(row.long()).sort(descending=True).values
+        assert found == float(drawn[int(0.05 * 150)])
+
+
 def test_privleak_has_muses_sign():
     """Base knows the forget set (AUC 1): -100. As a retrained model: 0. Pushed below (AUC 0): +100. MUSE's own numbers."""
     assert m.privleak(1.0, 0.5) == -100 and m.privleak(0.5, 0.5) == 0 and m.privleak(0.0, 0.5) == 100

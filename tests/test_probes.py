@@ -49,7 +49,7 @@ def test_planted_and_absent_separation():
     assert low < 0.5 < high
     x[:100, 4] += 12
     ((auc, low, high), scores), ((_, lower, higher), _) = task.auc(x)
-    assert auc == low == high == 1 and bool(((scores > 0) == (task.labels == 1)).all())
+    assert auc == high == 1 and low == 0.025 ** (1 / 100) and bool(((scores > 0) == (task.labels == 1)).all())
     assert lower < 0.5 < higher
 
 
@@ -184,3 +184,20 @@ def test_true_and_false_texts_differ_in_the_choice_only():
         right = item["choices"][item["answer"]]
         assert yes == f"{item['question']} {right}" and no.split()[0] == item["question"] and no.split()[1] != right
     assert probe.truth_texts(items, 0, "x") == (true, false)
+
+
+def test_texts_of_one_fact_are_not_independent_in_the_accuracys_interval():
+    """L7: each fact told twice. The interval is that of the facts, not half as wide again; an AUC of 1 is bounded by facts."""
+    half, facts = draw(40, 6), [i // 2 for i in range(40)]
+    x = half[:20].repeat_interleave(2, 0), half[20:].repeat_interleave(2, 0)
+    found = {}
+    for groups in ((None, None), (facts, [f"r{f}" for f in facts])):
+        task = probes.Task(40, 40, 5, groups)
+        task.fold, task.train = found.setdefault("same", (task.fold, task.train))  # the same classifiers
+        (row,) = probe.rows("domain", torch.cat(x)[:, None], task, {}, {}, 1.0, 100)
+        found[groups[0] is None] = row
+    apart, together = found[True], found[False]
+    assert apart["accuracy"] == together["accuracy"] and task.units == 20 and len(set(task.facts)) == 40
+    wide, narrow = (row["accuracy_high"] - row["accuracy_low"] for row in (together, apart))
+    assert 1.2 < wide / narrow < 1.5 and together["accuracy_low"] <= together["accuracy"] <= together["accuracy_high"]
+    assert task.auc(torch.arange(80, 0, -1).double()[:, None])[0][0] == (1.0, 0.025 ** (1 / 20), 1.0)
