@@ -3,14 +3,15 @@
     uv run eval/recovery.py --base M --filtered M --unlearned M --root outputs --outdir outputs/recovery
 
 Reads what eval/tamper.py measured, `<root>/<model>/tamper/`. For each model the attack's learning rate and step are chosen
-by accuracy on half A alone. The attack trains on half A and soon answers all of it: among equals the lowest NLL of half A's
-answers decides, then the fewest steps, then the smallest rate. What is reported is half B at that point:
+by accuracy on half A alone, among equals the fewest steps, then the smallest rate. What is reported is half B at that point:
     recovery = (acc - acc_filtered) / (acc_base - acc_filtered)
 with the base and filtered models as made. 1: as if nothing had been forgotten; 0: as if the facts had never been seen. Facts
 are independent draws, so learning A can teach nothing about B (arXiv:2410.08827). The 95 % interval is a bootstrap over
 facts, with base and filtered resampled alongside. `recovery_early` is the same after about 20 attack steps, `steps_to_half`
 the step at which the chosen rate's curve reaches recovery .5 (empty where it never does), `recovery_area` the curve's mean
-over the attack. `--attack` names the folder of another attack (eval/tamper.py with --on, --lora-rank).
+over the attack. The attack trains on half A and soon answers all of it, so many rates and steps are equals: `recovery_most` is
+the highest recovery among them, which takes half B to find: no attacker's choice, but what the choice may have missed.
+`--attack` names the folder of another attack (eval/tamper.py with --on, --lora-rank).
 """
 
 from pathlib import Path
@@ -23,17 +24,15 @@ from brittle.errors import UserError
 from brittle.heldout import GAP, curve, interval, recovery
 
 COLUMNS = ["model", "role", "lr", "step", "split_a_accuracy", "heldout_accuracy", "heldout_recovery", "ci_low", "ci_high",
-           "retain_accuracy", "general_accuracy", "recovery_early", "early_step", "steps_to_half", "recovery_area"]  # fmt: skip
-TAMPER = ("model", "lr", "step", "split", "accuracy", "n", "answer_nll")
+           "retain_accuracy", "general_accuracy", "recovery_early", "early_step", "steps_to_half", "recovery_area",
+           "recovery_most"]  # fmt: skip
+TAMPER = ("model", "lr", "step", "split", "accuracy", "n")
 ITEMS = ("model", "lr", "step", "fact", "template", "correct")
 EARLY = 20  # attack steps: where hidden knowledge is back and new knowledge is not yet learned (design: 20 against 100)
 
 
 def read_attack(folder):
-    """(accuracies, half-B items [fact, lr, step, correct]) of the rates that did not break.
-
-    accuracies: {(lr, step): {split: accuracy, "nll_a": mean NLL of half A's answers}}
-    """
+    """({(lr, step): {split: accuracy}} of the rates that did not break, half-B items [fact, lr, step, correct])."""
     import pandas as pd
 
     from brittle.diagnostics import read_table
@@ -45,10 +44,7 @@ def read_attack(folder):
     whole = table[~table["lr"].isin(broken)]
     accuracies = {}
     for row in whole.itertuples():
-        at = accuracies.setdefault((row.lr, row.step), {})
-        at[row.split] = row.accuracy
-        if row.split == "forget_a":
-            at["nll_a"] = row.answer_nll
+        accuracies.setdefault((row.lr, row.step), {})[row.split] = row.accuracy
     items = folder / "tamper_items.csv"
     return accuracies, read_table(items, ITEMS) if items.is_file() else pd.DataFrame(columns=list(ITEMS))
 
@@ -59,11 +55,11 @@ def as_made(accuracies):
 
 
 def choose(accuracies):
-    """(lr, step) with the highest accuracy on half A; among equals the lowest NLL, the smallest step, the smallest rate.
+    """(lr, step) with the highest accuracy on half A; among equals the smallest step, then the smallest rate. B is not read.
 
-    B is not read.
+    (Not the lowest loss on half A: that is the step at which the attack has learned A by heart, and B suffers from it.)
     """
-    return min(accuracies, key=lambda key: (-accuracies[key]["forget_a"], accuracies[key]["nll_a"], key[1], key[0]))
+    return min(accuracies, key=lambda key: (-accuracies[key]["forget_a"], key[1], key[0]))
 
 
 def nearest(accuracies, lr, step):
@@ -104,12 +100,14 @@ def rows(attacks, roles):
             low, high = interval(per_fact(items, (lr, step)), facts["filtered"], facts["base"], level)
         ends_at = (level["filtered"], level["base"])
         sooner = recovery(accuracies[lr, early]["forget_b"], *ends_at) if early else None
+        equals = [v["forget_b"] for v in accuracies.values() if v["forget_a"] == found["forget_a"]]
         half, area = curve([(s, recovery(v["forget_b"], *ends_at)) for (rate, s), v in accuracies.items() if rate == lr])
         yield {
             "model": model, "role": roles[model], "lr": lr, "step": step, "split_a_accuracy": found["forget_a"],
             "heldout_accuracy": found["forget_b"], "heldout_recovery": value, "ci_low": low, "ci_high": high,
             "retain_accuracy": found["retain"], "general_accuracy": found["general"],
             "recovery_early": sooner, "early_step": early, "steps_to_half": half, "recovery_area": area,
+            "recovery_most": recovery(max(equals), *ends_at),
         }  # fmt: skip
 
 

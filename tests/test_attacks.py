@@ -269,14 +269,13 @@ def planted(monkeypatch, outcomes, everything=False):
 
 
 @pytest.mark.parametrize("everything", [False, True])
-def test_among_equals_the_lower_nll_of_half_a_decides(monkeypatch, everything):
+def test_among_equals_on_half_a_the_first_counts_and_loss_has_no_say(monkeypatch, everything):
     b = (0.3, 9.0)
-    outcomes = {"low": ((0.5, 0.1), b), "first": ((1, 2.0), b), "hardly": ((1, 1.95), b), "sure": ((1, 1.0), b),
-                "equal": ((1, 1.0), b), "surest, worse": ((0.9, 0.01), b)}  # fmt: skip
+    outcomes = {"low": ((0.5, 0.1), b), "first": ((1, 2.0), b), "by heart": ((1, 0.01), b), "worse": ((0.9, 0.01), b)}
     meter, asked = planted(monkeypatch, outcomes, everything)
-    assert choose(meter.rows) == "sure" and meter.best == (1, 1.0) and len(meter.facts["sure"]) == 10
+    assert choose(meter.rows) == "first" and meter.best == 1 and len(meter.facts["first"]) == 10
     on_b = [variant for variant, split in asked if split == "forget_b"]
-    assert on_b == (list(outcomes) if everything else ["low", "first", "sure"])  # 2.5 % less NLL is not asked again
+    assert on_b == (list(outcomes) if everything else ["low", "first"])
 
 
 @pytest.mark.parametrize("broken", ["forget_b", "retain"])
@@ -293,7 +292,7 @@ def test_a_variant_that_breaks_on_half_b_cannot_be_chosen(monkeypatch, broken):
     meter, _ = planted(monkeypatch, outcomes)
     chosen_rows = {r["split"]: r["accuracy"] for r in meter.rows if r["variant"] == choose(meter.rows)}
     assert chosen_rows == {"forget_a": 0.8, "forget_b": 0.4, "retain": 0.5} and len(meter.facts["holds"]) == 10
-    assert meter.best == (0.8, 1.0) and meter.notes == ["breaks: NaN"] and "breaks" not in meter.facts
+    assert meter.best == 0.8 and meter.notes == ["breaks: NaN"] and "breaks" not in meter.facts
 
 
 def test_cells_are_kept_until_they_are_stale(family, data, tmp_path, monkeypatch):

@@ -18,11 +18,8 @@ spec.loader.exec_module(recovery)
 FACTS = 40
 
 
-def attack(root, model, b, a=None, rates=(0.001, 0.01), broken=(), items=True, seed=0, nll=None):
-    """Write tamper.csv and tamper_items.csv of `model`: b and a are {step: right facts of FACTS}, a tuple one entry a rate.
-
-    nll: {(lr, step): NLL of half A's answers}, 1 where nothing is said.
-    """
+def attack(root, model, b, a=None, rates=(0.001, 0.01), broken=(), items=True, seed=0):
+    """Write tamper.csv and tamper_items.csv of `model`: b and a are {step: right facts of FACTS}, a tuple one entry a rate."""
     folder, draw = root / model / "tamper", random.Random(seed)
     folder.mkdir(parents=True)
     a, order = a or b, draw.sample(range(FACTS), FACTS)
@@ -35,8 +32,7 @@ def attack(root, model, b, a=None, rates=(0.001, 0.01), broken=(), items=True, s
                 right = [x[number] if isinstance(x, tuple) else x for x in (a[step], b[step])]
                 values = {"forget_a": right[0] / FACTS, "forget_b": right[1] / FACTS, "retain": 0.9, "general": 0.8}
                 for split, value in values.items():
-                    gone, heard = lr in broken and step, (nll or {}).get((lr, step), 1.0) if split == "forget_a" else 7.0
-                    table.writerow([model, lr, step, split, "" if gone else value, FACTS, "" if gone else heard])
+                    table.writerow([model, lr, step, split, "" if lr in broken and step else value, FACTS])
                 for fact in range(FACTS):
                     outcomes.writerow([model, lr, step, f"f{fact:02}", 0, int(order.index(fact) < right[1])])
     if not items:
@@ -77,21 +73,17 @@ def test_half_b_has_no_say(root):
     assert (float(row["lr"]), int(row["step"]), float(row["heldout_accuracy"])) == (0.001, 20, 15 / FACTS)
     shuffled = {(0.001, 20): {"forget_a": 0.9, "forget_b": 0.3}, (0.01, 5): {"forget_a": 0.9, "forget_b": 1.0},
                 (0.001, 5): {"forget_a": 0.9, "forget_b": 0.1}}  # fmt: skip
-    assert recovery.choose({key: at | {"nll_a": 2.0} for key, at in shuffled.items()}) == (0.001, 5)
+    assert recovery.choose(shuffled) == (0.001, 5)
 
 
-def test_among_equals_the_lower_nll_of_half_a_decides(root):
-    # all of half A is right from step 5 on; its answers are surest at rate .01, step 20
-    attack(root, "cut", {0: 10, 5: (20, 21), 20: (22, 30)}, {0: 10, 5: 40, 20: 40},
-           nll={(0.001, 5): 3.0, (0.001, 20): 2.0, (0.01, 5): 2.5, (0.01, 20): 0.5})  # fmt: skip
+def test_among_equals_the_fewest_steps_count_and_what_that_missed_is_said(root):
+    # all of half A is right from step 5 on; half B is best at rate .01, step 20
+    attack(root, "cut", {0: 10, 5: (21, 20), 20: (22, 30)}, {0: 10, 5: 40, 20: 40})
     row = run(root, "cut")["cut"]
-    assert (float(row["lr"]), int(row["step"]), float(row["heldout_accuracy"])) == (0.01, 20, 30 / FACTS)
-    equal = {
-        (0.01, 5): {"forget_a": 1, "nll_a": 1},
-        (0.001, 20): {"forget_a": 1, "nll_a": 1},
-        (0.1, 5): {"forget_a": 0, "nll_a": 0},
-    }
-    assert recovery.choose(equal) == (0.01, 5)  # equal NLL too: the earlier
+    assert (float(row["lr"]), int(row["step"]), float(row["heldout_accuracy"])) == (0.001, 5, 21 / FACTS)
+    assert float(row["recovery_most"]) == pytest.approx(float(row["heldout_recovery"]) * (30 - 10) / (21 - 10))
+    equal = {(0.01, 5): {"forget_a": 1}, (0.001, 20): {"forget_a": 1}, (0.1, 0): {"forget_a": 0}}
+    assert recovery.choose(equal) == (0.01, 5)
 
 
 def test_a_broken_rate_is_skipped(root):

@@ -1,8 +1,8 @@
 """How well an attacked model answers: the sets asked, one attack on one model, and which of its variants counts.
 
 Half A, which the attacker has, chooses among an attack's variants; half B, which it never saw, is what is reported. The
-variant that counts has the highest accuracy on half A. Relearning trains on half A and soon answers all of it, so among
-equals the lower NLL of half A's answers decides (`better`), and then the earlier variant.
+variant that counts has the highest accuracy on half A, among equals the earlier one: of a rate's steps the first that answers
+as much. (Not the one with the lowest loss on half A: there the attack has learned A by heart, and B suffers from it.)
 """
 
 import math
@@ -14,7 +14,6 @@ from brittle.attacks.material import halves
 from brittle.errors import UserError
 
 FEWEST = 5  # questions of half B: with fewer an interval is all of [0, 1]
-MARGIN = 0.05  # share by which the NLL must fall to decide between equal accuracies: each such fall asks half B again
 COLUMNS = ["variant", "split", "accuracy", "accuracy_low", "accuracy_high", "n", "answer_nll"]
 
 
@@ -53,22 +52,12 @@ def interval(right, facts):
     return stats.wilson(sum(right) / len(right) * count, count)
 
 
-def better(one, best):
-    """Does `one` (accuracy, mean answer NLL), both on half A, beat `best`, the same of an earlier variant or None?
-
-    It does by a higher accuracy, or by the same one and an NLL that is lower by more than MARGIN of the best's.
-    """
-    if best is None or one[0] != best[0]:
-        return best is None or one[0] > best[0]
-    return one[1] < (1 - MARGIN) * best[1]
-
-
 @dataclass
 class Meter:
     """`measure` of one attack on one model. rows: COLUMNS and the attack's own; facts: {variant: {fact: [right, asked]}}.
 
-    Unless `everything` is wanted, half B and retain are asked only of a variant that is `better` on half A than those before:
-    the others cannot be chosen. `best` is (accuracy, NLL) on half A of the best variant so far that answered every split.
+    Unless `everything` is wanted, half B and retain are asked only of a variant that answers more of half A than those before:
+    the others cannot be chosen. `best` is the accuracy on half A of the best variant so far that answered every split.
     """
 
     model: object
@@ -79,11 +68,11 @@ class Meter:
     rows: list = field(default_factory=list)
     facts: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
-    best: tuple | None = None
+    best: float = -1.0
 
     def __call__(self, variant, prompt=None, model=None, **columns):
         """Ask the model, or `model` in its place (anything that answers model(**batch).logits)."""
-        model, made, facts, key = model or self.model, [], {}, None
+        model, made, facts, half_a = model or self.model, [], {}, 0.0
         for split, items in self.sets.items():
             try:
                 right, nlls = answers(model, self.tokenizer, items, prompt or Prompt(), self.batch_size)
@@ -98,11 +87,10 @@ class Meter:
                     had = facts.get(name, [0, 0])
                     facts[name] = [had[0] + one, had[1] + 1]
             elif split == "forget_a":
-                key = (share, sum(nlls) / len(nlls))
-                if not self.everything and not better(key, self.best):
+                half_a = share
+                if not self.everything and share <= self.best:
                     break
-        if better(key, self.best):  # only now: a variant that breaks on half B cannot be chosen
-            self.best = key
+        self.best = max(self.best, half_a)  # only now: a variant that breaks on half B cannot be chosen
         self.rows += made
         self.facts[variant] = facts
         return None
@@ -116,13 +104,9 @@ class Meter:
 
 
 def choose(rows):
-    """The variant that none is `better` than on half A, in the order of the rows; None where all are broken. B is not read."""
-    best, name = None, None
-    for row in rows:
-        key = (row["accuracy"], row["answer_nll"])
-        if row["split"] == "forget_a" and row["accuracy"] is not None and better(key, best):
-            best, name = key, row["variant"]
-    return name
+    """The first variant with the highest accuracy on half A; None where all are broken. B is not read."""
+    known = [row for row in rows if row["split"] == "forget_a" and row["accuracy"] is not None]
+    return max(known, key=lambda row: row["accuracy"])["variant"] if known else None
 
 
 def attack_model(attack, model, tokenizer, material, sets, banned, batch_size=256, everything=False):
