@@ -29,7 +29,7 @@ class Preset:
     arguments: dict = field(default_factory=dict)
     makes: tuple = ()  # scopes that this preset makes itself: data, family, unlearn
     primary: str = ""  # the metric that decides, declared before there are results: task and test of eval/significance.py
-    given: set = field(default_factory=set)  # models named by the user, which are not made
+    given: set = field(default_factory=set)  # models and data named by the user, which are not made
 
 
 @dataclass
@@ -96,8 +96,8 @@ def tasks(preset, rows):
         for unit, arguments, outdir, sources in _units(row, preset, others):
             name = f"{row['step']} {unit}".strip()
             needs = _needs(row["needs"], unit, units, made) + [n for s in sources for n in units.get(("makes", s), [])]
-            extra = shlex.split(row["extra"].format(data=preset.data))
-            extra += shlex.split(preset.arguments.get(row["script"], "").format(data=preset.data))
+            texts = row["extra"], preset.arguments.get(row["script"], "")
+            extra = [part for text in texts for part in shlex.split(text.format(data=shlex.quote(preset.data)))]
             task = Task(name, row["step"], row["title"], [row["script"], *arguments, *extra], outdir / row["output"], needs)
             task.takes_what_there_is = row["needs"] == "*"
             made.append(task)
@@ -149,12 +149,12 @@ def _needs(wanted, unit, units, made):
 
 
 def override(preset, **given):
-    """`preset` with the models, method and root that the user gave; what the user gives is not made by the pipeline."""
+    """`preset` with the models, method, data and root that the user gave; what the user gives is not made by the pipeline."""
     given = {key: value for key, value in given.items() if value}
     if "root" in given and preset.base.startswith(f"{preset.root}/"):
         for role in ("base", "filtered"):
             setattr(preset, role, given["root"] + getattr(preset, role).removeprefix(preset.root))
     for key, value in given.items():
         setattr(preset, key, value)
-    preset.given = {"base", "filtered", "unlearned"} & set(given)
+    preset.given = {"base", "filtered", "unlearned", "data"} & set(given)
     return preset

@@ -8,6 +8,19 @@ from brittle.errors import UserError
 
 MAKE_DATA = "Make the mini data with: uv run create_datasets.py"
 
+WANTED = {
+    "mcq_": "It holds one JSON object a line: question, choices, answer (index) and, for attacks, fact and half (A or B)",
+    "qa_": "It holds one JSON object a line: question and answer, and for some metrics more",
+}
+
+
+def wanted(path):
+    """What to do about a missing file: that of the mini world is made, one of the user's own has to hold what is said."""
+    if Path(path).resolve().parent == Path("data/mini").resolve():
+        return MAKE_DATA
+    held = next((text for start, text in WANTED.items() if Path(path).name.startswith(start)), None)
+    return f"{held}; see README 'Data'." if held else f"One text a line is wanted, or JSONL. {MAKE_DATA}"
+
 
 def read_lines(path):
     """The non-empty lines of a UTF-8 file. Raises UserError where it is missing, empty, binary or in another encoding."""
@@ -20,7 +33,7 @@ def numbered_lines(path):
     try:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path} not found. {MAKE_DATA}") from None
+        raise UserError(f"{path} not found. {wanted(path)}") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder; a text file is wanted.") from None
     except (PermissionError, ValueError) as error:

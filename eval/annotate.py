@@ -144,6 +144,8 @@ def gather(outdir, seed):
             about = key["items"][item]
             row = (item, about["source"], about["item"], rater, rubric, label, notes)
             table.append(dict(zip(ANNOTATIONS, row, strict=True)))
+    if not any(row["label"] for row in table):
+        raise UserError(f"no label is filled in, in none of the {len(paths)} sheets of {outdir}. Nothing was written.")
     scales = {name: (about["labels"], about["scale"]) for name, about in key["rubrics"].items()}
     found = list(agreement(ratings, scales, raters, seed))
     differ = []
@@ -164,7 +166,7 @@ def gather(outdir, seed):
 def main(
     action: Annotated[str, typer.Argument(help="export or import.")],
     outdir: cli.Outdir,
-    responses: Annotated[list[str] | None, typer.Option("--responses", help="export: NAME=FILE, repeatable.")] = None,
+    responses: Annotated[list[str] | None, typer.Option("--responses", help="export: NAME=FILE or FOLDER, repeatable.")] = None,
     rubric: Annotated[list[str] | None, typer.Option("--rubric", help="export: rubric name or .toml file, repeatable.")] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="export: items, about as many of each stratum.")] = 120,
     raters: Annotated[int, typer.Option(min=1, help="export: people.")] = 3,

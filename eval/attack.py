@@ -39,6 +39,19 @@ def item_rows(cells):
             yield dict(zip(ITEM_COLUMNS, (name, seed, cell["chosen"], fact, right, asked), strict=True))
 
 
+def board(cells, chance):
+    """Lines of a table: of each cell the variant that counts, and its accuracies."""
+    splits = ("forget_a", "forget_b", "retain")
+    lines = [("attack", "seed", "variant", "half A", "half B", "retain")]
+    for name, seed, cell in cells:
+        found = {row["split"]: row["accuracy"] for row in cell["rows"] if row["variant"] == cell["chosen"]}
+        numbers = ["-" if found.get(split) is None else f"{found[split]:.3f}" for split in splits]
+        lines.append((name, str(seed), str(cell["chosen"] or "failed"), *numbers))
+    wide = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = ["  ".join(text.ljust(w) for text, w in zip(line, wide, strict=True)).rstrip() for line in lines]
+    return [*table, f"accuracy by guessing: {chance:.3f}"]
+
+
 def plot(cells, name, chance):
     """Accuracy under every attack, one panel a split: each variant a dot, the chosen one large."""
     from brittle import plots
@@ -99,6 +112,8 @@ def main(
         run.csv("attacks_notes.csv", NOTE_COLUMNS, notes)
         run.csv("attacks_items.csv", ITEM_COLUMNS, item_rows(made))
         run.csv("attacks.csv", COLUMNS, rows(made))
+        chance = one.chance()
+    print("\n".join([*board(made, chance), f"All variants: {outdir / 'attacks.csv'}"]))
 
 
 if __name__ == "__main__":

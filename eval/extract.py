@@ -44,6 +44,17 @@ def summary(items, greedy, drawn):
     return made
 
 
+def said(rows):
+    """One line about a prompt's rows (a row a split)."""
+    of = {row["split"]: row for row in rows}
+    words = []
+    for kind, label in (("greedy", "greedy answer"), ("any", f"any of {rows[0]['n_samples']} samples")):
+        shares = [of[split][f"{kind}_leak"] for split in ("forget_a", "forget_b")]
+        if None not in shares:
+            words.append(f"{label} leaks {shares[0]:.2f} of half A, {shares[1]:.2f} of half B")
+    return f"{rows[0]['template']:<18} {'; '.join(words)}"
+
+
 def prompt_rows(one, name, templates, sampled, settings, each):
     """A row a prompt and split; `each` collects a row a question."""
     from brittle.attacks import meter, prompts, sampling
@@ -57,6 +68,7 @@ def prompt_rows(one, name, templates, sampled, settings, each):
     material.check(forbidden(one.data))
     suite = {PLAIN: Prompt(), **prompts.suite(tokenizer, known, context_length(model.config), settings["seed"])}
     for template in templates or suite:
+        made = []
         for split, items in sets.items():
             right, _ = meter.answers(model, tokenizer, items, suite[template], one.batch_size)
             low, high = meter.interval(right, [item.get("fact", item["question"]) for item in items])
@@ -66,11 +78,13 @@ def prompt_rows(one, name, templates, sampled, settings, each):
             for number, (item, row) in enumerate(zip(items, drawn or greedy, strict=True)):
                 about = (template, split, item.get("fact", ""), item["question"], greedy[number]["leaks"])
                 each.append(dict(zip(ITEM_COLUMNS, about, strict=False)) | row)
-            yield {
+            made.append({
                 "model": name, "template": template, "split": split, "accuracy": sum(right) / len(right), "accuracy_low": low,
                 "accuracy_high": high, **{k: settings[k] for k in ("temperature", "top_p", "seed")},
                 **summary(items, greedy, drawn),
-            }  # fmt: skip
+            })  # fmt: skip
+        print(said(made), flush=True)
+        yield from made
 
 
 def prefix_rows(one, name, files, prefixes, max_texts, seed):
@@ -168,6 +182,7 @@ def main(
         run.csv("leaks.csv", ITEM_COLUMNS, each)
         run.csv("prefix.csv", PREFIX_COLUMNS, completed)
         run.csv("extract.csv", COLUMNS, table)
+    print(f"{outdir / 'extract.csv'}: every prompt; leaks.csv and prefix.csv beside it.")
 
 
 if __name__ == "__main__":

@@ -134,11 +134,12 @@ def say(table, chosen):
     for r in table:
         if r["metric"] not in shown or (r["definition"] == "paper" and chosen.name != "paper"):
             continue
-        value = "-" if r["value"] is None else f"{r['value']:.3g}"
+        floor = r["metric"] == "forget_quality" and r["value"] == 1e-16  # what a smaller p is written as
+        value = "-" if r["value"] is None else "< 1e-16" if floor else f"{r['value']:.3g}"
         before = plain.get((r["metric"], r["set"]))
         differs = r["definition"] != "paper" and None not in (before, r["value"])
         moved = f"   {r['value'] - before:+.3f} to the paper's" if differs else ""
-        print(f"{r['set']:<15} {r['metric']:<20} {value:>6}{moved}" + (f"   {r['note']}" if r["note"] else ""))
+        print(f"{r['set']:<15} {r['metric']:<20} {value:>7}{moved}" + (f"   {r['note']}" if r["note"] else ""))
 
 
 if __name__ == "__main__":

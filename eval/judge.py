@@ -1,6 +1,7 @@
 """What is in a model's answers, by a rubric: leaked, refused, wrong, garbled? A judge reads them without knowing whose they are.
 
     uv run eval/judge.py --responses cb_lat=outputs/mini-base__cb_lat/leakage/responses.csv --rubric target_leak --outdir DIR
+    uv run eval/judge.py --responses cb_lat=outputs/inference --rubric reveals_unlearning --outdir DIR      (infer.py --sweep)
     uv run eval/judge.py --responses A=a.jsonl --responses B=b.jsonl --rubric answer_type --backend openai \
         --endpoint http://localhost:8000/v1 --judge-model M --outdir DIR
 
@@ -99,7 +100,9 @@ def summary(rubrics, table, gold):
 
 
 def main(
-    responses: Annotated[list[str], typer.Option("--responses", help="NAME=FILE (CSV or JSONL), repeatable.")],
+    responses: Annotated[
+        list[str], typer.Option("--responses", help="NAME=FILE (CSV, JSONL) or NAME=FOLDER of CSVs; repeatable.")
+    ],
     outdir: cli.Outdir,
     rubric: Annotated[list[str] | None, typer.Option("--rubric", help="Rubric name or .toml file, repeatable.")] = None,
     backend: Annotated[str, typer.Option("--backend", help=f"{', '.join(BACKENDS)}.")] = "rules",

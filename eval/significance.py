@@ -161,6 +161,7 @@ def main(
 ):
     """Paired tests, intervals and effect sizes between models, by entity."""
     from brittle import results
+    from brittle.stats_tests import FLOOR
 
     roles = {results.model_name(base): "base", results.model_name(filtered): "filtered"}
     roles |= {results.model_name(m): "unlearned" for m in unlearned}
@@ -185,7 +186,7 @@ def main(
         run.csv("significance.csv", COLUMNS, table)
     for row in table:
         if row["test"] in (DEFAULT_TEST, "welch_t"):
-            p = "undefined" if row["p"] is None else f"{row['p']:.2g}"
+            p = "undefined" if row["p"] is None else f"< {FLOOR:.0e}" if row["p"] <= FLOOR else f"{row['p']:.2g}"
             print(f"{row['task']:<14} {row['a']} − {row['b']}: {row['difference']:+.3f}   {row['test']} p {p}"
                   f"{'' if row['headline'] else f'   (fewer than {SEEDS} seeds: no headline)'}")  # fmt: skip
 

@@ -21,6 +21,7 @@ def main(
     filtered: Annotated[MaybeText, typer.Option(help="Filtered model, instead of the preset's.")] = None,
     unlearned: Annotated[Optional[list[str]], typer.Option(help="Unlearned model(s), instead of making one.")] = None,  # noqa: UP045
     method: Annotated[MaybeText, typer.Option(help="Method of the unlearned model that is made.")] = None,
+    data: Annotated[MaybeText, typer.Option(help="Data folder, instead of the preset's, which is then not made.")] = None,
     only: Annotated[Optional[list[str]], typer.Option(help="Run these steps of steps.csv alone (repeatable).")] = None,  # noqa: UP045
     root: Annotated[MaybeText, typer.Option(help="Root of the results.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Run every step, also those that are up to date.")] = False,
@@ -28,10 +29,11 @@ def main(
     jobs: Annotated[Optional[int], typer.Option(min=1, help="Steps side by side (2 on CPU, 1 on GPU).")] = None,  # noqa: UP045
 ):
     """Run the study: every step that is missing or out of date, then the report."""
-    from brittle import runner, steps
+    from brittle import given, runner, steps
 
-    chosen = steps.read_preset(preset)
-    chosen = steps.override(chosen, base=base, filtered=filtered, unlearned=unlearned, method=method, root=root)
+    chosen, own = steps.read_preset(preset), {"base": base, "filtered": filtered, "unlearned": unlearned, "method": method}
+    notes = given.check(chosen, **own, data=data)
+    chosen = steps.override(chosen, **own, data=data, root=root)
     rows = steps.read_steps()
     for step in only or []:
         if step not in {row["step"] for row in rows}:
@@ -39,6 +41,8 @@ def main(
     wanted = [t for t in steps.tasks(chosen, rows) if not only or t.step in only]
     if not wanted:
         raise UserError(f"--only {', '.join(only)}: preset {chosen.name} and the models given leave nothing of it to run.")
+    for note in notes:
+        print(note, flush=True)
     return runner.run(wanted, Path(chosen.root), force=force, dry_run=dry_run, jobs=jobs)
 
 

@@ -69,6 +69,16 @@ def plot(choice, name):
     return figure
 
 
+def unchecked(paths, tables, folder):
+    """At most one line: the checks that cannot be made, and the files that they lack."""
+    there = {f.name for f in tables.files}
+    lacks = [f"{n}.jsonl" for n in ("mcq_forget", "mcq_retain", "qa_forget", "private") if f"{n}.jsonl" not in there]
+    words = ["no LOSS-AUC without never-seen text (--unseen)"] if "unseen" not in paths else []
+    if lacks:
+        words.append(f"no leak checks without {', '.join(lacks)} in {folder}")
+    return [f"note: {'; '.join(words)}."] if words else []
+
+
 def run_search(tuner, candidates, limits, allow_reflection, check, most=3):
     """(choice, {strength: leak rows}, [rows of strength.csv]) after at most `most` candidates."""
     from dataclasses import replace
@@ -153,6 +163,8 @@ def main(
     if strength is not None:
         filters.check_strength(strength, allow_reflection)
     tables = filter_leaks.Tables(data or forget.parent, items, seed)
+    for note in unchecked(paths, tables, data or forget.parent):
+        print(note, flush=True)
     limits = Limits(retain_limit, general_limit)
     drawing = threading.Thread(target=importlib.import_module, args=("brittle.plots",), daemon=True)
     drawing.start()  # a second core can import matplotlib meanwhile

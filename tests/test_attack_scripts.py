@@ -53,8 +53,17 @@ def test_extract(family, data, tmp_path, script):
     command = ["eval/extract.py", "--model", family.base, "--data", data, "--max-items", "5", "--templates", "plain,few-shot",
                "--samples", "2", "--tokens", "3", "--forget", data / "forget.txt", "--retain", data / "retain.txt",
                "--max-texts", "20"]  # fmt: skip
-    assert script(*command, "--outdir", tmp_path).code == 0
+    done = script(*command, "--outdir", tmp_path)
+    assert done.code == 0, done.err
     rows = read(tmp_path / "extract.csv")
+    of = {(r["template"], r["split"]): r for r in rows}
+    shares = {t: [float(of[t, s]["greedy_leak"]) for s in ("forget_a", "forget_b")] for t in ("plain", "few-shot")}
+    told = [line.partition(" leaks ") for line in done.out.splitlines()]
+    for (about, _, words), template in zip(told, shares, strict=False):
+        a, b = shares[template]
+        assert about.split() == [template, "greedy", "answer"] and words.startswith(f"{a:.2f} of half A, {b:.2f} of half B")
+        assert ("any of 2 samples" in words) == (template == "plain")
+    assert len(told) == 3 and str(tmp_path / "extract.csv") in done.out.splitlines()[-1]
     assert [(r["template"], r["split"]) for r in rows] == [(t, s) for t in ("plain", "few-shot") for s in eval_sets(data)]
     assert all((r["any_leak"] == "") == (r["template"] == "few-shot") == (r["n_samples"] == "0") for r in rows)
     assert all(float(r["sample_leak"]) <= float(r["leak_bound"]) for r in rows[:3])

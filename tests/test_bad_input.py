@@ -121,7 +121,7 @@ MISTAKES = {
     "other width, activations": (compare(NORMS, "{p}/wider"), "differ in hidden_size: 32 and 48"),
     "other depth": (compare(PARAMS, "{p}/deeper"), "only B has|differ in"),
     # texts
-    "missing text": (unlearn(forget="{p}/nowhere.txt"), "nowhere.txt not found. Make the mini data with"),
+    "missing text": (unlearn(forget="{p}/nowhere.txt"), "nowhere.txt not found. One text a line .*Make the mini data with"),
     "missing retain text": (unlearn(retain="{p}/nowhere.txt"), "nowhere.txt not found"),
     "empty text": (unlearn(forget="{p}/empty.txt"), "empty.txt holds no text"),
     "binary text": (unlearn(forget="{p}/binary.txt"), "binary.txt is not UTF-8 text"),
@@ -132,7 +132,7 @@ MISTAKES = {
     "missing text, activations": ([*compare(NORMS, "{p}/filtered"), "--forget={p}/nowhere.txt"], "nowhere.txt not found"),
     "empty text, activations": ([*compare(NORMS, "{p}/filtered"), "--retain={p}/empty.txt"], "holds no text"),
     "missing questions": (tamper(data="{p}/lacking"), "mcq_retain.jsonl not found"),
-    "missing data folder": (tamper(data="{p}/nowhere"), "mcq_forget.jsonl not found"),
+    "missing data folder": (tamper(data="{p}/nowhere"), "mcq_forget.jsonl not found. .*question, choices, answer .* half"),
     "no data to train on": (make(data="{p}/nowhere"), "tokenizer.txt not found"),
     "a part of the data missing": (make("--only=filtered", data="{p}/lacking"), "pretrain_filtered.txt not found"),
     "no questions to train with": (make(data="{p}/lacking"), "mcq_retain.jsonl not found"),

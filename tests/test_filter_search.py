@@ -123,3 +123,15 @@ def test_logits_that_are_scaled_behind_the_unembedding_are_refused(change):
         setattr(config, key, value)
     with pytest.raises(UserError, match=next(iter(change))):
         filters.check_logits(config)
+
+
+def test_checks_that_cannot_be_made_are_named_in_one_line(tmp_path):
+    tables = SimpleNamespace(files=[])
+    (note,) = tune_strength.unchecked({}, tables, tmp_path)
+    assert "no LOSS-AUC without never-seen text" in note and "no leak checks without mcq_forget.jsonl, mcq_retain.jsonl" in note
+    assert str(tmp_path) in note and "\n" not in note
+    tables.files = [tmp_path / f"{name}.jsonl" for name in ("mcq_forget", "mcq_retain", "qa_forget")]
+    (note,) = tune_strength.unchecked({"unseen": tmp_path}, tables, tmp_path)
+    assert note == f"note: no leak checks without private.jsonl in {tmp_path}."
+    tables.files.append(tmp_path / "private.jsonl")
+    assert tune_strength.unchecked({"unseen": tmp_path}, tables, tmp_path) == []

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import random
+import runpy
 
 import pytest
 import torch
@@ -260,3 +261,11 @@ def test_missing_and_wrong_things_are_said(mini, family, tmp_path, script, jsonl
 def test_definitions_are_named_and_differ():
     assert set(DEFINITIONS) == {"paper", "tofu", "muse", "open-unlearning"}
     assert named("paper").differs(named("muse")) == {"rouge": ("recall", "f1"), "stem": (True, False), "min_k": (0.2, 0.4)}
+
+
+def test_the_floor_of_p_is_no_measured_value(capsys):
+    say = runpy.run_path(SCRIPT, run_name="forget_quality")["say"]
+    for p, said in ((1e-16, "< 1e-16"), (2e-16, "  2e-16"), (0.5, "    0.5")):
+        row = {"metric": "forget_quality", "set": "forget", "definition": "paper", "value": p, "note": ""}
+        say([row], DEFINITIONS["paper"])
+        assert capsys.readouterr().out == f"{'forget':<15} {'forget_quality':<20} {said}\n"

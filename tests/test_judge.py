@@ -228,6 +228,59 @@ def test_sheets_there_and_back(script, sources, tmp_path, snapshot):
     assert done.code == 2 and "sheets already" in done.err
 
 
+SWEPT = [("What?", "m1", "canyon"), ("What?", "m2", "marsh"), ("Who?", "m1", "I do not know.")]
+
+
+@pytest.fixture
+def swept(tmp_path):
+    """A folder as infer.py --sweep writes it: a CSV a prompt, with a row a model."""
+    folder = tmp_path / "inference"
+    folder.mkdir()
+    for number, prompt in enumerate(("What?", "Who?")):
+        rows = [{"prompt": p, "model": m, "model_path": m, "output": o} for p, m, o in SWEPT if p == prompt]
+        write(folder / f"{number}.csv", rows)
+    return folder
+
+
+def test_what_a_sweep_wrote_is_read(swept):
+    found = responses.read_responses([f"m1={swept}", f"m2={swept}/0.csv", f"any={swept}/1.csv"])
+    assert [(r["source"], r["item"], r["question"], r["response"]) for r in found] == [
+        ("m1", 0, "What?", "canyon"), ("m1", 1, "Who?", "I do not know."), ("m2", 0, "What?", "marsh"),
+        ("any", 0, "Who?", "I do not know."),
+    ]  # fmt: skip
+    assert responses.files([f"m1={swept}"]) == [swept / "0.csv", swept / "1.csv"]
+    with pytest.raises(UserError, match=r"of several models, none called m3. NAME must be one of: m1, m2"):
+        responses.read_responses([f"m3={swept}"])
+    (swept / "2.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"2.csv has no question: .*\(or prompt and output\)"):
+        responses.read_responses([f"m1={swept}"])
+
+
+def test_a_sweep_is_judged_and_without_a_reference_nothing_is_cleared(script, swept, tmp_path):
+    done = script(JUDGE, f"--responses=m1={swept}", "--outdir", tmp_path / "out", "--rubric", "target_leak", "--rubric",
+                  "reveals_unlearning")  # fmt: skip
+    assert done.code == 0, done.err
+    found = read(tmp_path / "out/judgements.csv")
+    assert [(r["label"], r["note"]) for r in found if r["rubric"] == "target_leak@1"] == [("", "no reference answer")] * 2
+    assert [r["label"] for r in found if r["rubric"].startswith("reveals")] == ["no", "no"]
+
+
+@pytest.mark.parametrize("name, response, label", [("target_leak", "marsh", None), ("target_leak", "", "none"),
+    ("retain_correct", "marsh", None), ("answer_type", "marsh", None), ("answer_type", "I do not know", "refusal"),
+])  # fmt: skip
+def test_rules_without_a_reference(name, response, label):
+    assert judges.by_rules(rubrics.read_rubric(name), {"question": "What?", "response": response}).label == label
+
+
+def test_empty_sheets_are_not_imported(script, sources, tmp_path, snapshot):
+    sheets = tmp_path / "sheets"
+    assert script(ANNOTATE, "export", *sources, "--rubric", "target_leak", "--outdir", sheets).code == 0
+    before = snapshot(sheets)
+    done = script(ANNOTATE, "import", "--outdir", sheets)
+    assert done.code == 2 and "no label is filled in" in done.err and len(done.err.splitlines()) == 1
+    assert snapshot(sheets) == before and not done.out
+
+
 def test_mistakes_take_one_line(script, sources, tmp_path):
     (tmp_path / "bad.toml").write_text("name = 1")
     (tmp_path / "x.jsonl").write_text('{"question": "q"}\n')

@@ -68,12 +68,21 @@ def test_from_attacks_to_the_page(family, data, tmp_path, script):
                    "--attacks", "lens", "--seeds", "0,1", "--max-items", "8"]  # fmt: skip
         done = script(*command)
         assert done.code == 0, done.err
-    assert script(*command).out == "" and len(list((tmp_path / "base" / "cells").iterdir())) == 4
+    again = script(*command).out
+    assert " s, of CPU " in done.out and " s, of CPU " not in again and done.out.endswith(again)  # no cell is made again
+    assert len(list((tmp_path / "base" / "cells").iterdir())) == 4
     found = {name: scoreboard.read(tmp_path / name) for name in ("base", "filtered")}
     assert set(found["base"]) == {(a, s) for a in ("none", "lens") for s in (0, 1)}
     for one in found["base"].values():
         right = [float(one["splits"]["forget_b"][k]) for k in ("accuracy", "n")]
         assert sum(r for r, _ in one["facts"].values()) == pytest.approx(right[0] * right[1])
+    head, *lines = [line.split() for line in again.splitlines()]
+    assert head == ["attack", "seed", "variant", "half", "A", "half", "B", "retain"]
+    for attack, seed, *_, a, b, retain in lines[:4]:
+        splits = found["filtered"][attack, int(seed)]["splits"]
+        shares = [float(splits[s]["accuracy"]) for s in ("forget_a", "forget_b", "retain")]
+        assert [a, b, retain] == [f"{share:.3f}" for share in shares]
+    assert lines[4:] == [["accuracy", "by", "guessing:", "0.250"], ["All", "variants:", str(tmp_path / "filtered/attacks.csv")]]
     table = list(scoreboard.rows(found | {"npo": found["base"]}, ["none", "lens"], [0, 1]))
     assert len(table) == 12
     figure = scoreboard.plot(table, "tiny")

@@ -158,6 +158,19 @@ def test_the_script_compares_seeds_and_oracles(script, tmp_path):
         assert done.code == 2 and said in done.err and len(done.err.strip().splitlines()) == 1
 
 
+def test_the_floor_of_p_is_no_measured_value(script, tmp_path):
+    for model, chance in (("base", 0.95), ("filtered", 0.05), ("npo", 0.94)):
+        samples(tmp_path, model, chance, len(model), entities=60)
+    done = script(ROOT / "eval/significance.py", "--base", "base", "--filtered", "filtered", "--unlearned", "npo", "--root",
+                  tmp_path, "--outdir", tmp_path / "out")  # fmt: skip
+    assert done.code == 0, done.err
+    said = {tuple(line.split()[1:4:2]): line for line in done.out.splitlines()}
+    assert "paired_t p < 1e-16 " in said["base", "filtered:"] and "paired_t p 0." in said["base", "npo:"]
+    with open(tmp_path / "out/significance.csv", newline="") as file:
+        rows = {(r["a"], r["b"], r["test"]): r for r in csv.DictReader(file)}
+    assert float(rows["base", "filtered", "paired_t"]["p"]) == 1e-16
+
+
 def test_no_script_hides_pythons_statistics():
     """numpy, random and torch import `statistics`; a script of that name in eval/ would be found first."""
     assert "statistics" in sys.stdlib_module_names

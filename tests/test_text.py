@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,6 +48,20 @@ def test_bad_files_are_named_in_one_line(tmp_path, content, says):
     with pytest.raises(UserError, match=says) as error:
         text.read_lines(path)
     assert str(path) in str(error.value) and one_line(error)
+
+
+@pytest.mark.parametrize(("path", "says"), [
+    ("data/mini/nowhere.txt", r"nowhere.txt not found\. Make the mini data with: \S+ run create_datasets.py"),
+    ("data/mini/../mine/mcq_forget.jsonl", r"mcq_forget.jsonl not found\. It holds .*question, choices, answer \(index\) and, "
+     r"for attacks, fact and half \(A or B\); see README 'Data'\."),
+    ("mine/qa_forget.jsonl", "question and answer"), ("mine/forget.txt", "One text a line is wanted"),
+])  # fmt: skip
+def test_a_missing_file_of_ones_own_is_not_the_mini_worlds(path, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data/mini").mkdir(parents=True)
+    with pytest.raises(UserError, match=says) as error:
+        text.read_lines(path)
+    assert "mcq" not in path or "mini data" not in str(error.value)
 
 
 def test_a_folder_is_no_text(tmp_path):
