@@ -106,7 +106,7 @@ def main(
     preset: Annotated[str, typer.Option(help="Whose models --include-base means: mini, deep-ignorance, a .toml file.")] = "mini",
     prompts_file: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Prompts: one a line, or JSONL with prompt, question or text."),
+        typer.Option(help="Prompts: one a line, JSONL with prompt, question or text, or CSV with a column prompt."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Ask again what the CSVs have answers to.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 128,
@@ -138,20 +138,22 @@ def main(
     if quantize not in (None, 4, 8):
         raise UserError(f"--quantize {quantize}: 8 or 4 bits.")
     from brittle import inference
+    from brittle import prompts as reading
     from brittle.generate import Sampling
 
     sampling = Sampling(max_new_tokens, 0.0 if greedy else temperature, top_p, seed)
     exact = sampling.temperature == 0 and not probs and not interactive
     setup = inference.Setup(revision, adapter, filter, quantize, raw, dtype, device, trust_remote_code, exact)
     if prompt is not None:
-        inference.check_prompt(prompt)
+        reading.check_prompt(prompt)
     if sweep:
         from brittle.sweep import sweep as run_sweep
 
-        prompts = [prompt] if prompt else inference.read_prompts(prompts_file)
+        where = {} if prompt else reading.read_prompts(prompts_file)
+        prompts = [prompt] if prompt else list(where)
         asked = asked_models(models or [], include_base, preset, setup)
         files = [prompts_file] if prompts_file else []
-        made = run_sweep(asked, prompts, sampling, outdir, force, batch_size, files)
+        made = run_sweep(asked, prompts, sampling, outdir, force, batch_size, files, where)
         print(f"{made} answers, {len(prompts)} tables in {outdir}")
         return
     from rich.console import Console
@@ -167,7 +169,8 @@ def main(
         loaded = inference.Loaded(model, setup)
         show.typed(loaded, loaded.stream(prompt, sampling))
         return
-    sides = [(s.label(m), lambda m=m, s=s: inference.Loaded(m, s)) for m, s in chosen]
+    names = inference.labels(chosen)
+    sides = [(name, lambda m=m, s=s: inference.Loaded(m, s)) for name, (m, s) in zip(names, chosen, strict=True)]
     show.side_by_side(sides, sampling, prompt, Console(), probs)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from brittle import files, show
 from brittle.errors import UserError
-from brittle.inference import Loaded, check_prompt
+from brittle.inference import Loaded, labels
+from brittle.prompts import check_prompt
 
 HELP = """\
 /model A [B]   ask another model, or two side by side
@@ -103,7 +104,8 @@ class Session:
         setups = [self.models[0][1].plain()] * len(names)
         old, self.models = self.models, list(zip(names, setups, strict=True))
         try:
-            self.say(" and ".join(loaded.name for loaded in self.get(self.models)))
+            self.get(self.models)
+            self.say(" and ".join(labels(self.models)))
         except BaseException:  # the model that was there stays
             self.models = old
             raise
@@ -112,11 +114,11 @@ class Session:
         """The conversation so far as messages, for a model that chats; others read each prompt alone."""
         if not loaded.chats:
             return []
-        turns = [e for e in self.asked if loaded.name in e["answers"] and not e.get("cleared")]
+        turns = [e for e in self.asked if loaded.key in e["answers"] and not e.get("cleared")]
         return [
             message
             for e in turns
-            for message in ({"role": "user", "content": e["prompt"]}, {"role": "assistant", "content": e["answers"][loaded.name]})
+            for message in ({"role": "user", "content": e["prompt"]}, {"role": "assistant", "content": e["answers"][loaded.key]})
         ]
 
     def ask(self, prompt):
@@ -125,17 +127,17 @@ class Session:
         if len(loaded) == 1:
             (one,) = loaded
             try:
-                answers[one.name] = show.typed(one, one.stream(prompt, self.sampling, self.before(one)), self.console.file)
+                answers[one.key] = show.typed(one, one.stream(prompt, self.sampling, self.before(one)), self.console.file)
             except KeyboardInterrupt as stopped:
-                answers[one.name] = stopped.args[0] if stopped.args else ""
+                answers[one.key] = stopped.args[0] if stopped.args else ""
                 self.say("(stopped)")
         else:
-            sides = [(one.name, lambda one=one: one) for one in loaded]
+            sides = [(name, lambda one=one: one) for name, one in zip(labels(self.models), loaded, strict=True)]
             try:
                 texts = show.side_by_side(sides, self.sampling, prompt, self.console, before=self.before)
             except KeyboardInterrupt as stopped:
                 texts = stopped.args[0] if stopped.args else [""] * len(loaded)
-            answers = dict(zip((one.name for one in loaded), texts, strict=True))
+            answers = dict(zip((one.key for one in loaded), texts, strict=True))
         self.asked.append({"prompt": prompt, "answers": answers, "sampling": asdict(self.sampling)})
 
     def save(self, name):
@@ -145,7 +147,10 @@ class Session:
         path = Path(name).expanduser()
         if path.exists():
             raise UserError(f"{name} is there already. Give another name.")
-        rows = [{k: v for k, v in entry.items() if k != "cleared"} for entry in self.asked]
+        keys = list(dict.fromkeys(key for entry in self.asked for key in entry["answers"]))
+        names = dict(zip(keys, labels(keys), strict=True))
+        rows = [{**e, "answers": {names[key]: text for key, text in e["answers"].items()}} for e in self.asked]
+        rows = [{k: v for k, v in row.items() if k != "cleared"} for row in rows]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             files.replace_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

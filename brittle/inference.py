@@ -1,10 +1,11 @@
-"""Prompts and models: reading prompts, loading a model as it is to be asked, and its answers."""
+"""Models as they are to be asked: what reads the prompts, what answers them, and how they are called beside each other."""
 
 import sys
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-from brittle import models, results, text
+from brittle import folders, models, results
 from brittle.errors import UserError
 
 
@@ -26,11 +27,12 @@ class Setup:
         """The same without what changes the model: how the other model of a comparison is loaded."""
         return replace(self, revision=None, adapter=None, filter=None, quantize=None)
 
-    def label(self, model):
-        """The name of `model` in tables: with its revision, adapter, filter and bits, so that rows can be told apart."""
+    def label(self, model, name=None):
+        """The name of `model` (or `name`) in tables: with its revision, adapter, filter and bits, so that rows can be told
+        apart."""
         parts = [f"@{self.revision}" if self.revision else ""]
         parts += [f"+{kind}:{results.model_name(at)}" for kind, at in (("adapter", self.adapter), ("filter", self.filter)) if at]
-        return results.model_name(model) + "".join(parts) + (f"+{self.quantize}bit" if self.quantize else "")
+        return (name or results.model_name(model)) + "".join(parts) + (f"+{self.quantize}bit" if self.quantize else "")
 
     def files(self):
         """What is read beside the model."""
@@ -40,19 +42,86 @@ class Setup:
 
 def path_of(model):
     """A model as tables name it: a folder relative to here, or a hub id."""
-    return str(results.relative(model)) if Path(model).is_dir() else str(model)
+    return str(results.relative(folders.inner(model))) if Path(model).is_dir() else str(model)
 
 
-class Loaded:
-    """A model ready to be asked: .name, .model, .tokenizer, .stop."""
+def _place(model):
+    """The parts of the path by which a model is told from another of its name; a hub id is one part."""
+    if not Path(model).is_dir():
+        return (str(model),)
+    folder = Path(model).resolve()
+    return (folder.parent if folder.name == folders.INNER else folder).parts
+
+
+def labels(asked):
+    """The label of each (model, Setup); those that clash are preceded by as many parent folders as tell them apart."""
+    plain = [setup.label(model) for model, setup in asked]
+    made = list(plain)
+    for name in {name for name in plain if plain.count(name) > 1}:
+        places = {i: _place(model) for i, (model, _) in enumerate(asked) if plain[i] == name}
+        different, depth = len(set(places.values())), 1
+        while len({place[-depth:] for place in places.values()}) < different:
+            depth += 1
+        if different > 1:
+            for i, place in places.items():
+                made[i] = asked[i][1].label(asked[i][0], str(Path(*place[-depth:])))
+    return made
+
+
+class Reader:
+    """What a model reads: .name, .path, .folder, .tokenizer, .room. Its weights are not loaded."""
+
+    def __init__(self, model, setup):
+        self.path, self.setup, self.name = path_of(model), setup, setup.label(model)
+        self.folder = models.model_folder(model, setup.revision, code=setup.trust_remote_code)
+
+    @property
+    def key(self):
+        """What tells it from every other model, also from one of its name."""
+        return self.path, self.setup
+
+    @cached_property
+    def tokenizer(self):
+        return models.load_tokenizer(self.folder, self.setup.trust_remote_code)
+
+    @cached_property
+    def room(self):
+        """The tokens of its context; None where its configuration does not say."""
+        config = models.read_config(self.folder)
+        return config.get("max_position_embeddings") or config.get("n_positions")
+
+    @property
+    def chats(self):
+        return bool(self.tokenizer.chat_template) and not self.setup.raw
+
+    def encode(self, prompt, before=()):
+        """Token ids of a prompt, through the chat template where there is one, behind the messages `before`."""
+        if self.chats:
+            prompt = self._in_template([*before, {"role": "user", "content": prompt}])
+        ids = self.tokenizer(prompt, add_special_tokens=not self.chats)["input_ids"]
+        if not ids:
+            raise UserError("the prompt is empty. Give some text.")
+        if self.room and len(ids) >= self.room:
+            raise UserError(
+                f"the prompt has {len(ids)} tokens; {self.name} reads {self.room}, one of them for an answer. Shorten it."
+            )
+        return ids
+
+    def _in_template(self, messages):
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template is a program of its own
+            raise UserError(f"the chat template of {self.name} fails ({error}). Leave it out with --raw.") from None
+
+
+class Loaded(Reader):
+    """A model ready to be asked: also .model, .stop."""
 
     def __init__(self, model, setup):
         from brittle.generate import stop_ids
 
-        self.path, self.setup, self.name, self.noted = path_of(model), setup, setup.label(model), False
-        self.folder = models.model_folder(model, setup.revision, code=setup.trust_remote_code)
-        self.model = load(self.folder, setup)
-        self.tokenizer = models.load_tokenizer(self.folder, setup.trust_remote_code)
+        super().__init__(model, setup)
+        self.noted, self.model = False, load(self.folder, setup)
         if setup.quantize:
             from brittle.quantize import quantize_
 
@@ -64,26 +133,8 @@ class Loaded:
         self.stop = stop_ids(self.model, self.tokenizer)
 
     @property
-    def chats(self):
-        return bool(self.tokenizer.chat_template) and not self.setup.raw
-
-    def encode(self, prompt, before=()):
-        """Token ids of a prompt, through the chat template where there is one, behind the messages `before`."""
-        if self.chats:
-            prompt = self._in_template([*before, {"role": "user", "content": prompt}])
-        ids = self.tokenizer(prompt, add_special_tokens=not self.chats)["input_ids"]
-        room = models.context_length(self.model.config)
-        if not ids:
-            raise UserError("the prompt is empty. Give some text.")
-        if len(ids) >= room:
-            raise UserError(f"the prompt has {len(ids)} tokens; {self.name} reads {room}, one of them for an answer. Shorten it.")
-        return ids
-
-    def _in_template(self, messages):
-        try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template is a program of its own
-            raise UserError(f"the chat template of {self.name} fails ({error}). Leave it out with --raw.") from None
+    def room(self):
+        return models.context_length(self.model.config)
 
     def stream(self, prompt, sampling, before=()):
         """Yield (token ids of the answer so far, newest token, logits [V] it was chosen from), token by token."""
@@ -97,7 +148,7 @@ class Loaded:
 
     def note_room(self, prompts, sampling):
         """Say where the context ends before --max-new-tokens is reached."""
-        room = models.context_length(self.model.config) - max(map(len, prompts))
+        room = self.room - max(map(len, prompts))
         if room < sampling.max_new_tokens and not self.noted:
             self.noted = True
             print(f"note: the context of {self.name} leaves {room} new tokens, not {sampling.max_new_tokens}.", file=sys.stderr)
@@ -132,27 +183,3 @@ def load(folder, setup):
         raise
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise UserError(f"--adapter {adapter} does not fit {folder}: {' '.join(str(error).split())[:200]}") from None
-
-
-def check_prompt(prompt):
-    """A prompt is text that UTF-8 can hold; its hash names its file."""
-    try:
-        prompt.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError("the prompt is not valid UTF-8 text. Put it into a UTF-8 file and use --prompts-file.") from None
-    if not prompt.strip():
-        raise UserError("the prompt is empty. Give some text.")
-    return prompt
-
-
-def read_prompts(path):
-    """Prompts of a file, each once: its lines, or from JSONL the field `prompt`, `question` or `text`."""
-    if Path(path).suffix not in (".jsonl", ".json"):
-        return list(dict.fromkeys(text.read_lines(path)))
-    found = []
-    for number, row in text.numbered_jsonl(path):
-        values = [row[k] for k in ("prompt", "question", "text") if k in row] if isinstance(row, dict) else [row]
-        if not values or not isinstance(values[0], str) or not values[0].strip():
-            raise UserError(f"{path} line {number} has no prompt, question or text.")
-        found.append(values[0])
-    return list(dict.fromkeys(found))

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from brittle.errors import UserError
+from brittle.folders import how_to_make, inner, looks_like_folder
 
 WEIGHTS = "*.safetensors"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -13,12 +14,9 @@ SIZES = ("hidden_size", "n_embd", "num_hidden_layers", "n_layer", "vocab_size", 
          "num_attention_heads", "n_head", "num_key_value_heads", "num_experts")  # fmt: skip
 
 
-def looks_like_folder(model):
-    return model.startswith((".", "/", "~", "outputs/", "data/")) or model.count("/") > 1
-
-
 def model_folder(model, revision=None, weights=True, adapters=False, code=False):
-    """The local folder of `model`: itself, or the hub snapshot in the cache (downloaded where the hub can be reached).
+    """The local folder of `model`: itself, the unlearned_model/ in it, or the hub snapshot in the cache (downloaded where
+    the hub can be reached).
 
     With `adapters`, a LoRA adapter's folder will do: model B of a comparison. With `code`, a hub model's Python is fetched too.
 
@@ -32,8 +30,9 @@ def model_folder(model, revision=None, weights=True, adapters=False, code=False)
         if folder.is_file():
             raise UserError(f"{model} is a file. Give the model's folder.")
         if looks_like_folder(model):
-            raise UserError(f"model folder {model} not found. Make the mini models with: uv run create_models.py")
+            raise UserError(f"model folder {model} not found. {how_to_make(folder)}")
         folder = _hub_snapshot(model, revision, weights, code)
+    folder = inner(folder)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         if adapters:
             return folder

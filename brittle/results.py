@@ -35,8 +35,8 @@ def comparison_dir(root, model_a, model_b):
     return Path(root) / f"{model_name(model_a)}__to__{model_name(model_b)}"
 
 
-def unlearned_dir(root, model, method):
-    return Path(root) / f"{model_name(model)}__{method}" / "unlearned_model"
+def unlearned_dir(root, model, method, tag=""):
+    return Path(root) / f"{model_name(model)}__{method}{'-' * bool(tag)}{tag}" / "unlearned_model"
 
 
 def write_csv(path, columns, rows):

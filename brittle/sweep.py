@@ -11,9 +11,10 @@ import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 
-from brittle import models, results, show
+from brittle import folders, models, results, show
 from brittle.errors import UserError
-from brittle.inference import Loaded, path_of
+from brittle.inference import Loaded, Reader, labels, path_of
+from brittle.prompts import lengths
 
 COLUMNS = ["prompt", "model", "model_path", "output"]
 
@@ -24,7 +25,8 @@ def prompt_file(prompt):
 
 
 def read_table(path):
-    """(rows, {model: how its answer was made}) of a prompt's CSV and its record; none where it is not there."""
+    """(rows, {path of a model, with its adapter, filter and bits: how its answer was made}) of a prompt's CSV and its record;
+    none where it is not there."""
     if not path.is_file():
         return [], {}
     try:
@@ -67,16 +69,36 @@ def fingerprint(folder):
     return hashlib.sha256("".join(sha256(f) for f in models.model_files(folder)).encode()).hexdigest()
 
 
-def sweep(asked, prompts, sampling, outdir, force=False, batch_size=64, inputs=()):
+def check(asked, prompts, outdir, force, where):
+    """Raise UserError, before any model answers, for a model folder that is not there, and for a prompt that is too long for
+    one. A model of the hub, and one that brings code, is looked at when its turn comes."""
+    local = [(model, setup) for model, setup in asked if folders.is_local(model)]
+    for model, setup in local:
+        models.model_folder(model, setup.revision)
+    for model, setup in local:
+        if not setup.trust_remote_code and (new := [p for p in prompts if force or not answered(model, setup, p, outdir)]):
+            lengths(Reader(model, setup), new, where)
+
+
+def answered(model, setup, prompt, outdir):
+    """Whether the prompt's table has a row of that model."""
+    found = {(row["model"], row["model_path"]) for row in read_table(outdir / prompt_file(prompt))[0]}
+    return (setup.label(model), path_of(model)) in found
+
+
+def sweep(asked, prompts, sampling, outdir, force=False, batch_size=64, inputs=(), where=()):
     """Ask every model of `asked` [(model, Setup)] every prompt. Returns how many answers were made.
 
-    Results are put in place batch by batch. What a table has is not asked again, but for `force`. A model that cannot be
-    asked is named, and the others go on; then UserError.
+    Results are put in place batch by batch. What a table has is not asked again, but for `force`. `where` says of a prompt
+    which line of which file it is. What `check` finds stops everything before any model answers; a model that cannot be asked
+    for another reason is named, and the others go on; then UserError.
     """
-    count, failed = 0, []
-    for model, setup in asked:
+    count, failed, where = 0, [], dict(where)
+    names = labels(asked)
+    check(asked, prompts, outdir, force, where)
+    for (model, setup), name in zip(asked, names, strict=True):
         try:
-            count += ask(model, setup, prompts, sampling, outdir, force, batch_size, inputs)
+            count += ask(model, setup, name, prompts, sampling, outdir, force, batch_size, inputs, where)
         except UserError as error:
             failed.append(f"{model}: {error}")
         gc.collect()
@@ -86,31 +108,30 @@ def sweep(asked, prompts, sampling, outdir, force=False, batch_size=64, inputs=(
     return count
 
 
-def ask(model, setup, prompts, sampling, outdir, force, batch_size, inputs):
-    """Ask one model all prompts that its name has no answer to. Returns how many it answered."""
-    name, path = setup.label(model), path_of(model)
+def ask(model, setup, name, prompts, sampling, outdir, force, batch_size, inputs, where):
+    """Ask one model, called `name` here, all prompts that it has no answer to. Returns how many it answered."""
+    key, old = setup.label(model, path_of(model)), setup.label(model)  # earlier records went by the name
     how = {**asdict(sampling), **asdict(setup), "device": None}
     how["weights"] = fingerprint(models.model_folder(model, setup.revision))
     new, kept, history = [], [], {}
     for prompt in prompts:
-        rows, made = read_table(outdir / prompt_file(prompt))
-        there = any((r["model"], r["model_path"]) == (name, path) for r in rows)
+        there = answered(model, setup, prompt, outdir)
         (kept if there and not force else new).append(prompt)
-        history[prompt] = made
-    changed = sum(history[prompt].get(name, how) != how for prompt in kept)
+        history[prompt] = read_table(outdir / prompt_file(prompt))[1]
+    changed = sum(history[prompt].get(key, history[prompt].get(old, how)) != how for prompt in kept)
     if changed:
         print(f"note: {changed} answers of {name} were made by other weights or settings; --force asks again.", file=sys.stderr)
     if not new:
         print(f"{name}: all {len(prompts)} answers are there.")
         return 0
     loaded = Loaded(model, setup)
-    length = {prompt: len(loaded.encode(prompt)) for prompt in new}  # one that is too long is said before any is answered
+    length = lengths(loaded, new, where)  # one that is too long is said before any is answered
     # those with one history go together: a batch's tables share the record that says how their answers were made
     order = sorted(new, key=lambda p: (json.dumps(history[p], sort_keys=True), length[p]))
     done = 0
     for _, group in itertools.groupby(order, key=lambda p: history[p]):
         for part in batched(list(group), batch_size):
-            answer(loaded, part, sampling, outdir, [*inputs, *setup.files()], how)
+            answer(loaded, name, part, sampling, outdir, [*inputs, *setup.files()], {key: how})
             done += len(part)
             if len(order) > 1:
                 print(f"{name}: {done} of {len(order)} prompts", flush=True)
@@ -121,11 +142,11 @@ def batched(items, size):
     return (items[i : i + size] for i in range(0, len(items), size))
 
 
-def answer(loaded, prompts, sampling, outdir, inputs, how):
+def answer(loaded, name, prompts, sampling, outdir, inputs, how):
     """Answer `prompts` in one batch and put the answers into their tables. A single one is shown as it comes."""
-    with ExitStack() as until_renamed, results.Run(outdir, inputs, {loaded.name: str(loaded.folder)}, sampling.seed) as run:
+    with ExitStack() as until_renamed, results.Run(outdir, inputs, {name: str(loaded.folder)}, sampling.seed) as run:
         if len(prompts) == 1:
-            print(f"{loaded.name}:")
+            print(f"{name}:")
             outputs = [show.typed(loaded, loaded.stream(prompts[0], sampling))]
         else:
             outputs = loaded.answer(prompts, sampling, len(prompts))
@@ -136,4 +157,4 @@ def answer(loaded, prompts, sampling, outdir, inputs, how):
             row = dict(zip(COLUMNS, (prompt, loaded.name, loaded.path, output), strict=True))
             run.csv(prompt_file(prompt), COLUMNS, merged(rows, row))
             answers.update(made)
-        run.settings = {"answers": {**answers, loaded.name: how}}
+        run.settings = {"answers": {**answers, **how}}

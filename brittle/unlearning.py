@@ -1,5 +1,8 @@
 """One unlearning run: data, method, training, saving with a model card, and the accuracies before and after."""
 
+import json
+import shlex
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,10 +46,11 @@ class Job:
     defaults: tuple = ()  # files that the settings and knobs came from
     wrappers: Wrappers = field(default_factory=Wrappers)
     track: Callable | None = None  # is given each step's row of the history
+    tag: str = ""  # of the folder: two settings of one method side by side
 
     @property
     def folder(self):
-        return results.unlearned_dir(self.root, self.model, self.method)
+        return results.unlearned_dir(self.root, self.model, self.method, self.tag)
 
     @property
     def checkpoint(self):
@@ -84,8 +88,45 @@ def accuracies(model, tokenizer, items):
     return {split: mcq.accuracy(model, tokenizer, rows) for split, rows in items.items()}
 
 
+def replaced(folder, command):
+    """A line on the model in `folder` where it was made by another command, or from other data; None where there is none."""
+    if not folder.is_dir():
+        return None
+    output = folder / "training_history.csv"
+    try:
+        old = json.loads(results.record_path(output).read_text(encoding="utf-8"))["command"]
+        made = " ".join(shlex.join(old).split())
+    except (OSError, ValueError, KeyError, TypeError):
+        how = "has no record of how it was made"
+    else:
+        other = [part for part in old if part != "--resume"] != [part for part in command if part != "--resume"]
+        why = results.why_run(output, old)
+        if not other and not why:
+            return None
+        how = f"was made by: {made}" if other else f"was made by the same command, but {why}"
+    return f"note: {folder} is replaced at the end; it {how}. --name TAG keeps both."
+
+
+def notes_before(job):
+    """What to know before the training, each a line."""
+    texts = job.texts
+    same = "every forget text is also a retain text, so what is forgotten is also kept"
+    shared = f"note: {same} ({texts.forget_path}, {texts.retain_path})." if set(texts.forget) <= set(texts.retain) else None
+    return [line for line in (replaced(job.folder, results.command_line()), shared) if line]
+
+
+def summary(before, after, held):
+    """The lines at the end of a run: accuracies, or where there were no questions the NLL on the texts kept out of training."""
+    if after:
+        return [f"{split}: {before[split]:.3f} -> {after[split]:.3f}" for split in after]
+    lines = [f"held-out {name} NLL a token: {a:.3f} -> {b:.3f}" for name, (a, b) in held.items() if None not in (a, b)]
+    none = "" if lines else "; no text was kept out of training, so no NLL"
+    return [*lines, f"no mcq_*.jsonl beside the texts, so no accuracies{none}"]
+
+
 def run(job, device, resume=False, trust_remote_code=False):
-    """Train and save. Returns ({split: accuracy} before, after, [notes]). Nothing is saved from a run that breaks."""
+    """Train and save. Returns ({split: accuracy} before, after, {set: NLL before and after}, [notes]). Nothing is saved from
+    a run that breaks."""
     import shutil
 
     from brittle import distributed, mcq
@@ -102,6 +143,8 @@ def run(job, device, resume=False, trust_remote_code=False):
     read = {split: mcq.read_items(path) for split, path in questions.items()}
     if not accelerator.is_main_process:  # only the main process writes
         return _run(job, accelerator, device, resume, trust_remote_code, None, read)
+    for line in notes_before(job):
+        print(line, file=sys.stderr)
     # opened before the training: a folder that cannot be written is found now, and the inputs' hashes are of what is read
     with results.Run(job.folder, inputs, {"model": str(job.model_folder)}, job.seed, whole=True) as out:
         done = _run(job, accelerator, device, resume, trust_remote_code, out, read)
@@ -182,4 +225,4 @@ def _run(job, accelerator, device, resume, trust_remote_code, out, items):
     text_of_card = card.model_card(job, settings, about, before, after, held, notes)
     out.path("README.md").write_text(text_of_card, encoding="utf-8")
     out.csv("training_history.csv", columns, [{**dict.fromkeys(columns), **row} for row in history])
-    return before, after, notes
+    return before, after, held, notes

@@ -1,6 +1,7 @@
 """infer.py: answers, two models side by side, sessions, and sweeps whose tables hold what was asked and answered."""
 
 import io
+import shutil
 from pathlib import Path
 
 import pytest
@@ -151,7 +152,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_session(family, monkeypatch):
     monkeypatch.setattr(inference.Loaded, "stream", interrupted)
     made, out = session(["one", f"/model {family.base} {family.filtered}", "two", "/quit"], family)
     assert [e["prompt"] for e in made.asked] == ["one", "two"] and out.count("(stopped)") == 2
-    assert made.asked[0]["answers"]["mini-base"] and made.asked[1]["answers"]["mini-filtered"] == ""
+    assert all(made.asked[0]["answers"].values()) and list(made.asked[1]["answers"].values())[1] == ""
 
 
 def test_conversations_of_chat_models(family):
@@ -160,6 +161,37 @@ def test_conversations_of_chat_models(family):
     assert made.before(loaded) == []  # not a chat model: each prompt alone
     loaded.tokenizer.chat_template = "{{ messages }}"
     assert [m["content"] for m in made.before(loaded) if m["role"] == "user"] == ["three"]
+
+
+def test_two_models_of_one_name_are_told_apart(ask, family, tmp_path, jsonl):
+    """Both answers are saved, each model remembers its own, and the columns say which is which."""
+    one, other = tmp_path / "outputs" / "m__npo" / "unlearned_model", tmp_path / "outputs" / "b" / "m__npo" / "unlearned_model"
+    shutil.copytree(family.base, one)
+    shutil.copytree(family.filtered, other)
+    made, out = session([f"/model {one} {other}", "The habitat of", f"/save {tmp_path / 's.jsonl'}", "/quit"], family)
+    (row,) = jsonl(tmp_path / "s.jsonl")
+    assert list(row["answers"]) == ["outputs/m__npo", "b/m__npo"] and len(made.asked[0]["answers"]) == 2
+    assert row["answers"]["b/m__npo"] == made.get(made.models)[1].answer(["The habitat of"], Sampling(3))[0].strip()
+    assert "outputs/m__npo and b/m__npo" in out
+    for loaded in made.get(made.models):
+        loaded.tokenizer.chat_template = "{{ messages }}"
+        said = [m["content"] for m in made.before(loaded) if m["role"] == "assistant"]
+        assert said == [made.asked[0]["answers"][loaded.key]]
+    done = ask("--prompt", "a", "--model-b", str(other), model=str(one.parent))  # the folder around the model will do
+    assert done.code == 0 and "outputs/m__npo" in done.out and "b/m__npo" in done.out, done.err
+
+
+def test_labels_are_as_long_as_they_must_be(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x/a/m", "y/a/m", "z/m"):
+        Path(name).mkdir(parents=True)
+    plain, bits = inference.Setup(), inference.Setup(quantize=4)
+    assert inference.labels([("x/a/m", plain), ("z/m", plain)]) == ["a/m", "z/m"]
+    three = [("x/a/m", plain), ("y/a/m", plain), ("z/m", plain)]
+    assert inference.labels(three) == ["x/a/m", "y/a/m", f"{tmp_path.name}/z/m"]
+    assert inference.labels([("x/a/m", plain), ("x/a/m", bits), ("o/m", plain)]) == ["m", "m+4bit", "o_m"]
+    assert inference.labels([("x/a/m", bits), ("y/a/m", bits)]) == ["x/a/m+4bit", "y/a/m+4bit"]
+    assert inference.labels([("x/a/m", plain), (str(tmp_path / "x/a/m"), plain)]) == ["m", "m"]  # one model
 
 
 def test_without_arguments_the_mini_family_is_offered(script, family, tmp_path, monkeypatch):

@@ -66,6 +66,37 @@ def test_what_is_no_model(model, says):
     assert one_line(error)
 
 
+def test_the_folder_around_an_unlearned_model_will_do(folder, tmp_path):
+    home = tmp_path / "base__npo"
+    shutil.copytree(folder, home / "unlearned_model")
+    assert models.model_folder(str(home)) == home / "unlearned_model"
+    shutil.copy(folder / "config.json", home / "config.json")  # a model of its own, if a broken one
+    with pytest.raises(UserError, match="has no weights"):
+        models.model_folder(str(home))
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("outputs/models/mini-bas", r"Make the mini models with: uv run create_models.py$"),
+        ("{p}/base__npo/unlearned_model", r"uv run unlearn/unlearn.py --model {p}/models/base --method npo$"),
+        ("{p}/base__npo-low-lr/unlearned_model", r"--method npo --name low-lr$"),
+        ("{p}/base__npo", r"--method npo$"),
+        ("{p}/other__npo/unlearned_model", r"uv run unlearn/unlearn.py --method npo$"),
+        ("{p}/base__filter/unlearned_model", r"uv run hooks/bake_filter.py --model {p}/models/base$"),
+        ("{p}/mine/unlearned_model", r"with unlearn/unlearn.py, or check the path"),
+        ("{p}/base__to__other", r"Check the path.$"),
+        ("{p}/mini-base__nopo", r"Check the path.$"),
+        ("{p}/mine", r"Check the path.$"),
+    ],
+)
+def test_the_hint_says_what_makes_the_folder(model, says, tmp_path):
+    (tmp_path / "models" / "base").mkdir(parents=True)
+    with pytest.raises(UserError, match=says.format(p=tmp_path)) as error:
+        models.model_folder(model.format(p=tmp_path))
+    assert one_line(error) and ("create_models" in str(error.value)) == model.endswith("mini-bas")
+
+
 HUB = [
     (errors.GatedRepoError("gated", response=response(403)), "is gated. Accept its terms.*HF_TOKEN"),
     (errors.RepositoryNotFoundError("none", response=response(404)), "no Hugging Face model is called"),

@@ -2,12 +2,15 @@
 
 import csv
 import hashlib
+import json
+import re
+import shutil
 import threading
 
 import pandas as pd
 import pytest
 
-from brittle import inference, sweep
+from brittle import inference, prompts, sweep
 from brittle.errors import UserError
 from brittle.generate import Sampling
 
@@ -69,6 +72,71 @@ def test_a_model_that_cannot_be_asked_does_not_stop_the_sweep(ask, family, tmp_p
     done = ask(*models, "--prompt", "a", "--outdir", tmp_path / "out")
     assert done.code == 2 and done.err.startswith("error: nobody/nothing: ") and done.err.count("\n") == 1
     assert [r["model"] for r in rows_of(tmp_path / "out" / sweep.prompt_file("a"))] == ["mini-base"]
+
+
+def test_two_models_of_one_name_keep_their_settings_apart(ask, family, tmp_path):
+    """An unchanged second run says nothing of other settings; the columns are what they were."""
+    for folder, source in (("a", family.base), ("b", family.filtered)):
+        shutil.copytree(source, tmp_path / folder / "m__npo" / "unlearned_model")
+    asked = ["--models", tmp_path / "a" / "m__npo", "--models", tmp_path / "b" / "m__npo" / "unlearned_model", "--prompt", "a",
+             "--outdir", tmp_path / "out"]  # fmt: skip
+    first, second = ask(*asked), ask(*asked)
+    assert first.code == second.code == 0 and "note" not in first.err + second.err
+    assert "a/m__npo: all 1 answers" in second.out and "b/m__npo: all 1 answers" in second.out
+    found = rows_of(tmp_path / "out" / sweep.prompt_file("a"))
+    assert [r["model"] for r in found] == ["m__npo", "m__npo"]
+    assert [r["model_path"] for r in found] == [str(tmp_path / f / "m__npo" / "unlearned_model") for f in "ab"]
+    assert ask(*asked, "--greedy").err.count("made by other weights or settings") == 2
+
+
+def test_records_that_went_by_the_name_are_still_read(ask, family, tmp_path):
+    common = ["--prompt", "a", "--outdir", tmp_path, "--models", family.base]
+    assert ask(*common).code == 0
+    record = (tmp_path / sweep.prompt_file("a")).with_suffix(".run.json")
+    made = json.loads(record.read_text())
+    made["settings"]["answers"] = {"mini-base": next(iter(made["settings"]["answers"].values()))}
+    record.write_text(json.dumps(made))
+    assert "note" not in ask(*common).err and "other weights or settings" in ask(*common, "--greedy").err
+
+
+def test_what_cannot_work_is_said_before_any_model_answers(ask, family, tmp_path):
+    """A folder that is not there, and a prompt that is too long for the second model alone: its file and line."""
+    file, out = tmp_path / "prompts.txt", tmp_path / "out"
+    file.write_text("one\n\n" + "The habitat of " * 30 + "\nlast\n")
+    shutil.copytree(family.base, tmp_path / "short")
+    config = tmp_path / "short" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "max_position_embeddings": 16}))
+    common = ["--outdir", out, "--models", family.base]
+    done = ask(*common, "--models", tmp_path / "short", "--prompts-file", file)
+    assert done.code == 2 and re.search(r"prompts.txt line 3: the prompt has \d+ tokens; short reads 16", done.err), done.err
+    assert done.err.count("\n") == 1 and not out.exists()
+    done = ask(*common, "--models", tmp_path / "nowhere", "--prompt", "a")
+    assert done.code == 2 and "nowhere not found" in done.err and done.err.count("\n") == 1 and not out.exists()
+    assert ask(*common, "--prompts-file", file).code == 0
+
+
+def test_prompts_of_a_csv(tmp_path):
+    path = tmp_path / "prompts.csv"
+    path.write_bytes('\ufeffid, prompt\n1,"two\nlines"\n\n2,"a, b"\n3,"a, b"\n'.encode())
+    assert prompts.read_prompts(path) == {"two\nlines": f"{path} line 2", "a, b": f"{path} line 5"}
+    path.write_text("question,answer\na,b\n")
+    with pytest.raises(UserError, match=r"has no column prompt \(it has: question, answer\)"):
+        prompts.read_prompts(path)
+    path.write_text("prompt,x\na,b\n ,b\n")
+    with pytest.raises(UserError, match=r"prompts.csv line 3: the prompt is empty"):
+        prompts.read_prompts(path)
+    path.write_text('prompt\n"a"b\n')
+    with pytest.raises(UserError, match=r"prompts.csv line 2 is not CSV"):
+        prompts.read_prompts(path)
+
+
+def test_prompts_of_lines_and_json_lines(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"question": "a"}\n"b"\n{"text": "a"}\n')
+    assert prompts.read_prompts(path) == {"a": f"{path} line 1", "b": f"{path} line 2"}
+    path.write_text('{"prompt": "a"}\n"\\ud800"\n')
+    with pytest.raises(UserError, match=r"p\.jsonl line 2: the prompt is empty, or no valid UTF-8"):
+        prompts.read_prompts(path)
 
 
 def test_two_sweeps_into_one_table_lose_nothing(family, tmp_path, monkeypatch):

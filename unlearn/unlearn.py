@@ -2,6 +2,7 @@
 
     uv run unlearn/unlearn.py --model outputs/models/mini-base --method npo
     uv run unlearn/unlearn.py --model EleutherAI/deep-ignorance-unfiltered --method rmu      (data/forget.txt, data/retain.txt)
+    uv run unlearn/unlearn.py ... --name gentle       -> outputs/<model>__<method>-gentle: two settings side by side
     uv run unlearn/unlearn.py ... --resume            after an interruption: goes on from the last checkpoint
 
 Defaults come from the preset (unlearn/presets.toml): `mini` for a model of the mini family, `default` (the publications'
@@ -31,6 +32,7 @@ def main(
     retain: Annotated[MaybePath, typer.Option(help="Retain texts (beside the forget texts).")] = None,
     data: Annotated[MaybePath, typer.Option(help="Folder of mcq_*.jsonl, for the accuracies (beside the forget texts).")] = None,
     root: Annotated[Path, typer.Option(help="Root of the results.")] = Path("outputs"),
+    name: Annotated[str, typer.Option(help="Tag of the folder, <model>__<method>-TAG, to keep several settings.")] = "",
     preset: Annotated[str, typer.Option(help="Defaults to use: auto (the model's own), default, mini.")] = "auto",
     config_preset: Annotated[str, typer.Option(help="A publication's configuration over them, such as rmu-zephyr.")] = "",
     steps: Annotated[MaybeInt, typer.Option(min=1, help="Optimizer steps (default: one pass over the forget texts).")] = None,
@@ -62,10 +64,10 @@ def main(
     **knobs,
 ):
     """Unlearn: fine-tune one model with one method."""
-    from brittle import hub, models, results, tracking, unlearning
+    from brittle import folders, hub, models, results, tracking, unlearning
     from brittle.text import read_texts
 
-    cls = method_class(method)
+    cls, label = method_class(method), "-".join(filter(None, (method, folders.check_tag(name))))
     folder = models.model_folder(model, revision, code=trust_remote_code)
     if preset == "auto":
         preset = models.read_config(folder).get("family", "default")
@@ -94,9 +96,9 @@ def main(
     if push_to_hub:
         hub.check(push_to_hub)
     about = {"method": method, "seed": seed, **settings, **base.values(rule), **base.values(wrappers)}
-    track = tracking.start(wandb, results.model_name(model), f"{method}-{seed}", about)
+    track = tracking.start(wandb, results.model_name(model), f"{label}-{seed}", about)
     job = unlearning.Job(model, folder, method, rule, settings, texts, root, seed, save_every, eval_split, (defaults,), wrappers)
-    job.track, done = track and track.log, None
+    job.tag, job.track, done = name, track and track.log, None
     try:
         done = unlearning.run(job, models.pick_device(device), resume, trust_remote_code)
     except KeyboardInterrupt:
@@ -108,11 +110,10 @@ def main(
             track.finish(done and done[1])
     if done is None:  # not the main process of several
         return
-    before, after, notes = done
-    print(f"{job.folder}: {method} {base.values(rule)}")
-    for split in after:
-        print(f"  {split}: {before[split]:.3f} -> {after[split]:.3f}")
-    for note in notes:
+    print(f"{job.folder}: {method} {base.values(rule) or ''}".rstrip())
+    for line in unlearning.summary(*done[:3]):
+        print(f"  {line}")
+    for note in done[3]:
         print(f"note: {note}")
     if push_to_hub:
         print(f"uploaded: {hub.push(job.folder, push_to_hub, public)}")

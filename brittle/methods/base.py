@@ -16,6 +16,7 @@ measures() -> {column: number}                           behind each step: more 
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
@@ -146,14 +147,20 @@ def build(cls, name, given, **more):
 
 
 def all_knobs(classes):
-    """{knob: help with the defaults, and whose they are} over {method name: class}, for one --help."""
+    """{knob: help with the choices, the defaults, and whose they are} over {method name: class}, for one --help."""
     helps = {}
     for name, cls in classes.items():
         for key, spec in knobs(cls).items():
-            defaults = helps.setdefault(key, (spec.metadata["help"], {}))[1]
+            _, defaults, choices = helps.setdefault(key, (spec.metadata["help"], {}, {}))
             defaults.setdefault(show(spec.default), []).append(name)
-    shown = {key: "; ".join(f"{d}: {', '.join(names)}" for d, names in defaults.items()) for key, (_, defaults) in helps.items()}
-    return {key: f"{text} [{shown[key]}]" for key, (text, _) in helps.items()}
+            choices.update(dict.fromkeys(spec.metadata["choices"] or ()))
+    shown = {key: "; ".join(f"{d}: {', '.join(names)}" for d, names in found.items()) for key, (_, found, _) in helps.items()}
+    return {key: f"{text}{_unnamed(text, choices)} [{shown[key]}]" for key, (text, _, choices) in helps.items()}
+
+
+def _unnamed(text, choices):
+    """The choices of a knob, where its help does not name them all."""
+    return "" if all(re.search(rf"\b{re.escape(c)}\b", text) for c in choices) else f" One of: {', '.join(choices)}."
 
 
 def values(method):

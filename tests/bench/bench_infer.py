@@ -56,9 +56,10 @@ def main(
     """Time the three ways."""
     from brittle import inference
     from brittle.generate import Sampling, generate
+    from brittle.prompts import read_prompts
 
     loaded = inference.Loaded(model, inference.Setup(device=device, dtype=dtype))
-    ids = [loaded.encode(p) for p in inference.read_prompts(prompts)[:count]]
+    ids = [loaded.encode(p) for p in list(read_prompts(prompts))[:count]]
     sampling, pad, where = Sampling(max_new_tokens), loaded.tokenizer.pad_token_id, loaded.model.device
     generate(loaded.model, ids[:2], sampling, loaded.stop, pad)  # warm
     print(f"{loaded.name} on {where}, {loaded.model.dtype}, {len(ids)} prompts, at most {max_new_tokens} tokens")
