@@ -3,11 +3,11 @@
     uv run eval/attack.py --model M --outdir outputs/M/attacks --attacks relearn,quantize,gcg --seeds 0,1
 
 Every attack of brittle/attacks/ on one model, loaded once: relearning (half A; low-rank; benign text), quantisation,
-pruning, noise, prompts, a soft prompt, a GCG suffix, ablation of a direction, the logit lens. An attack has variants (rates,
-strengths, templates); the one with the best accuracy on half A counts (among equals the one with the lower NLL of half A's
-answers, where it is lower by more than 5 %; then the earlier one), half B of it is the result. No attack reads half B: the
-hashes of all that it read are compared with those of half B's texts. A variant that breaks the model has empty cells.
-Cells are kept in <outdir>/cells, so an interrupted run goes on where it stopped. experiment/scoreboard.py compares models.
+pruning, noise, prompts, a soft prompt, a GCG suffix, ablation of a direction, the logit lens.
+An attack has variants (rates, strengths, templates); the one with the best accuracy on half A counts, among equals the earlier
+one; half B of it is the result. No attack reads half B: the hashes of all that it read are compared with those of half B's
+texts. A variant that breaks the model has empty cells. Cells are kept in <outdir>/cells, so an interrupted run goes on where
+it stopped. experiment/scoreboard.py compares models.
 """
 
 from pathlib import Path

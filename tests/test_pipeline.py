@@ -423,12 +423,14 @@ def test_interrupted_pipeline_leaves_nothing_half_written(undisturbed, tmp_path)
 def test_killed_at_random_moments_the_results_are_the_same(undisturbed, tmp_path):
     """SIGKILL three times, wherever it falls; then the run that is left alone gives the same bytes in another folder."""
     expected, seconds = undisturbed
-    place, draw = tmp_path / "killed", random.Random(0)
+    place, draw, codes = tmp_path / "killed", random.Random(0), []
     for attempt in range(3):
         child = pipeline(place, tmp_path / f"log{attempt}")
         time.sleep(seconds * draw.uniform(0.05, 0.3))
         os.kill(child.pid, signal.SIGKILL)
-        assert child.wait().code == -signal.SIGKILL
+        codes.append(child.wait().code)
+    # where the machine has become idle since `seconds` was taken, a later attempt may end before it is killed
+    assert codes[0] == -signal.SIGKILL and set(codes) <= {-signal.SIGKILL, 0}
     done = pipeline(place, tmp_path / "log").wait(600)
     assert done.code == 0, done.out + done.err
     made, wanted = results_of(place), results_of(expected)
