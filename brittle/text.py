@@ -16,10 +16,10 @@ WANTED = {
 
 def wanted(path):
     """What to do about a missing file: that of the mini world is made, one of the user's own has to hold what is said."""
-    if Path(path).resolve().parent == Path("data/mini").resolve():
+    if Path(path).resolve().is_relative_to(Path("data/mini").resolve()):
         return MAKE_DATA
     held = next((text for start, text in WANTED.items() if Path(path).name.startswith(start)), None)
-    return f"{held}; see README 'Data'." if held else f"One text a line is wanted, or JSONL. {MAKE_DATA}"
+    return f"{held}; see README 'Data'." if held else "Check the path; one text a line is wanted, or JSONL."
 
 
 def read_lines(path):

@@ -121,7 +121,7 @@ MISTAKES = {
     "other width, activations": (compare(NORMS, "{p}/wider"), "differ in hidden_size: 32 and 48"),
     "other depth": (compare(PARAMS, "{p}/deeper"), "only B has|differ in"),
     # texts
-    "missing text": (unlearn(forget="{p}/nowhere.txt"), "nowhere.txt not found. One text a line .*Make the mini data with"),
+    "missing text": (unlearn(forget="{p}/nowhere.txt"), r"nowhere.txt not found. Check the path; one text a line"),
     "missing retain text": (unlearn(retain="{p}/nowhere.txt"), "nowhere.txt not found"),
     "empty text": (unlearn(forget="{p}/empty.txt"), "empty.txt holds no text"),
     "binary text": (unlearn(forget="{p}/binary.txt"), "binary.txt is not UTF-8 text"),
