@@ -41,10 +41,12 @@ def bag_of_words(ids):
 def logistic(x, y, c=1.0, max_iter=100):
     """(w [d], b) minimising c sum log(1 + exp(-y z)) + ||w||^2 / 2, z = x w + b: scikit-learn's L2 objective.
 
-    x [n, d], y [n] of -1 and 1, float64; Newton's method with halved steps, exact to a gradient of 1e-8 a text.
+    x [n, d], y [n] of -1 and 1, float64; Newton's method with halved steps, exact to a gradient of 1e-8 a text. The curvature
+    is summed in float32: it only directs a step, and the gradient says when to stop.
     """
     n, d = x.shape
     x1 = torch.cat([x, x.new_ones(n, 1)], 1)
+    short = x1.float()
     ridge = torch.cat([x.new_ones(d), x.new_zeros(1)])
     w = x.new_zeros(d + 1)
 
@@ -57,7 +59,7 @@ def logistic(x, y, c=1.0, max_iter=100):
         gradient = ridge * w - c * x1.T @ (y * p)
         if gradient.abs().max() < 1e-8 * c * n:
             break
-        hessian = c * (x1.T * (p * (1 - p))) @ x1 + ridge.diag()
+        hessian = c * ((short.T * (p * (1 - p)).float()) @ short).double() + ridge.diag()
         hessian[-1, -1] += 1e-12 * c * n  # the intercept has no penalty, and no curvature once all texts are fitted
         step, size = torch.linalg.solve(hessian, gradient), 1.0
         while (then := loss(w - size * step)) > now and size > 1e-4:

@@ -120,7 +120,7 @@ def main(
     train_tokens: Annotated[int, typer.Option(min=16, help="Tokens to fit a lens to.")] = 2048,
     train_steps: Annotated[int, typer.Option(min=0, help="Adam steps a layer, 128 tokens each.")] = 60,
     train_lr: Annotated[float, typer.Option(min=0, help="Adam's learning rate, falling linearly to 0.")] = 5e-3,
-    max_samples: Annotated[int, typer.Option("--max-samples", min=1, help="Questions a split, drawn by --seed.")] = 500,
+    max_samples: Annotated[int, typer.Option("--max-samples", min=1, help="Questions a split, drawn by --seed.")] = 300,
     batch_size: cli.BatchSize = 64,
     device: cli.Device = "auto",
     dtype: cli.Dtype = "auto",
