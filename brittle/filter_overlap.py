@@ -39,9 +39,7 @@ def write_mixed(data, folder, share, seed=0):
         )
     groups, questions = {"forget": {}, "retain": {}}, {}
     for split, found in groups.items():
-        for row in read_jsonl(
-            data / f"qa_{split}.jsonl", ("question", "paraphrased_question", "answer", "paraphrased_answer", "fact")
-        ):
+        for row in read_jsonl(data / f"qa_{split}.jsonl", KEYS):
             found.setdefault(row["fact"].rpartition("/")[0], []).append(row)
         for item in read_jsonl(data / f"mcq_{split}.jsonl", ("fact", "question", "choices", "answer")):
             questions.setdefault(item["fact"], []).append(item)

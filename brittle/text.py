@@ -14,6 +14,12 @@ WANTED = {
 }
 
 
+def aligned(rows):
+    """Lines of a table whose columns stand below one another; rows of texts, all of one length."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
 def wanted(path):
     """What to do about a missing file: that of the mini world is made, one of the user's own has to hold what is said."""
     if Path(path).resolve().is_relative_to(Path("data/mini").resolve()):

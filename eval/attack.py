@@ -41,15 +41,15 @@ def item_rows(cells):
 
 def board(cells, chance):
     """Lines of a table: of each cell the variant that counts, and its accuracies."""
+    from brittle.text import aligned
+
     splits = ("forget_a", "forget_b", "retain")
     lines = [("attack", "seed", "variant", "half A", "half B", "retain")]
     for name, seed, cell in cells:
         found = {row["split"]: row["accuracy"] for row in cell["rows"] if row["variant"] == cell["chosen"]}
         numbers = ["-" if found.get(split) is None else f"{found[split]:.3f}" for split in splits]
         lines.append((name, str(seed), str(cell["chosen"] or "failed"), *numbers))
-    wide = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = ["  ".join(text.ljust(w) for text, w in zip(line, wide, strict=True)).rstrip() for line in lines]
-    return [*table, f"accuracy by guessing: {chance:.3f}"]
+    return [*aligned(lines), f"accuracy by guessing: {chance:.3f}"]
 
 
 def plot(cells, name, chance):
@@ -107,12 +107,12 @@ def main(
     settings = {"attacks": names, "seeds": numbers, **(guard.about if guard else {})}
     with results.Run(outdir, one.files(), {"model": str(folder)}, numbers[0], settings) as run:
         made = list(session.cells(one, names, numbers, outdir / "cells", force))
-        run.figure(plot(made, results.model_name(model), one.chance()), "attacks.png")
+        chance = one.chance()
+        run.figure(plot(made, results.model_name(model), chance), "attacks.png")
         notes = [dict(zip(NOTE_COLUMNS, (n, s, text), strict=True)) for n, s, cell in made for text in cell["notes"]]
         run.csv("attacks_notes.csv", NOTE_COLUMNS, notes)
         run.csv("attacks_items.csv", ITEM_COLUMNS, item_rows(made))
         run.csv("attacks.csv", COLUMNS, rows(made))
-        chance = one.chance()
     print("\n".join([*board(made, chance), f"All variants: {outdir / 'attacks.csv'}"]))
 
 

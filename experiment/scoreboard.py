@@ -62,18 +62,8 @@ def claim_tasks(models, root, data):
     made = [Task("collapse", "collapse", "Collapse", command, outdir / "collapse.csv")]
     for name, model in models.items():
         outdir = Path(root) / model_name(model) / "extract"
-        command = [
-            "eval/extract.py",
-            "--model",
-            model,
-            "--outdir",
-            str(outdir),
-            "--templates",
-            "plain",
-            "--max-items",
-            "50",
-            *texts,
-        ]
+        asked = ["--templates", "plain", "--max-items", "50"]
+        command = ["eval/extract.py", "--model", model, "--outdir", str(outdir), *asked, *texts]
         made.append(Task(f"extract {name}", "extract", "Extraction", command, outdir / "extract.csv"))
     return made
 

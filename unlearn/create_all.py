@@ -116,11 +116,11 @@ def shown(path):
     """A CSV as aligned text."""
     import csv
 
+    from brittle.text import aligned
+
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
-    cells = [[_short(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+    return "\n".join(aligned([[_short(cell) for cell in row] for row in rows]))
 
 
 def _short(cell):
