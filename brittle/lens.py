@@ -13,6 +13,7 @@ from brittle.stats import generator
 from brittle.text import batches
 
 LENSES = ("logit", "tuned", "vocab_probe")
+TOGETHER = 4  # layers fitted side by side: one readout of their tokens, and Adam's state of no more
 
 
 def readout(model, batch, h):
@@ -37,8 +38,14 @@ class Tuned(torch.nn.Module):
         torch.nn.init.zeros_(self.map.weight)
         torch.nn.init.zeros_(self.map.bias)
 
+    def translate(self, h):
+        return h.float() + self.map(h.float())
+
     def forward(self, h):
-        return read_tokens(self.model[0], h.float() + self.map(h.float()))
+        return self.read(self.translate(h))
+
+    def read(self, translated):
+        return read_tokens(self.model[0], translated)
 
 
 class VocabProbe(torch.nn.Module):
@@ -50,8 +57,13 @@ class VocabProbe(torch.nn.Module):
         torch.nn.init.zeros_(self.map.weight)
         torch.nn.init.zeros_(self.map.bias)
 
-    def forward(self, h):
+    def translate(self, h):
         return self.map(h.float())
+
+    forward = translate
+
+    def read(self, translated):
+        return translated
 
 
 def tokens(model, ids, pad_id, batch_size, count, seed):
@@ -70,23 +82,25 @@ def tokens(model, ids, pad_id, batch_size, count, seed):
     return every[:, torch.randperm(every.shape[1], generator=draw)[:count]]
 
 
-def train_lens(kind, model, h, final, steps, batch_size, lr, seed):
-    """A lens of `kind` for one layer, fitted to h [n, D]: Adam on KL(final || lens), `final` [n, V] log-probabilities."""
+def train_lenses(kind, model, h, final, steps, batch_size, lr, seed):
+    """Lenses of `kind` for the layers of h [L, n, D]: Adam on each one's KL(final || lens), `final` [n, V] log-probabilities."""
     with torch.random.fork_rng(devices=[]):
-        lens = {"tuned": Tuned, "vocab_probe": VocabProbe}[kind](model).to(model.device)
-    optimizer = torch.optim.Adam(lens.parameters(), lr=lr)
-    draw = generator(seed, "lens batches")
+        lenses = torch.nn.ModuleList({"tuned": Tuned, "vocab_probe": VocabProbe}[kind](model) for _ in h).to(model.device)
+    parameters, draw = list(lenses.parameters()), generator(seed, "lens batches")
+    optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)
     for step in range(steps):
-        picked = torch.randint(len(h), (min(batch_size, len(h)),), generator=draw)
-        logprobs = F.log_softmax(lens(h[picked].to(model.device)), -1)
-        loss = F.kl_div(logprobs, final[picked].to(model.device), log_target=True, reduction="batchmean")
+        picked = torch.randint(h.shape[1], (min(batch_size, h.shape[1]),), generator=draw)
+        translated = [lens.translate(x.to(model.device)) for lens, x in zip(lenses, h[:, picked], strict=True)]
+        logprobs = F.log_softmax(lenses[0].read(torch.cat(translated)), -1)
+        wanted = final[picked].to(model.device).repeat(len(lenses), 1)
+        loss = F.kl_div(logprobs, wanted, log_target=True, reduction="sum") / len(picked)  # a sum over lenses: each learns alone
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - step / steps)
-        gradients = torch.autograd.grad(loss, list(lens.parameters()))  # of the lens alone, not of the model
-        for parameter, gradient in zip(lens.parameters(), gradients, strict=True):
+        gradients = torch.autograd.grad(loss, parameters)  # of the lenses alone, not of the model
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()
-    return lens.requires_grad_(False)
+    return list(lenses.requires_grad_(False))
 
 
 def make_lenses(kind, model, h=None, steps=100, batch_size=128, lr=3e-3, seed=0):
@@ -97,4 +111,5 @@ def make_lenses(kind, model, h=None, steps=100, batch_size=128, lr=3e-3, seed=0)
     with torch.no_grad():
         last = [F.log_softmax(read_tokens(model, part.to(model.device)), -1).cpu() for part in h[-1].split(1024)]
     final = torch.cat(last)
-    return [train_lens(kind, model, x, final, steps, batch_size, lr, seed) for x in h[:-1]] + plain[-1:]
+    made = [train_lenses(kind, model, part, final, steps, batch_size, lr, seed) for part in h[:-1].split(TOGETHER)]
+    return [lens for part in made for lens in part] + plain[-1:]

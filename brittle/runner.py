@@ -3,12 +3,16 @@
 import contextlib
 import ctypes
 import fcntl
+import gc
+import io
 import os
+import pkgutil
 import runpy
 import signal
 import sys
 import time
 
+import brittle
 from brittle.errors import UserError
 
 PRELOAD = ("torch", "transformers", "accelerate", "pandas", "matplotlib.pyplot", "sklearn.linear_model", "scipy.stats")
@@ -102,17 +106,30 @@ def _stop(children):
 
 
 def preload():
-    """Import once what most steps need; returns how many steps may run side by side."""
+    """Import once what most steps need, and fill what libraries keep from their first use (fonts, tables of weight names).
+
+    Returns how many steps may run side by side.
+    """
     import importlib
 
     print("  loading libraries ...", flush=True)
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asking for a GPU must not start CUDA before the forks
-    for name in PRELOAD:
-        if name == "matplotlib.pyplot":
-            os.environ.setdefault("MPLBACKEND", "agg")
+    os.environ.setdefault("MPLBACKEND", "agg")
+    for name in (*PRELOAD, *(f"brittle.{module.name}" for module in pkgutil.iter_modules(brittle.__path__))):
         importlib.import_module(name)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXForCausalLM, PreTrainedTokenizerFast  # noqa: F401
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    from brittle import plots
+
+    get_checkpoint_conversion_mapping("gpt_neox")
+    figure, axes = plots.figure("0", "1")
+    plots.line(axes[0], [0, 1], [0, 1], "forget")
+    plots.finish(axes[0], "x", "y")
+    figure.savefig(io.BytesIO(), bbox_inches="tight")
+    plots.plt.close(figure)
+    gc.freeze()  # the children's collections do not walk, so do not copy, the pages shared here
 
     return 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
 

@@ -96,7 +96,7 @@ def main(
     retain: cli.RetainText = Path("data/mini/retain.txt"),
     max_samples: cli.MaxSamples = 500,
     max_length: cli.TextLength = None,
-    batch_size: cli.BatchSize = 32,
+    batch_size: cli.BatchSize = 128,
     device: cli.Device = "auto",
     dtype: cli.Dtype = "auto",
     seed: cli.Seed = 0,

@@ -100,7 +100,7 @@ def main(
     max_samples: cli.MaxSamples = 500,
     max_length: cli.TextLength = None,
     folds: Annotated[int, typer.Option(min=2, help="Stretches of each file; each is held out once.")] = 5,
-    batch_size: cli.BatchSize = 32,
+    batch_size: cli.BatchSize = 128,
     device: cli.Device = "auto",
     dtype: cli.Dtype = "auto",
     seed: cli.Seed = 0,

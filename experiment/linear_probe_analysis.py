@@ -93,8 +93,9 @@ def main(
     max_iter: Annotated[int, typer.Option("--max-iter", min=1, help="Newton steps a probe.")] = 1000,
     folds: Annotated[int, typer.Option(min=2, help="Stretches of each class; each is held out once.")] = 5,
     max_samples: cli.MaxSamples = 500,
+    max_questions: Annotated[int, typer.Option(min=1, help="Questions a split for truth_, drawn by --seed.")] = 300,
     max_length: cli.TextLength = None,
-    batch_size: cli.BatchSize = 32,
+    batch_size: cli.BatchSize = 128,
     device: cli.Device = "auto",
     dtype: cli.Dtype = "auto",
     seed: cli.Seed = 0,
@@ -104,7 +105,7 @@ def main(
     from brittle import diagnostics, mcq, models, plots, results
     from brittle.text import encode, read_texts
 
-    folder, seeds = models.model_folder(model), diagnostics.seed_list(seeds, seed, "the wrong choices of truth_")
+    folder, seeds = models.model_folder(model), diagnostics.seed_list(seeds, seed, "questions and wrong choices of truth_")
     items = {s: Path(data) / f"mcq_{s}.jsonl" for s in ("forget", "retain") if (Path(data) / f"mcq_{s}.jsonl").is_file()}
     inputs, settings = [forget, retain, *items.values()], {"seeds": seeds}
     with results.Run(outdir, inputs=inputs, models={"model": folder}, seed=seeds[0], settings=settings) as run:
@@ -113,17 +114,18 @@ def main(
         loaded, tokenizer = models.load_model(folder, device, dtype), models.load_tokenizer(folder)
         limit = diagnostics.length_limit(max_length, loaded.config)
         classes = {("domain", seeds[0]): (read_texts(forget, max_samples), read_texts(retain, max_samples))}
-        groups = {"domain": [diagnostics.facts(path, max_samples) for path in (forget, retain)]}
+        groups = {("domain", seeds[0]): [diagnostics.facts(path, max_samples) for path in (forget, retain)]}
         for split, path in items.items():
-            asked = mcq.read_items(path)[:max_samples]
-            classes |= {(f"truth_{split}", s): truth_texts(asked, s, split) for s in seeds}
-            groups[f"truth_{split}"] = [diagnostics.facts_of(asked)] * 2  # both texts of an item, in one fold
+            questions = mcq.read_items(path)
+            for s in seeds:
+                asked, key = mcq.subset(questions, max_questions, s), (f"truth_{split}", s)
+                classes[key], groups[key] = truth_texts(asked, s, split), [diagnostics.facts_of(asked)] * 2  # an item, one fold
         ids = {key: [encode(tokenizer, texts, limit, f"{key[0]} texts") for texts in pair] for key, pair in classes.items()}
         every = [text for pair in ids.values() for texts in pair for text in texts]
         x = probes.features(loaded, every, tokenizer.pad_token_id, batch_size, ["last"])["last"]
         table, start = [], 0
         for (name, s), (one, zero) in ids.items():
-            task, part = probes.Task(len(one), len(zero), folds, groups[name]), x[start : start + len(one) + len(zero)]
+            task, part = probes.Task(len(one), len(zero), folds, groups[name, s]), x[start : start + len(one) + len(zero)]
             start += len(part)
             known = {"folds": folds, "seed": s}
             table += rows(name, part, task, task.surface(one + zero), known, c, max_iter, loaded.device)

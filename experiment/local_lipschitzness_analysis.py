@@ -44,8 +44,9 @@ def last_logits(model, e, mask):
     """Centred logits [B, V] after the last real token, from embeddings e [B, T, D]."""
     import torch
 
-    rows = torch.arange(len(e), device=e.device)
-    logits = model(inputs_embeds=e, attention_mask=mask).logits[rows, mask.sum(1) - 1].float()
+    rows, last = torch.arange(len(e), device=e.device), mask.sum(1) - 1
+    first = int(last.min())  # no text ends before it, so no logits are asked for there
+    logits = model(inputs_embeds=e, attention_mask=mask, logits_to_keep=e.shape[1] - first).logits[rows, last - first].float()
     return logits - logits.mean(-1, keepdim=True)
 
 
@@ -199,9 +200,9 @@ def main(
     epsilon: Annotated[str, typer.Option("--epsilon", help="Lengths over that of the embeddings, comma-separated.")] = "0.01,0.1",
     perturbations: Annotated[int, typer.Option("--num-perturbations", min=2, help="Random directions a text and eps.")] = 4,
     iterations: Annotated[int, typer.Option(min=1, help="Steps of the power iteration.")] = 5,
-    max_samples: cli.MaxSamples = 32,
+    max_samples: cli.MaxSamples = 24,
     max_length: Annotated[int, typer.Option("--max-length", min=2, help="Tokens a text; longer ones are cut and counted.")] = 64,
-    batch_size: cli.BatchSize = 16,
+    batch_size: cli.BatchSize = 128,
     device: cli.Device = "auto",
     seed: cli.Seed = 0,
     seeds: cli.Seeds = None,

@@ -124,7 +124,7 @@ def main(
     k: Annotated[str, typer.Option("--k", help="Numbers of directions, comma-separated.")] = "1,5,20",
     max_samples: cli.MaxSamples = 500,
     max_length: cli.TextLength = None,
-    batch_size: cli.BatchSize = 32,
+    batch_size: cli.BatchSize = 128,
     device: cli.Device = "auto",
     dtype: cli.Dtype = "auto",
     seed: cli.Seed = 0,

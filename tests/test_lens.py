@@ -76,10 +76,22 @@ def test_tuned_lens_undoes_a_rotation():
     q, _ = torch.linalg.qr(torch.eye(32) + 0.3 * torch.randn(32, 32, generator=g))
     turned = torch.stack([h[-1] @ q, h[-1]])
     final = torch.log_softmax(lens.read_tokens(model, h[-1]), -1)
-    made = lens.train_lens("tuned", model, turned[0], final.detach(), 400, 256, 0.02, 0)
+    (made,) = lens.train_lenses("tuned", model, turned[:1], final.detach(), 400, 256, 0.02, 0)
     with torch.no_grad():
         kl = [(final.exp() * (final - torch.log_softmax(f(turned[0]), -1))).sum(1).mean() for f in (lens.Tuned(model), made)]
     assert kl[1] < kl[0] / 20
+
+
+@pytest.mark.parametrize("kind", ["tuned", "vocab_probe"])
+def test_lenses_fitted_side_by_side_are_those_fitted_alone(kind, monkeypatch):
+    """Their losses are added, and no weight is shared: rounding apart, a layer learns what it learns by itself."""
+    model = make_model().double()
+    h = lens.tokens(model, make_tokenizer()(texts(60))["input_ids"], 1, 16, 300, 0)
+    together = lens.make_lenses(kind, model, h, 20, lr=0.02)
+    monkeypatch.setattr(lens, "TOGETHER", 1)
+    alone = lens.make_lenses(kind, model, h, 20, lr=0.02)
+    for one, other, x in zip(together, alone, h, strict=True):
+        assert torch.allclose(one(x), other(x), atol=1e-3)
 
 
 def test_last_layer_scores_as_mcq_does():
