@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import fcntl
 import gc
-import io
 import os
 import pkgutil
 import runpy
@@ -127,7 +126,7 @@ def preload():
     figure, axes = plots.figure("0", "1")
     plots.line(axes[0], [0, 1], [0, 1], "forget")
     plots.finish(axes[0], "x", "y")
-    figure.savefig(io.BytesIO(), bbox_inches="tight")
+    figure.canvas.draw()
     plots.plt.close(figure)
     gc.freeze()  # the children's collections do not walk, so do not copy, the pages shared here
 

@@ -426,7 +426,7 @@ def test_killed_at_random_moments_the_results_are_the_same(undisturbed, tmp_path
     place, draw, codes = tmp_path / "killed", random.Random(0), []
     for attempt in range(3):
         child = pipeline(place, tmp_path / f"log{attempt}")
-        time.sleep(seconds * draw.uniform(0.05, 0.3))
+        time.sleep(seconds * draw.uniform(0.05, 0.2))
         os.kill(child.pid, signal.SIGKILL)
         codes.append(child.wait().code)
     # where the machine has become idle since `seconds` was taken, a later attempt may end before it is killed
