@@ -62,20 +62,52 @@ def encode_items(tokenizer, items, max_length):
     return pairs
 
 
+def contexts(pairs, whole=False):
+    """(texts, reads): the distinct token lists to run, and for each the [(pair, position, token), ...] to read behind them.
+
+    What follows a token changes nothing before it, so a pair's last token is not run, and a context that begins another one
+    is read there: the choices of one token share the question's pass. `whole`: for what judges the text as a whole (a guard).
+    """
+    needed = [tuple(ids if whole else ids[:-1] or ids) for ids, _ in pairs]
+    home, longer = {}, ()
+    for context in sorted(set(needed), reverse=True):  # what begins another one comes right behind it
+        shared = not whole and longer[: len(context)] == context
+        home[context] = home[longer] if shared else context
+        longer = context
+    reads = {home[context]: [] for context in needed}
+    for number, (context, (ids, start)) in enumerate(zip(needed, pairs, strict=True)):
+        reads[home[context]] += [(number, t - 1, ids[t]) for t in range(start, len(ids))]
+    return [list(text) for text in reads], list(reads.values())
+
+
+def passes(model, pairs, pad_id, batch_size, tokens=None):
+    """Yield what scores `pairs`: (batch, (row, position) of the n places to read, (pair, place, id) of each scored token).
+
+    The pair's number is on the CPU, where sums are kept; the others are on the model's device.
+    """
+    import torch
+
+    texts, reads = contexts(pairs, whole=getattr(model, "guard", None) is not None)
+    for indices, batch in batches(texts, pad_id, batch_size, model.device, tokens):
+        found = [(row, position, pair, token) for row, i in enumerate(indices) for pair, position, token in reads[i]]
+        places = {place: n for n, place in enumerate(dict.fromkeys(f[:2] for f in found))}
+        where = torch.tensor(list(places), dtype=torch.long, device=model.device).view(-1, 2)
+        scored = torch.tensor([(pair, places[row, at], token) for row, at, pair, token in found], dtype=torch.long).view(-1, 3)
+        pair, place, token = scored.unbind(1)
+        yield batch, where.unbind(1), (pair, place.to(model.device), token.to(model.device))
+
+
 def choice_logprobs(model, pairs, pad_id, batch_size=128):
     """Summed log-probability [number of pairs] (float64) of each pair's tokens from `start` on."""
     import torch
 
-    from brittle.losses import token_logprobs
+    from brittle.losses import wide
 
     sums = torch.zeros(len(pairs), dtype=torch.float64)
     with torch.no_grad():
-        for indices, batch in batches([ids for ids, _ in pairs], pad_id, batch_size, model.device):
-            logprobs = token_logprobs(model(**batch).logits, batch["input_ids"]).double()  # [B, T-1], of token t+1
-            position = torch.arange(1, batch["input_ids"].size(1), device=model.device)
-            start = torch.tensor([pairs[i][1] for i in indices], device=model.device)
-            answer = (position >= start[:, None]) & (batch["attention_mask"][:, 1:] == 1)
-            sums[torch.tensor(indices)] = (logprobs * answer).sum(1).cpu()
+        for batch, (row, position), (pair, place, token) in passes(model, pairs, pad_id, batch_size):
+            logprobs = torch.log_softmax(wide(model(**batch).logits[row, position]), -1)
+            sums.index_add_(0, pair, logprobs[place, token].double().cpu())
     return sums
 
 

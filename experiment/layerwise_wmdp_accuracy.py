@@ -32,25 +32,20 @@ def lens_logprobs(model, lenses, pairs, pad_id, batch_size):
 
     from brittle.activations import residual_stream
     from brittle.diagnostics import TOKENS
-    from brittle.text import batches
+    from brittle.mcq import passes
 
     sums = torch.zeros(len(lenses), len(pairs), dtype=torch.float64)
     divergence, count = torch.zeros(len(lenses), dtype=torch.float64), 0
     with torch.no_grad():
-        for indices, batch in batches([ids for ids, _ in pairs], pad_id, batch_size, model.device, TOKENS):
-            ids, position = batch["input_ids"], torch.arange(1, batch["input_ids"].size(1), device=model.device)
-            start = torch.tensor([pairs[i][1] for i in indices], device=model.device)
-            wanted = (position >= start[:, None]) & batch["attention_mask"][:, 1:].bool()  # the token after position t
-            owner = torch.tensor(indices)[wanted.nonzero()[:, 0].cpu()]
-            target = ids[:, 1:][wanted]
-            streams = [h[:, :-1][wanted] for h in residual_stream(model, batch)]
+        for batch, (row, position), (pair, place, token) in passes(model, pairs, pad_id, batch_size, TOKENS):
+            streams = [h[row, position] for h in residual_stream(model, batch)]
             final = None
             for layer in reversed(range(len(lenses))):
                 logprobs = torch.log_softmax(lenses[layer](streams[layer]), -1)
                 final = logprobs if final is None else final
-                sums[layer].index_add_(0, owner, logprobs.gather(1, target[:, None])[:, 0].double().cpu())
-                divergence[layer] += float((final.exp() * (final - logprobs)).sum(1).double().sum())
-            count += len(target)
+                sums[layer].index_add_(0, pair, logprobs[place, token].double().cpu())
+                divergence[layer] += float((final.exp() * (final - logprobs)).sum(1).double()[place].sum())
+            count += len(pair)
     return sums, (divergence / max(1, count)).clamp_min(0)
 
 
@@ -120,7 +115,7 @@ def main(
     train_tokens: Annotated[int, typer.Option(min=16, help="Tokens to fit a lens to.")] = 2048,
     train_steps: Annotated[int, typer.Option(min=0, help="Adam steps a layer, 128 tokens each.")] = 60,
     train_lr: Annotated[float, typer.Option(min=0, help="Adam's learning rate, falling linearly to 0.")] = 5e-3,
-    max_samples: Annotated[int, typer.Option("--max-samples", min=1, help="Questions a split, drawn by --seed.")] = 250,
+    max_samples: Annotated[int, typer.Option("--max-samples", min=1, help="Questions a split, drawn by --seed.")] = 300,
     batch_size: cli.BatchSize = 128,
     device: cli.Device = "auto",
     dtype: cli.Dtype = "auto",

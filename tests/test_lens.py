@@ -100,6 +100,13 @@ def test_last_layer_scores_as_mcq_does():
     sums, divergence = accuracy.lens_logprobs(model, lens.make_lenses("logit", model), pairs, 1, 16)
     wanted = mcq.choice_logprobs(model, pairs, 1)
     assert torch.allclose(sums[-1], wanted, atol=1e-4) and divergence[-1] == 0 and bool((divergence[:-1] > 0).all())
+    direct = torch.zeros(len(divergence), dtype=torch.float64)
+    with torch.no_grad():
+        for ids, start in pairs:  # one text at a time, each scored token's KL counted
+            stream = [h[0, start - 1 : -1] for h in residual_stream(model, pad([ids], 1))]
+            read = [torch.log_softmax(f(h), -1).double() for f, h in zip(lens.make_lenses("logit", model), stream, strict=True)]
+            direct += torch.stack([(read[-1].exp() * (read[-1] - r)).sum() for r in read])
+    assert torch.allclose(divergence, direct / sum(len(ids) - start for ids, start in pairs), rtol=1e-4, atol=1e-6)
     right = sum(accuracy.correct(sums[-1], questions)) / 40
     assert right == mcq.accuracy(model, tokenizer, questions)
 

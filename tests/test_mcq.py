@@ -81,6 +81,26 @@ def test_what_the_padding_token_is_changes_nothing(model, tokenizer, items):
     assert torch.allclose(mcq.choice_logprobs(model, pairs, 1), mcq.choice_logprobs(model, pairs, 17), atol=1e-4)
 
 
+def test_contexts_are_run_once_and_hold_what_is_read(tokenizer, items):
+    """Each scored token is read once, right behind its own prefix; no context is run that begins another one."""
+    pairs = mcq.encode_items(tokenizer, items, 64)
+    texts, reads = mcq.contexts(pairs)
+    seen = []
+    for text, found in zip(texts, reads, strict=True):
+        for number, position, token in found:
+            ids, start = pairs[number]
+            assert text[: position + 1] == ids[: position + 1] and token == ids[position + 1] and position + 1 >= start
+            seen.append((number, position))
+    assert sorted(seen) == [(n, t - 1) for n, (ids, start) in enumerate(pairs) for t in range(start, len(ids))]
+    assert not any(a is not b and b[: len(a)] == a for a in texts for b in texts)
+    single = [{"question": f"w1 w{i}", "choices": ["w3", "w4", "w5"], "answer": 0} for i in range(6, 10)]
+    assert len(mcq.contexts(mcq.encode_items(tokenizer, single, 64))[0]) == 4  # one pass a question
+    longer = [*single, {"question": "w1 w6", "choices": ["w3 w4", "w3 w5 w6"], "answer": 0}]
+    assert len(mcq.contexts(mcq.encode_items(tokenizer, longer, 64))[0]) == 4  # read behind w1 w6 w3 w5
+    assert sorted(map(tuple, mcq.contexts(pairs, whole=True)[0])) == sorted({tuple(ids) for ids, _ in pairs})
+    assert mcq.choice_logprobs(make_model("llama"), [([5], 1)], 1).tolist() == [0.0]  # nothing to score
+
+
 def test_normalised_scores_are_per_character(model, tokenizer):
     """acc_norm: the sum over the choice's characters; the log-probabilities themselves stay sums."""
     item = {"question": "w1 w2", "choices": ["w3", "w4 w5 w6 w7"], "answer": 0}
