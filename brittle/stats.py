@@ -44,9 +44,9 @@ def mean_interval(values):
     mean = float(values.mean())
     if len(values) < 2:
         return mean, None, None
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    half = float(t.ppf(0.975, len(values) - 1) * values.std() / len(values) ** 0.5)
+    half = float(stdtrit(len(values) - 1, 0.975) * values.std() / len(values) ** 0.5)
     return mean, mean - half, mean + half
 
 

@@ -76,12 +76,14 @@ class Nulls:
         self.draws, self.seed, self.known = draws, seed, {}
 
     def shape(self, m, n, device):
+        import torch
+
         from brittle.linalg import spectrum
         from brittle.stats import generator
 
         if (m, n) not in self.known:
             made = generator(self.seed, f"{m}x{n}", device)
-            many = [shape_of(spectrum(noise((m, n), 1.0, made, device))) for _ in range(self.draws)]
+            many = [shape_of(spectrum(noise((m, n), 1.0, made, device), torch.float32).double()) for _ in range(self.draws)]
             self.known[m, n] = {f"null_{key}": sum(d[key] for d in many) / self.draws for key in many[0]}
         return self.known[m, n]
 
@@ -90,15 +92,15 @@ class Nulls:
         from brittle.stats import generator, prediction_interval
 
         made, w = generator(self.seed, name, w.device), w.float()
-        many = [shift(start, null_bases(w + noise(w.shape, norm, made, w.device), k), k) for _ in range(self.draws)]
+        many = [shift(start, null_bases(noise(w.shape, norm, made, w.device).add_(w), k), k) for _ in range(self.draws)]
         found = {f"null_{key}": prediction_interval([d[key] for d in many]) for key in many[0]}
         low, high = (None if end is None else min(1.0, max(0.0, end)) for end in found["null_subspace_alignment"][1:])
         return {key: values[0] for key, values in found.items()} | {
             "null_subspace_alignment_low": low, "null_subspace_alignment_high": high}  # fmt: skip
 
 
-def measure(name, w_a, w_b, k, every):
-    """The columns behind `group` of one pair of matrices, once for each of `every` Nulls."""
+def measure(name, w_a, w_b, k, every, kept):
+    """The columns behind `group` of one pair of matrices, once for each of `every` Nulls; `kept`: see `rows`."""
     import torch
 
     from brittle.linalg import change_spectrum, finite, frobenius, rank
@@ -117,7 +119,8 @@ def measure(name, w_a, w_b, k, every):
         found = still | {"null_subspace_alignment_low": 1.0, "null_subspace_alignment_high": 1.0}
     else:
         end, s_b = bases(w_b, k)
-        k, s = min(k, rank(s_a), rank(s_b)), change_spectrum(w_a, w_b)
+        k, s = min(k, rank(s_a), rank(s_b)), kept.get(f"dW/{name}")
+        s = change_spectrum(w_a, w_b) if s is None else s
         lost = norm_below_ulp(w_b.dtype, w_b.numel(), torch.linalg.vector_norm(w_b, dtype=torch.float64), frobenius(s))
         found = shape_of(s) | {"below_ulp": int(lost)}
         if k:
@@ -130,14 +133,14 @@ def measure(name, w_a, w_b, k, every):
     ]
 
 
-def rows(pairs, k, draws, seeds):
-    """A row a matrix and seed."""
+def rows(pairs, k, draws, seeds, kept):
+    """A row a matrix and seed; `kept` {dW/<name>: singular values} are those known already."""
     from brittle.weights import group_of, layer_of
 
     every = [Nulls(draws, seed) for seed in seeds]
     for name, w_a, w_b in pairs:
         key = {"name": name, "layer": layer_of(name), "group": group_of(name)}
-        yield from (key | row for row in measure(name, w_a, w_b, k, every))
+        yield from (key | row for row in measure(name, w_a, w_b, k, every, kept))
 
 
 def plot(table, names):
@@ -179,7 +182,7 @@ def main(
 
         torch.set_num_threads(cli.threads())
         pairs = weights.matrix_pairs(*folders.values(), models.pick_device(device))
-        table = list(rows(pairs, k, null_draws, seeds))
+        table = list(rows(pairs, k, null_draws, seeds, diagnostics.kept_spectra(outdir, run.read)))
         if not table:
             raise UserError(f"{model_a} holds no weight matrix.")
         run.figure(plot(diagnostics.of_seed(table, seeds[0]), plots.pair(model_a, model_b)), "null_space.png")

@@ -1,6 +1,7 @@
 """Steps 7 and 10 and the spectra: planted subspaces, identity, rotation, and the expectations of random matrices."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -113,10 +114,10 @@ def test_null_of_a_random_update_holds_a_random_update():
     """A Gaussian dW is no different from its null."""
     w = draw(40, 30)
     nulls = null_space.Nulls(20, 0)
-    found = null_space.measure("x", w, w + 0.5 * draw(40, 30, seed=9), 5, [nulls])[0]
+    found = null_space.measure("x", w, w + 0.5 * draw(40, 30, seed=9), 5, [nulls], {})[0]
     assert found["subspace_alignment"] == pytest.approx(found["null_subspace_alignment"], abs=0.1)
     assert found["effective_rank"] == pytest.approx(found["null_effective_rank"], abs=1.5)
-    again = null_space.measure("x", w, w + 0.5 * draw(40, 30, seed=9), 5, [null_space.Nulls(20, 0)])[0]
+    again = null_space.measure("x", w, w + 0.5 * draw(40, 30, seed=9), 5, [null_space.Nulls(20, 0)], {})[0]
     assert again == found
 
 
@@ -124,25 +125,27 @@ def test_null_interval_holds_another_random_update():
     """M9: the bounds are those of one draw, so that a random update lies within; the interval of the mean held it in 61 %."""
     w, held = draw(16, 12), 0
     for seed in range(60):
-        one = null_space.measure("x", w, w + 0.3 * draw(16, 12, seed=100 + seed), 3, [null_space.Nulls(6, seed)])[0]
+        one = null_space.measure("x", w, w + 0.3 * draw(16, 12, seed=100 + seed), 3, [null_space.Nulls(6, seed)], {})[0]
         low, high = (one[f"null_subspace_alignment_{end}"] for end in ("low", "high"))
         assert 0 <= low <= one["null_subspace_alignment"] <= high <= 1
         held += low <= one["subspace_alignment"] <= high
     assert held >= 0.88 * 60
-    alone = null_space.measure("x", w, w + 0.3 * draw(16, 12, seed=9), 3, [null_space.Nulls(1, 0)])[0]
+    alone = null_space.measure("x", w, w + 0.3 * draw(16, 12, seed=9), 3, [null_space.Nulls(1, 0)], {})[0]
     assert alone["null_subspace_alignment"] and alone["null_subspace_alignment_low"] is None
 
 
 def test_rotating_both_models_changes_nothing():
     w, b, (q, r) = draw(24, 16), draw(24, 16, seed=1), (orthonormal(24, 24, seed=2), orthonormal(16, 16, seed=3))
-    plain, turned = (null_space.measure("x", *pair, 4, [null_space.Nulls(1, 0)])[0] for pair in ((w, b), (q @ w @ r, q @ b @ r)))
+    plain, turned = (
+        null_space.measure("x", *pair, 4, [null_space.Nulls(1, 0)], {})[0] for pair in ((w, b), (q @ w @ r, q @ b @ r))
+    )
     for column in null_space.COLUMNS[3:10]:
         assert turned[column] == pytest.approx(plain[column], rel=1e-8)
 
 
 def test_k_falls_to_the_rank():
     w = draw(20, 3) @ draw(3, 15, seed=1)
-    assert null_space.measure("x", w, w + 0.1 * w, 10, [null_space.Nulls(1, 0)])[0]["k"] == 3
+    assert null_space.measure("x", w, w + 0.1 * w, 10, [null_space.Nulls(1, 0)], {})[0]["k"] == 3
 
 
 @pytest.mark.parametrize("shape", [(48, 16), (16, 48), (32, 32)])
@@ -232,3 +235,18 @@ def test_spectrum_script_reads_step_1(models, tmp_path):
     assert row.empirical_rank == 2 and row.stable_rank == pytest.approx(2, rel=1e-3) and row.n_above_noise == 2
     still = table[(table.name != DOWN) & (table.matrix == "dW")]
     assert (still[["spectral", "fro", "stable_rank", "entropy_rank", "n_above_noise"]] == 0).all(axis=None)
+
+
+def test_null_space_reads_the_spectra_that_step_1_keeps(models, tmp_path, monkeypatch):
+    """Of dW nothing is decomposed twice; where step 1 read other files, or its spectra were touched, it is decomposed here."""
+    alone = run(null_space, "null_space_results.csv", *models, tmp_path / "alone" / "x", device="cpu")
+    params.main(*models, tmp_path / "pair" / "param_stats", device="cpu")
+    monkeypatch.setattr(linalg, "change_spectrum", lambda *_: pytest.fail("decomposed again"))
+    kept = run(null_space, "null_space_results.csv", *models, tmp_path / "pair" / "x", device="cpu")
+    assert kept.equals(alone)
+    with pytest.raises(pytest.fail.Exception, match="decomposed again"):
+        null_space.main(shutil.copytree(models[0], tmp_path / "copy"), models[1], tmp_path / "pair" / "z", device="cpu")
+    spectra = tmp_path / "pair" / "param_stats" / "spectra.safetensors"
+    spectra.write_bytes(spectra.read_bytes()[:-8])
+    with pytest.raises(pytest.fail.Exception, match="decomposed again"):
+        null_space.main(*models, tmp_path / "pair" / "y", device="cpu")
