@@ -10,7 +10,9 @@ A logistic probe on the last token's residual stream of one model (0: embeddings
 Accuracy and AUC are of held-out texts: folds are contiguous stretches, grouped by fact where the file names facts (JSONL
 `fact`); else the lines next to a held-out stretch are not learned from. selectivity is accuracy minus the majority class.
 null_: the same probe with labels that mean nothing. accuracy_low, accuracy_high: Wilson, where the texts of one fact count for
-fewer by their design effect (brittle/stats.py). auc_low, auc_high: DeLong over texts, on the logit scale.
+fewer by their design effect (brittle/stats.py). auc_low, auc_high: DeLong over texts, on the logit scale. They do not hold what
+the choice of questions does: a value that is by chance more often true among the texts learned from is less often so among the
+held-out ones, so at chance auc lies somewhat below 0.5 where bow_auc does; --seeds draws others.
 """
 
 import json
