@@ -19,6 +19,11 @@ from types import SimpleNamespace
 
 CACHE = tempfile.TemporaryDirectory()  # nobody's downloads are seen, and nothing is left in anybody's cache
 os.environ.update(HF_HOME=CACHE.name, HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", OMP_NUM_THREADS="1", MPLBACKEND="agg")
+COMPILED = tempfile.TemporaryDirectory()
+if sys.dont_write_bytecode:  # what one process has compiled the others find, and nothing is left in the tree
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.pycache_prefix = os.environ.setdefault("PYTHONPYCACHEPREFIX", COMPILED.name)
+    sys.dont_write_bytecode = False
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
