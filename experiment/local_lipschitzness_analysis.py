@@ -200,7 +200,7 @@ def main(
     epsilon: Annotated[str, typer.Option("--epsilon", help="Lengths over that of the embeddings, comma-separated.")] = "0.01,0.1",
     perturbations: Annotated[int, typer.Option("--num-perturbations", min=2, help="Random directions a text and eps.")] = 4,
     iterations: Annotated[int, typer.Option(min=1, help="Steps of the power iteration.")] = 5,
-    max_samples: cli.MaxSamples = 24,
+    max_samples: cli.MaxSamples = 16,
     max_length: Annotated[int, typer.Option("--max-length", min=2, help="Tokens a text; longer ones are cut and counted.")] = 64,
     batch_size: cli.BatchSize = 128,
     device: cli.Device = "auto",
