@@ -28,39 +28,41 @@ def read_tokens(model, h):
     return readout(model, {"input_ids": ones * 0, "attention_mask": ones}, h[:, None].to(model.dtype))[:, 0].float()
 
 
-class Tuned(torch.nn.Module):
-    """h + A h + b, A and b zero at the start: an untrained tuned lens is the logit lens."""
+class Lens(torch.nn.Module):
+    """An affine map of the residual stream, zero at the start, to be read as logits."""
 
-    def __init__(self, model):
+    def __init__(self, model, outputs):
         super().__init__()
         self.model = [model]  # in a list, so that its parameters are not this module's
-        self.map = torch.nn.Linear(model.config.hidden_size, model.config.hidden_size)
+        self.map = torch.nn.Linear(model.config.hidden_size, outputs)
         torch.nn.init.zeros_(self.map.weight)
         torch.nn.init.zeros_(self.map.bias)
 
-    def translate(self, h):
-        return h.float() + self.map(h.float())
-
     def forward(self, h):
         return self.read(self.translate(h))
+
+
+class Tuned(Lens):
+    """h + A h + b, A and b zero at the start: an untrained tuned lens is the logit lens."""
+
+    def __init__(self, model):
+        super().__init__(model, model.config.hidden_size)
+
+    def translate(self, h):
+        return h.float() + self.map(h.float())
 
     def read(self, translated):
         return read_tokens(self.model[0], translated)
 
 
-class VocabProbe(torch.nn.Module):
+class VocabProbe(Lens):
     """One affine map from the residual stream to the vocabulary, past the model's own unembedding."""
 
     def __init__(self, model):
-        super().__init__()
-        self.map = torch.nn.Linear(model.config.hidden_size, model.config.vocab_size)
-        torch.nn.init.zeros_(self.map.weight)
-        torch.nn.init.zeros_(self.map.bias)
+        super().__init__(model, model.config.vocab_size)
 
     def translate(self, h):
         return self.map(h.float())
-
-    forward = translate
 
     def read(self, translated):
         return translated

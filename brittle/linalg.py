@@ -58,7 +58,8 @@ def eigenvectors(symmetric, k=None):
 def spectrum(w, dtype=torch.float64):
     """All singular values of w [m, n], descending, `dtype` [min(m, n)].
 
-    From Gram eigenvalues: the largest is exact to about 1e-15 relative, one at 1e-8 of it or below is rounding.
+    From Gram eigenvalues: the largest is exact to about 1e-15 relative, one at 1e-8 of it or below is rounding (in float32,
+    1e-7 and 3e-4).
     """
     return eigenvalues(gram(w, dtype)).flip(0).clamp_min(0).sqrt()
 
