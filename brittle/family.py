@@ -1,6 +1,7 @@
 """The mini family: its tokenizer, its GPT-NeoX configuration, and the training of one of its models."""
 
 from brittle.errors import UserError
+from brittle.losses import nll
 from brittle.text import Stream, read_texts
 from brittle.train import Settings, make_accelerator, train
 
@@ -63,8 +64,6 @@ class LengthStream(Stream):
 
 def train_model(role, data, device, *, tokenizer, model, steps, batch_size, lr, muon_lr, seed, after_step=None):
     """Train `model` on the pretraining text of `role` (base | filtered), every text followed by the end token. History."""
-    import brittle
-
     texts = read_texts(data / TEXTS[role])
     ids = [[*i, tokenizer.eos_token_id] for i in tokenizer(texts)["input_ids"]]
     stream = LengthStream(ids, tokenizer.pad_token_id, batch_size, seed=seed, device=device)
@@ -73,7 +72,7 @@ def train_model(role, data, device, *, tokenizer, model, steps, batch_size, lr, 
     )
 
     def terms(step, micro, progress):
-        return {"nll": brittle.losses.nll(model, stream.batches(step)[micro])}
+        return {"nll": nll(model, stream.batches(step)[micro])}
 
     model.to(device).train()
     return train(model, terms, settings, make_accelerator(device), label=role, after_step=after_step)

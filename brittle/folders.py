@@ -5,7 +5,6 @@ from pathlib import Path
 
 from brittle.errors import UserError
 from brittle.filter_files import FILTER
-from brittle.methods import METHODS
 
 INNER = "unlearned_model"
 TAG = re.compile(r"(?=.{1,60}$)[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
@@ -36,7 +35,7 @@ def how_to_make(folder):
     name, _, tag = method.partition("-")
     if base and method == FILTER:
         return f"Make it with: uv run hooks/bake_filter.py{of}"
-    if base and name in METHODS:
+    if base and not base.endswith("__to") and name:
         return f"Make it with: uv run unlearn/unlearn.py{of} --method {name}" + (f" --name {tag}" if tag else "")
     if folder.name == INNER:
         return "Make it with unlearn/unlearn.py, or check the path."

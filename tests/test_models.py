@@ -86,7 +86,7 @@ def test_the_folder_around_an_unlearned_model_will_do(folder, tmp_path):
         ("{p}/base__filter/unlearned_model", r"uv run hooks/bake_filter.py --model {p}/models/base$"),
         ("{p}/mine/unlearned_model", r"with unlearn/unlearn.py, or check the path"),
         ("{p}/base__to__other", r"Check the path.$"),
-        ("{p}/mini-base__nopo", r"Check the path.$"),
+        ("{p}/mini-base__nopo", r"unlearn.py --method nopo$"),  # which says that there is no such method
         ("{p}/mine", r"Check the path.$"),
     ],
 )

@@ -57,15 +57,15 @@ def test_only_the_phases_block_moves():
 
 
 def test_the_optimizer_holds_one_block(monkeypatch):
-    import brittle.train
+    from brittle import train as training
 
-    made, make = [], brittle.train.make_optimizers
+    made, make = [], training.make_optimizers
 
     def counted(model, settings):
         made.append(make(model, settings))
         return made[-1]
 
-    monkeypatch.setattr(brittle.train, "make_optimizers", counted)
+    monkeypatch.setattr(training, "make_optimizers", counted)
     for optimizer in ("adamw", "muon"):
         made.clear()
         model = tiny.model()
@@ -138,7 +138,7 @@ def read_history(root):
 
 
 def test_the_command_says_what_it_will_cost_and_resumes_inside_a_phase(family, data, tmp_path, script, monkeypatch):
-    import brittle.train
+    from brittle import train as training
 
     more = [
         "--steps-per-layer",
@@ -156,12 +156,12 @@ def test_the_command_says_what_it_will_cost_and_resumes_inside_a_phase(family, d
     assert done.code == 0, done.err
     assert "2 phases, block (steps): 1 (3), 0 (3); 6 optimizer steps, 24 forget examples (" in done.out and "tokens" in done.out
     assert {"block", "same_sign", "gradient_cosine", "forget_loss"} <= set(read_history(tmp_path / "whole")[4])
-    loop = brittle.train.train
+    original = training.train
     for last in (3, 5):  # at the end of the first phase, within the second
 
         def cut(*args, last=last, **kwargs):
             after = kwargs["after_step"]
-            return loop(*args, **{**kwargs, "after_step": lambda step, row: after(step, row) or stop(step, last)})
+            return original(*args, **{**kwargs, "after_step": lambda step, row: after(step, row) or stop(step, last)})
 
         def stop(step, last):
             if step == last + 1:
@@ -169,7 +169,7 @@ def test_the_command_says_what_it_will_cost_and_resumes_inside_a_phase(family, d
 
         root = tmp_path / str(last)
         with monkeypatch.context() as patch:
-            patch.setattr(brittle.train, "train", cut)
+            patch.setattr(training, "train", cut)
             assert script(*arguments(family, data, root, *more)).code != 0
         done = script(*arguments(family, data, root, *more, "--resume"))
         assert done.code == 0, done.err

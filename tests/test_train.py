@@ -137,21 +137,21 @@ def test_unlearn_writes_model_card_history_and_record(method, family, data, tmp_
 def test_an_interrupted_command_resumes_to_the_same_bits(family, data, tmp_path, script, monkeypatch):
     from safetensors.torch import load_file
 
-    import brittle.train
+    from brittle import train as training
 
     more = ["--layer-id", "1", "--lat-layer", "0"]
     assert script(*arguments(family, data, tmp_path / "whole", "cb_lat", *more)).code == 0
-    loop = brittle.train.train
+    original = training.train
 
     def cut(*args, **kwargs):
         def stop(step, row):
             if step == 3:
                 raise KeyboardInterrupt
 
-        return loop(*args, **{**kwargs, "after_step": stop})
+        return original(*args, **{**kwargs, "after_step": stop})
 
     with monkeypatch.context() as patch:
-        patch.setattr(brittle.train, "train", cut)
+        patch.setattr(training, "train", cut)
         done = script(*arguments(family, data, tmp_path / "cut", "cb_lat", *more))
     assert done.code != 0 and "--resume" in done.err and "Traceback" not in done.err
     assert not folder(tmp_path / "cut", "cb_lat").exists()
@@ -162,15 +162,15 @@ def test_an_interrupted_command_resumes_to_the_same_bits(family, data, tmp_path,
 
 
 def test_a_broken_run_keeps_the_model_that_was_there(family, data, tmp_path, script, snapshot, monkeypatch):
-    import brittle.losses
+    from brittle import losses
 
     assert script(*arguments(family, data, tmp_path, "ga")).code == 0
-    before, nll = snapshot(tmp_path), brittle.losses.nll
+    before, nll = snapshot(tmp_path), losses.nll
 
     def bad(model, batch):
         return nll(model, batch) * (math.nan if model.training else 1)
 
-    monkeypatch.setattr(brittle.losses, "nll", bad)
+    monkeypatch.setattr(losses, "nll", bad)
     done = script(*arguments(family, data, tmp_path, "ga"))
     assert done.code == 2 and "step 1" in done.err and "forget" in done.err and len(done.err.strip().splitlines()[-1]) < 300
     assert snapshot(tmp_path) == before

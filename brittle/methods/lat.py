@@ -37,12 +37,11 @@ class LAT(WithRetain):
         brittle.models.check_blocks(model, [self.lat_layer], "--lat-layer")
 
     def losses(self, forget, retain, progress):
-        losses = brittle.losses
         with perturbation(self, forget):
             if self.variant == "readme":
-                away = -losses.nll(self.model, forget)
+                away = -brittle.losses.nll(self.model, forget)
             else:
-                logprobs = losses.token_logprobs(self.model(**forget).logits, forget["input_ids"])
+                logprobs = brittle.losses.token_logprobs(self.model(**forget).logits, forget["input_ids"])
                 # log(1 - p) by expm1; p = 1 in floating point would give infinity: kept off by the smallest step below 1
-                away = losses.target_mean(-(-logprobs.clamp_max(-1e-6).expm1()).log(), forget)
+                away = brittle.losses.target_mean(-(-logprobs.clamp_max(-1e-6).expm1()).log(), forget)
         return {"forget": self.forget_weight * away, "retain": self.retain_term(retain)}

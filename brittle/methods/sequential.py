@@ -166,24 +166,21 @@ class Sequential(Method):
         block, start = self.planned.blocks[index], self.planned.blocks[0]
         raw = {"forget": self.forget_term(forget, progress), "retain": self.retain_term(retain)}
         self.measured = {"block": block, **{f"{k}_loss": v.detach() for k, v in raw.items()}}
-        schedules = brittle.schedules
-        depth = schedules.depth_factor(self.forget_layer_scale, block, start)
+        depth = brittle.schedules.depth_factor(self.forget_layer_scale, block, start)
         terms = {
-            "forget": self.remove_coef * schedules.forget_factor(p) * depth * raw["forget"],
-            "retain": self.retain_coef * schedules.retain_factor(self.retain_ramp, p) * raw["retain"],
+            "forget": self.remove_coef * brittle.schedules.forget_factor(p) * depth * raw["forget"],
+            "retain": self.retain_coef * brittle.schedules.retain_factor(self.retain_ramp, p) * raw["retain"],
         }
         if self.l2sp_coef:
-            wide = brittle.losses.wide
-            distance = sum((wide(w) - wide(w0)).pow(2).sum() for w, w0 in self.reference.pairs(block))
-            terms["l2sp"] = self.l2sp_coef * distance
+            pairs = [(brittle.losses.wide(w), brittle.losses.wide(w0)) for w, w0 in self.reference.pairs(block)]
+            terms["l2sp"] = self.l2sp_coef * sum((w - w0).pow(2).sum() for w, w0 in pairs)
         return terms
 
     def forget_term(self, batch, progress):
         z = self.passes.live(batch) if self.probe == "live" else self.passes.probe(batch, self.probe_start == "block_output")
-        losses = brittle.sequential_losses
         if self.forget_loss == "npo_probe":
-            return losses.npo_probe(z, batch, self.before[batch.index].to(z.device), self.beta)
-        return losses.forget_loss(self.forget_loss, z, batch, self.seed, progress, self.top_k)
+            return brittle.sequential_losses.npo_probe(z, batch, self.before[batch.index].to(z.device), self.beta)
+        return brittle.sequential_losses.forget_loss(self.forget_loss, z, batch, self.seed, progress, self.top_k)
 
     def retain_term(self, batch):
         if self.retain_loss == "l2":

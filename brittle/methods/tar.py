@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import brittle
+from brittle.errors import UserError
 from brittle.methods.base import Method, knob
 
 
@@ -34,13 +35,12 @@ class TAR(Method):
         try:
             self.rates = [float(r) for r in self.attack_lr.split(",")]
         except ValueError:
-            raise brittle.errors.UserError(f"--attack-lr {self.attack_lr}: numbers with commas, such as 2e-6,2e-5.") from None
+            raise UserError(f"--attack-lr {self.attack_lr}: numbers with commas, such as 2e-6,2e-5.") from None
         self.forget = data.forget
 
     def losses(self, forget, retain, progress):
-        losses = brittle.losses
         tamper = self.tamper(forget)  # first: it moves the weights, which no other term's graph may hold
-        kept = losses.nll(self.model, retain) + losses.hidden_distance(self.model, retain, self.reference)
+        kept = brittle.losses.nll(self.model, retain) + brittle.losses.hidden_distance(self.model, retain, self.reference)
         return {"tamper": tamper, "retain": self.retain_weight * kept}
 
     def entropy(self, batch):
