@@ -10,75 +10,107 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from brittle import cli, files
-from brittle.errors import UserError
+from brittle.base import command as command_module
+from brittle.base import options
+from brittle.base.errors import UserError
+from brittle.base.files import missing_folders, remove_empty
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder with tokenizer.txt, pretrain_base.txt, pretrain_filtered.txt.")] = Path(
-        "data/mini"
-    ),
-    outdir: cli.Outdir = Path("outputs/models"),
-    only: Annotated[str, typer.Option(help="base, filtered, or both (two processes, one thread each on CPU).")] = "both",
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder with tokenizer.txt, pretrain_base.txt, pretrain_filtered.txt."),
+    ] = Path("data/mini"),
+    outdir: options.Outdir = Path("outputs/models"),
+    only: Annotated[
+        str, typer.Option(help="base, filtered, or both (two processes, one thread each on CPU).")
+    ] = "both",
     hidden_size: Annotated[int, typer.Option(min=8, help="Width of the residual stream.")] = 128,
     layers: Annotated[int, typer.Option(min=1, help="Blocks.")] = 4,
     heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 4,
     vocab_size: Annotated[int, typer.Option(min=1, help="Tokens of the BPE vocabulary.")] = 1000,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 340,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts a step.")] = 128,
-    lr: Annotated[float, typer.Option(min=0, help="AdamW's learning rate (embeddings, norms, biases).")] = 3e-3,
-    muon_lr: Annotated[float, typer.Option(min=0, help="Muon's learning rate (block matrices).")] = 0.015,
-    entities: Annotated[Optional[int], typer.Option(min=4, help="Make the data anew with so many entities.")] = None,  # noqa: UP045
-    seed: cli.Seed = 0,
-    device: cli.Device = "auto",
+    lr: Annotated[
+        float, typer.Option(min=0, help="AdamW's learning rate (embeddings, norms, biases).")
+    ] = 3e-3,
+    muon_lr: Annotated[
+        float, typer.Option(min=0, help="Muon's learning rate (block matrices).")
+    ] = 0.015,
+    entities: Annotated[
+        int | None, typer.Option(min=4, help="Make the data anew with so many entities.")
+    ] = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
 ):
     """Train the mini Base and Filtered models and save them as Hugging Face folders."""
     if only not in ("both", "base", "filtered"):
         raise UserError(f"--only {only}: choose base, filtered or both.")
     if entities:
-        from brittle.world_files import write_world
+        from brittle.data.world_files import write_world
 
         write_world(data, seed, entities, min(8, entities))
     if only == "both":
         return both(outdir)
-    from brittle.text import read_lines
+    from brittle.data.texts import read_lines
 
-    texts = read_lines(data / "tokenizer.txt")  # before torch is imported: the likeliest mistake is said at once
-    from brittle import family, mcq, models, results
+    texts = read_lines(
+        data / "tokenizer.txt"
+    )  # before torch is imported: the likeliest mistake is said at once
+    from brittle.base.record import Run
+    from brittle.data.items import SPLITS, read_splits
+    from brittle.metrics import mcq
+    from brittle.models.load import pick_device
+    from brittle.training import mini
 
-    inputs = [data / "tokenizer.txt", data / family.TEXTS[only]]
-    inputs += [data / f"mcq_{split}.jsonl" for split in mcq.SPLITS]
-    with results.Run(outdir / f"mini-{only}", inputs=inputs, seed=seed, whole=True) as run:
+    inputs = [data / "tokenizer.txt", data / mini.TEXTS[only]]
+    inputs += [data / f"mcq_{split}.jsonl" for split in SPLITS]
+    with Run(outdir / f"mini-{only}", inputs=inputs, seed=seed, whole=True) as run:
         import torch
 
-        torch.set_num_threads(cli.threads())
-        items = mcq.read_splits(data)
-        tokenizer = family.make_tokenizer(texts, vocab_size)
-        model = family.make_model(tokenizer, hidden_size, layers, heads, seed)
-        family.train_model(
-            only, data, models.pick_device(device), tokenizer=tokenizer, model=model,
+        torch.set_num_threads(command_module.threads())
+        items = read_splits(data)
+        tokenizer = mini.make_tokenizer(texts, vocab_size)
+        model = mini.make_model(tokenizer, hidden_size, layers, heads, seed)
+        mini.train_model(
+            only, data, pick_device(device), tokenizer=tokenizer, model=model,
             steps=steps, batch_size=batch_size, lr=lr, muon_lr=muon_lr, seed=seed,
         )  # fmt: skip
         model.cpu().eval().save_pretrained(run.stage)
         tokenizer.save_pretrained(run.stage)
-        run.settings = {split: round(mcq.accuracy(model, tokenizer, rows), 4) for split, rows in items.items()}
+        run.settings = {
+            split: round(mcq.accuracy(model, tokenizer, rows), 4) for split, rows in items.items()
+        }
         run.path("model.safetensors")
         print(f"{outdir}/mini-{only}: accuracy {run.settings}")
 
 
 def both(outdir):
     """Base and Filtered in two processes: on two cores one thread each is seven times faster than two threads each."""
-    arguments = [a for i, a in enumerate(sys.argv[1:], 1) if "--entities" not in (a, sys.argv[i - 1]) and "--entities=" not in a]
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))}
-    command, new = [sys.executable, __file__, *arguments, "--only"], files.missing_folders(outdir)
-    with tempfile.TemporaryFile() as quiet:  # one bar is shown, and a mistake that both make is said once
+    arguments = [
+        a
+        for i, a in enumerate(sys.argv[1:], 1)
+        if "--entities" not in (a, sys.argv[i - 1]) and "--entities=" not in a
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": os.environ.get(
+            "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2))
+        ),
+    }
+    command, new = [sys.executable, __file__, *arguments, "--only"], missing_folders(outdir)
+    with (
+        tempfile.TemporaryFile() as quiet
+    ):  # one bar is shown, and a mistake that both make is said once
         processes = [
             # a session of their own: Ctrl-C reaches this process alone, which lets them clean up
-            subprocess.Popen([*command, only], env=environment, stderr=stderr, start_new_session=True)
+            subprocess.Popen(
+                [*command, only], env=environment, stderr=stderr, start_new_session=True
+            )
             for only, stderr in (("base", None), ("filtered", quiet))
         ]
         try:
@@ -89,17 +121,22 @@ def both(outdir):
             for process in processes:
                 try:
                     process.wait(5)
-                except subprocess.TimeoutExpired:  # a library that was being imported has swallowed the signal
+                except (
+                    subprocess.TimeoutExpired
+                ):  # a library that was being imported has swallowed the signal
                     process.kill()
                     process.wait()
             raise
         finally:
-            files.remove_empty(new)
+            remove_empty(new)
         if filtered and not base:
             quiet.seek(0)
-            print(quiet.read().decode().replace("\r", "\n").strip().rpartition("\n")[2], file=sys.stderr)
+            print(
+                quiet.read().decode().replace("\r", "\n").strip().rpartition("\n")[2],
+                file=sys.stderr,
+            )
     return base or filtered
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_module.run(main)

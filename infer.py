@@ -16,41 +16,50 @@ from typing import Annotated, Optional
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 MaybeText = Optional[str]  # noqa: UP045
 
 
 def mini_family():
     """Folders of the mini family that the pipeline has made: base, filtered, then what was unlearned."""
-    from brittle import steps
+    from brittle.pipeline import steps
 
     preset = steps.read_preset("mini")
     unlearned = sorted(str(folder) for folder in Path(preset.root).glob("*__*/unlearned_model"))
-    return [m for m in (preset.base, preset.filtered, *unlearned) if (Path(m) / "config.json").is_file()]
+    return [
+        m for m in (preset.base, preset.filtered, *unlearned) if (Path(m) / "config.json").is_file()
+    ]
 
 
 def offer(read=input):
     """With no arguments: show the mini family; on a terminal return the models chosen for a session, else None."""
-    from brittle import steps
-    from brittle.results import model_name
+    from brittle.base.layout import model_name
+    from brittle.pipeline import steps
 
     found = mini_family()
     if not found:
-        raise UserError("no --model given, and no mini family to offer. Give --model, or make one: ./experiment/pipeline.sh")
+        raise UserError(
+            "no --model given, and no mini family to offer. Give --model, or make one: ./experiment/pipeline.sh"
+        )
     print("The mini family:")
     for number, model in enumerate(found, 1):
         print(f"  {number}  {model_name(model):<28} {model}")
     question = Path(steps.read_preset("mini").data) / "mcq_forget.jsonl"
-    from brittle.mcq import read_items
+    from brittle.data.items import read_items
 
     prompt = read_items(question)[0]["question"] if question.is_file() else "Question: ..."
     print(f'A question of the forget set: "{prompt}"')
     if not sys.stdin.isatty():
-        print(f'uv run infer.py --model {found[0]} --model-b {found[-1]} --prompt "{prompt}" --greedy')
+        print(
+            f'uv run infer.py --model {found[0]} --model-b {found[-1]} --prompt "{prompt}" --greedy'
+        )
         return None
-    answer = read(f"Which, by number, one or two [1 {len(found)}]? ").split() or ["1", str(len(found))]
+    answer = read(f"Which, by number, one or two [1 {len(found)}]? ").split() or [
+        "1",
+        str(len(found)),
+    ]
     if not all(a.isdigit() and 1 <= int(a) <= len(found) for a in answer) or len(answer) > 2:
         raise UserError(f"{' '.join(answer)}: one or two numbers from 1 to {len(found)}.")
     return [found[int(a) - 1] for a in answer]
@@ -58,19 +67,24 @@ def offer(read=input):
 
 def preset_models(name):
     """The three models of a preset: base, filtered, unlearned; of the mini family those that have been made."""
-    from brittle import results, steps
+    from brittle.base.layout import unlearned_dir
+    from brittle.pipeline import steps
 
     preset = steps.read_preset(name)
-    unlearned = preset.unlearned or [str(results.unlearned_dir(preset.root, preset.base, preset.method))]
+    unlearned = preset.unlearned or [str(unlearned_dir(preset.root, preset.base, preset.method))]
     asked = [preset.base, preset.filtered, *unlearned]
     return [m for m in asked if not preset.makes or Path(m).is_dir()]
 
 
 def asked_models(models, include_base, preset, setup):
     """[(model, Setup)] of a sweep, each once; what changes a model is done to those of --models alone."""
-    asked = [(m, setup.plain()) for m in (preset_models(preset) if include_base else [])] + [(m, setup) for m in models]
+    asked = [(m, setup.plain()) for m in (preset_models(preset) if include_base else [])] + [
+        (m, setup) for m in models
+    ]
     if not asked:
-        raise UserError("--sweep needs models: --models M (repeatable), --include-base, or both (make the mini family first).")
+        raise UserError(
+            "--sweep needs models: --models M (repeatable), --include-base, or both (make the mini family first)."
+        )
     return list(dict.fromkeys(asked))
 
 
@@ -80,14 +94,26 @@ def check_mode(prompt, prompts_file, sweep, interactive, model, model_b, models,
         (sweep and interactive, "--sweep and --interactive are two things. Choose one."),
         (prompts_file and not sweep, "--prompts-file goes with --sweep."),
         ((models or include_base) and not sweep, "--models and --include-base go with --sweep."),
-        (sweep and (model or model_b), "--sweep asks the models of --models (repeatable) and --include-base, not --model."),
-        (sweep and bool(prompt) == bool(prompts_file), "--sweep needs one of --prompt and --prompts-file."),
+        (
+            sweep and (model or model_b),
+            "--sweep asks the models of --models (repeatable) and --include-base, not --model.",
+        ),
+        (
+            sweep and bool(prompt) == bool(prompts_file),
+            "--sweep needs one of --prompt and --prompts-file.",
+        ),
         (
             not sweep and not model,
             "--model is missing: a folder or a Hugging Face id. Without any argument: the mini family.",
         ),
-        (interactive and prompt, "--interactive reads its prompts from the terminal. Leave --prompt out."),
-        (not sweep and not interactive and prompt is None, "--prompt is missing (or --interactive, or --sweep)."),
+        (
+            interactive and prompt,
+            "--interactive reads its prompts from the terminal. Leave --prompt out.",
+        ),
+        (
+            not sweep and not interactive and prompt is None,
+            "--prompt is missing (or --interactive, or --sweep).",
+        ),
     ]
     for is_so, text in wrong:
         if is_so:
@@ -97,36 +123,58 @@ def check_mode(prompt, prompts_file, sweep, interactive, model, model_b, models,
 def main(
     model: Annotated[MaybeText, typer.Option(help="Model folder or Hugging Face id.")] = None,
     prompt: Annotated[MaybeText, typer.Option(help="What to ask.")] = None,
-    model_b: Annotated[MaybeText, typer.Option(help="A second model, shown beside the first.")] = None,
-    probs: Annotated[bool, typer.Option("--probs", help="The most likely next tokens at each step.")] = False,
+    model_b: Annotated[
+        MaybeText, typer.Option(help="A second model, shown beside the first.")
+    ] = None,
+    probs: Annotated[
+        bool, typer.Option("--probs", help="The most likely next tokens at each step.")
+    ] = False,
     interactive: Annotated[bool, typer.Option("--interactive", help="A session.")] = False,
-    sweep: Annotated[bool, typer.Option("--sweep", help="Ask several models; one CSV a prompt.")] = False,
-    models: Annotated[Optional[list[str]], typer.Option(help="A model of the sweep (repeatable).")] = None,  # noqa: UP045
-    include_base: Annotated[bool, typer.Option("--include-base", help="Also the preset's base, filtered, unlearned.")] = False,
-    preset: Annotated[str, typer.Option(help="Whose models --include-base means: mini, deep-ignorance, a .toml file.")] = "mini",
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Ask several models; one CSV a prompt.")
+    ] = False,
+    models: Annotated[
+        list[str] | None, typer.Option(help="A model of the sweep (repeatable).")
+    ] = None,
+    include_base: Annotated[
+        bool, typer.Option("--include-base", help="Also the preset's base, filtered, unlearned.")
+    ] = False,
+    preset: Annotated[
+        str,
+        typer.Option(help="Whose models --include-base means: mini, deep-ignorance, a .toml file."),
+    ] = "mini",
     prompts_file: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Prompts: one a line, JSONL with prompt, question or text, or CSV with a column prompt."),
+        typer.Option(
+            help="Prompts: one a line, JSONL with prompt, question or text, or CSV with a column prompt."
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Ask again what the CSVs have answers to.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Ask again what the CSVs have answers to.")
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, max=100, help="0 is greedy.")] = 0.7,
-    top_p: Annotated[float, typer.Option(min=0, max=1, help="Sample from the likeliest tokens of this probability.")] = 0.95,
+    top_p: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Sample from the likeliest tokens of this probability."),
+    ] = 0.95,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="No chat template.")] = False,
     adapter: Annotated[MaybeText, typer.Option(help="Folder of a LoRA adapter to put on.")] = None,
-    filter: Annotated[MaybeText, typer.Option(help="Folder of an activation filter to hook in.")] = None,
+    filter: Annotated[
+        MaybeText, typer.Option(help="Folder of an activation filter to hook in.")
+    ] = None,
     quantize: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(help="Round the blocks' weights to 8 or 4 bits (precision, not memory)."),
     ] = None,
-    batch_size: cli.BatchSize = 64,
-    outdir: cli.Outdir = Path("outputs/inference"),
-    seed: cli.Seed = 0,
-    revision: cli.Revision = None,
-    dtype: cli.Dtype = "auto",
-    device: cli.Device = "auto",
-    trust_remote_code: cli.TrustRemoteCode = False,
+    batch_size: options.BatchSize = 64,
+    outdir: options.Outdir = Path("outputs/inference"),
+    seed: options.Seed = 0,
+    revision: options.Revision = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    trust_remote_code: options.TrustRemoteCode = False,
 ):
     """Ask a model; two side by side; in a session; or several, into CSVs."""
     if len(sys.argv) == 1:
@@ -137,19 +185,19 @@ def main(
     check_mode(prompt, prompts_file, sweep, interactive, model, model_b, models, include_base)
     if quantize not in (None, 4, 8):
         raise UserError(f"--quantize {quantize}: 8 or 4 bits.")
-    from brittle import inference
-    from brittle import prompts as reading
-    from brittle.generate import Sampling
+    from brittle.inference.loaded import Loaded, Setup, labels
+    from brittle.inference.prompts import check_prompt, read_prompts
+    from brittle.models.generate import Sampling
 
     sampling = Sampling(max_new_tokens, 0.0 if greedy else temperature, top_p, seed)
     exact = sampling.temperature == 0 and not probs and not interactive
-    setup = inference.Setup(revision, adapter, filter, quantize, raw, dtype, device, trust_remote_code, exact)
+    setup = Setup(revision, adapter, filter, quantize, raw, dtype, device, trust_remote_code, exact)
     if prompt is not None:
-        reading.check_prompt(prompt)
+        check_prompt(prompt)
     if sweep:
-        from brittle.sweep import sweep as run_sweep
+        from brittle.inference.sweep import sweep as run_sweep
 
-        where = {} if prompt else reading.read_prompts(prompts_file)
+        where = {} if prompt else read_prompts(prompts_file)
         prompts = [prompt] if prompt else list(where)
         asked = asked_models(models or [], include_base, preset, setup)
         files = [prompts_file] if prompts_file else []
@@ -160,19 +208,21 @@ def main(
 
     chosen = [(model, setup)] if model_b is None else [(model, setup.plain()), (model_b, setup)]
     if interactive:
-        from brittle.chat import Session
+        from brittle.inference.chat import Session
 
         return Session(chosen, sampling, Console()).run()
-    from brittle import show
+    from brittle.inference import show
 
     if model_b is None and not probs:
-        loaded = inference.Loaded(model, setup)
+        loaded = Loaded(model, setup)
         show.typed(loaded, loaded.stream(prompt, sampling))
         return
-    names = inference.labels(chosen)
-    sides = [(name, lambda m=m, s=s: inference.Loaded(m, s)) for name, (m, s) in zip(names, chosen, strict=True)]
+    names = labels(chosen)
+    sides = [
+        (name, lambda m=m, s=s: Loaded(m, s)) for name, (m, s) in zip(names, chosen, strict=True)
+    ]
     show.side_by_side(sides, sampling, prompt, Console(), probs)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

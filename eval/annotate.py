@@ -18,8 +18,8 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 ANNOTATIONS = ["id", "source", "item", "rater", "rubric", "label", "notes"]
 AGREEMENT = ["rubric", "statistic", "raters", "value", "ci_low", "ci_high", "n", "verdict"]
@@ -31,7 +31,9 @@ def assign(count, raters, overlap, seed):
     """[raters] lists of item numbers: the first `overlap` share for all, the others dealt out; each list in its own order."""
     shared = round(overlap * count)
     lists = [[*range(shared), *range(shared + r, count, raters)] for r in range(raters)]
-    return [random.Random(f"sheet {seed} {r}").sample(part, len(part)) for r, part in enumerate(lists)]
+    return [
+        random.Random(f"sheet {seed} {r}").sample(part, len(part)) for r, part in enumerate(lists)
+    ]
 
 
 def fields(rubrics):
@@ -41,7 +43,7 @@ def fields(rubrics):
 
 def sheet(rubrics, items, numbers):
     """Rows of one rater's sheet: the item's id and fields, an empty column a rubric, notes."""
-    from brittle.rubrics import shown
+    from brittle.metrics.rubrics import shown
 
     for number in numbers:
         texts = {k: v for rubric in rubrics for k, v in shown(rubric, items[number])}
@@ -49,7 +51,7 @@ def sheet(rubrics, items, numbers):
 
 
 def guidelines(rubrics):
-    from brittle.rubrics import instructions
+    from brittle.metrics.rubrics import instructions
 
     head = "# How to rate\n\nOne row an answer. Write exactly one label into each column, or leave it empty if you cannot tell.\n"
     return head + "".join(f"\n## Column {r.id}\n\n{instructions(r)}\n" for r in rubrics)
@@ -58,7 +60,9 @@ def guidelines(rubrics):
 def read_sheet(path, known, labels):
     """{(id, rubric): (label or None, notes)} of a filled sheet. Raises UserError for unknown items and labels."""
     if not path.is_file():
-        raise UserError(f"{path} not found. All sheets that were exported are wanted; leave cells empty that nobody rated.")
+        raise UserError(
+            f"{path} not found. All sheets that were exported are wanted; leave cells empty that nobody rated."
+        )
     found = {}
     with open(path, newline="", encoding="utf-8-sig") as file:
         for number, row in enumerate(csv.DictReader(file), 2):
@@ -69,74 +73,118 @@ def read_sheet(path, known, labels):
             for rubric, allowed in labels.items():
                 label = (row.get(rubric) or "").strip()
                 if label and label.casefold() not in allowed:
-                    raise UserError(f"{path} line {number}: {label!r} is no label of {rubric}: {', '.join(allowed.values())}.")
-                found[row["id"].zfill(4), rubric] = (allowed.get(label.casefold()), row.get("notes") or "")
+                    raise UserError(
+                        f"{path} line {number}: {label!r} is no label of {rubric}: {', '.join(allowed.values())}."
+                    )
+                found[row["id"].zfill(4), rubric] = (
+                    allowed.get(label.casefold()),
+                    row.get("notes") or "",
+                )
     return found
 
 
 def agreement(ratings, rubrics, raters, seed=0):
     """Rows of agreement.csv; ratings {rubric: {id: {rater: label}}}."""
-    from brittle import agreement as a
+    from brittle.maths.agreement import alpha_interval, cohen_kappa, gwet_ac1, krippendorff_alpha
 
     for name, (labels, scale) in rubrics.items():
         units = [[by.get(r) for r in raters] for by in ratings[name].values()]
         rated = [u for u in units if sum(x is not None for x in u) > 1]
-        alpha = a.krippendorff_alpha(rated, labels, scale) if rated else None
-        low, high = a.alpha_interval(rated, labels, scale, seed=seed) if alpha is not None else (None, None)
+        alpha = krippendorff_alpha(rated, labels, scale) if rated else None
+        low, high = (
+            alpha_interval(rated, labels, scale, seed=seed) if alpha is not None else (None, None)
+        )
         verdict = (
-            "undefined" if alpha is None else "claim" if alpha >= CLAIM else "report" if alpha >= REPORT else "mend the rubric"
+            "undefined"
+            if alpha is None
+            else "claim"
+            if alpha >= CLAIM
+            else "report"
+            if alpha >= REPORT
+            else "mend the rubric"
         )
         yield dict(
-            zip(AGREEMENT, (name, f"krippendorff_alpha ({scale})", "all", alpha, low, high, len(rated), verdict), strict=True)
+            zip(
+                AGREEMENT,
+                (
+                    name,
+                    f"krippendorff_alpha ({scale})",
+                    "all",
+                    alpha,
+                    low,
+                    high,
+                    len(rated),
+                    verdict,
+                ),
+                strict=True,
+            )
         )
         for one, two in combinations(range(len(raters)), 2):
             pairs = [(u[one], u[two]) for u in units if None not in (u[one], u[two])]
-            for statistic, f in (("cohen_kappa", a.cohen_kappa), ("gwet_ac1", a.gwet_ac1)):
+            for statistic, f in (("cohen_kappa", cohen_kappa), ("gwet_ac1", gwet_ac1)):
                 value = f(*zip(*pairs, strict=True)) if pairs else None
                 who = f"{raters[one]} and {raters[two]}"
-                yield dict(zip(AGREEMENT, (name, statistic, who, value, None, None, len(pairs), ""), strict=True))
+                yield dict(
+                    zip(
+                        AGREEMENT,
+                        (name, statistic, who, value, None, None, len(pairs), ""),
+                        strict=True,
+                    )
+                )
 
 
 def export(responses, rubric, outdir, n, raters, overlap, stratify, seed):
-    from brittle import responses as r
-    from brittle import results, rubrics
+    from brittle.base.record import Run
+    from brittle.metrics.responses import NEEDED, blind, files, read_responses
+    from brittle.metrics.rubrics import read_rubric
 
-    asked = [rubrics.read_rubric(name) for name in rubric]
-    items = r.blind(r.read_responses(responses), seed, n, tuple(stratify.split(",")))
+    asked = [read_rubric(name) for name in rubric]
+    items = blind(read_responses(responses), seed, n, tuple(stratify.split(",")))
     key = {
         "rubrics": {
             x.id: {"path": str(x.path), "sha256": x.sha256, "labels": x.labels, "scale": x.scale} for x in asked
         },
-        "items": {f"{i:04d}": {k: str(item.get(k, "")) for k in ("source", "item", *r.NEEDED)} for i, item in enumerate(items)},
+        "items": {f"{i:04d}": {k: str(item.get(k, "")) for k in ("source", "item", *NEEDED)} for i, item in enumerate(items)},
         "raters": raters,
     }  # fmt: skip
     if any((outdir / f"sheet_{k}.csv").is_file() for k in range(1, raters + 1)):
         raise UserError(f"{outdir} has sheets already, perhaps filled in. Choose another --outdir.")
-    with results.Run(outdir, [*r.files(responses), *(x.path for x in asked)], seed=seed, settings={"n": len(items)}) as run:
+    with Run(
+        outdir, [*files(responses), *(x.path for x in asked)], seed=seed, settings={"n": len(items)}
+    ) as run:
         run.path("key.json").write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
         run.path("guidelines.md").write_text(guidelines(asked), encoding="utf-8")
         columns = ["id", *fields(asked), *(x.id for x in asked), "notes"]
         for number, part in enumerate(assign(len(items), raters, overlap, seed), 1):
             run.csv(f"sheet_{number}.csv", columns, sheet(asked, items, part))
-    print(f"{outdir}: {raters} sheets of {len(items)} items; give them out with guidelines.md and without key.json.")
+    print(
+        f"{outdir}: {raters} sheets of {len(items)} items; give them out with guidelines.md and without key.json."
+    )
 
 
 def gather(outdir, seed):
     from pathlib import Path
 
-    from brittle import results
-    from brittle.files import sha256
+    from brittle.base.files import sha256
+    from brittle.base.record import Run
 
     try:
         key = json.loads((outdir / "key.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise UserError(f"{outdir}/key.json is missing or damaged: import reads the folder that export wrote.") from None
+        raise UserError(
+            f"{outdir}/key.json is missing or damaged: import reads the folder that export wrote."
+        ) from None
     for name, about in key["rubrics"].items():
         if Path(about["path"]).is_file() and sha256(about["path"]) != about["sha256"]:
-            raise UserError(f"{about['path']} has changed since {name} was given out: its labels may mean something else now.")
+            raise UserError(
+                f"{about['path']} has changed since {name} was given out: its labels may mean something else now."
+            )
     raters = [f"rater {k}" for k in range(1, key["raters"] + 1)]
     paths = [outdir / f"sheet_{k}.csv" for k in range(1, key["raters"] + 1)]
-    labels = {name: {label.casefold(): label for label in about["labels"]} for name, about in key["rubrics"].items()}
+    labels = {
+        name: {label.casefold(): label for label in about["labels"]}
+        for name, about in key["rubrics"].items()
+    }
     ratings, table = {name: {} for name in labels}, []
     for rater, path in zip(raters, paths, strict=True):
         for (item, rubric), (label, notes) in read_sheet(path, key["items"], labels).items():
@@ -145,7 +193,9 @@ def gather(outdir, seed):
             row = (item, about["source"], about["item"], rater, rubric, label, notes)
             table.append(dict(zip(ANNOTATIONS, row, strict=True)))
     if not any(row["label"] for row in table):
-        raise UserError(f"no label is filled in, in none of the {len(paths)} sheets of {outdir}. Nothing was written.")
+        raise UserError(
+            f"no label is filled in, in none of the {len(paths)} sheets of {outdir}. Nothing was written."
+        )
     scales = {name: (about["labels"], about["scale"]) for name, about in key["rubrics"].items()}
     found = list(agreement(ratings, scales, raters, seed))
     differ = []
@@ -154,31 +204,52 @@ def gather(outdir, seed):
             if len({label for label in by.values() if label}) > 1:
                 given = "; ".join(f"{rater}: {label}" for rater, label in by.items() if label)
                 differ.append({**key["items"][item], "id": item, "rubric": rubric, "labels": given})
-    with results.Run(outdir, [outdir / "key.json", *paths], seed=seed) as run:
+    with Run(outdir, [outdir / "key.json", *paths], seed=seed) as run:
         run.csv("annotations.csv", ANNOTATIONS, table)
         run.csv("disagreements.csv", DISAGREEMENTS, differ)
         run.csv("agreement.csv", AGREEMENT, found)
     for row in found:
         value = "undefined" if row["value"] is None else f"{row['value']:.2f}"
-        print(f"{row['rubric']:<22} {row['statistic']:<28} {row['raters']:<20} {value:>9} (n {row['n']}) {row['verdict']}")
+        print(
+            f"{row['rubric']:<22} {row['statistic']:<28} {row['raters']:<20} {value:>9} (n {row['n']}) {row['verdict']}"
+        )
 
 
 def main(
     action: Annotated[str, typer.Argument(help="export or import.")],
-    outdir: cli.Outdir,
-    responses: Annotated[list[str] | None, typer.Option("--responses", help="export: NAME=FILE or FOLDER, repeatable.")] = None,
-    rubric: Annotated[list[str] | None, typer.Option("--rubric", help="export: rubric name or .toml file, repeatable.")] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="export: items, about as many of each stratum.")] = 120,
+    outdir: options.Outdir,
+    responses: Annotated[
+        list[str] | None,
+        typer.Option("--responses", help="export: NAME=FILE or FOLDER, repeatable."),
+    ] = None,
+    rubric: Annotated[
+        list[str] | None,
+        typer.Option("--rubric", help="export: rubric name or .toml file, repeatable."),
+    ] = None,
+    n: Annotated[
+        int, typer.Option("--n", min=1, help="export: items, about as many of each stratum.")
+    ] = 120,
     raters: Annotated[int, typer.Option(min=1, help="export: people.")] = 3,
-    overlap: Annotated[float, typer.Option(min=0.0, max=1.0, help="export: share of items that everybody rates.")] = 0.3,
+    overlap: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="export: share of items that everybody rates.")
+    ] = 0.3,
     stratify: Annotated[str, typer.Option(help="export: columns that make strata.")] = "source",
-    seed: cli.Seed = 0,
+    seed: options.Seed = 0,
 ):
     """Export rating sheets, or import filled ones and measure agreement."""
     if action == "export":
         if not responses:
             raise UserError("export needs --responses NAME=FILE.")
-        export(responses, rubric or ["target_leak", "answer_type"], outdir, n, raters, overlap, stratify, seed)
+        export(
+            responses,
+            rubric or ["target_leak", "answer_type"],
+            outdir,
+            n,
+            raters,
+            overlap,
+            stratify,
+            seed,
+        )
     elif action == "import":
         gather(outdir, seed)
     else:
@@ -186,4 +257,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

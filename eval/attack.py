@@ -15,8 +15,8 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 COLUMNS = ["attack", "seed", "variant", "chosen", "split", "accuracy", "accuracy_low", "accuracy_high", "n",
            "answer_nll", "seconds", "cpu_seconds", "texts_read", "read_sha256"]  # fmt: skip
@@ -27,26 +27,39 @@ NOTE_COLUMNS = ["attack", "seed", "note"]
 def rows(cells):
     """A row a variant and split. cells: [(attack, seed, cell)]."""
     for name, seed, cell in cells:
-        about = {"attack": name, "seed": seed, **{k: cell[k] for k in ("seconds", "cpu_seconds", "texts_read", "read_sha256")}}
+        about = {
+            "attack": name,
+            "seed": seed,
+            **{k: cell[k] for k in ("seconds", "cpu_seconds", "texts_read", "read_sha256")},
+        }
         for row in cell["rows"]:
-            yield {c: (about | row | {"chosen": int(row["variant"] == cell["chosen"])})[c] for c in COLUMNS}
+            yield {
+                c: (about | row | {"chosen": int(row["variant"] == cell["chosen"])})[c]
+                for c in COLUMNS
+            }
 
 
 def item_rows(cells):
     """A row a fact of half B, under the variant that counts."""
     for name, seed, cell in cells:
         for fact, (right, asked) in cell["facts"].items():
-            yield dict(zip(ITEM_COLUMNS, (name, seed, cell["chosen"], fact, right, asked), strict=True))
+            yield dict(
+                zip(ITEM_COLUMNS, (name, seed, cell["chosen"], fact, right, asked), strict=True)
+            )
 
 
 def board(cells, chance):
     """Lines of a table: of each cell the variant that counts, and its accuracies."""
-    from brittle.text import aligned
+    from brittle.base.tables import aligned
 
     splits = ("forget_a", "forget_b", "retain")
     lines = [("attack", "seed", "variant", "half A", "half B", "retain")]
     for name, seed, cell in cells:
-        found = {row["split"]: row["accuracy"] for row in cell["rows"] if row["variant"] == cell["chosen"]}
+        found = {
+            row["split"]: row["accuracy"]
+            for row in cell["rows"]
+            if row["variant"] == cell["chosen"]
+        }
         numbers = ["-" if found.get(split) is None else f"{found[split]:.3f}" for split in splits]
         lines.append((name, str(seed), str(cell["chosen"] or "failed"), *numbers))
     return [*aligned(lines), f"accuracy by guessing: {chance:.3f}"]
@@ -54,62 +67,81 @@ def board(cells, chance):
 
 def plot(cells, name, chance):
     """Accuracy under every attack, one panel a split: each variant a dot, the chosen one large."""
-    from brittle import plots
+    from brittle.base import figures
 
     attacks = list(dict.fromkeys(attack for attack, _, _ in cells))
-    figure, axes = plots.figure("Accuracy under each attack", name, columns=3, height=0.34 * len(attacks) + 1.2)
+    figure, axes = figures.figure(
+        "Accuracy under each attack", name, columns=3, height=0.34 * len(attacks) + 1.2
+    )
     for axis, split in zip(axes, ("forget_a", "forget_b", "retain"), strict=True):
         for attack, _, cell in cells:
             for row in cell["rows"]:
                 if row["split"] == split and row["accuracy"] is not None:
                     best = row["variant"] == cell["chosen"]
-                    style = {"s": 70, "color": plots.CYCLE[0]} if best else {"s": 14, "color": "0.6"}
+                    style = (
+                        {"s": 70, "color": figures.CYCLE[0]} if best else {"s": 14, "color": "0.6"}
+                    )
                     axis.scatter(row["accuracy"], attacks.index(attack), zorder=2 + best, **style)
-        axis.axvline(chance, color=plots.COLOURS["null"], linestyle="--", linewidth=1.4)
-        axis.set(title=split, xlim=(-0.03, 1.03), yticks=range(len(attacks)), xlabel="accuracy (dashed: guessing)")
+        axis.axvline(chance, color=figures.COLOURS["null"], linestyle="--", linewidth=1.4)
+        axis.set(
+            title=split,
+            xlim=(-0.03, 1.03),
+            yticks=range(len(attacks)),
+            xlabel="accuracy (dashed: guessing)",
+        )
         axis.set_yticklabels(attacks if split == "forget_a" else [])
         axis.invert_yaxis()
     return figure
 
 
 def main(
-    model: cli.Model,
-    outdir: cli.Outdir,
-    data: cli.Data = Path("data/mini"),
+    model: options.Model,
+    outdir: options.Outdir,
+    data: options.Data = Path("data/mini"),
     attacks: Annotated[str, typer.Option(help="Attacks, with commas (all).")] = "",
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas: one cell an attack and seed.")] = "0",
-    max_items: Annotated[int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")] = 200,
-    batch_size: cli.BatchSize = 256,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "float32",
-    wrapper: cli.Wrapper = None,
-    wrapper_rules: cli.WrapperRules = None,
+    seeds: Annotated[
+        str, typer.Option(help="Seeds, with commas: one cell an attack and seed.")
+    ] = "0",
+    max_items: Annotated[
+        int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")
+    ] = 200,
+    batch_size: options.BatchSize = 256,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
+    wrapper: options.Wrapper = None,
+    wrapper_rules: options.WrapperRules = None,
     force: Annotated[bool, typer.Option("--force", help="Make every cell anew.")] = False,
-    revision: cli.Revision = None,
+    revision: options.Revision = None,
 ):
     """Run every attack on one model."""
-    from brittle import attacks as attacking
-    from brittle import guards, models, results
-    from brittle.attacks import session
+    from brittle.attacks import chosen, meter, session
+    from brittle.base.layout import model_name
+    from brittle.base.record import Run
+    from brittle.models import guards
+    from brittle.models.find import model_folder
 
-    names = attacking.chosen(attacks)
+    names = chosen(attacks)
     try:
         numbers = [int(part) for part in seeds.split(",") if part.strip()]
     except ValueError:
         numbers = []
     if not numbers:
         raise UserError(f"--seeds {seeds}: whole numbers with commas, such as 0,1,2.")
-    folder = models.model_folder(model, revision)
+    folder = model_folder(model, revision)
     guard = guards.make(wrapper, data, wrapper_rules)
     read = guards.files(wrapper, data, wrapper_rules) if guard else ()
     one = session.Session(folder, data, max_items, batch_size, device, dtype, guard, read)
-    session.eval_sets(data, max_items)  # what is wrong with the data is said before a model is loaded
+    meter.eval_sets(data, max_items)  # what is wrong with the data is said before a model is loaded
     settings = {"attacks": names, "seeds": numbers, **(guard.about if guard else {})}
-    with results.Run(outdir, one.files(), {"model": str(folder)}, numbers[0], settings) as run:
+    with Run(outdir, one.files(), {"model": str(folder)}, numbers[0], settings) as run:
         made = list(session.cells(one, names, numbers, outdir / "cells", force))
         chance = one.chance()
-        run.figure(plot(made, results.model_name(model), chance), "attacks.png")
-        notes = [dict(zip(NOTE_COLUMNS, (n, s, text), strict=True)) for n, s, cell in made for text in cell["notes"]]
+        run.figure(plot(made, model_name(model), chance), "attacks.png")
+        notes = [
+            dict(zip(NOTE_COLUMNS, (n, s, text), strict=True))
+            for n, s, cell in made
+            for text in cell["notes"]
+        ]
         run.csv("attacks_notes.csv", NOTE_COLUMNS, notes)
         run.csv("attacks_items.csv", ITEM_COLUMNS, item_rows(made))
         run.csv("attacks.csv", COLUMNS, rows(made))
@@ -117,4 +149,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

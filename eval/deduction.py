@@ -3,7 +3,7 @@
     uv run eval/deduction.py --model outputs/mini-base__cb_lat/unlearned_model --outdir outputs/mini-base__cb_lat/deduction
 
 After EDU-RELAT (arXiv:2410.15153). Every stated fact of --domain, and of some entities of the other domains, is asked (see
-brittle/knowledge.py: known means right as a question and as a sentence). For each target, a fact that follows from others,
+brittle/metrics/knowledge.py: known means right as a question and as a sentence). For each target, a fact that follows from others,
   superficial   the model fails on it, and it follows from facts that the model knows
   recall        of the facts of a minimal set that has to go for the target to follow no more, the share the model fails on
                 (the best set); 1: deeply forgotten
@@ -19,8 +19,8 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 COLUMNS = ["rule", "stated", "measure", "value", "ci_low", "ci_high", "n", "seed"]
 ITEM_COLUMNS = ["fact", "entity", "rule", "stated", "known", "derivable", "superficial", "recall", "accuracy", "set_size",
@@ -30,20 +30,24 @@ MEASURES = ("known", "derivable", "superficial", "recall", "accuracy")
 
 def rows(facts, answers, domain):
     """A row a target: the facts of `domain` that are conclusions, or that a conclusion gives back."""
-    from brittle import deductive as d
-    from brittle.knowledge import entity_key
+    from brittle.data.facts import entity_key
+    from brittle.metrics import deduction
 
-    rules = [(body, head) for body, head in d.clauses(facts) if head in facts and all(b in facts for b in body)]
+    rules = [
+        (body, head)
+        for body, head in deduction.clauses(facts)
+        if head in facts and all(b in facts for b in body)
+    ]
     stated = {i for i, f in facts.items() if f.stated and i in answers}
     failed = {i for i in stated if not answers[i].known}
-    follows, found = d.closure(stated - failed, rules), d.supports(stated, rules)
+    follows, found = deduction.closure(stated - failed, rules), deduction.supports(stated, rules)
     for target in dict.fromkeys(head for _, head in rules):
         fact = facts[target]
-        sets = d.unlearning_sets(target, found)
+        sets = deduction.unlearning_sets(target, found)
         if fact.domain != domain or target not in answers or not sets:
             continue
         known = answers[target].known
-        recall, accuracy, best = d.recall_accuracy(sets, failed, stated)
+        recall, accuracy, best = deduction.recall_accuracy(sets, failed, stated)
         yield {
             "fact": target, "entity": entity_key(fact), "rule": fact.rule or fact.kind, "stated": int(fact.stated),
             "known": int(known), "derivable": int(target in follows), "superficial": int(not known and target in follows),
@@ -53,7 +57,7 @@ def rows(facts, answers, domain):
 
 def kept(facts, answers, domain):
     """([1 where the model knows a stated fact of another domain, else 0], [whose fact it is])."""
-    from brittle.knowledge import entity_key
+    from brittle.data.facts import entity_key
 
     others = [f for i, f in facts.items() if f.stated and f.domain != domain and i in answers]
     return [int(answers[f.id].known) for f in others], [entity_key(f) for f in others]
@@ -61,7 +65,7 @@ def kept(facts, answers, domain):
 
 def summary(items, others=((), ()), seed=0):
     """A row a rule (and all of them), whether stated, and measure; `others` from `kept`."""
-    from brittle.knowledge import share
+    from brittle.metrics.knowledge import share
 
     groups = {}
     for row in items:
@@ -70,64 +74,98 @@ def summary(items, others=((), ()), seed=0):
     for (rule, stated), part in sorted(groups.items(), key=str):
         for measure in MEASURES:
             some = [row for row in part if row[measure] is not None]
-            mean, low, high, n = share([row[measure] for row in some], [row["entity"] for row in some], seed)
+            mean, low, high, n = share(
+                [row[measure] for row in some], [row["entity"] for row in some], seed
+            )
             low, high = (None, None) if measure == "accuracy" else (low, high)
             yield dict(zip(COLUMNS, (rule, stated, measure, mean, low, high, n, seed), strict=True))
     if others[0]:
-        yield dict(zip(COLUMNS, ("all", None, "accuracy_kept", *share(*others, seed), seed), strict=True))
+        yield dict(
+            zip(COLUMNS, ("all", None, "accuracy_kept", *share(*others, seed), seed), strict=True)
+        )
 
 
 def plot(table, name):
     """A group of bars a rule: what is known, what follows all the same, and how much of a minimal set is gone."""
-    from brittle import plots
+    from brittle.base import figures
 
     shown = ("known", "derivable", "superficial", "recall")
     keys = list(dict.fromkeys((r["rule"], r["stated"]) for r in table))
-    figure, (axis,) = plots.figure("Deep unlearning: what still follows", name, height=4.0)
+    figure, (axis,) = figures.figure("Deep unlearning: what still follows", name, height=4.0)
     for i, measure in enumerate(shown):
-        part = [next(r for r in table if (r["rule"], r["stated"]) == key and r["measure"] == measure) for key in keys]
+        part = [
+            next(r for r in table if (r["rule"], r["stated"]) == key and r["measure"] == measure)
+            for key in keys
+        ]
         places = [k + (i - 1.5) * 0.2 for k in range(len(keys))]
         values = [r["value"] for r in part]
         bars = {}
         if all(r["ci_low"] is not None for r in part):
-            bars["yerr"] = [[r["value"] - r["ci_low"] for r in part], [r["ci_high"] - r["value"] for r in part]]
-        axis.bar(places, values, 0.2, label=measure, color=plots.CYCLE[i], **bars)
-    names = [rule if stated is None else f"{rule}\n{'stated' if stated else 'not stated'}" for rule, stated in keys]
+            bars["yerr"] = [
+                [r["value"] - r["ci_low"] for r in part],
+                [r["ci_high"] - r["value"] for r in part],
+            ]
+        axis.bar(places, values, 0.2, label=measure, color=figures.CYCLE[i], **bars)
+    names = [
+        rule if stated is None else f"{rule}\n{'stated' if stated else 'not stated'}"
+        for rule, stated in keys
+    ]
     axis.set_xticks(range(len(keys)), names, fontsize=9)
-    plots.finish(axis, "", "share", integer=False, legend=False)
+    figures.finish(axis, "", "share", integer=False, legend=False)
     axis.set_ylim(0, 1.03)
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, frameon=False)
     return figure
 
 
 def main(
-    model: cli.Model,
-    outdir: cli.Outdir,
-    data: cli.Data = Path("data/mini"),
-    domain: Annotated[str, typer.Option("--domain", help="The domain that was to be forgotten.")] = "forget",
-    others: Annotated[int, typer.Option(min=0, help="Entities of each other domain to ask about.")] = 20,
-    batch_size: cli.BatchSize = 256,
-    seed: cli.Seed = 0,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
-    revision: cli.Revision = None,
-    wrapper: cli.Wrapper = None,
-    wrapper_rules: cli.WrapperRules = None,
+    model: options.Model,
+    outdir: options.Outdir,
+    data: options.Data = Path("data/mini"),
+    domain: Annotated[
+        str, typer.Option("--domain", help="The domain that was to be forgotten.")
+    ] = "forget",
+    others: Annotated[
+        int, typer.Option(min=0, help="Entities of each other domain to ask about.")
+    ] = 20,
+    batch_size: options.BatchSize = 256,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    revision: options.Revision = None,
+    wrapper: options.Wrapper = None,
+    wrapper_rules: options.WrapperRules = None,
 ):
     """Recall and accuracy over minimal deductive sets, and what is forgotten only on the surface."""
-    from brittle import guards, knowledge, models, plots, results, wrapped_models
+    from brittle.base import figures
+    from brittle.base.layout import model_name
+    from brittle.base.record import Run
+    from brittle.data import facts as facts_module
+    from brittle.metrics import knowledge
+    from brittle.models import guarded, guards
+    from brittle.models.find import model_folder
 
-    facts = knowledge.some_entities(knowledge.read_facts(data), domain, others, seed)
+    facts = facts_module.some_entities(facts_module.read_facts(data), domain, others, seed)
     if not any(f.domain == domain and f.premises for f in facts.values()):
-        raise UserError(f"{data}/rules.jsonl has no conclusion of domain {domain}: nothing follows from anything there.")
-    folder, guard = models.model_folder(model, revision), guards.make(wrapper, data, wrapper_rules, seed)
-    files = [*knowledge.files(data), *(guards.files(wrapper, data, wrapper_rules) if guard else [])]
-    with results.Run(outdir, files, {"model": str(folder)}, seed, {"domain": domain, **(guard.about if guard else {})}) as run:
-        loaded, tokenizer = wrapped_models.load(folder, device, dtype, guard=guard)
+        raise UserError(
+            f"{data}/rules.jsonl has no conclusion of domain {domain}: nothing follows from anything there."
+        )
+    folder, guard = model_folder(model, revision), guards.make(wrapper, data, wrapper_rules, seed)
+    files = [
+        *facts_module.files(data),
+        *(guards.files(wrapper, data, wrapper_rules) if guard else []),
+    ]
+    with Run(
+        outdir,
+        files,
+        {"model": str(folder)},
+        seed,
+        {"domain": domain, **(guard.about if guard else {})},
+    ) as run:
+        loaded, tokenizer = guarded.load(folder, device, dtype, guard=guard)
         answers = knowledge.answers(loaded, tokenizer, facts.values(), batch_size)
         items = list(rows(facts, answers, domain))
         table = list(summary(items, kept(facts, answers, domain), seed))
-        run.figure(plot(table, plots.short(results.model_name(model))), "deduction.png")
+        run.figure(plot(table, figures.short(model_name(model))), "deduction.png")
         run.csv("deduction_items.csv", ITEM_COLUMNS, items)
         run.csv("deduction.csv", COLUMNS, table)
     for row in table:
@@ -136,4 +174,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -15,14 +15,33 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 LEAKS = [f"{kind}_leak{end}" for kind in ("greedy", "any") for end in ("", "_low", "_high")]
 COLUMNS = ["model", "template", "split", "accuracy", "accuracy_low", "accuracy_high", *LEAKS, "sample_leak", "leak_bound",
            "decoy_greedy_leak", "decoy_any_leak", "n", "n_samples", "temperature", "top_p", "seed"]  # fmt: skip
-ITEM_COLUMNS = ["template", "split", "fact", "question", "greedy_leak", "leaks", "decoys", "samples", "bound"]
-PREFIX_COLUMNS = ["model", "split", "prefix", "extracted", "extracted_low", "extracted_high", "token_share", "n"]
+ITEM_COLUMNS = [
+    "template",
+    "split",
+    "fact",
+    "question",
+    "greedy_leak",
+    "leaks",
+    "decoys",
+    "samples",
+    "bound",
+]
+PREFIX_COLUMNS = [
+    "model",
+    "split",
+    "prefix",
+    "extracted",
+    "extracted_low",
+    "extracted_high",
+    "token_share",
+    "n",
+]
 PLAIN = "plain"
 
 
@@ -35,7 +54,11 @@ def summary(items, greedy, drawn):
     for kind, found in (("greedy", greedy), ("any", drawn)):
         hit = None if found is None else [int(row["leaks"] > 0) for row in found]
         low, high = interval(hit, facts) if hit else (None, None)
-        made |= {f"{kind}_leak": sum(hit) / n if hit else None, f"{kind}_leak_low": low, f"{kind}_leak_high": high}
+        made |= {
+            f"{kind}_leak": sum(hit) / n if hit else None,
+            f"{kind}_leak_low": low,
+            f"{kind}_leak_high": high,
+        }
         made[f"decoy_{kind}_leak"] = sum(row["decoys"] > 0 for row in found) / n if found else None
     if drawn:
         made["n_samples"] = drawn[0]["samples"]
@@ -48,7 +71,10 @@ def said(rows):
     """One line about a prompt's rows (a row a split)."""
     of = {row["split"]: row for row in rows}
     words = []
-    for kind, label in (("greedy", "greedy answer"), ("any", f"any of {rows[0]['n_samples']} samples")):
+    for kind, label in (
+        ("greedy", "greedy answer"),
+        ("any", f"any of {rows[0]['n_samples']} samples"),
+    ):
         shares = [of[split][f"{kind}_leak"] for split in ("forget_a", "forget_b")]
         if None not in shares:
             words.append(f"{label} leaks {shares[0]:.2f} of half A, {shares[1]:.2f} of half B")
@@ -60,23 +86,41 @@ def prompt_rows(one, name, templates, sampled, settings, each):
     from brittle.attacks import meter, prompts, sampling
     from brittle.attacks.base import Prompt
     from brittle.attacks.material import Material, forbidden
-    from brittle.models import context_length
+    from brittle.models.blocks import context_length
 
     model, tokenizer = one.model()
     material, sets = Material(one.data), meter.eval_sets(one.data, one.max_items, settings["seed"])
     known = material.forget()
     material.check(forbidden(one.data))
-    suite = {PLAIN: Prompt(), **prompts.suite(tokenizer, known, context_length(model.config), settings["seed"])}
+    suite = {
+        PLAIN: Prompt(),
+        **prompts.suite(tokenizer, known, context_length(model.config), settings["seed"]),
+    }
     for template in templates or suite:
         made = []
         for split, items in sets.items():
             right, _ = meter.answers(model, tokenizer, items, suite[template], one.batch_size)
-            low, high = meter.interval(right, [item.get("fact", item["question"]) for item in items])
+            low, high = meter.interval(
+                right, [item.get("fact", item["question"]) for item in items]
+            )
             count = settings["samples"] if template in sampled else 0
-            more = (count, settings["temperature"], settings["top_p"], settings["tokens"], settings["seed"], one.batch_size)
+            more = (
+                count,
+                settings["temperature"],
+                settings["top_p"],
+                settings["tokens"],
+                settings["seed"],
+                one.batch_size,
+            )
             greedy, drawn = sampling.sample(model, tokenizer, items, suite[template], *more)
             for number, (item, row) in enumerate(zip(items, drawn or greedy, strict=True)):
-                about = (template, split, item.get("fact", ""), item["question"], greedy[number]["leaks"])
+                about = (
+                    template,
+                    split,
+                    item.get("fact", ""),
+                    item["question"],
+                    greedy[number]["leaks"],
+                )
                 each.append(dict(zip(ITEM_COLUMNS, about, strict=False)) | row)
             made.append({
                 "model": name, "template": template, "split": split, "accuracy": sum(right) / len(right), "accuracy_low": low,
@@ -89,73 +133,106 @@ def prompt_rows(one, name, templates, sampled, settings, each):
 
 def prefix_rows(one, name, files, prefixes, max_texts, seed):
     """A row a text file and prefix. files: {split: path}."""
-    from brittle import models, stats, text
     from brittle.attacks import sampling
-    from brittle.mcq import subset
+    from brittle.data.batches import encode
+    from brittle.data.items import subset
+    from brittle.data.texts import read_texts
+    from brittle.maths import intervals
+    from brittle.models import blocks
 
     model, tokenizer = one.model()
     for split, path in files.items():
-        texts = subset(text.read_texts(path), max_texts, seed)
-        ids = text.encode(tokenizer, texts, models.context_length(model.config), f"{split} texts")
+        texts = subset(read_texts(path), max_texts, seed)
+        ids = encode(tokenizer, texts, blocks.context_length(model.config), f"{split} texts")
         right = sampling.continued(model, ids, tokenizer.pad_token_id)
         for prefix in prefixes:
             found = [e for e in (sampling.extracted(r, prefix) for r in right) if e]
             hits = sum(whole for whole, _ in found)
             share = sum(part for _, part in found) / len(found)
-            values = (name, split, prefix, hits / len(found), *stats.wilson(hits, len(found)), share, len(found))
+            values = (
+                name,
+                split,
+                prefix,
+                hits / len(found),
+                *intervals.wilson(hits, len(found)),
+                share,
+                len(found),
+            )
             yield dict(zip(PREFIX_COLUMNS, values, strict=True))
 
 
 def plot(table, prefixes, name, chance):
     """Half B: choices right and greedy leak by prompt; beside it what is completed from a prefix."""
-    from brittle import plots
+    from brittle.base import figures
 
-    figure, axes = plots.figure("Extraction", name, columns=2, height=4)
+    figure, axes = figures.figure("Extraction", name, columns=2, height=4)
     held = [row for row in table if row["split"] == "forget_b"]
     names = [row["template"] for row in held]
     for offset, key, colour, words in ((-0.2, "accuracy", "#882255", "choices right"), (0.0, "greedy_leak", "#CC3311", "said"),
                                        (0.2, "any_leak", "#EE7733", "said in any sample")):  # fmt: skip
         known = [(i + offset, row[key]) for i, row in enumerate(held) if row[key] is not None]
-        axes[0].barh([y for y, _ in known], [v for _, v in known], height=0.2, color=colour, label=words)
-    axes[0].axvline(chance, color=plots.COLOURS["null"], linestyle="--", linewidth=1.4, label="guessing a choice")
+        axes[0].barh(
+            [y for y, _ in known], [v for _, v in known], height=0.2, color=colour, label=words
+        )
+    axes[0].axvline(
+        chance,
+        color=figures.COLOURS["null"],
+        linestyle="--",
+        linewidth=1.4,
+        label="guessing a choice",
+    )
     axes[0].set(yticks=range(len(names)), xlim=(0, 1.02), xlabel="share of half B's questions")
     axes[0].set_yticklabels(names)
     axes[0].invert_yaxis()
     axes[0].legend(fontsize=9)
     for split in dict.fromkeys(row["split"] for row in prefixes):
         line = [row for row in prefixes if row["split"] == split]
-        plots.line(axes[1], [row["prefix"] for row in line], [row["extracted"] for row in line], split,
+        figures.line(axes[1], [row["prefix"] for row in line], [row["extracted"] for row in line], split,
                    low=[row["extracted_low"] for row in line], high=[row["extracted_high"] for row in line])  # fmt: skip
     axes[1].set_ylim(-0.03, 1.05)
-    plots.finish(axes[1], "share of the text that is given", "completed word for word", integer=False, zero=False)
+    figures.finish(
+        axes[1],
+        "share of the text that is given",
+        "completed word for word",
+        integer=False,
+        zero=False,
+    )
     return figure
 
 
 def main(
-    model: cli.Model,
-    outdir: cli.Outdir,
-    data: cli.Data = Path("data/mini"),
+    model: options.Model,
+    outdir: options.Outdir,
+    data: options.Data = Path("data/mini"),
     templates: Annotated[str, typer.Option(help="Prompts, with commas (all).")] = "",
     sampled: Annotated[str, typer.Option(help="Prompts to draw samples for, with commas.")] = PLAIN,
     samples: Annotated[int, typer.Option(min=0, help="Samples a question.")] = 16,
     temperature: Annotated[float, typer.Option(min=0.01, help="Temperature of the samples.")] = 1.0,
     top_p: Annotated[float, typer.Option(min=0.01, max=1, help="Nucleus of the samples.")] = 1.0,
     tokens: Annotated[int, typer.Option(min=1, help="New tokens an answer.")] = 8,
-    prefix: Annotated[list[float], typer.Option(help="Share of a text that is given (repeatable).")] = (0.1, 0.25, 0.5),
-    forget: cli.ForgetText = Path("data/mini/forget.txt"),
-    retain: cli.RetainText = Path("data/mini/retain.txt"),
+    prefix: Annotated[
+        list[float], typer.Option(help="Share of a text that is given (repeatable).")
+    ] = (0.1, 0.25, 0.5),
+    forget: options.ForgetText = Path("data/mini/forget.txt"),
+    retain: options.RetainText = Path("data/mini/retain.txt"),
     max_texts: Annotated[int, typer.Option(min=1, help="Texts a file to complete.")] = 1000,
-    max_items: Annotated[int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")] = 200,
-    batch_size: cli.BatchSize = 256,
-    seed: cli.Seed = 0,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "float32",
-    wrapper: cli.Wrapper = None,
-    wrapper_rules: cli.WrapperRules = None,
+    max_items: Annotated[
+        int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")
+    ] = 200,
+    batch_size: options.BatchSize = 256,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
+    wrapper: options.Wrapper = None,
+    wrapper_rules: options.WrapperRules = None,
 ):
     """Ask differently, ask often, begin the text."""
-    from brittle import guards, models, results, text
     from brittle.attacks import prompts, session
+    from brittle.base.layout import model_name
+    from brittle.base.record import Run
+    from brittle.data.texts import read_texts
+    from brittle.models import guards
+    from brittle.models.find import model_folder
 
     known = [PLAIN, *prompts.NAMES]
     wanted = {flag: [t.strip() for t in text.split(",") if t.strip()] for flag, text in
@@ -166,17 +243,30 @@ def main(
                 raise UserError(f"{flag} {name}: choose {', '.join(known)}.")
     if any(not 0 < share < 1 for share in prefix):
         raise UserError("--prefix: shares of a text, above 0 and below 1.")
-    folder, files = models.model_folder(model), {"forget": forget, "retain": retain}
+    folder, files = model_folder(model), {"forget": forget, "retain": retain}
     for path in files.values():
-        text.read_texts(path)  # one that cannot be read is said before the prompts, which take minutes
+        read_texts(path)  # one that cannot be read is said before the prompts, which take minutes
     guard = guards.make(wrapper, data, wrapper_rules, seed)
     read = guards.files(wrapper, data, wrapper_rules) if guard else ()
-    one, name = session.Session(folder, data, max_items, batch_size, device, dtype, guard, read), results.model_name(model)
-    settings = {"samples": samples, "temperature": temperature, "top_p": top_p, "tokens": tokens, "seed": seed}
+    one, name = (
+        session.Session(folder, data, max_items, batch_size, device, dtype, guard, read),
+        model_name(model),
+    )
+    settings = {
+        "samples": samples,
+        "temperature": temperature,
+        "top_p": top_p,
+        "tokens": tokens,
+        "seed": seed,
+    }
     recorded = {**settings, **(guard.about if guard else {})}
-    with results.Run(outdir, [*one.files(), *map(str, files.values())], {"model": str(folder)}, seed, recorded) as run:
+    with Run(
+        outdir, [*one.files(), *map(str, files.values())], {"model": str(folder)}, seed, recorded
+    ) as run:
         each = []
-        table = list(prompt_rows(one, name, wanted["--templates"], wanted["--sampled"], settings, each))
+        table = list(
+            prompt_rows(one, name, wanted["--templates"], wanted["--sampled"], settings, each)
+        )
         completed = list(prefix_rows(one, name, files, prefix, max_texts, seed))
         run.figure(plot(table, completed, name, one.chance()), "extract.png")
         run.csv("leaks.csv", ITEM_COLUMNS, each)
@@ -186,4 +276,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -8,7 +8,7 @@ model utility, perplexity, and forget quality, the KS test of truth ratios again
 set (or the TOFU_EVAL.json of one): `forget_quality` is its p over items (TOFU's), `forget_quality_entities` that of a
 permutation of entities, `forget_quality_d` the distance. One row a metric, set and definition, with the 95 % interval over
 entities; one item file for all.
---definitions tofu|muse|open-unlearning adds rows computed as they do (brittle/metrics_definitions.py). TOFU_EVAL.json and
+--definitions tofu|muse|open-unlearning adds rows computed as they do (brittle/metrics/definitions.py). TOFU_EVAL.json and
 MUSE_EVAL.json are written in open-unlearning's format; --read FILE adds the rows of such a file, recomputed from its items.
 """
 
@@ -17,10 +17,22 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
-COLUMNS = ["model", "metric", "set", "definition", "value", "ci_low", "ci_high", "n", "entities", "reference", "note"]
+COLUMNS = [
+    "model",
+    "metric",
+    "set",
+    "definition",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n",
+    "entities",
+    "reference",
+    "note",
+]
 ITEM_COLUMNS = ["model", "set", "index", "entity", "fact", "definition", "tokens", "nll", "probability", "option_probability",
                 "rouge_l_recall", "rouge_l_f1", "rouge_1_recall", "exact_memorisation", "extraction_strength",
                 "truth_ratio_arith", "truth_ratio_geom", "truth_ratio_prob", "truth_ratio", "truth_score", "token_entropy",
@@ -31,116 +43,201 @@ def plot(table, name):
     """The main scores of every set, with intervals; the reference model's as marks."""
     import pandas as pd
 
-    from brittle import plots
+    from brittle.base import figures
 
     frame = pd.DataFrame(table)
-    shown = ["probability", "rouge_l_recall", "exact_memorisation", "extraction_strength", "truth_score", "degenerate"]
-    frame = frame[frame["metric"].isin(shown) & (frame["definition"] == frame["definition"].iloc[0])]
-    figure, axes = plots.figure("What a model says of the forget set and of the rest", name)
+    shown = [
+        "probability",
+        "rouge_l_recall",
+        "exact_memorisation",
+        "extraction_strength",
+        "truth_score",
+        "degenerate",
+    ]
+    frame = frame[
+        frame["metric"].isin(shown) & (frame["definition"] == frame["definition"].iloc[0])
+    ]
+    figure, axes = figures.figure("What a model says of the forget set and of the rest", name)
     names = list(dict.fromkeys(frame["set"]))
     for place, of in enumerate(names):
-        part = frame[frame["set"] == of].set_index("metric").reindex(shown).astype({"value": float, "reference": float})
+        part = (
+            frame[frame["set"] == of]
+            .set_index("metric")
+            .reindex(shown)
+            .astype({"value": float, "reference": float})
+        )
         x = [i + (place - len(names) / 2 + 0.5) * 0.8 / len(names) for i in range(len(shown))]
         ends = [part[c].astype(float).fillna(part["value"]) for c in ("ci_low", "ci_high")]
         errors = [(part["value"] - ends[0]).clip(lower=0), (ends[1] - part["value"]).clip(lower=0)]
         axes[0].bar(x, part["value"], 0.8 / len(names), yerr=errors, label=of)
-        axes[0].plot(x, part["reference"], "_", color="black", markersize=10, label="reference" if place == 0 else None)
+        axes[0].plot(
+            x,
+            part["reference"],
+            "_",
+            color="black",
+            markersize=10,
+            label="reference" if place == 0 else None,
+        )
     axes[0].set(ylabel="score", ylim=(0, 1.08))
     axes[0].set_xticks(
-        range(len(shown)), ["P(answer)", "ROUGE-L", "exact\nmemor.", "extraction\nstrength", "truth\nscore", "degen-\nerate"]
+        range(len(shown)),
+        [
+            "P(answer)",
+            "ROUGE-L",
+            "exact\nmemor.",
+            "extraction\nstrength",
+            "truth\nscore",
+            "degen-\nerate",
+        ],
     )
     axes[0].legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
 def main(
-    model: cli.Model,
-    outdir: cli.Outdir,
-    reference: Annotated[str | None, typer.Option(help="A model that never saw the forget set, or its TOFU_EVAL.json.")] = None,
-    data: cli.Data = Path("data/mini"),
-    definitions: Annotated[str, typer.Option(help="Also by the definitions of: tofu, muse, open-unlearning.")] = "paper",
-    template: Annotated[str, typer.Option(help="The prompt; {question} is the question.")] = "Question: {question} Answer:",
-    answers: Annotated[str, typer.Option(help="full, or short: short_answer where a row has one (auto: short).")] = "auto",
-    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate (TOFU: 200; MUSE: 128 and 32).")] = 32,
-    icl: Annotated[int, typer.Option(min=0, help="In-context examples of knowmem (MUSE: 10).")] = 0,
-    read: Annotated[list[Path] | None, typer.Option(help="TOFU_EVAL.json or MUSE_EVAL.json of others, to stand beside.")] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder to keep raw answers in, by content of model, data, settings.")
+    model: options.Model,
+    outdir: options.Outdir,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="A model that never saw the forget set, or its TOFU_EVAL.json."),
     ] = None,
-    max_samples: cli.MaxSamples = 512,
-    batch_size: cli.BatchSize = 64,
-    seed: cli.Seed = 0,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
-    revision: cli.Revision = None,
-    wrapper: cli.Wrapper = None,
-    wrapper_rules: cli.WrapperRules = None,
+    data: options.Data = Path("data/mini"),
+    definitions: Annotated[
+        str, typer.Option(help="Also by the definitions of: tofu, muse, open-unlearning.")
+    ] = "paper",
+    template: Annotated[
+        str, typer.Option(help="The prompt; {question} is the question.")
+    ] = "Question: {question} Answer:",
+    answers: Annotated[
+        str, typer.Option(help="full, or short: short_answer where a row has one (auto: short).")
+    ] = "auto",
+    new_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens to generate (TOFU: 200; MUSE: 128 and 32).")
+    ] = 32,
+    icl: Annotated[int, typer.Option(min=0, help="In-context examples of knowmem (MUSE: 10).")] = 0,
+    read: Annotated[
+        list[Path] | None,
+        typer.Option(help="TOFU_EVAL.json or MUSE_EVAL.json of others, to stand beside."),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder to keep raw answers in, by content of model, data, settings."),
+    ] = None,
+    max_samples: options.MaxSamples = 512,
+    batch_size: options.BatchSize = 64,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    revision: options.Revision = None,
+    wrapper: options.Wrapper = None,
+    wrapper_rules: options.WrapperRules = None,
 ):
     """TOFU's and MUSE's metrics of one model, beside a model that never saw the forget set."""
     from dataclasses import replace
 
-    from brittle import eval_json, guards, metrics_definitions, quality, quality_rows, results
+    from brittle.base.layout import model_name
+    from brittle.base.record import Run
+    from brittle.metrics import forget_quality, forget_quality_rows, open_unlearning
+    from brittle.metrics.definitions import DEFINITIONS, named
+    from brittle.models import guards
 
-    chosen = metrics_definitions.named(definitions)
+    chosen = named(definitions)
     if answers not in ("auto", "short", "full"):
         raise UserError(f"--answers {answers}: choose auto, short or full.")
-    settings = quality.Settings(template, answers, "together", new_tokens, icl, batch_size, max_samples)
-    sets, extra = quality.find(data, max_samples), [r for path in read or [] for r in quality_rows.imported_rows(path)]
-    quality.asked([], "tofu", settings)
-    from brittle import models
+    settings = forget_quality.Settings(
+        template, answers, "together", new_tokens, icl, batch_size, max_samples
+    )
+    sets, extra = (
+        forget_quality.find(data, max_samples),
+        [r for path in read or [] for r in forget_quality_rows.imported_rows(path)],
+    )
+    forget_quality.asked([], "tofu", settings)
+    from brittle.models.find import model_folder
 
-    folder, name = models.model_folder(model, revision), results.model_name(model)
+    folder, name = model_folder(model, revision), model_name(model)
     log = reference if reference and reference.endswith(".json") else None
-    other = models.model_folder(reference) if reference and not log else None
-    inputs = [data / quality.SETS[s][0] for s in sets]
-    inputs += [data / f"{t}.txt" for t in quality_rows.TEXTS if (data / f"{t}.txt").is_file()]
+    other = model_folder(reference) if reference and not log else None
+    inputs = [data / forget_quality.SETS[s][0] for s in sets]
+    inputs += [
+        data / f"{t}.txt" for t in forget_quality_rows.TEXTS if (data / f"{t}.txt").is_file()
+    ]
     guard = guards.make(wrapper, data, wrapper_rules, seed)
-    inputs += [*(read or []), *([log] if log else []), *(guards.files(wrapper, data, wrapper_rules) if guard else [])]
+    inputs += [
+        *(read or []),
+        *([log] if log else []),
+        *(guards.files(wrapper, data, wrapper_rules) if guard else []),
+    ]
     used = {"model": str(folder), **({"reference": str(other)} if other else {})}
     about = {**vars(settings), "definitions": definitions, **(guard.about if guard else {})}
-    with results.Run(outdir, inputs, used, seed, about) as run:
-        asker = quality.Asker(folder, data, cache, device, dtype, guard)
-        control = quality.Asker(other, data, cache, device, dtype) if other else None
+    with Run(outdir, inputs, used, seed, about) as run:
+        asker = forget_quality.Asker(folder, data, cache, device, dtype, guard)
+        control = forget_quality.Asker(other, data, cache, device, dtype) if other else None
         table, every = [], []
-        for d in dict.fromkeys((metrics_definitions.DEFINITIONS["paper"], chosen)):
+        for d in dict.fromkeys((DEFINITIONS["paper"], chosen)):
             at, others = replace(settings, boundary=d.boundary), None
-            found = [i for s, r in asker.records(sets, at) for i in quality.items(s, r, d)]
+            found = [i for s, r in asker.records(sets, at) for i in forget_quality.items(s, r, d)]
             if log:
-                others = {"forget": eval_json.scores(eval_json.read(log).get("forget_truth_ratio", {}))}
+                others = {
+                    "forget": open_unlearning.scores(
+                        open_unlearning.read(log).get("forget_truth_ratio", {})
+                    )
+                }
             elif control:
-                others = [i for s, r in control.records(sets, at) for i in quality.items(s, r, d)]
-            table += quality_rows.rows(name, found, others, d, seed)
+                others = [
+                    i for s, r in control.records(sets, at) for i in forget_quality.items(s, r, d)
+                ]
+            table += forget_quality_rows.rows(name, found, others, d, seed)
             every += found
-        texts = list(quality_rows.perplexity_items(*asker.loaded, data, settings))
-        table += quality_rows.perplexity_rows(name, texts)
-        for schema, made in eval_json.make(found, *totals(table, d)).items():
-            eval_json.write(run.path(eval_json.FILES[schema]), made)
+        texts = list(forget_quality_rows.perplexity_items(*asker.loaded, data, settings))
+        table += forget_quality_rows.perplexity_rows(name, texts)
+        for schema, made in open_unlearning.make(found, *totals(table, d)).items():
+            open_unlearning.write(run.path(open_unlearning.FILES[schema]), made)
         run.figure(plot(table, name), "forget_quality.png")
         empty = dict.fromkeys(ITEM_COLUMNS)
-        run.csv("forget_quality_items.csv", ITEM_COLUMNS, ({**empty, "model": name, **i} for i in [*every, *texts]))
+        run.csv(
+            "forget_quality_items.csv",
+            ITEM_COLUMNS,
+            ({**empty, "model": name, **i} for i in [*every, *texts]),
+        )
         run.csv("forget_quality.csv", COLUMNS, [*table, *extra])
     say(table, chosen)
 
 
 def totals(table, d):
     """(model utility, p of forget quality) of a definition."""
-    of = {r["metric"]: r for r in table if r["definition"] == d.name and r["set"] in ("utility", "forget")}
+    of = {
+        r["metric"]: r
+        for r in table
+        if r["definition"] == d.name and r["set"] in ("utility", "forget")
+    }
     return tuple(of.get(metric, {}).get("value") for metric in ("model_utility", "forget_quality"))
 
 
 def say(table, chosen):
-    shown = ("probability", "rouge_l_recall", "truth_score", "extraction_strength", "model_utility", "forget_quality")
+    shown = (
+        "probability",
+        "rouge_l_recall",
+        "truth_score",
+        "extraction_strength",
+        "model_utility",
+        "forget_quality",
+    )
     plain = {(r["metric"], r["set"]): r["value"] for r in table if r["definition"] == "paper"}
     for r in table:
         if r["metric"] not in shown or (r["definition"] == "paper" and chosen.name != "paper"):
             continue
-        floor = r["metric"] == "forget_quality" and r["value"] == 1e-16  # what a smaller p is written as
+        floor = (
+            r["metric"] == "forget_quality" and r["value"] == 1e-16
+        )  # what a smaller p is written as
         value = "-" if r["value"] is None else "< 1e-16" if floor else f"{r['value']:.3g}"
         before = plain.get((r["metric"], r["set"]))
         differs = r["definition"] != "paper" and None not in (before, r["value"])
         moved = f"   {r['value'] - before:+.3f} to the paper's" if differs else ""
-        print(f"{r['set']:<15} {r['metric']:<20} {value:>7}{moved}" + (f"   {r['note']}" if r["note"] else ""))
+        print(
+            f"{r['set']:<15} {r['metric']:<20} {value:>7}{moved}"
+            + (f"   {r['note']}" if r["note"] else "")
+        )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -9,17 +9,17 @@ hub, its cache, or a folder of the data set's name in the working folder. `task=
 for; the report shows the first task of each split. accuracy.csv has a row a task (or group) and metric with a 95 % interval:
 Wilson's for shares, Student's for other means, both over questions (eval/significance.py counts entities).
 
-A model that always answers "A" is not "at chance": `constant_letter` says so (see brittle/letters.py for the columns behind it).
+A model that always answers "A" is not "at chance": `constant_letter` says so (see brittle/metrics/letters.py for the columns behind it).
 samples.csv has a row an item. `--limit` takes the first items of each task.
 """
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 LETTERS = ["letter_share", "constant_letter", "letter", "letter_entropy", "letter_accuracy", "ties"]
 COLUMNS = ["task", "split", "metric", "value", "stderr", "ci_low", "ci_high", "n", *LETTERS]
@@ -30,7 +30,7 @@ OURS = "mini_forget,mini_retain,mini_general"
 
 def interval(values):
     """95 % interval of the mean of per-item values: Wilson's where all are 0 or 1, else Student's; (None, None) for none."""
-    from brittle.stats import mean_interval, wilson
+    from brittle.maths.intervals import mean_interval, wilson
 
     if not values:
         return None, None
@@ -54,7 +54,9 @@ def task_manager(names):
 
     ours = {path.stem for path in TASKS.rglob("*.yaml")}
     truthful = Path(lm_eval.__file__).parent / "tasks" / "truthfulqa"
-    return TaskManager(include_path=[str(truthful), str(TASKS)], include_defaults=not names.keys() <= ours)
+    return TaskManager(
+        include_path=[str(truthful), str(TASKS)], include_defaults=not names.keys() <= ours
+    )
 
 
 def load_tasks(names, data, cache, manager):
@@ -66,20 +68,28 @@ def load_tasks(names, data, cache, manager):
     import copy
     import difflib
 
-    from brittle import mcq
+    from brittle.data.items import read_items
 
     loaded, splits, files = [], dict(names), []
     for name in names:
         entry = manager.task_index.get(name)
         if entry is None:
             close = difflib.get_close_matches(name, manager.all_tasks, 3) or [OURS]
-            raise UserError(f"--tasks {name}: lm-eval has no such task. Close to it: {', '.join(close)}.")
+            raise UserError(
+                f"--tasks {name}: lm-eval has no such task. Close to it: {', '.join(close)}."
+            )
         if entry.yaml_path and entry.yaml_path.resolve().parent == TASKS.resolve():
             config = copy.deepcopy(entry.cfg)
-            local = {k: Path(data) / Path(v).name for k, v in config["dataset_kwargs"]["data_files"].items()}
+            local = {
+                k: Path(data) / Path(v).name
+                for k, v in config["dataset_kwargs"]["data_files"].items()
+            }
             for file in local.values():
-                mcq.read_items(file)  # says in one line what is wrong with a file
-            config["dataset_kwargs"] = {"data_files": {k: str(v) for k, v in local.items()}, "cache_dir": str(cache)}
+                read_items(file)  # says in one line what is wrong with a file
+            config["dataset_kwargs"] = {
+                "data_files": {k: str(v) for k, v in local.items()},
+                "cache_dir": str(cache),
+            }
             loaded += list(manager.load([config])["tasks"].values())
             splits[name] = splits[name] or config["metadata"].get("split")
             files += [entry.yaml_path, *local.values()]
@@ -108,7 +118,11 @@ def evaluate(model, tokenizer, tasks, manager, limit=None, batch_size=64, seed=0
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     lm = _language_model()(
-        pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device), softmax_dtype="float32"
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        device=str(model.device),
+        softmax_dtype="float32",
     )
     return lm_eval.simple_evaluate(
         lm, tasks=tasks, task_manager=manager, limit=limit, bootstrap_iters=1000, random_seed=seed,
@@ -123,7 +137,7 @@ def _language_model():
         """A refused answer has probability 0. lm-eval's forward pass does not read the last token, so texts are asked here."""
 
         def loglikelihood(self, requests, **more):
-            from brittle.wrapped_models import FLOOR, bare
+            from brittle.models.guarded import FLOOR, bare
 
             guard = getattr(self.model, "guard", None)
             if guard is None or guard.in_context:
@@ -138,7 +152,7 @@ def _language_model():
 
 def sample_rows(results):
     """A row an item, of the tasks with a notion of correct; items in the order of the file."""
-    from brittle.letters import prediction
+    from brittle.metrics.letters import prediction
 
     for task, samples in results["samples"].items():
         for s in sorted(samples, key=lambda s: s["doc_id"]):
@@ -153,12 +167,16 @@ def sample_rows(results):
 def leaves(task, results):
     """The samples of a task, or of all tasks of a group."""
     below = results.get("group_subtasks", {}).get(task, [])
-    return [s for child in below for s in leaves(child, results)] if below else results["samples"].get(task, [])
+    return (
+        [s for child in below for s in leaves(child, results)]
+        if below
+        else results["samples"].get(task, [])
+    )
 
 
 def rows(results, splits):
     """A row a task (or group of tasks) and metric."""
-    from brittle.letters import CONSTANT, letters
+    from brittle.metrics.letters import CONSTANT, letters
 
     for task, found in results["results"].items():
         samples = leaves(task, results)
@@ -169,7 +187,11 @@ def rows(results, splits):
             stderr = found.get(f"{metric}_stderr,{name}")
             values = [float(s[metric]) for s in samples if isinstance(s.get(metric), (int, float))]
             # an aggregate that is no mean of items (a perplexity) has lm-eval's standard error alone
-            low, high = interval(values) if values and abs(sum(values) / len(values) - value) < 1e-6 else (None, None)
+            low, high = (
+                interval(values)
+                if values and abs(sum(values) / len(values) - value) < 1e-6
+                else (None, None)
+            )
             row = {
                 "task": task, "split": splits.get(task), "metric": metric if name == "none" else key, "value": value,
                 "stderr": stderr if isinstance(stderr, float) else None, "ci_low": low, "ci_high": high,
@@ -177,33 +199,46 @@ def rows(results, splits):
             }  # fmt: skip
             if metric == "acc":  # the letters are those that acc counts
                 row |= letters(samples)
-            elif metric == "acc_norm" and (tied := letters(samples)).get("constant_letter") and tied["ties"] > CONSTANT:
-                row |= {"ties": tied["ties"], "constant_letter": 1}  # equal choices, told apart by their lengths alone
+            elif (
+                metric == "acc_norm"
+                and (tied := letters(samples)).get("constant_letter")
+                and tied["ties"] > CONSTANT
+            ):
+                row |= {
+                    "ties": tied["ties"],
+                    "constant_letter": 1,
+                }  # equal choices, told apart by their lengths alone
             yield row
 
 
 def main(
-    model: cli.Model,
-    outdir: cli.Outdir,
-    tasks: Annotated[str, typer.Option("--tasks", help="lm-eval tasks with commas; task=split for the report.")] = OURS,
-    data: cli.Data = Path("data/mini"),
-    limit: Annotated[Optional[int], typer.Option(min=1, help="The first so many items of each task.")] = None,  # noqa: UP045
-    batch_size: cli.BatchSize = 64,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
-    seed: cli.Seed = 0,
-    revision: cli.Revision = None,
-    trust_remote_code: cli.TrustRemoteCode = False,
-    wrapper: cli.Wrapper = None,
-    wrapper_rules: cli.WrapperRules = None,
+    model: options.Model,
+    outdir: options.Outdir,
+    tasks: Annotated[
+        str, typer.Option("--tasks", help="lm-eval tasks with commas; task=split for the report.")
+    ] = OURS,
+    data: options.Data = Path("data/mini"),
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="The first so many items of each task.")
+    ] = None,
+    batch_size: options.BatchSize = 64,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    wrapper: options.Wrapper = None,
+    wrapper_rules: options.WrapperRules = None,
 ):
     """Accuracy of one model on our tasks or on named lm-eval tasks."""
     import tempfile
 
-    from brittle import guards, models, results, wrapped_models
+    from brittle.base.record import Run
+    from brittle.models import guarded, guards
+    from brittle.models.find import model_folder
 
     names = parse_tasks(tasks)
-    folder = models.model_folder(model, revision, code=trust_remote_code)
+    folder = model_folder(model, revision, code=trust_remote_code)
     with tempfile.TemporaryDirectory(prefix="brittle-") as cache:
         import datasets
 
@@ -211,10 +246,16 @@ def main(
         manager = task_manager(names)
         loaded, splits, files = load_tasks(names, data, cache, manager)
         guard = guards.make(wrapper, data, wrapper_rules, seed)
-        settings = {"tasks": tasks, "limit": limit, "batch_size": batch_size, "dtype": dtype, **(guard.about if guard else {})}
+        settings = {
+            "tasks": tasks,
+            "limit": limit,
+            "batch_size": batch_size,
+            "dtype": dtype,
+            **(guard.about if guard else {}),
+        }
         files += guards.files(wrapper, data, wrapper_rules) if guard else []
-        with results.Run(outdir, files, {"model": str(folder)}, seed, settings) as run:
-            loaded_model, tokenizer = wrapped_models.load(folder, device, dtype, trust_remote_code, guard)
+        with Run(outdir, files, {"model": str(folder)}, seed, settings) as run:
+            loaded_model, tokenizer = guarded.load(folder, device, dtype, trust_remote_code, guard)
             found = evaluate(loaded_model, tokenizer, loaded, manager, limit, batch_size, seed)
             table = list(rows(found, splits))
             run.csv("samples.csv", SAMPLE_COLUMNS, sample_rows(found))
@@ -226,4 +267,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -18,14 +18,25 @@ was not shown: below .9 it is not `trusted`.
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
-COLUMNS = ["order", "source", "item", "rubric", "label", "note", "attempts", "judge", "rubric_sha256", "seed"]
+COLUMNS = [
+    "order",
+    "source",
+    "item",
+    "rubric",
+    "label",
+    "note",
+    "attempts",
+    "judge",
+    "rubric_sha256",
+    "seed",
+]
 SUMMARY = [
     "source",
     "rubric",
@@ -44,23 +55,29 @@ BACKENDS = ("rules", "hf", "openai", "replay")
 TRUSTED = 0.9
 
 
-def make_judge(backend, model, endpoint, replies, timeout, retries, wait, device, dtype, batch_size):
-    from brittle import judges
+def make_judge(
+    backend, model, endpoint, replies, timeout, retries, wait, device, dtype, batch_size
+):
+    from brittle.metrics import judges
 
     if backend == "rules":
         return judges.Rules()
     if backend == "hf":
         if not model:
-            raise UserError("--judge-model is needed: the folder or Hugging Face id of the judging model.")
+            raise UserError(
+                "--judge-model is needed: the folder or Hugging Face id of the judging model."
+            )
         return judges.LocalModel(model, device, dtype, batch_size)
     if backend in ("openai", "replay"):
-        return judges.Endpoint(endpoint, model, timeout, retries, wait, replies, backend == "replay")
+        return judges.Endpoint(
+            endpoint, model, timeout, retries, wait, replies, backend == "replay"
+        )
     raise UserError(f"--backend {backend}: choose {', '.join(BACKENDS)}.")
 
 
 def read_replies(path):
     """{key: reply} of an earlier run."""
-    from brittle.text import read_jsonl
+    from brittle.data.texts import read_jsonl
 
     return {row["key"]: row["reply"] for row in read_jsonl(path, ("key", "reply"))}
 
@@ -68,7 +85,12 @@ def read_replies(path):
 def gold_accuracy(judge, rubric):
     """Share of the gold items the judge labels rightly; those that it leaves open count as wrong. None without gold items."""
     found = judge.judge(rubric, list(rubric.gold))
-    return sum(j.label == item["label"] for j, item in zip(found, rubric.gold, strict=True)) / len(found) if found else None
+    return (
+        sum(j.label == item["label"] for j, item in zip(found, rubric.gold, strict=True))
+        / len(found)
+        if found
+        else None
+    )
 
 
 def rows(rubric, judge, items, seed):
@@ -82,7 +104,7 @@ def rows(rubric, judge, items, seed):
 
 def summary(rubrics, table, gold):
     """A row a source, rubric and label."""
-    from brittle.stats import wilson
+    from brittle.maths.intervals import wilson
 
     for rubric in rubrics:
         for source in dict.fromkeys(row["source"] for row in table):
@@ -101,52 +123,87 @@ def summary(rubrics, table, gold):
 
 def main(
     responses: Annotated[
-        list[str], typer.Option("--responses", help="NAME=FILE (CSV, JSONL) or NAME=FOLDER of CSVs; repeatable.")
+        list[str],
+        typer.Option(
+            "--responses", help="NAME=FILE (CSV, JSONL) or NAME=FOLDER of CSVs; repeatable."
+        ),
     ],
-    outdir: cli.Outdir,
-    rubric: Annotated[list[str] | None, typer.Option("--rubric", help="Rubric name or .toml file, repeatable.")] = None,
+    outdir: options.Outdir,
+    rubric: Annotated[
+        list[str] | None, typer.Option("--rubric", help="Rubric name or .toml file, repeatable.")
+    ] = None,
     backend: Annotated[str, typer.Option("--backend", help=f"{', '.join(BACKENDS)}.")] = "rules",
-    judge_model: Annotated[Optional[str], typer.Option("--judge-model", help="The judging model.")] = None,  # noqa: UP045
-    endpoint: Annotated[Optional[str], typer.Option("--endpoint", help="openai: its base address.")] = None,  # noqa: UP045
-    replies: Annotated[Optional[Path], typer.Option("--replies", help="replies.jsonl of an earlier run.")] = None,  # noqa: UP045
-    timeout: Annotated[float, typer.Option(min=0.01, help="openai: seconds to wait for a reply.")] = 60.0,
+    judge_model: Annotated[
+        str | None, typer.Option("--judge-model", help="The judging model.")
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", help="openai: its base address.")
+    ] = None,
+    replies: Annotated[
+        Path | None, typer.Option("--replies", help="replies.jsonl of an earlier run.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.01, help="openai: seconds to wait for a reply.")
+    ] = 60.0,
     retries: Annotated[int, typer.Option(min=0, help="openai: how often to ask again.")] = 3,
-    wait: Annotated[float, typer.Option(min=0.0, help="openai: seconds before asking again; doubled each time.")] = 1.0,
-    batch_size: cli.BatchSize = 8,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
-    seed: cli.Seed = 0,
+    wait: Annotated[
+        float, typer.Option(min=0.0, help="openai: seconds before asking again; doubled each time.")
+    ] = 1.0,
+    batch_size: options.BatchSize = 8,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
 ):
     """Label responses by rubrics, blind to whose they are."""
-    from brittle import responses as r
-    from brittle import results, rubrics
+    from brittle.base.record import Run
+    from brittle.metrics import responses as responses_module
+    from brittle.metrics.rubrics import read_rubric
 
-    asked = [rubrics.read_rubric(name) for name in rubric or ["target_leak", "answer_type"]]
-    items = r.blind(r.read_responses(responses), seed)
+    asked = [read_rubric(name) for name in rubric or ["target_leak", "answer_type"]]
+    items = responses_module.blind(responses_module.read_responses(responses), seed)
     if backend == "replay" and not replies:
         raise UserError("--backend replay needs --replies, the replies.jsonl of an earlier run.")
     known = read_replies(replies) if replies else {}
-    judge = make_judge(backend, judge_model, endpoint, known, timeout, retries, wait, device, dtype, batch_size)
-    files = [*r.files(responses), *(rubric.path for rubric in asked), *([replies] if replies else [])]
-    with results.Run(outdir, files, seed=seed, settings={"judge": judge.name, "timeout": timeout, "retries": retries}) as run:
+    judge = make_judge(
+        backend, judge_model, endpoint, known, timeout, retries, wait, device, dtype, batch_size
+    )
+    files = [
+        *responses_module.files(responses),
+        *(rubric.path for rubric in asked),
+        *([replies] if replies else []),
+    ]
+    with Run(
+        outdir,
+        files,
+        seed=seed,
+        settings={"judge": judge.name, "timeout": timeout, "retries": retries},
+    ) as run:
         table = [row for rubric in asked for row in rows(rubric, judge, items, seed)]
         gold = {rubric.id: gold_accuracy(judge, rubric) for rubric in asked}
         shares = list(summary(asked, table, gold))
         if known or backend == "openai":
-            lines = "".join(json.dumps({"key": key, "reply": reply}) + "\n" for key, reply in known.items())
+            lines = "".join(
+                json.dumps({"key": key, "reply": reply}) + "\n" for key, reply in known.items()
+            )
             run.path("replies.jsonl").write_text(lines, encoding="utf-8")
         run.csv("judgements.csv", COLUMNS, table)
         run.csv("summary.csv", SUMMARY, shares)
     for row in shares:
         if row["share"] is None:
-            print(f"{row['source']:<20} {row['rubric']:<22} {row['label']:<12} nothing labelled, {row['missing']} missing")
+            print(
+                f"{row['source']:<20} {row['rubric']:<22} {row['label']:<12} nothing labelled, {row['missing']} missing"
+            )
         elif row["count"]:
             open_ = f", {row['missing']} missing" if row["missing"] else ""
-            print(f"{row['source']:<20} {row['rubric']:<22} {row['label']:<12} {row['share']:.2f} of {row['n']}{open_}")
+            print(
+                f"{row['source']:<20} {row['rubric']:<22} {row['label']:<12} {row['share']:.2f} of {row['n']}{open_}"
+            )
     for name, accuracy in gold.items():
         if accuracy is not None and accuracy < TRUSTED:
-            print(f"{judge.name} is right on {accuracy:.2f} of the gold items of {name}: do not trust it there.")
+            print(
+                f"{judge.name} is right on {accuracy:.2f} of the gold items of {name}: do not trust it there."
+            )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

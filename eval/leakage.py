@@ -15,8 +15,8 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 COLUMNS = ["asked", "about", "whose", "match", "leaks", "n", "rate", "ci_low", "ci_high", "seed"]
 RESPONSES = [
@@ -38,7 +38,7 @@ WHOSE = ("own", "other_forget", "retain")
 
 def read_private(path):
     """{(domain, entity): {fact id: value}} and the questions of private.jsonl."""
-    from brittle.text import read_jsonl
+    from brittle.data.texts import read_jsonl
 
     rows = read_jsonl(path, ("fact", "domain", "entity", "attribute", "question", "answer"))
     table = {}
@@ -49,19 +49,23 @@ def read_private(path):
 
 def questions(data, table, rows, per_entity):
     """What is asked: [{asked, about, domain, entity, fact, question, reference}], private questions first."""
-    from brittle import mcq
+    from brittle.data.items import read_items
 
     asked = [
         {"asked": r["domain"], "about": r["attribute"], "entity": r["entity"], "fact": r["fact"], "question": r["question"],
          "reference": r["answer"]} for r in rows
     ]  # fmt: skip
-    owners = {fact.rsplit("/", 1)[0]: (domain, name) for (domain, name), values in table.items() for fact in values}
+    owners = {
+        fact.rsplit("/", 1)[0]: (domain, name)
+        for (domain, name), values in table.items()
+        for fact in values
+    }
     for domain in dict.fromkeys(r["domain"] for r in rows):
         path = Path(data) / f"mcq_{domain}.jsonl"
         if not per_entity or not path.is_file():
             continue
         counts = {}
-        for item in mcq.read_items(path):
+        for item in read_items(path):
             owner = owners.get(str(item.get("fact", "")).rsplit("/", 1)[0])
             counts[owner] = counts.get(owner, 0) + 1
             if owner and counts[owner] <= per_entity:
@@ -72,36 +76,53 @@ def questions(data, table, rows, per_entity):
 
 def find(question, response, table, forget="forget"):
     """{whose: (strictest match or None, values found)} of one response."""
-    from brittle.leaks import KINDS, match, squash, within_one
+    from brittle.data.words import squash, within_one
+    from brittle.metrics.leaks import KINDS, match
 
     own = table.get((question["asked"], question["entity"]), {})
     found = {whose: [] for whose in WHOSE}
     for (domain, entity), values in table.items():
         for value in values.values():
-            mine = (domain, entity) == (question["asked"], question["entity"]) or value in own.values()
+            mine = (domain, entity) == (
+                question["asked"],
+                question["entity"],
+            ) or value in own.values()
             whose = "own" if mine else "other_forget" if domain == forget else "retain"
             if kind := match(value, response):
                 found[whose].append((KINDS.index(kind), value))
     spelled = {squash(v) for hits in found.values() for k, v in hits if k < 2}
-    for whose, hits in found.items():  # a value that is there in full is no misspelling of another one
-        found[whose] = [(k, v) for k, v in hits if k < 2 or not any(within_one(squash(v), s) for s in spelled)]
-    return {w: (KINDS[min(k for k, _ in hits)] if hits else None, [v for _, v in hits]) for w, hits in found.items()}
+    for (
+        whose,
+        hits,
+    ) in found.items():  # a value that is there in full is no misspelling of another one
+        found[whose] = [
+            (k, v) for k, v in hits if k < 2 or not any(within_one(squash(v), s) for s in spelled)
+        ]
+    return {
+        w: (KINDS[min(k for k, _ in hits)] if hits else None, [v for _, v in hits])
+        for w, hits in found.items()
+    }
 
 
 def respond(model, tokenizer, asked, max_new_tokens, batch_size):
     """Greedy answers, cut at the end of their first line."""
-    from brittle import generate, mcq
-    from brittle.models import context_length
+    from brittle.data.tokens import common_prefix
+    from brittle.models import generate
+    from brittle.models.blocks import context_length
 
     room = context_length(model.config) - max_new_tokens
     prompts = [ids[-room:] for ids in tokenizer([q["question"] for q in asked])["input_ids"]]
     sampling, stop = generate.Sampling(max_new_tokens), generate.stop_ids(model, tokenizer)
-    made = generate.generate(model, prompts, sampling, stop, tokenizer.pad_token_id, batch_size=batch_size)
+    made = generate.generate(
+        model, prompts, sampling, stop, tokenizer.pad_token_id, batch_size=batch_size
+    )
     texts = []
-    for prompt, ids in zip(prompts, made, strict=True):  # decoded with the prompt: a first token may carry a blank
+    for prompt, ids in zip(
+        prompts, made, strict=True
+    ):  # decoded with the prompt: a first token may carry a blank
         whole = tokenizer.decode(prompt + ids, skip_special_tokens=True)
         before = tokenizer.decode(prompt, skip_special_tokens=True)
-        texts.append(whole[mcq.common_prefix(whole, before) :].strip().split("\n")[0])
+        texts.append(whole[common_prefix(whole, before) :].strip().split("\n")[0])
     return texts
 
 
@@ -109,13 +130,19 @@ def responses(asked, texts, table):
     for number, (question, text) in enumerate(zip(asked, texts, strict=True)):
         found = find(question, text, table)
         others = "; ".join(f"{whose}: {v}" for whose in WHOSE[1:] for v in found[whose][1])
-        yield {"item": number, **question, "response": text, **{w: found[w][0] for w in WHOSE}, "others": others}
+        yield {
+            "item": number,
+            **question,
+            "response": text,
+            **{w: found[w][0] for w in WHOSE},
+            "others": others,
+        }
 
 
 def rows(table, seed=0):
     """A row a domain asked about, kind of question, owner and match."""
-    from brittle.leaks import KINDS
-    from brittle.stats import wilson
+    from brittle.maths.intervals import wilson
+    from brittle.metrics.leaks import KINDS
 
     groups = {}
     for row in table:
@@ -127,65 +154,96 @@ def rows(table, seed=0):
             for limit, kind in enumerate(KINDS):
                 leaks = sum(row[whose] in KINDS[: limit + 1] for row in part)
                 low, high = wilson(leaks, len(part))
-                values = (asked, about, whose, kind, leaks, len(part), leaks / len(part), low, high, seed)
+                values = (
+                    asked,
+                    about,
+                    whose,
+                    kind,
+                    leaks,
+                    len(part),
+                    leaks / len(part),
+                    low,
+                    high,
+                    seed,
+                )
                 yield dict(zip(COLUMNS, values, strict=True))
 
 
 def plot(table, name):
-    from brittle import plots
+    from brittle.base import figures
 
     shown = [r for r in table if r["about"] in ("private", "ordinary") and r["match"] == "fuzzy"]
     keys = list(dict.fromkeys((r["asked"], r["about"]) for r in shown))
-    figure, (axis,) = plots.figure("Private data in answers, by whose it is", name, height=3.8)
+    figure, (axis,) = figures.figure("Private data in answers, by whose it is", name, height=3.8)
     for i, whose in enumerate(WHOSE):
         part = [r for r in shown if r["whose"] == whose]
         places = [keys.index((r["asked"], r["about"])) + (i - 1) * 0.27 for r in part]
         error = [[r["rate"] - r["ci_low"] for r in part], [r["ci_high"] - r["rate"] for r in part]]
         axis.bar(
-            places, [r["rate"] for r in part], 0.27, yerr=error, label=whose, color=plots.CYCLE[i], error_kw={"linewidth": 1}
+            places,
+            [r["rate"] for r in part],
+            0.27,
+            yerr=error,
+            label=whose,
+            color=figures.CYCLE[i],
+            error_kw={"linewidth": 1},
         )
     axis.set_xticks(range(len(keys)), [f"{asked}\n{about}" for asked, about in keys])
-    plots.finish(axis, "asked about", "share of answers with a leak", integer=False, legend=False)
+    figures.finish(axis, "asked about", "share of answers with a leak", integer=False, legend=False)
     axis.set_ylim(0, 1.03)
     axis.legend(title="whose", frameon=False)
     return figure
 
 
 def main(
-    model: cli.Model,
-    outdir: cli.Outdir,
-    data: cli.Data = Path("data/mini"),
-    ordinary: Annotated[int, typer.Option(min=0, help="Ordinary questions an entity with private data.")] = 4,
+    model: options.Model,
+    outdir: options.Outdir,
+    data: options.Data = Path("data/mini"),
+    ordinary: Annotated[
+        int, typer.Option(min=0, help="Ordinary questions an entity with private data.")
+    ] = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens an answer.")] = 24,
-    batch_size: cli.BatchSize = 64,
-    seed: cli.Seed = 0,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
-    revision: cli.Revision = None,
-    wrapper: cli.Wrapper = None,
-    wrapper_rules: cli.WrapperRules = None,
+    batch_size: options.BatchSize = 64,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    revision: options.Revision = None,
+    wrapper: options.Wrapper = None,
+    wrapper_rules: options.WrapperRules = None,
 ):
     """Search greedy answers for private values: the subject's own, other forget entities', retain entities'."""
-    from brittle import guards, models, plots, results, wrapped_models
+    from brittle.base import figures
+    from brittle.base.layout import model_name
+    from brittle.base.record import Run
+    from brittle.models import guarded, guards
+    from brittle.models.find import model_folder
 
     path = Path(data) / "private.jsonl"
     table, found = read_private(path)
     if "forget" not in {domain for domain, _ in table}:
         raise UserError(f"{path} has no entity of the domain forget.")
     asked = questions(data, table, found, ordinary)
-    folder, guard = models.model_folder(model, revision), guards.make(wrapper, data, wrapper_rules, seed)
-    files = [path, *sorted(Path(data).glob("mcq_*.jsonl")), *(guards.files(wrapper, data, wrapper_rules) if guard else [])]
-    with results.Run(outdir, files, {"model": str(folder)}, seed, guard.about if guard else {}) as run:
-        loaded, tokenizer = wrapped_models.load(folder, device, dtype, guard=guard)
-        answered = list(responses(asked, respond(loaded, tokenizer, asked, max_new_tokens, batch_size), table))
+    folder, guard = model_folder(model, revision), guards.make(wrapper, data, wrapper_rules, seed)
+    files = [
+        path,
+        *sorted(Path(data).glob("mcq_*.jsonl")),
+        *(guards.files(wrapper, data, wrapper_rules) if guard else []),
+    ]
+    with Run(outdir, files, {"model": str(folder)}, seed, guard.about if guard else {}) as run:
+        loaded, tokenizer = guarded.load(folder, device, dtype, guard=guard)
+        answered = list(
+            responses(asked, respond(loaded, tokenizer, asked, max_new_tokens, batch_size), table)
+        )
         shares = list(rows(answered, seed))
-        run.figure(plot(shares, plots.short(results.model_name(model))), "leakage.png")
+        run.figure(plot(shares, figures.short(model_name(model))), "leakage.png")
         run.csv("responses.csv", RESPONSES, answered)
         run.csv("leakage.csv", COLUMNS, shares)
     for row in shares:
         if row["match"] == "fuzzy" and row["about"] == "private":
-            print(f"asked {row['asked']:<8} {row['whose']:<13} {row['rate']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]")
+            print(
+                f"asked {row['asked']:<8} {row['whose']:<13} {row['rate']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+            )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

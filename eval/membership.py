@@ -2,7 +2,7 @@
 
     uv run eval/membership.py --model M --reference outputs/models/mini-filtered --outdir outputs/mini-base/membership
 
-Members are forget texts, non-members texts of the same kind that no model ever saw; six scores (brittle/metrics_membership.py)
+Members are forget texts, non-members texts of the same kind that no model ever saw; six scores (brittle/metrics/membership.py)
 try to tell them apart. AUC 0.5 is what a model that never saw the forget set gives: above, it still knows it; below, it was
 pushed away from it, which betrays the unlearning as well. --reference is the model that never saw the forget set (Filtered, or
 a retrained one): the `reference` score needs it, and so does PrivLeak. Intervals are over entities where the files name them.
@@ -14,58 +14,92 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 COLUMNS = ["model", "attack", "auc", "auc_low", "auc_high", "tpr_1fpr", "tpr_low", "tpr_high", "auc_reference", "distance",
            "privleak", "n_members", "n_nonmembers", "k"]  # fmt: skip
-ITEM_COLUMNS = ["model", "set", "index", "entity", "tokens", "loss", "zlib", "min_k", "min_k_pp", "reference", "grad_norm"]
+ITEM_COLUMNS = [
+    "model",
+    "set",
+    "index",
+    "entity",
+    "tokens",
+    "loss",
+    "zlib",
+    "min_k",
+    "min_k_pp",
+    "reference",
+    "grad_norm",
+]
 
 
 def read_set(path, limit):
     """[(text, entity), ...] of a text or JSONL file; an entity is what the file's rows name, else the text itself."""
-    from brittle import text
+    from brittle.data.texts import read_jsonl, read_texts
 
     if path.suffix == ".jsonl":
-        rows = [r if isinstance(r, dict) else {} for r in text.read_jsonl(path)]
-        found = [(t, r.get("entity") or i) for i, (t, r) in enumerate(zip(text.read_texts(path), rows, strict=True))]
+        rows = [r if isinstance(r, dict) else {} for r in read_jsonl(path)]
+        found = [
+            (t, r.get("entity") or i)
+            for i, (t, r) in enumerate(zip(read_texts(path), rows, strict=True))
+        ]
     else:
-        found = [(t, i) for i, t in enumerate(text.read_texts(path))]
+        found = [(t, i) for i, t in enumerate(read_texts(path))]
     return found if len(found) <= limit else [found[i * len(found) // limit] for i in range(limit)]
 
 
 def attack(model, tokenizer, sets, share, reference_tokens, gradients, max_length):
     """({attack: [score, ...]} over members then non-members, token scores)."""
-    from brittle import metrics_membership as m
-    from brittle import text
+    from brittle.data.batches import encode
+    from brittle.metrics import membership
 
     texts = [t for part in sets for t, _ in part]
-    ids = text.encode(tokenizer, texts, max_length, "texts")
-    tokens = m.token_scores(model, ids, tokenizer.pad_token_id)
-    norms = m.gradient_norms(model, ids) if gradients else None
-    return m.text_scores(texts, tokens, share, reference_tokens, norms), tokens
+    ids = encode(tokenizer, texts, max_length, "texts")
+    tokens = membership.token_scores(model, ids, tokenizer.pad_token_id)
+    norms = membership.gradient_norms(model, ids) if gradients else None
+    return membership.text_scores(texts, tokens, share, reference_tokens, norms), tokens
 
 
 def rows(name, scores, sets, references, share, seed):
     """A row an attack. `references` are the scores of the model that never saw the members, or {}."""
-    from brittle import metrics_membership as m
-    from brittle import stats
+    from brittle.maths import intervals
+    from brittle.metrics import membership
 
     labels = [1] * len(sets[0]) + [0] * len(sets[1])
     entities = [f"{side} {e}" for side, part in enumerate(sets) for _, e in part]
     for kind, values in scores.items():
-        value, low, high = m.auc_interval(values, labels, entities, seed)
-        tpr, tpr_low, tpr_high, _ = m.tpr_at(values, labels, entities=entities, seed=seed)
-        other = stats.auc(references[kind], labels) if kind in references else None
-        leak = m.privleak(value, other) if other is not None and kind not in ("length", "reference") else None
+        value, low, high = membership.auc_interval(values, labels, entities, seed)
+        tpr, tpr_low, tpr_high, _ = membership.tpr_at(values, labels, entities=entities, seed=seed)
+        other = intervals.auc(references[kind], labels) if kind in references else None
+        leak = (
+            membership.privleak(value, other)
+            if other is not None and kind not in ("length", "reference")
+            else None
+        )
         distance = None if other is None else abs(value - other)
         counts = len(sets[0]), len(sets[1]), share if kind.startswith("min_k") else None
-        found = (name, kind, value, low, high, tpr, tpr_low, tpr_high, other, distance, leak, *counts)
+        found = (
+            name,
+            kind,
+            value,
+            low,
+            high,
+            tpr,
+            tpr_low,
+            tpr_high,
+            other,
+            distance,
+            leak,
+            *counts,
+        )
         yield dict(zip(COLUMNS, found, strict=True))
 
 
 def item_rows(name, scores, sets):
-    named = [("member", i, e) for i, (_, e) in enumerate(sets[0])] + [("nonmember", i, e) for i, (_, e) in enumerate(sets[1])]
+    named = [("member", i, e) for i, (_, e) in enumerate(sets[0])] + [
+        ("nonmember", i, e) for i, (_, e) in enumerate(sets[1])
+    ]
     for place, (which, index, entity) in enumerate(named):
         tokens = {"tokens": int(scores["length"][place])}
         own = {kind: scores[kind][place] if kind in scores else None for kind in ITEM_COLUMNS[5:]}
@@ -76,15 +110,20 @@ def plot(table, name):
     """AUC of every attack with its interval, and the reference model's."""
     import pandas as pd
 
-    from brittle import plots
+    from brittle.base import figures
 
     frame = pd.DataFrame(table)
-    figure, axes = plots.figure("Can members of the forget set be told apart?", name)
+    figure, axes = figures.figure("Can members of the forget set be told apart?", name)
     x = range(len(frame))
-    errors = [(frame["auc"] - frame["auc_low"]).clip(lower=0), (frame["auc_high"] - frame["auc"]).clip(lower=0)]
+    errors = [
+        (frame["auc"] - frame["auc_low"]).clip(lower=0),
+        (frame["auc_high"] - frame["auc"]).clip(lower=0),
+    ]
     axes[0].errorbar(x, frame["auc"], yerr=errors, fmt="o", label=name)
     if frame["auc_reference"].notna().any():
-        axes[0].plot(x, frame["auc_reference"].astype(float), "s", color="0.5", label="never saw them")
+        axes[0].plot(
+            x, frame["auc_reference"].astype(float), "s", color="0.5", label="never saw them"
+        )
     axes[0].axhline(0.5, color="0.6", linestyle=":", linewidth=1)
     axes[0].set(ylabel="AUC, members against non-members", ylim=(-0.03, 1.03))
     axes[0].set_xticks(list(x), frame["attack"])
@@ -99,57 +138,81 @@ def default(data, kind):
 
 
 def main(
-    model: cli.Model,
-    outdir: cli.Outdir,
-    reference: Annotated[str | None, typer.Option(help="A model that never saw the members (Filtered, retrained).")] = None,
-    data: cli.Data = Path("data/mini"),
-    members: Annotated[Path | None, typer.Option(help="Texts trained on (privleak_forget.jsonl, or forget.txt).")] = None,
-    nonmembers: Annotated[Path | None, typer.Option(help="Never-seen texts like them (privleak_holdout, holdout).")] = None,
-    k: Annotated[float, typer.Option(min=0.01, max=1, help="Share of lowest tokens of min_k (MUSE: 0.4).")] = 0.2,
+    model: options.Model,
+    outdir: options.Outdir,
+    reference: Annotated[
+        str | None, typer.Option(help="A model that never saw the members (Filtered, retrained).")
+    ] = None,
+    data: options.Data = Path("data/mini"),
+    members: Annotated[
+        Path | None, typer.Option(help="Texts trained on (privleak_forget.jsonl, or forget.txt).")
+    ] = None,
+    nonmembers: Annotated[
+        Path | None, typer.Option(help="Never-seen texts like them (privleak_holdout, holdout).")
+    ] = None,
+    k: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of lowest tokens of min_k (MUSE: 0.4).")
+    ] = 0.2,
     gradients: Annotated[bool, typer.Option(help="Also grad_norm: a backward pass a text.")] = True,
-    max_samples: cli.MaxSamples = 512,
-    max_length: cli.TextLength = None,
-    seed: cli.Seed = 0,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
-    revision: cli.Revision = None,
-    wrapper: cli.Wrapper = None,
-    wrapper_rules: cli.WrapperRules = None,
+    max_samples: options.MaxSamples = 512,
+    max_length: options.TextLength = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    revision: options.Revision = None,
+    wrapper: options.Wrapper = None,
+    wrapper_rules: options.WrapperRules = None,
 ):
     """Membership inference: AUC, TPR at 1 % FPR and PrivLeak of six scores."""
-    from brittle import diagnostics, guards, models, results, wrapped_models
+    from brittle.base.layout import model_name
+    from brittle.base.record import Run
+    from brittle.models import guarded, guards
+    from brittle.models.blocks import length_limit
+    from brittle.models.find import model_folder
+    from brittle.models.load import load_model, load_tokenizer
 
     paths = [members or default(data, "forget"), nonmembers or default(data, "holdout")]
     sets = [read_set(path, max_samples) for path in paths]
     for path, part in zip(paths, sets, strict=True):
         if len(part) < 5:
-            raise UserError(f"{path} has {len(part)} texts: at least 5 are needed to tell two sets apart.")
+            raise UserError(
+                f"{path} has {len(part)} texts: at least 5 are needed to tell two sets apart."
+            )
     if {t for t, _ in sets[0]} & {t for t, _ in sets[1]}:
-        raise UserError(f"{paths[0]} and {paths[1]} share texts: members and non-members must be different ones.")
-    folder = models.model_folder(model, revision)
-    other = models.model_folder(reference) if reference else None
-    name, used = results.model_name(model), {"model": str(folder), **({"reference": str(other)} if other else {})}
+        raise UserError(
+            f"{paths[0]} and {paths[1]} share texts: members and non-members must be different ones."
+        )
+    folder = model_folder(model, revision)
+    other = model_folder(reference) if reference else None
+    name, used = (
+        model_name(model),
+        {"model": str(folder), **({"reference": str(other)} if other else {})},
+    )
     guard = guards.make(wrapper, data, wrapper_rules, seed)
     inputs = [*paths, *(guards.files(wrapper, data, wrapper_rules) if guard else [])]
-    with results.Run(outdir, inputs, used, seed, {"k": k, **(guard.about if guard else {})}) as run:
+    with Run(outdir, inputs, used, seed, {"k": k, **(guard.about if guard else {})}) as run:
         references, tokens = {}, None
         if other:
-            loaded, tokenizer = models.load_model(other, device, dtype), models.load_tokenizer(other)
-            length = diagnostics.length_limit(max_length, loaded.config)
+            loaded, tokenizer = load_model(other, device, dtype), load_tokenizer(other)
+            length = length_limit(max_length, loaded.config)
             references, tokens = attack(loaded, tokenizer, sets, k, None, gradients, length)
-        loaded, tokenizer = wrapped_models.load(folder, device, dtype, guard=guard)
-        length = diagnostics.length_limit(max_length, loaded.config)
+        loaded, tokenizer = guarded.load(folder, device, dtype, guard=guard)
+        length = length_limit(max_length, loaded.config)
         scores, _ = attack(loaded, tokenizer, sets, k, tokens, gradients, length)
         table = list(rows(name, scores, sets, references, k, seed))
         run.figure(plot(table, name), "membership.png")
         run.csv("membership_items.csv", ITEM_COLUMNS, item_rows(name, scores, sets))
         run.csv("membership.csv", COLUMNS, table)
     if not other:
-        print("note: no PrivLeak and no `reference` score without --reference, a model that never saw the members.")
+        print(
+            "note: no PrivLeak and no `reference` score without --reference, a model that never saw the members."
+        )
     for r in table:
         leak = "" if r["privleak"] is None else f"   PrivLeak {r['privleak']:+.0f}"
-        print(f"{r['attack']:<10} AUC {r['auc']:.2f} [{r['auc_low']:.2f}, {r['auc_high']:.2f}]   TPR {r['tpr_1fpr']:.2f}{leak}")
+        print(
+            f"{r['attack']:<10} AUC {r['auc']:.2f} [{r['auc_low']:.2f}, {r['auc_high']:.2f}]   TPR {r['tpr_1fpr']:.2f}{leak}"
+        )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

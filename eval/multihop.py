@@ -13,23 +13,36 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 COLUMNS = ["category", "measure", "value", "ci_low", "ci_high", "n", "seed"]
-ITEM_COLUMNS = ["fact", "entity", "category", "two_hop", "first_hop", "second_hop", "both_hops", "chain", "survives", "chance"]
+ITEM_COLUMNS = [
+    "fact",
+    "entity",
+    "category",
+    "two_hop",
+    "first_hop",
+    "second_hop",
+    "both_hops",
+    "chain",
+    "survives",
+    "chance",
+]
 MEASURES = ITEM_COLUMNS[3:]
 
 
 def read_hops(path, facts):
     """The two-hop items whose two premises are known facts."""
-    from brittle.mcq import read_items
+    from brittle.data.items import read_items
 
     items = read_items(path)
     for item in items:
         missing = [p for p in item.get("premises", [None]) if p not in facts]
         if missing or len(item["premises"]) != 2:
-            raise UserError(f"{path}: {item.get('fact')} needs two premises that are known facts; {missing} are not.")
+            raise UserError(
+                f"{path}: {item.get('fact')} needs two premises that are known facts; {missing} are not."
+            )
     return items
 
 
@@ -50,70 +63,97 @@ def rows(items, predictions, facts, answers):
 
 
 def summary(items, seed=0):
-    from brittle.knowledge import share
+    from brittle.metrics.knowledge import share
 
     for category in dict.fromkeys(row["category"] for row in items):
         for measure in MEASURES:
-            part = [row for row in items if row["category"] == category and row[measure] is not None]
-            mean, low, high, n = share([row[measure] for row in part], [row["entity"] for row in part], seed)
+            part = [
+                row for row in items if row["category"] == category and row[measure] is not None
+            ]
+            mean, low, high, n = share(
+                [row[measure] for row in part], [row["entity"] for row in part], seed
+            )
             yield dict(zip(COLUMNS, (category, measure, mean, low, high, n, seed), strict=True))
 
 
 def plot(table, name):
-    from brittle import plots
+    from brittle.base import figures
 
     categories = list(dict.fromkeys(row["category"] for row in table))
-    figure, (axis,) = plots.figure("Two hops and the facts they rest on", name, height=3.8)
+    figure, (axis,) = figures.figure("Two hops and the facts they rest on", name, height=3.8)
     for i, category in enumerate(categories):
-        part = [r for r in table if r["category"] == category and r["measure"] != "chance" and r["value"] is not None]
+        part = [
+            r
+            for r in table
+            if r["category"] == category and r["measure"] != "chance" and r["value"] is not None
+        ]
         for r in part:
             at = MEASURES.index(r["measure"]) + (i - (len(categories) - 1) / 2) * 0.15
-            colour = plots.CYCLE[i % len(plots.CYCLE)]
+            colour = figures.CYCLE[i % len(figures.CYCLE)]
             if r["ci_low"] is not None:
                 axis.plot([at, at], [r["ci_low"], r["ci_high"]], color=colour)
             axis.plot(at, r["value"], "o", color=colour, label=category if r is part[0] else None)
-    plots.null(axis, None, table[-1]["value"], "chance (two hops)")
+    figures.null(axis, None, table[-1]["value"], "chance (two hops)")
     axis.set_xticks(range(len(MEASURES) - 1), [m.replace("_", "\n") for m in MEASURES[:-1]])
-    plots.finish(axis, "", "share right", integer=False, legend=False)
+    figures.finish(axis, "", "share right", integer=False, legend=False)
     axis.set_ylim(0, 1.03)
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False)
     return figure
 
 
 def main(
-    model: cli.Model,
-    outdir: cli.Outdir,
-    data: cli.Data = Path("data/mini"),
-    max_items: Annotated[int, typer.Option(min=5, help="Two-hop questions a domain, drawn by --seed.")] = 300,
-    batch_size: cli.BatchSize = 256,
-    seed: cli.Seed = 0,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
-    revision: cli.Revision = None,
-    wrapper: cli.Wrapper = None,
-    wrapper_rules: cli.WrapperRules = None,
+    model: options.Model,
+    outdir: options.Outdir,
+    data: options.Data = Path("data/mini"),
+    max_items: Annotated[
+        int, typer.Option(min=5, help="Two-hop questions a domain, drawn by --seed.")
+    ] = 300,
+    batch_size: options.BatchSize = 256,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    revision: options.Revision = None,
+    wrapper: options.Wrapper = None,
+    wrapper_rules: options.WrapperRules = None,
 ):
     """Two-hop accuracy against the accuracy of its single hops."""
-    from brittle import guards, knowledge, mcq, models, plots, results, wrapped_models
+    from brittle.base import figures
+    from brittle.base.layout import model_name
+    from brittle.base.record import Run
+    from brittle.data import facts as facts_module
+    from brittle.data.items import subset
+    from brittle.metrics import knowledge, mcq
+    from brittle.models import guarded, guards
+    from brittle.models.find import model_folder
 
-    facts = knowledge.read_facts(data)
+    facts = facts_module.read_facts(data)
     path = Path(data) / "hops.jsonl"
     hops, items = read_hops(path, facts), []
     for domain in dict.fromkeys(facts[item["premises"][0]].domain for item in hops):
-        items += mcq.subset([i for i in hops if facts[i["premises"][0]].domain == domain], max_items, seed)
+        items += subset(
+            [i for i in hops if facts[i["premises"][0]].domain == domain], max_items, seed
+        )
     firsts = {i["premises"][0] for i in items}
     nouns = {facts[i["premises"][1]].noun for i in items}
     reachable = {(facts[p].domain, v) for p in firsts for v in [facts[p].value, *facts[p].pool]}
-    needed = [f for f in facts.values() if f.id in firsts or (f.noun in nouns and (f.domain, f.entity) in reachable)]
-    folder, guard = models.model_folder(model, revision), guards.make(wrapper, data, wrapper_rules, seed)
-    files = [path, *knowledge.files(data), *(guards.files(wrapper, data, wrapper_rules) if guard else [])]
-    with results.Run(outdir, files, {"model": str(folder)}, seed, guard.about if guard else {}) as run:
-        loaded, tokenizer = wrapped_models.load(folder, device, dtype, guard=guard)
+    needed = [
+        f
+        for f in facts.values()
+        if f.id in firsts or (f.noun in nouns and (f.domain, f.entity) in reachable)
+    ]
+    folder, guard = model_folder(model, revision), guards.make(wrapper, data, wrapper_rules, seed)
+    files = [
+        path,
+        *facts_module.files(data),
+        *(guards.files(wrapper, data, wrapper_rules) if guard else []),
+    ]
+    with Run(outdir, files, {"model": str(folder)}, seed, guard.about if guard else {}) as run:
+        loaded, tokenizer = guarded.load(folder, device, dtype, guard=guard)
         answers = knowledge.answers(loaded, tokenizer, needed, batch_size, sentences=False)
         picked = [p for p, _ in mcq.score(loaded, tokenizer, items, batch_size)]
         found = list(rows(items, picked, facts, answers))
         table = list(summary(found, seed))
-        run.figure(plot(table, plots.short(results.model_name(model))), "multihop.png")
+        run.figure(plot(table, figures.short(model_name(model))), "multihop.png")
         run.csv("multihop_items.csv", ITEM_COLUMNS, found)
         run.csv("multihop.csv", COLUMNS, table)
     for row in table:
@@ -122,4 +162,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -9,28 +9,57 @@ Facts are asked by their distance from the targets (attributes of the forget dom
   object             attributes of the entities that those relations lead to, where they are not targets themselves
   same_domain        attributes of other subjects of the domain, where they are not targets
   other              attributes of other domains
-Known means right as a question and as a sentence (brittle/knowledge.py). With --reference (the model before) `drop` is how much
+Known means right as a question and as a sentence (brittle/metrics/knowledge.py). With --reference (the model before) `drop` is how much
 less is known than before, paired by entity. Unlearning that is as narrow as its targets leaves every ring but the first alone.
 """
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
-COLUMNS = ["ring", "known", "ci_low", "ci_high", "n", "n_entities", "reference_known", "drop", "drop_low", "drop_high", "seed"]
+COLUMNS = [
+    "ring",
+    "known",
+    "ci_low",
+    "ci_high",
+    "n",
+    "n_entities",
+    "reference_known",
+    "drop",
+    "drop_low",
+    "drop_high",
+    "seed",
+]
 ITEM_COLUMNS = ["fact", "entity", "ring", "known", "right", "reference_known"]
-RINGS = ("target", "same_subject", "relation", "private", "conclusion", "object", "same_domain", "other")
+RINGS = (
+    "target",
+    "same_subject",
+    "relation",
+    "private",
+    "conclusion",
+    "object",
+    "same_domain",
+    "other",
+)
 
 
 def rings(facts, domain, half):
     """{id: ring} of the facts that have one."""
-    targets = [f for f in facts.values() if (f.domain, f.kind) == (domain, "attribute") and half in ("all", f.half)]
+    targets = [
+        f
+        for f in facts.values()
+        if (f.domain, f.kind) == (domain, "attribute") and half in ("all", f.half)
+    ]
     subjects, ids = {f.entity for f in targets}, {f.id for f in targets}
-    objects = {f.value for f in facts.values() if f.domain == domain and f.kind == "relation" and f.entity in subjects}
+    objects = {
+        f.value
+        for f in facts.values()
+        if f.domain == domain and f.kind == "relation" and f.entity in subjects
+    }
     found = {}
     for f in facts.values():
         if f.id in ids:
@@ -45,20 +74,31 @@ def rings(facts, domain, half):
 
 
 def items(facts, placed, answers, reference=None):
-    from brittle.knowledge import entity_key
+    from brittle.data.facts import entity_key
 
     for identity, ring in sorted(placed.items(), key=lambda pair: RINGS.index(pair[1])):
         if identity in answers:
             before = None if reference is None else int(reference[identity].known)
             now = answers[identity]
             yield dict(
-                zip(ITEM_COLUMNS, (identity, entity_key(facts[identity]), ring, int(now.known), now.right, before), strict=True)
+                zip(
+                    ITEM_COLUMNS,
+                    (
+                        identity,
+                        entity_key(facts[identity]),
+                        ring,
+                        int(now.known),
+                        now.right,
+                        before,
+                    ),
+                    strict=True,
+                )
             )
 
 
 def rows(table, seed=0):
     """A row a ring."""
-    from brittle.knowledge import share
+    from brittle.metrics.knowledge import share
 
     for ring in (r for r in RINGS if any(row["ring"] == r for row in table)):
         part = [row for row in table if row["ring"] == ring]
@@ -68,72 +108,111 @@ def rows(table, seed=0):
         if part[0]["reference_known"] is not None:
             before = share([row["reference_known"] for row in part], units, seed)[0]
             drop = share([row["reference_known"] - row["known"] for row in part], units, seed)[:3]
-        yield dict(zip(COLUMNS, (ring, known, low, high, n, len(set(units)), before, *drop, seed), strict=True))
+        yield dict(
+            zip(
+                COLUMNS,
+                (ring, known, low, high, n, len(set(units)), before, *drop, seed),
+                strict=True,
+            )
+        )
 
 
 def plot(table, name):
-    from brittle import plots
+    from brittle.base import figures
 
-    figure, (axis,) = plots.figure("Facts by their distance from the targets", name, height=3.6)
+    figure, (axis,) = figures.figure("Facts by their distance from the targets", name, height=3.6)
     for i, row in enumerate(table):
         if row["ci_low"] is not None:
-            axis.plot([i, i], [row["ci_low"], row["ci_high"]], color=plots.CYCLE[0])
-        axis.plot(i, row["known"], "o", color=plots.CYCLE[0], label="this model" if i == 0 else None)
+            axis.plot([i, i], [row["ci_low"], row["ci_high"]], color=figures.CYCLE[0])
+        axis.plot(
+            i, row["known"], "o", color=figures.CYCLE[0], label="this model" if i == 0 else None
+        )
         if row["reference_known"] is not None:
             axis.plot(
-                i, row["reference_known"], "D", color=plots.COLOURS["model_a"], label="before" if i == 0 else None, mfc="none"
+                i,
+                row["reference_known"],
+                "D",
+                color=figures.COLOURS["model_a"],
+                label="before" if i == 0 else None,
+                mfc="none",
             )
-    plots.null(axis, None, 1 / 16, "guessing (at least)")
+    figures.null(axis, None, 1 / 16, "guessing (at least)")
     axis.set_xticks(range(len(table)), [row["ring"].replace("_", "\n") for row in table])
-    plots.finish(axis, "", "share known", integer=False)
+    figures.finish(axis, "", "share known", integer=False)
     axis.set_ylim(0, 1.03)
     return figure
 
 
 def main(
-    model: cli.Model,
-    outdir: cli.Outdir,
-    data: cli.Data = Path("data/mini"),
-    domain: Annotated[str, typer.Option("--domain", help="The domain that was to be forgotten.")] = "forget",
-    half: Annotated[str, typer.Option("--half", help="The targets: half A or B of the domain's attributes, or all.")] = "all",
-    reference: Annotated[Optional[str], typer.Option("--reference", help="The model before unlearning.")] = None,  # noqa: UP045
-    others: Annotated[int, typer.Option(min=0, help="Entities of each other domain to ask about.")] = 20,
-    batch_size: cli.BatchSize = 256,
-    seed: cli.Seed = 0,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
-    revision: cli.Revision = None,
-    wrapper: cli.Wrapper = None,
-    wrapper_rules: cli.WrapperRules = None,
+    model: options.Model,
+    outdir: options.Outdir,
+    data: options.Data = Path("data/mini"),
+    domain: Annotated[
+        str, typer.Option("--domain", help="The domain that was to be forgotten.")
+    ] = "forget",
+    half: Annotated[
+        str,
+        typer.Option("--half", help="The targets: half A or B of the domain's attributes, or all."),
+    ] = "all",
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="The model before unlearning.")
+    ] = None,
+    others: Annotated[
+        int, typer.Option(min=0, help="Entities of each other domain to ask about.")
+    ] = 20,
+    batch_size: options.BatchSize = 256,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    revision: options.Revision = None,
+    wrapper: options.Wrapper = None,
+    wrapper_rules: options.WrapperRules = None,
 ):
     """What a model knows of facts near to and far from those that were to be forgotten."""
-    from brittle import guards, knowledge, models, plots, results, wrapped_models
+    from brittle.base import figures
+    from brittle.base.layout import model_name
+    from brittle.base.record import Run
+    from brittle.data import facts as facts_module
+    from brittle.metrics import knowledge
+    from brittle.models import guarded, guards
+    from brittle.models.find import model_folder
 
     if half not in ("A", "B", "all"):
         raise UserError(f"--half {half}: choose A, B or all.")
-    facts = knowledge.some_entities(knowledge.read_facts(data), domain, others, seed)
+    facts = facts_module.some_entities(facts_module.read_facts(data), domain, others, seed)
     placed = rings(facts, domain, half)
     if "target" not in placed.values():
         raise UserError(f"{data} has no attribute of domain {domain}, half {half}.")
     guard = guards.make(wrapper, data, wrapper_rules, seed)
     named = {"model": model} | ({"reference": reference} if reference else {})
-    folders = {name: models.model_folder(m, revision if name == "model" else None) for name, m in named.items()}
-    files = [*knowledge.files(data), *(guards.files(wrapper, data, wrapper_rules) if guard else [])]
+    folders = {
+        name: model_folder(m, revision if name == "model" else None) for name, m in named.items()
+    }
+    files = [
+        *facts_module.files(data),
+        *(guards.files(wrapper, data, wrapper_rules) if guard else []),
+    ]
     settings = {"domain": domain, "half": half, **(guard.about if guard else {})}
-    with results.Run(outdir, files, {n: str(f) for n, f in folders.items()}, seed, settings) as run:
+    with Run(outdir, files, {n: str(f) for n, f in folders.items()}, seed, settings) as run:
         found, wanted = {}, [facts[i] for i in placed]
         for name, folder in folders.items():
-            loaded, tokenizer = wrapped_models.load(folder, device, dtype, guard=guard if name == "model" else None)
+            loaded, tokenizer = guarded.load(
+                folder, device, dtype, guard=guard if name == "model" else None
+            )
             found[name] = knowledge.answers(loaded, tokenizer, wanted, batch_size)
         asked = list(items(facts, placed, found["model"], found.get("reference")))
         table = list(rows(asked, seed))
-        run.figure(plot(table, plots.short(results.model_name(model))), "neighbours.png")
+        run.figure(plot(table, figures.short(model_name(model))), "neighbours.png")
         run.csv("neighbours_items.csv", ITEM_COLUMNS, asked)
         run.csv("neighbours.csv", COLUMNS, table)
     for row in table:
-        drop = "" if row["drop"] is None else f"   drop {row['drop']:+.2f} [{row['drop_low']:+.2f}, {row['drop_high']:+.2f}]"
+        drop = (
+            ""
+            if row["drop"] is None
+            else f"   drop {row['drop']:+.2f} [{row['drop_low']:+.2f}, {row['drop_high']:+.2f}]"
+        )
         print(f"{row['ring']:<13} known {row['known']:.2f} of {row['n']}{drop}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

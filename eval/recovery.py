@@ -19,9 +19,9 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
-from brittle.heldout import GAP, curve, interval, recovery
+from brittle.base import command, options
+from brittle.base.errors import UserError
+from brittle.metrics.recovery import GAP, curve, interval, recovery
 
 COLUMNS = ["model", "role", "lr", "step", "split_a_accuracy", "heldout_accuracy", "heldout_recovery", "ci_low", "ci_high",
            "retain_accuracy", "general_accuracy", "recovery_early", "early_step", "steps_to_half", "recovery_area",
@@ -35,10 +35,12 @@ def read_attack(folder):
     """({(lr, step): {split: accuracy}} of the rates that did not break, half-B items [fact, lr, step, correct])."""
     import pandas as pd
 
-    from brittle.diagnostics import read_table
+    from brittle.base.tables import read_table
 
     if not (folder / "tamper.csv").is_file():
-        raise UserError(f"{folder}/tamper.csv not found. Make it with: uv run eval/tamper.py --model M --outdir {folder}")
+        raise UserError(
+            f"{folder}/tamper.csv not found. Make it with: uv run eval/tamper.py --model M --outdir {folder}"
+        )
     table = read_table(folder / "tamper.csv", TAMPER)
     broken = set(table[table["accuracy"].isna()]["lr"])
     whole = table[~table["lr"].isin(broken)]
@@ -46,7 +48,9 @@ def read_attack(folder):
     for row in whole.itertuples():
         accuracies.setdefault((row.lr, row.step), {})[row.split] = row.accuracy
     items = folder / "tamper_items.csv"
-    return accuracies, read_table(items, ITEMS) if items.is_file() else pd.DataFrame(columns=list(ITEMS))
+    return accuracies, read_table(items, ITEMS) if items.is_file() else pd.DataFrame(
+        columns=list(ITEMS)
+    )
 
 
 def as_made(accuracies):
@@ -84,7 +88,9 @@ def rows(attacks, roles):
     ends = {role: next(m for m in roles if roles[m] == role) for role in ("base", "filtered")}
     for model in ends.values():
         if not attacks[model][0]:
-            raise UserError(f"{model}: every learning rate broke this model. Attack it with smaller ones (--lr).")
+            raise UserError(
+                f"{model}: every learning rate broke this model. Attack it with smaller ones (--lr)."
+            )
     start = {role: as_made(attacks[m][0]) for role, m in ends.items()}
     level = {role: attacks[m][0][start[role]]["forget_b"] for role, m in ends.items()}
     facts = {role: per_fact(attacks[m][1], start[role]) for role, m in ends.items()}
@@ -97,11 +103,19 @@ def rows(attacks, roles):
         value = recovery(found["forget_b"], level["filtered"], level["base"])
         low, high = (None, None)
         if value is not None:
-            low, high = interval(per_fact(items, (lr, step)), facts["filtered"], facts["base"], level)
+            low, high = interval(
+                per_fact(items, (lr, step)), facts["filtered"], facts["base"], level
+            )
         ends_at = (level["filtered"], level["base"])
         sooner = recovery(accuracies[lr, early]["forget_b"], *ends_at) if early else None
         equals = [v["forget_b"] for v in accuracies.values() if v["forget_a"] == found["forget_a"]]
-        half, area = curve([(s, recovery(v["forget_b"], *ends_at)) for (rate, s), v in accuracies.items() if rate == lr])
+        half, area = curve(
+            [
+                (s, recovery(v["forget_b"], *ends_at))
+                for (rate, s), v in accuracies.items()
+                if rate == lr
+            ]
+        )
         yield {
             "model": model, "role": roles[model], "lr": lr, "step": step, "split_a_accuracy": found["forget_a"],
             "heldout_accuracy": found["forget_b"], "heldout_recovery": value, "ci_low": low, "ci_high": high,
@@ -113,60 +127,102 @@ def rows(attacks, roles):
 
 def plot(attacks, table):
     """Held-out accuracy against attack step, all models: the rate chosen on half A strong, the others faint."""
-    from brittle import plots
+    from brittle.base import figures
 
     look = {"base": ("#222222", "o"), "filtered": ("#0072B2", "s")}
-    figure, (axis,) = plots.figure("Relearning attack on half A of the forget facts", "accuracy on half B, held out", height=4.4)
+    figure, (axis,) = figures.figure(
+        "Relearning attack on half A of the forget facts",
+        "accuracy on half B, held out",
+        height=4.4,
+    )
     others = 0
     for row in table:
-        colour, marker = look.get(row["role"]) or (plots.CYCLE[1 + others % 6], "D")
+        colour, marker = look.get(row["role"]) or (figures.CYCLE[1 + others % 6], "D")
         others += row["role"] == "unlearned"
         accuracies = attacks[row["model"]][0]
         for lr in sorted({rate for rate, _ in accuracies}):
             steps = sorted(step for rate, step in accuracies if rate == lr)
             best = lr == row["lr"]
-            style = {"marker": marker, "linewidth": 2.4} if best else {"alpha": 0.3, "linewidth": 1.2}
-            label = f"{plots.short(row['model'])} ({row['role']})" if best else None
-            axis.plot(steps, [accuracies[lr, s]["forget_b"] for s in steps], color=colour, label=label, **style)
-    plots.null(axis, None, 0.25, "chance")
+            style = (
+                {"marker": marker, "linewidth": 2.4} if best else {"alpha": 0.3, "linewidth": 1.2}
+            )
+            label = f"{figures.short(row['model'])} ({row['role']})" if best else None
+            axis.plot(
+                steps,
+                [accuracies[lr, s]["forget_b"] for s in steps],
+                color=colour,
+                label=label,
+                **style,
+            )
+    figures.null(axis, None, 0.25, "chance")
     axis.set_ylim(0, 1.03)
-    plots.finish(axis, "attack step (thin: other learning rates)", "heldout_accuracy", legend=False, zero=False)
+    figures.finish(
+        axis,
+        "attack step (thin: other learning rates)",
+        "heldout_accuracy",
+        legend=False,
+        zero=False,
+    )
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
     return figure
 
 
 def main(
     base: Annotated[str, typer.Option("--base", help="The model that saw everything.")],
-    filtered: Annotated[str, typer.Option("--filtered", help="The model that never saw the forget facts.")],
-    unlearned: Annotated[list[str], typer.Option("--unlearned", help="Unlearned model (repeatable).")],
-    outdir: cli.Outdir = Path("outputs/recovery"),
+    filtered: Annotated[
+        str, typer.Option("--filtered", help="The model that never saw the forget facts.")
+    ],
+    unlearned: Annotated[
+        list[str], typer.Option("--unlearned", help="Unlearned model (repeatable).")
+    ],
+    outdir: options.Outdir = Path("outputs/recovery"),
     root: Annotated[Path, typer.Option("--root", help="Folder of all results.")] = Path("outputs"),
-    attack: Annotated[str, typer.Option(help="Folder of the attack in each model's results.")] = "tamper",
+    attack: Annotated[
+        str, typer.Option(help="Folder of the attack in each model's results.")
+    ] = "tamper",
 ):
     """Held-out recovery of every model under the relearning attack, from the attacks' CSVs."""
-    from brittle import results
+    from brittle.base.layout import model_name
+    from brittle.base.record import Run
 
     roles = {}
-    for model, role in [(base, "base"), (filtered, "filtered"), *((m, "unlearned") for m in unlearned)]:
-        name = results.model_name(model)
+    for model, role in [
+        (base, "base"),
+        (filtered, "filtered"),
+        *((m, "unlearned") for m in unlearned),
+    ]:
+        name = model_name(model)
         if roles.setdefault(name, role) != role:
-            raise UserError(f"{name} is given as {roles[name]} and as {role}. Give each model once.")
+            raise UserError(
+                f"{name} is given as {roles[name]} and as {role}. Give each model once."
+            )
     folders = {name: root / name / attack for name in roles}
     attacks = {name: read_attack(folder) for name, folder in folders.items()}
-    files = [f / n for f in folders.values() for n in ("tamper.csv", "tamper_items.csv") if (f / n).is_file()]
-    with results.Run(outdir, files, seed=0, settings={"roles": roles}) as run:
+    files = [
+        f / n
+        for f in folders.values()
+        for n in ("tamper.csv", "tamper_items.csv")
+        if (f / n).is_file()
+    ]
+    with Run(outdir, files, seed=0, settings={"roles": roles}) as run:
         table = list(rows(attacks, roles))
         run.figure(plot(attacks, table), "tamper.png")
         run.csv("recovery.csv", COLUMNS, table)
     if table[0]["heldout_recovery"] is None:
-        print(f"recovery is undefined: base is not {GAP} above filtered on half B as made; its cells are empty.")
+        print(
+            f"recovery is undefined: base is not {GAP} above filtered on half B as made; its cells are empty."
+        )
     for row in table:
         if row["lr"] is None:
-            print(f"{row['model']:<32} every learning rate broke it: not attacked. Use smaller ones (eval/tamper.py --lr).")
+            print(
+                f"{row['model']:<32} every learning rate broke it: not attacked. Use smaller ones (eval/tamper.py --lr)."
+            )
             continue
-        shown = "" if row["heldout_recovery"] is None else f"   recovery {row['heldout_recovery']:.2f}"
+        shown = (
+            "" if row["heldout_recovery"] is None else f"   recovery {row['heldout_recovery']:.2f}"
+        )
         print(f"{row['model']:<32} held-out accuracy {row['heldout_accuracy']:.2f}{shown}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

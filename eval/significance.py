@@ -22,8 +22,8 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 COLUMNS = ["task", "a", "b", "comparison", "primary", "headline", "declared", "test", "unit", "n", "n_items", "seeds_a",
            "seeds_b", "mean_a", "mean_b", "difference", "ci_low", "ci_high", "statistic", "p", "p_holm", "p_bh", "effect",
@@ -34,10 +34,12 @@ DEFAULT_TEST = "paired_t"
 
 def read_items(path, value, group):
     """{task: rows} of a per-item CSV. Raises UserError where it is missing or lacks a column."""
-    from brittle.diagnostics import read_table
+    from brittle.base.tables import read_table
 
     if not path.is_file():
-        raise UserError(f"{path} not found. Make it with eval/harness.py, or name another file with --items.")
+        raise UserError(
+            f"{path} not found. Make it with eval/harness.py, or name another file with --items."
+        )
     table, tasks = read_table(path, [value]), {}
     for row in table.to_dict("records"):
         row = {k: None if v != v else v for k, v in row.items()}  # an empty field is NaN
@@ -61,48 +63,60 @@ def compare(a, b, margin, seed=0, value="correct"):
     """(shared columns, [(unit, Result), ...]) for two models on one task; a and b are lists (seeds) of per-item rows."""
     import numpy as np
 
-    from brittle import stats_entities as s
-    from brittle import stats_tests as t
+    from brittle.data.items import per_entity
+    from brittle.maths import entities, hypotheses
 
-    found_a, found_b = ([s.per_entity(rows, value) for rows in side] for side in (a, b))
-    mean_a, mean_b = s.means(found_a), s.means(found_b)
+    found_a, found_b = ([per_entity(rows, value) for rows in side] for side in (a, b))
+    mean_a, mean_b = entities.means(found_a), entities.means(found_b)
     paired = [e for e in mean_a if e in mean_b]  # in the order of a
     x, y = list(mean_a.values()), list(mean_b.values())
     low, high = None, None
     if paired and len(paired) == len(mean_a) == len(mean_b):
         x, y = [mean_a[e] for e in paired], [mean_b[e] for e in paired]
-        matrices = [np.array([[f[e][0] / f[e][1] for e in paired] for f in found]) for found in (found_a, found_b)]
-        low, high = s.difference(*matrices, seed=seed)
-        tests = [t.paired_t(x, y), t.wilcoxon(x, y), t.sign_flip(x, y, seed=seed), t.ks(x, y, seed=seed),
-                 t.equivalence(x, y, margin)]  # fmt: skip
+        matrices = [
+            np.array([[f[e][0] / f[e][1] for e in paired] for f in found])
+            for found in (found_a, found_b)
+        ]
+        low, high = entities.difference(*matrices, seed=seed)
+        tests = [hypotheses.paired_t(x, y), hypotheses.wilcoxon(x, y), hypotheses.sign_flip(x, y, seed=seed), hypotheses.ks(x, y, seed=seed),
+                 hypotheses.equivalence(x, y, margin)]  # fmt: skip
     elif paired:
-        raise UserError(f"{len(paired)} of {len(mean_a)} and {len(mean_b)} entities are in both files. Use the same data.")
+        raise UserError(
+            f"{len(paired)} of {len(mean_a)} and {len(mean_b)} entities are in both files. Use the same data."
+        )
     else:
-        tests = [t.welch_t(x, y), t.mann_whitney(x, y), t.permutation(x, y, seed=seed), t.ks(x, y, seed=seed),
-                 t.equivalence(x, y, margin, paired=False)]  # fmt: skip
+        tests = [hypotheses.welch_t(x, y), hypotheses.mann_whitney(x, y), hypotheses.permutation(x, y, seed=seed), hypotheses.ks(x, y, seed=seed),
+                 hypotheses.equivalence(x, y, margin, paired=False)]  # fmt: skip
     tests = [("entity", test) for test in tests]
     key = [(row.get("item"), row.get("fact"), row.get("template")) for row in a[0]]
     binary = all(row.get(value) in (0, 1) for rows in (a[0], b[0]) for row in rows)
     if binary and key == [(row.get("item"), row.get("fact"), row.get("template")) for row in b[0]]:
-        tests.append(("item", t.mcnemar([r[value] for r in a[0]], [r[value] for r in b[0]])))
+        tests.append(
+            ("item", hypotheses.mcnemar([r[value] for r in a[0]], [r[value] for r in b[0]]))
+        )
     shared = {
         "n": min(len(x), len(y)), "n_items": min(len(a[0]), len(b[0])), "seeds_a": len(a), "seeds_b": len(b),
         "headline": int(min(len(a), len(b)) >= SEEDS), "mean_a": float(np.mean(x)), "mean_b": float(np.mean(y)),
-        "difference": float(np.mean(x) - np.mean(y)), "ci_low": low, "ci_high": high, "cliffs_delta": t.cliffs_delta(x, y),
+        "difference": float(np.mean(x) - np.mean(y)), "ci_low": low, "ci_high": high, "cliffs_delta": hypotheses.cliffs_delta(x, y),
     }  # fmt: skip
     return shared, tests
 
 
 def rows(items, roles, repeats, primary=None, declared=None, margin=0.05, seed=0, value="correct"):
     """A row a comparison and test. `items` is {model: {task: rows}}, `primary` (task, test)."""
-    from brittle import stats_tests as t
+    from brittle.maths import hypotheses
 
     table, counted = [], list(roles) + [r for rs in repeats.values() for r in rs]
     tasks = [task for task in items[counted[0]] if all(task in items[m] for m in counted)]
     for task in tasks:
         for a, b, what in comparisons(roles, repeats):
-            alone = what == "oracle and oracle"  # one seed against another, not against the mean of all
-            sides = [[items[m][task] for m in ([n] if alone else [n, *repeats.get(n, [])])] for n in (a, b)]
+            alone = (
+                what == "oracle and oracle"
+            )  # one seed against another, not against the mean of all
+            sides = [
+                [items[m][task] for m in ([n] if alone else [n, *repeats.get(n, [])])]
+                for n in (a, b)
+            ]
             shared, tests = compare(*sides, margin, seed, value)
             for unit, found in tests:
                 table.append({
@@ -111,16 +125,18 @@ def rows(items, roles, repeats, primary=None, declared=None, margin=0.05, seed=0
                     "p": found.p, "effect": found.effect, "effect_name": found.effect_name, "p_holm": None,
                 })  # fmt: skip
     confirmed = [row for row in table if row["primary"]]
-    for row, p in zip(confirmed, t.holm([row["p"] for row in confirmed]), strict=True):
+    for row, p in zip(confirmed, hypotheses.holm([row["p"] for row in confirmed]), strict=True):
         row["p_holm"] = p
-    for row, p in zip(table, t.benjamini_hochberg([row["p"] for row in table]), strict=True):
+    for row, p in zip(
+        table, hypotheses.benjamini_hochberg([row["p"] for row in table]), strict=True
+    ):
         row["p_bh"] = p
     return table
 
 
 def declaration(preset):
     """((task, test) or None, file) that the preset declares as its primary metric."""
-    from brittle.steps import PRESETS, read_preset
+    from brittle.pipeline.steps import PRESETS, read_preset
 
     task, _, test = read_preset(preset).primary.partition(" ")
     path = Path(preset) if preset.endswith(".toml") else PRESETS / f"{preset}.toml"
@@ -129,67 +145,108 @@ def declaration(preset):
 
 def plot(table, primary):
     """The differences of the primary task (else the first) with their intervals, a line a comparison."""
-    from brittle import plots
+    from brittle.base import figures
 
-    task = primary[0] if primary and any(r["task"] == primary[0] for r in table) else table[0]["task"]
+    task = (
+        primary[0] if primary and any(r["task"] == primary[0] for r in table) else table[0]["task"]
+    )
     shown = {(r["a"], r["b"]): r for r in table if r["task"] == task}
-    figure, (axis,) = plots.figure(f"Difference of means over entities: {task}", "95 % interval", height=0.5 * len(shown) + 1.2)
+    figure, (axis,) = figures.figure(
+        f"Difference of means over entities: {task}", "95 % interval", height=0.5 * len(shown) + 1.2
+    )
     for i, row in enumerate(shown.values()):
         if row["ci_low"] is not None:
-            axis.plot([row["ci_low"], row["ci_high"]], [i, i], color=plots.CYCLE[0])
-        axis.plot(row["difference"], i, "o", color=plots.CYCLE[0])
-    axis.axvline(0, color=plots.COLOURS["null"], linestyle="--", linewidth=1.4)
-    axis.set_yticks(range(len(shown)), [f"{plots.short(a)} − {plots.short(b)}" for a, b in shown])
-    plots.finish(axis, "difference", "", integer=False, zero=False)
+            axis.plot([row["ci_low"], row["ci_high"]], [i, i], color=figures.CYCLE[0])
+        axis.plot(row["difference"], i, "o", color=figures.CYCLE[0])
+    axis.axvline(0, color=figures.COLOURS["null"], linestyle="--", linewidth=1.4)
+    axis.set_yticks(
+        range(len(shown)), [f"{figures.short(a)} − {figures.short(b)}" for a, b in shown]
+    )
+    figures.finish(axis, "difference", "", integer=False, zero=False)
     axis.grid(axis="y", visible=False)
     return figure
 
 
 def main(
     base: Annotated[str, typer.Option("--base", help="The model that saw everything.")],
-    filtered: Annotated[str, typer.Option("--filtered", help="The model that never saw the forget facts.")],
-    unlearned: Annotated[list[str], typer.Option("--unlearned", help="Unlearned model (repeatable).")],
-    outdir: cli.Outdir = Path("outputs/significance"),
+    filtered: Annotated[
+        str, typer.Option("--filtered", help="The model that never saw the forget facts.")
+    ],
+    unlearned: Annotated[
+        list[str], typer.Option("--unlearned", help="Unlearned model (repeatable).")
+    ],
+    outdir: options.Outdir = Path("outputs/significance"),
     root: Annotated[Path, typer.Option("--root", help="Folder of all results.")] = Path("outputs"),
-    repeat: Annotated[list[str] | None, typer.Option("--repeat", help="MODEL=OTHER: another seed of a model above.")] = None,
-    items: Annotated[str, typer.Option("--items", help="Per-item CSV in each model's folder.")] = "harness/samples.csv",
+    repeat: Annotated[
+        list[str] | None,
+        typer.Option("--repeat", help="MODEL=OTHER: another seed of a model above."),
+    ] = None,
+    items: Annotated[
+        str, typer.Option("--items", help="Per-item CSV in each model's folder.")
+    ] = "harness/samples.csv",
     value: Annotated[str, typer.Option("--value", help="Its column to compare.")] = "correct",
-    group: Annotated[str, typer.Option("--group", help="Its column that separates tasks.")] = "task",
-    preset: Annotated[str, typer.Option("--preset", help="Preset that declares the primary metric.")] = "mini",
-    margin: Annotated[float, typer.Option(min=0.0, help="Differences up to this one count as the same (equivalence).")] = 0.05,
-    seed: cli.Seed = 0,
+    group: Annotated[
+        str, typer.Option("--group", help="Its column that separates tasks.")
+    ] = "task",
+    preset: Annotated[
+        str, typer.Option("--preset", help="Preset that declares the primary metric.")
+    ] = "mini",
+    margin: Annotated[
+        float,
+        typer.Option(min=0.0, help="Differences up to this one count as the same (equivalence)."),
+    ] = 0.05,
+    seed: options.Seed = 0,
 ):
     """Paired tests, intervals and effect sizes between models, by entity."""
-    from brittle import results
-    from brittle.stats_tests import FLOOR
+    from brittle.base.layout import model_name
+    from brittle.base.record import Run
+    from brittle.maths.hypotheses import FLOOR
 
-    roles = {results.model_name(base): "base", results.model_name(filtered): "filtered"}
-    roles |= {results.model_name(m): "unlearned" for m in unlearned}
-    if Counter(roles.values())["base"] + Counter(roles.values())["filtered"] < 2 or len(roles) < 2 + len(set(unlearned)):
+    roles = {model_name(base): "base", model_name(filtered): "filtered"}
+    roles |= {model_name(m): "unlearned" for m in unlearned}
+    if Counter(roles.values())["base"] + Counter(roles.values())["filtered"] < 2 or len(
+        roles
+    ) < 2 + len(set(unlearned)):
         raise UserError("base, filtered and unlearned must be different models.")
     repeats = {}
     for pair in repeat or []:
         model, found, other = (part.strip() for part in pair.partition("="))
-        if not found or results.model_name(model) not in roles:
-            raise UserError(f"--repeat {pair}: MODEL=OTHER with a MODEL that is compared, such as {base}=OTHER.")
-        repeats.setdefault(results.model_name(model), []).append(results.model_name(other))
-    paths = {name: root / name / items for name in [*roles, *(r for rs in repeats.values() for r in rs)]}
+        if not found or model_name(model) not in roles:
+            raise UserError(
+                f"--repeat {pair}: MODEL=OTHER with a MODEL that is compared, such as {base}=OTHER."
+            )
+        repeats.setdefault(model_name(model), []).append(model_name(other))
+    paths = {
+        name: root / name / items for name in [*roles, *(r for rs in repeats.values() for r in rs)]
+    }
     primary, plan = declaration(preset)
     tables = {name: read_items(path, value, group) for name, path in paths.items()}
     settings = {"primary": primary, "margin": margin, "value": value, "repeats": repeats}
-    with results.Run(outdir, [*paths.values(), plan], seed=seed, settings=settings) as run:
-        declared = "before" if all(plan.stat().st_mtime <= p.stat().st_mtime for p in paths.values()) else "after"
-        table = rows(tables, roles, repeats, primary, declared if primary else None, margin, seed, value)
+    with Run(outdir, [*paths.values(), plan], seed=seed, settings=settings) as run:
+        declared = (
+            "before"
+            if all(plan.stat().st_mtime <= p.stat().st_mtime for p in paths.values())
+            else "after"
+        )
+        table = rows(
+            tables, roles, repeats, primary, declared if primary else None, margin, seed, value
+        )
         if not table:
             raise UserError(f"the models' {items} have no task in common.")
         run.figure(plot(table, primary), "significance.png")
         run.csv("significance.csv", COLUMNS, table)
     for row in table:
         if row["test"] in (DEFAULT_TEST, "welch_t"):
-            p = "undefined" if row["p"] is None else f"< {FLOOR:.0e}" if row["p"] <= FLOOR else f"{row['p']:.2g}"
+            p = (
+                "undefined"
+                if row["p"] is None
+                else f"< {FLOOR:.0e}"
+                if row["p"] <= FLOOR
+                else f"{row['p']:.2g}"
+            )
             print(f"{row['task']:<14} {row['a']} − {row['b']}: {row['difference']:+.3f}   {row['test']} p {p}"
                   f"{'' if row['headline'] else f'   (fewer than {SEEDS} seeds: no headline)'}")  # fmt: skip
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

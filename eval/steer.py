@@ -8,11 +8,11 @@ one. Patching (with --model-base): the base's residual stream or one of its bloc
 """
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from brittle import cli
+from brittle.base import command, options
 
 COLUMNS = ["model", "kind", "layer_id", "site", "reference", "krs", "variant", "split", "accuracy", "accuracy_low",
            "accuracy_high", "n", "answer_nll"]  # fmt: skip
@@ -33,12 +33,12 @@ def rows(one, seed, base):
 
 def plot(table, name, chance):
     """Half B and retain accuracy over blocks: a panel a kind."""
-    from brittle import plots
     from brittle.attacks.figures import LOOK
+    from brittle.base import figures
 
     kinds = list(dict.fromkeys(row["kind"] for row in table))
     columns = min(len(kinds), 3)
-    figure, axes = plots.figure("Ablation and patching", name, -(-len(kinds) // columns), columns)
+    figure, axes = figures.figure("Ablation and patching", name, -(-len(kinds) // columns), columns)
     for axis in axes[len(kinds) :]:
         axis.set_visible(False)
     for axis, kind in zip(axes, kinds, strict=False):
@@ -48,41 +48,53 @@ def plot(table, name, chance):
                 line = [row for row in part if row["split"] == split and row["site"] == site]
                 colour, marker, words = LOOK[split]
                 label = words + {"one": ", behind that block", "all": ", everywhere"}.get(site, "")
-                plots.line(axis, [row["layer_id"] for row in line], [row["accuracy"] for row in line], label, color=colour,
+                figures.line(axis, [row["layer_id"] for row in line], [row["accuracy"] for row in line], label, color=colour,
                            marker=marker, linestyle="--" if site == "one" else "-")  # fmt: skip
-        plots.null(axis, None, chance, "guessing")
+        figures.null(axis, None, chance, "guessing")
         axis.set_ylim(-0.03, 1.05)
-        plots.finish(axis, "block", "accuracy", zero=False, legend=kind in (kinds[0], kinds[-1]), title=kind)
+        figures.finish(
+            axis, "block", "accuracy", zero=False, legend=kind in (kinds[0], kinds[-1]), title=kind
+        )
     return figure
 
 
 def main(
-    model: cli.Model,
-    outdir: cli.Outdir,
-    data: cli.Data = Path("data/mini"),
-    base: Annotated[Optional[str], typer.Option("--model-base", help="The model before unlearning.")] = None,  # noqa: UP045
-    max_items: Annotated[int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")] = 200,
-    batch_size: cli.BatchSize = 256,
-    seed: cli.Seed = 0,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "float32",
+    model: options.Model,
+    outdir: options.Outdir,
+    data: options.Data = Path("data/mini"),
+    base: Annotated[
+        str | None, typer.Option("--model-base", help="The model before unlearning.")
+    ] = None,
+    max_items: Annotated[
+        int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")
+    ] = 200,
+    batch_size: options.BatchSize = 256,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
 ):
     """Ablate directions, patch from the base, ask the forget and retain questions again."""
-    from brittle import models, results
     from brittle.attacks import session
+    from brittle.base.layout import model_name
+    from brittle.base.record import Run
+    from brittle.models.find import check_pair, model_folder
+    from brittle.models.load import load_model
 
-    folder = models.model_folder(model)
+    folder = model_folder(model)
     used = {"model": str(folder)}
     if base:
-        used["model_base"] = str(models.model_folder(base))
-        models.check_pair(used["model_base"], folder)
-    one, name = session.Session(folder, data, max_items, batch_size, device, dtype), results.model_name(model)
-    with results.Run(outdir, one.files(), used, seed, {"max_items": max_items}) as run:
-        other = models.load_model(used["model_base"], device, dtype) if base else None
+        used["model_base"] = str(model_folder(base))
+        check_pair(used["model_base"], folder)
+    one, name = (
+        session.Session(folder, data, max_items, batch_size, device, dtype),
+        model_name(model),
+    )
+    with Run(outdir, one.files(), used, seed, {"max_items": max_items}) as run:
+        other = load_model(used["model_base"], device, dtype) if base else None
         table = [{**row, "model": name} for row in rows(one, seed, other)]
         run.figure(plot(table, name, one.chance()), "steer.png")
         run.csv("steer.csv", COLUMNS, table)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -20,8 +20,8 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 COLUMNS = ["model", "lr", "step", "split", "accuracy", "n", "answer_nll"]
 ITEM_COLUMNS = ["model", "lr", "step", "fact", "template", "correct"]
@@ -31,11 +31,15 @@ TRAINED = ("half-a", "half-b", "benign")
 
 def eval_sets(data, max_items, seed):
     """{split: items} to measure: all of half B, at most `max_items` of the others."""
-    from brittle import mcq
     from brittle.attacks import meter
+    from brittle.data import items as items_module
 
     sets = meter.eval_sets(data, max_items, seed)
-    return sets | {"general": mcq.subset(mcq.read_items(data / "mcq_general.jsonl"), max_items, seed)}
+    return sets | {
+        "general": items_module.subset(
+            items_module.read_items(data / "mcq_general.jsonl"), max_items, seed
+        )
+    }
 
 
 def attack_texts(data, on):
@@ -52,26 +56,44 @@ def attack_texts(data, on):
 
 def measure(model, tokenizer, sets, name, lr, step, table, items):
     """Append this moment's accuracies and answer NLLs (one row a split) and the half-B items' outcomes."""
-    from brittle import mcq
+    from brittle.metrics import mcq
 
     for split, chosen in sets.items():
         scored = mcq.score(model, tokenizer, chosen)
         right = [int(p == item["answer"]) for (p, _), item in zip(scored, chosen, strict=True)]
-        nll = -sum(values[item["answer"]] for (_, values), item in zip(scored, chosen, strict=True)) / len(chosen)
-        table.append(dict(zip(COLUMNS, (name, lr, step, split, sum(right) / len(right), len(right), nll), strict=True)))
+        nll = -sum(
+            values[item["answer"]] for (_, values), item in zip(scored, chosen, strict=True)
+        ) / len(chosen)
+        table.append(
+            dict(
+                zip(
+                    COLUMNS,
+                    (name, lr, step, split, sum(right) / len(right), len(right), nll),
+                    strict=True,
+                )
+            )
+        )
         if split == "forget_b":
             items += [
-                dict(zip(ITEM_COLUMNS, (name, lr, step, i.get("fact", n), i.get("template", 0), r), strict=True))
+                dict(
+                    zip(
+                        ITEM_COLUMNS,
+                        (name, lr, step, i.get("fact", n), i.get("template", 0), r),
+                        strict=True,
+                    )
+                )
                 for n, (i, r) in enumerate(zip(chosen, right, strict=True))
             ]
 
 
-def attack(folder, name, texts, sets, lr, steps, at, batch_size, seed, device, start=None, lora_rank=0):
+def attack(
+    folder, name, texts, sets, lr, steps, at, batch_size, seed, device, start=None, lora_rank=0
+):
     """Rows of one learning rate. `start` are the rows of step 0, the same at every rate, where they are known already."""
-    from brittle import models
     from brittle.attacks.relearn import fine_tune
+    from brittle.models.load import load_model, load_tokenizer
 
-    model, tokenizer = models.load_model(folder, device, "float32"), models.load_tokenizer(folder)
+    model, tokenizer = load_model(folder, device, "float32"), load_tokenizer(folder)
     table, items = [], []
     if start is None:
         measure(model, tokenizer, sets, name, lr, 0, table, items)
@@ -82,7 +104,19 @@ def attack(folder, name, texts, sets, lr, steps, at, batch_size, seed, device, s
         measure(model, tokenizer, sets, name, lr, step, table, items)
 
     try:
-        fine_tune(model, tokenizer, texts, lr, steps, at, batch_size, seed, evaluate, lora_rank, label=f"lr {lr:g}")
+        fine_tune(
+            model,
+            tokenizer,
+            texts,
+            lr,
+            steps,
+            at,
+            batch_size,
+            seed,
+            evaluate,
+            lora_rank,
+            label=f"lr {lr:g}",
+        )
     except UserError as error:
         print(f"note: lr {lr:g} broke the model: {error}")
         done = {row["step"] for row in table}
@@ -99,10 +133,10 @@ def plot(table, name, on):
     """Accuracy against attack step: one panel a split, one line a learning rate."""
     import pandas as pd
 
-    from brittle import plots
+    from brittle.base import figures
 
     frame = pd.DataFrame(table)
-    figure, axes = plots.figure(f"Relearning attack, trained on {on}", name, rows=2, columns=2)
+    figure, axes = figures.figure(f"Relearning attack, trained on {on}", name, rows=2, columns=2)
     for axis, split in zip(axes, SPLITS, strict=True):
         for lr, part in frame[frame["split"] == split].groupby("lr"):
             axis.plot(part["step"], part["accuracy"], marker="o", label=f"lr {lr:g}")
@@ -113,44 +147,83 @@ def plot(table, name, on):
 
 
 def main(
-    model: cli.Model,
-    outdir: cli.Outdir,
-    data: cli.Data = Path("data/mini"),
+    model: options.Model,
+    outdir: options.Outdir,
+    data: options.Data = Path("data/mini"),
     lr: Annotated[list[float] | None, typer.Option(help="Learning rates, one attack each.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of an attack.")] = 100,
-    eval_at: Annotated[str, typer.Option(help="Steps to measure at; 0 and the last are always measured.")] = "5,10,20,50",
-    batch_size: cli.BatchSize = 32,
-    on: Annotated[str, typer.Option(help="What the attack trains on: half-a, half-b, benign.")] = "half-a",
-    lora_rank: Annotated[int, typer.Option(min=0, help="Rank of low-rank adapters; 0 trains all weights.")] = 0,
-    max_items: Annotated[int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")] = 200,
-    seed: cli.Seed = 0,
-    device: cli.Device = "auto",
-    revision: cli.Revision = None,
+    eval_at: Annotated[
+        str, typer.Option(help="Steps to measure at; 0 and the last are always measured.")
+    ] = "5,10,20,50",
+    batch_size: options.BatchSize = 32,
+    on: Annotated[
+        str, typer.Option(help="What the attack trains on: half-a, half-b, benign.")
+    ] = "half-a",
+    lora_rank: Annotated[
+        int, typer.Option(min=0, help="Rank of low-rank adapters; 0 trains all weights.")
+    ] = 0,
+    max_items: Annotated[
+        int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")
+    ] = 200,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    revision: options.Revision = None,
 ):
     """Relearning attack: fine-tune on half A of the forget facts, measure held-out half B."""
     if on not in TRAINED:
         raise UserError(f"--on {on}: choose {', '.join(TRAINED)}.")
-    from brittle import mcq, models, results
+    from brittle.base.layout import model_name
+    from brittle.base.record import Run
+    from brittle.data import items as items_module
+    from brittle.models.find import model_folder
+    from brittle.models.load import pick_device
 
     try:
         at = {int(part) for part in eval_at.split(",") if part.strip()}
     except ValueError:
-        raise UserError(f"--eval-at {eval_at}: step numbers with commas, such as 5,10,20.") from None
+        raise UserError(
+            f"--eval-at {eval_at}: step numbers with commas, such as 5,10,20."
+        ) from None
     at = sorted({step for step in at if 0 < step < steps} | {steps})
     rates = lr or [3e-4, 1e-3, 3e-3]
     if any(not rate > 0 for rate in rates):
         raise UserError(f"--lr {min(rates):g}: learning rates are positive.")
-    folder = models.model_folder(model, revision)
-    name = results.model_name(model)
+    folder = model_folder(model, revision)
+    name = model_name(model)
     sets, texts = eval_sets(data, max_items, seed), attack_texts(data, on)
-    picked = models.pick_device(device)
-    settings = {"attacked_on": on, "texts": len(texts), "steps": steps, "lr": rates, "lora_rank": lora_rank}
-    names = [*(f"mcq_{split}.jsonl" for split in mcq.SPLITS), "qa_forget.jsonl", "retain.txt", "retain.jsonl", "neutral.txt"]
+    picked = pick_device(device)
+    settings = {
+        "attacked_on": on,
+        "texts": len(texts),
+        "steps": steps,
+        "lr": rates,
+        "lora_rank": lora_rank,
+    }
+    names = [
+        *(f"mcq_{split}.jsonl" for split in items_module.SPLITS),
+        "qa_forget.jsonl",
+        "retain.txt",
+        "retain.jsonl",
+        "neutral.txt",
+    ]
     files = [data / n for n in names[: None if on == "benign" else 4] if (data / n).is_file()]
-    with results.Run(outdir, files, {"model": str(folder)}, seed, settings) as run:
+    with Run(outdir, files, {"model": str(folder)}, seed, settings) as run:
         table, items, start = [], [], None
         for rate in rates:
-            made = attack(folder, name, texts, sets, rate, steps, at, batch_size, seed, picked, start, lora_rank)
+            made = attack(
+                folder,
+                name,
+                texts,
+                sets,
+                rate,
+                steps,
+                at,
+                batch_size,
+                seed,
+                picked,
+                start,
+                lora_rank,
+            )
             start = start or made
             table += made[0]
             items += made[1]
@@ -160,4 +233,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -16,7 +16,7 @@ the resampled distances are scaled to the mean of the measured one (resampling a
 import math
 from pathlib import Path
 
-from brittle import cli
+from brittle.base import command, options
 
 COLUMNS = ["layer", "split", "unit", "model_a_effective_rank", "model_b_effective_rank", "model_a_spectral_entropy",
            "model_b_spectral_entropy", "wasserstein", "wasserstein_low", "wasserstein_high", "null_wasserstein",
@@ -26,9 +26,9 @@ DRAWS = 400
 
 def measure(found, weights, device="cpu"):
     """(columns of one layer, split and unit, wasserstein of each draw); found {model_a, model_b: as from `collect`}."""
-    from brittle.covariance import resampled, wasserstein
-    from brittle.linalg import empirical_rank, entropy_rank
-    from brittle.stats import quantiles
+    from brittle.diagnostics.covariance import resampled, wasserstein
+    from brittle.maths.intervals import quantiles
+    from brittle.maths.linalg import empirical_rank, entropy_rank
 
     row = {}
     for model, of in found.items():
@@ -38,18 +38,25 @@ def measure(found, weights, device="cpu"):
     row["wasserstein"] = float(wasserstein(*(of["values"][None] for of in found.values())))
     row["null_wasserstein"] = float(wasserstein(*found["model_a"]["halves"].split(1)))
     keys = ("energy", "linear", "count")
-    draws = wasserstein(*(resampled(*(of[key].to(device) for key in keys), weights) for of in found.values())).cpu()
-    draws *= row["wasserstein"] / float(draws.mean().clamp_min(1e-30))  # a resampled text is noise, which moves spectra apart
+    draws = wasserstein(
+        *(resampled(*(of[key].to(device) for key in keys), weights) for of in found.values())
+    ).cpu()
+    draws *= row["wasserstein"] / float(
+        draws.mean().clamp_min(1e-30)
+    )  # a resampled text is noise, which moves spectra apart
     row["wasserstein_low"], row["wasserstein_high"] = quantiles(draws)
     return row, draws
 
 
 def rows(collected, ids, seed, device="cpu"):
     """A row a layer, split and unit; `collected` {split: {model: as from `collect`}}."""
-    from brittle.diagnostics import ratio
-    from brittle.stats import quantiles, resample
+    from brittle.base.tables import ratio
+    from brittle.maths.intervals import quantiles, resample
 
-    weights = {split: resample(len(texts), DRAWS, seed, split).float().to(device) for split, texts in ids.items()}
+    weights = {
+        split: resample(len(texts), DRAWS, seed, split).float().to(device)
+        for split, texts in ids.items()
+    }
     for layer in range(len(collected["forget"]["model_a"]["token"])):
         for unit in ("token", "text"):
             made = {split: measure({m: of[unit][layer] for m, of in models.items()}, weights[split], device)
@@ -67,69 +74,100 @@ def rows(collected, ids, seed, device="cpu"):
 def plot(table, names):
     import pandas as pd
 
-    from brittle import plots
+    from brittle.base import figures
 
     table = pd.DataFrame(table, columns=COLUMNS)
-    fig, axes = plots.figure("Shape of the activation distribution (tokens)", names, columns=3)
+    fig, axes = figures.figure("Shape of the activation distribution (tokens)", names, columns=3)
     table = table[table.unit == "token"]
     for split in ("retain", "forget"):
         part = table[table.split == split]
         low, high = (part[f"wasserstein_{side}"].astype(float) for side in ("low", "high"))
-        plots.line(axes[0], part.layer, part.wasserstein, split, low=low, high=high)
-        plots.null(axes[0], part.layer, part.null_wasserstein, f"null, {split}", colour=split)
-        plots.line(axes[1], part.layer, part.model_a_effective_rank, f"{split}, model_a", colour=split)
-        plots.line(axes[1], part.layer, part.model_b_effective_rank, f"{split}, model_b", colour=split, linestyle="--")
+        figures.line(axes[0], part.layer, part.wasserstein, split, low=low, high=high)
+        figures.null(axes[0], part.layer, part.null_wasserstein, f"null, {split}", colour=split)
+        figures.line(
+            axes[1], part.layer, part.model_a_effective_rank, f"{split}, model_a", colour=split
+        )
+        figures.line(
+            axes[1],
+            part.layer,
+            part.model_b_effective_rank,
+            f"{split}, model_b",
+            colour=split,
+            linestyle="--",
+        )
     part = table[table.split == "forget"]
     low, high = (part[f"selectivity_ratio_{side}"].astype(float) for side in ("low", "high"))
-    plots.line(axes[2], part.layer, part.selectivity_ratio.astype(float), "forget / retain", colour="model_a", low=low, high=high)
-    plots.null(axes[2], None, 1.0, "not selective")
+    figures.line(
+        axes[2],
+        part.layer,
+        part.selectivity_ratio.astype(float),
+        "forget / retain",
+        colour="model_a",
+        low=low,
+        high=high,
+    )
+    figures.null(axes[2], None, 1.0, "not selective")
     for ax, label in zip(axes, ("wasserstein", "effective_rank", "selectivity_ratio"), strict=True):
-        plots.finish(ax, "layer (0: embeddings)", label)
+        figures.finish(ax, "layer (0: embeddings)", label)
     return fig
 
 
 def main(
-    model_a: cli.ModelA,
-    model_b: cli.ModelB,
-    outdir: cli.Outdir,
-    forget: cli.ForgetText = Path("data/mini/forget.txt"),
-    retain: cli.RetainText = Path("data/mini/retain.txt"),
-    max_samples: cli.MaxSamples = 500,
-    max_length: cli.TextLength = None,
-    batch_size: cli.BatchSize = 128,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
-    seed: cli.Seed = 0,
-    seeds: cli.Seeds = None,
+    model_a: options.ModelA,
+    model_b: options.ModelB,
+    outdir: options.Outdir,
+    forget: options.ForgetText = Path("data/mini/forget.txt"),
+    retain: options.RetainText = Path("data/mini/retain.txt"),
+    max_samples: options.MaxSamples = 500,
+    max_length: options.TextLength = None,
+    batch_size: options.BatchSize = 128,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    seeds: options.Seeds = None,
 ):
     """Covariance spectra of two models' activations on forget and retain texts, and how selectively they differ."""
-    from brittle import adapters, diagnostics, models, plots, results
-    from brittle.errors import UserError
+    from brittle.base import figures, options
+    from brittle.base.errors import UserError
+    from brittle.base.record import Run
+    from brittle.base.tables import of_seed
+    from brittle.data.batches import encode_splits
+    from brittle.models.blocks import length_limit
+    from brittle.models.find import check_pair, model_folder
+    from brittle.models.load import load_changed, load_tokenizer
 
-    seeds = diagnostics.seed_list(seeds, seed, "the bootstrap samples (_low, _high)")
-    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b, adapters=True)}
-    with results.Run(outdir, inputs=[forget, retain], models=folders, seed=seeds[0], settings={"seeds": seeds}) as run:
-        from brittle.covariance import collect
+    seeds = options.seed_list(seeds, seed, "the bootstrap samples (_low, _high)")
+    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
+    with Run(
+        outdir, inputs=[forget, retain], models=folders, seed=seeds[0], settings={"seeds": seeds}
+    ) as run:
+        from brittle.diagnostics.covariance import collect
 
-        models.check_pair(*folders.values())
-        tokenizer, collected = models.load_tokenizer(folders["model_a"]), {"forget": {}, "retain": {}}
+        check_pair(*folders.values())
+        tokenizer, collected = load_tokenizer(folders["model_a"]), {"forget": {}, "retain": {}}
         for name, folder in folders.items():  # one model after the other: each leaves only its sums
-            model = adapters.load_changed(folder, folders["model_a"], device, dtype)
+            model = load_changed(folder, folders["model_a"], device, dtype)
             if name == "model_a":
-                limit = diagnostics.length_limit(max_length, model.config)
-                ids = diagnostics.encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
+                limit = length_limit(max_length, model.config)
+                ids = encode_splits(
+                    tokenizer, {"forget": forget, "retain": retain}, max_samples, limit
+                )
                 shortest = min(ids, key=lambda split: len(ids[split]))
                 if len(ids[shortest]) < 4:
-                    raise UserError(f"a covariance needs at least 4 texts; the {shortest} file gives {len(ids[shortest])}.")
+                    raise UserError(
+                        f"a covariance needs at least 4 texts; the {shortest} file gives {len(ids[shortest])}."
+                    )
             for split, texts in ids.items():
-                collected[split][name] = collect(model, texts, tokenizer.pad_token_id, batch_size, name == "model_a")
+                collected[split][name] = collect(
+                    model, texts, tokenizer.pad_token_id, batch_size, name == "model_a"
+                )
         used = model.device
         del model
         table = [row for s in seeds for row in rows(collected, ids, s, used)]
-        run.figure(plot(diagnostics.of_seed(table, seeds[0]), plots.pair(model_a, model_b)), "covariance.png")
+        run.figure(plot(of_seed(table, seeds[0]), figures.pair(model_a, model_b)), "covariance.png")
         run.csv("covariance.csv", COLUMNS, table)
     print(f"{outdir}/covariance.csv: {len(table)} rows")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
+from brittle.base import command, options
 
 COLUMNS = ["layer", "model", "cosine_distance", "auc", "variance_ratio", "cosine_distance_low", "cosine_distance_high",
            "auc_low", "auc_high", "variance_ratio_low", "variance_ratio_high", "null_cosine_distance", "null_auc",
@@ -28,7 +28,10 @@ def separation(x, labels, weights=None):
     """(cosine distance of the centroids, between / within variance), each [draws]; x [n, D], weights [draws, n] of texts."""
     import torch
 
-    x, weights = x.double(), x.new_ones(1, len(x), dtype=torch.float64) if weights is None else weights
+    x, weights = (
+        x.double(),
+        x.new_ones(1, len(x), dtype=torch.float64) if weights is None else weights,
+    )
     square, counts, centres, within = x.square().sum(1), [], [], 0.0
     for side in (1, 0):
         w = weights * (labels == side)
@@ -44,31 +47,43 @@ def resamples(labels, draws, seed):
     """[draws, n]: bootstrap counts within each class."""
     import torch
 
-    from brittle.stats import resample
+    from brittle.maths.intervals import resample
 
     found = torch.zeros(draws, len(labels), dtype=torch.float64)
     for side in (1, 0):
-        found[:, labels == side] = resample(int((labels == side).sum()), draws, seed, f"class {side}")
+        found[:, labels == side] = resample(
+            int((labels == side).sum()), draws, seed, f"class {side}"
+        )
     return found
 
 
 def rows(features, task, surface, folds, seeds, device="cpu"):
     """A row a layer, model and seed; `features` {model_a, model_b: [texts, N+1, D]}, forget texts first."""
-    from brittle.stats import quantiles
+    from brittle.maths.intervals import quantiles
 
     labels, control = task.labels.to(device), task.control.to(device)
     weights = {seed: resamples(task.labels, DRAWS, seed).to(device) for seed in seeds}
     n_forget = int(task.labels.sum())
-    known = surface | {"n_forget": n_forget, "n_retain": len(task.labels) - n_forget, "folds": folds}
+    known = surface | {
+        "n_forget": n_forget,
+        "n_retain": len(task.labels) - n_forget,
+        "folds": folds,
+    }
     for layer in range(next(iter(features.values())).shape[1]):
         for model, of_model in features.items():
             row, x = {"layer": layer, "model": model}, of_model[:, layer].to(device)
-            for name, value, chance in zip(MEASURES, separation(x, labels), separation(x, control), strict=True):
+            for name, value, chance in zip(
+                MEASURES, separation(x, labels), separation(x, control), strict=True
+            ):
                 row |= {name: float(value), f"null_{name}": float(chance)}
             (found, _), (meaningless, _) = task.auc(x, device=device)
-            row |= dict(zip(("auc", "auc_low", "auc_high"), found, strict=True)) | {"null_auc": meaningless[0]}
+            row |= dict(zip(("auc", "auc_low", "auc_high"), found, strict=True)) | {
+                "null_auc": meaningless[0]
+            }
             for seed in seeds:
-                for name, spread in zip(MEASURES, separation(x, labels, weights[seed]), strict=True):
+                for name, spread in zip(
+                    MEASURES, separation(x, labels, weights[seed]), strict=True
+                ):
                     row[f"{name}_low"], row[f"{name}_high"] = quantiles(spread.cpu())
                 yield row | known | {"seed": seed}
 
@@ -76,56 +91,77 @@ def rows(features, task, surface, folds, seeds, device="cpu"):
 def plot(table, names):
     import pandas as pd
 
-    from brittle import plots
+    from brittle.base import figures
 
     table = pd.DataFrame(table)
-    fig, axes = plots.figure("Separation of forget and retain texts", names, columns=3)
+    fig, axes = figures.figure("Separation of forget and retain texts", names, columns=3)
     for ax, column in zip(axes, ("cosine_distance", "auc", "variance_ratio"), strict=True):
         for model in ("model_a", "model_b"):
             part = table[table.model == model]
-            plots.line(ax, part.layer, part[column], model, low=part[f"{column}_low"], high=part[f"{column}_high"])
-            plots.null(ax, part.layer, part[f"null_{column}"], f"null, {model}", colour=model)
+            figures.line(
+                ax,
+                part.layer,
+                part[column],
+                model,
+                low=part[f"{column}_low"],
+                high=part[f"{column}_high"],
+            )
+            figures.null(ax, part.layer, part[f"null_{column}"], f"null, {model}", colour=model)
         if column == "auc":
-            plots.null(ax, None, float(table.bow_auc.iloc[0]), "words alone")
-        plots.finish(ax, "layer (0: embeddings)", column)
+            figures.null(ax, None, float(table.bow_auc.iloc[0]), "words alone")
+        figures.finish(ax, "layer (0: embeddings)", column)
     return fig
 
 
 def main(
-    model_a: cli.ModelA,
-    model_b: cli.ModelB,
-    outdir: cli.Outdir,
-    forget: cli.ForgetText = Path("data/mini/forget.txt"),
-    retain: cli.RetainText = Path("data/mini/retain.txt"),
-    max_samples: cli.MaxSamples = 500,
-    max_length: cli.TextLength = None,
-    folds: Annotated[int, typer.Option(min=2, help="Stretches of each file; each is held out once.")] = 5,
-    batch_size: cli.BatchSize = 128,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
-    seed: cli.Seed = 0,
-    seeds: cli.Seeds = None,
+    model_a: options.ModelA,
+    model_b: options.ModelB,
+    outdir: options.Outdir,
+    forget: options.ForgetText = Path("data/mini/forget.txt"),
+    retain: options.RetainText = Path("data/mini/retain.txt"),
+    max_samples: options.MaxSamples = 500,
+    max_length: options.TextLength = None,
+    folds: Annotated[
+        int, typer.Option(min=2, help="Stretches of each file; each is held out once.")
+    ] = 5,
+    batch_size: options.BatchSize = 128,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    seeds: options.Seeds = None,
 ):
     """Separation of forget and retain activations in two models, layer by layer, against labels that mean nothing."""
-    from brittle import diagnostics, models, plots, results
+    from brittle.base import figures, options
+    from brittle.base.record import Run
+    from brittle.base.tables import of_seed
+    from brittle.data.batches import encode_splits
+    from brittle.data.items import facts
+    from brittle.models.blocks import length_limit
+    from brittle.models.find import model_folder
+    from brittle.models.load import load_pair
 
-    seeds = diagnostics.seed_list(seeds, seed, "the bootstrap samples (_low, _high, but not of auc)")
-    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b, adapters=True)}
-    with results.Run(outdir, inputs=[forget, retain], models=folders, seed=seeds[0], settings={"seeds": seeds}) as run:
-        from brittle import probes
+    seeds = options.seed_list(seeds, seed, "the bootstrap samples (_low, _high, but not of auc)")
+    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
+    with Run(
+        outdir, inputs=[forget, retain], models=folders, seed=seeds[0], settings={"seeds": seeds}
+    ) as run:
+        from brittle.diagnostics import probes
 
-        a, b, tokenizer = models.load_pair(*folders.values(), device, dtype)
-        limit = diagnostics.length_limit(max_length, a.config)
-        ids = diagnostics.encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
-        groups = [diagnostics.facts(path, max_samples) for path in (forget, retain)]
-        task, texts = probes.Task(len(ids["forget"]), len(ids["retain"]), folds, groups), ids["forget"] + ids["retain"]
+        a, b, tokenizer = load_pair(*folders.values(), device, dtype)
+        limit = length_limit(max_length, a.config)
+        ids = encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
+        groups = [facts(path, max_samples) for path in (forget, retain)]
+        task, texts = (
+            probes.Task(len(ids["forget"]), len(ids["retain"]), folds, groups),
+            ids["forget"] + ids["retain"],
+        )
         features = {name: probes.features(model, texts, tokenizer.pad_token_id, batch_size, ["mean"])["mean"]
                     for name, model in (("model_a", a), ("model_b", b))}  # fmt: skip
         table = list(rows(features, task, task.surface(texts), folds, seeds, a.device))
-        run.figure(plot(diagnostics.of_seed(table, seeds[0]), plots.pair(model_a, model_b)), "separation.png")
+        run.figure(plot(of_seed(table, seeds[0]), figures.pair(model_a, model_b)), "separation.png")
         run.csv("separation.csv", COLUMNS, table)
     print(f"{outdir}/separation.csv: {len(table)} rows")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

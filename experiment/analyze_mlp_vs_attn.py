@@ -6,7 +6,7 @@ Reads ../param_stats/per_layer.csv. `mlp_attn_ratio` is the quotient of the *rel
 lead because it holds more weights; 1 is no preference. It is empty where attention did not change at all.
 """
 
-from brittle import cli
+from brittle.base import command, options
 
 COLUMNS = [
     "layer",
@@ -20,13 +20,15 @@ COLUMNS = [
 
 def rows(layers):
     """A row a block from per_layer.csv; a model without one of the groups leaves its fields empty."""
-    from brittle.diagnostics import ratio
+    from brittle.base.tables import ratio
 
     values = {(r["layer"], r["group"]): r for r in layers}
 
     def value(layer, group, column):
         found = values.get((layer, group), {}).get(column)
-        return None if found is None or found != found else found  # pandas reads an empty field as NaN
+        return (
+            None if found is None or found != found else found
+        )  # pandas reads an empty field as NaN
 
     for layer in sorted({layer for layer, _ in values}):
         row = {"layer": layer}
@@ -39,30 +41,33 @@ def rows(layers):
 def plot(table, names):
     import pandas as pd
 
-    from brittle import plots
+    from brittle.base import figures
 
     table = pd.DataFrame(table, columns=COLUMNS).astype(float)
-    fig, (left, right) = plots.figure("MLP against attention", names, columns=2)
+    fig, (left, right) = figures.figure("MLP against attention", names, columns=2)
     for group in ("mlp", "attn"):
-        plots.line(left, table.layer, table[f"{group}_dW_fro_layer_rel"], group)
-    plots.finish(left, "layer", "dW_fro_layer_rel")
-    plots.line(right, table.layer, table.mlp_attn_ratio, "mlp_attn_ratio", colour="model_a")
-    plots.null(right, table.layer, 1.0, "no preference")
-    plots.finish(right, "layer", "mlp_attn_ratio")
+        figures.line(left, table.layer, table[f"{group}_dW_fro_layer_rel"], group)
+    figures.finish(left, "layer", "dW_fro_layer_rel")
+    figures.line(right, table.layer, table.mlp_attn_ratio, "mlp_attn_ratio", colour="model_a")
+    figures.null(right, table.layer, 1.0, "no preference")
+    figures.finish(right, "layer", "mlp_attn_ratio")
     return fig
 
 
-def main(model_a: cli.ModelA, model_b: cli.ModelB, outdir: cli.Outdir):
+def main(model_a: options.ModelA, model_b: options.ModelB, outdir: options.Outdir):
     """The change of the MLPs over the change of attention, block by block."""
-    from brittle import diagnostics, plots, results
+    from brittle.base import figures
+    from brittle.base.record import Run
+    from brittle.base.tables import read_table
+    from brittle.diagnostics.common import neighbour
 
-    source = diagnostics.neighbour(outdir, "param_stats", "per_layer.csv", 1, "collect_param_stats.py")
-    with results.Run(outdir, inputs=[source]) as run:
-        layers = diagnostics.read_table(source, ["layer", "group", "dW_fro_layer", "dW_fro_layer_rel"])
+    source = neighbour(outdir, "param_stats", "per_layer.csv", 1, "collect_param_stats.py")
+    with Run(outdir, inputs=[source]) as run:
+        layers = read_table(source, ["layer", "group", "dW_fro_layer", "dW_fro_layer_rel"])
         table = list(rows(layers.to_dict("records")))
-        run.figure(plot(table, plots.pair(model_a, model_b)), "mlp_attn_ratio.png")
+        run.figure(plot(table, figures.pair(model_a, model_b)), "mlp_attn_ratio.png")
         run.csv("mlp_attn_summary.csv", COLUMNS, table)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

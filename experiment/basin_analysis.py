@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
+from brittle.base import command, options
 
 COLUMNS = ["alpha", "split", "nll", "barrier", "null_nll", "nll_low", "nll_high", "barrier_low", "barrier_high", "null_nll_low",
            "null_nll_high", "n_texts", "n_tokens", "seed"]  # fmt: skip
@@ -26,9 +26,9 @@ def text_nlls(model, ids, pad_id, batch_size):
     """[texts] summed NLL of each text's predicted tokens, float64."""
     import torch
 
-    from brittle.diagnostics import TOKENS
-    from brittle.losses import sequence_logprobs
-    from brittle.text import batches
+    from brittle.data.batches import batches
+    from brittle.diagnostics.common import TOKENS
+    from brittle.models.logprobs import sequence_logprobs
 
     found = torch.zeros(len(ids), dtype=torch.float64)
     with torch.no_grad():
@@ -42,7 +42,9 @@ def lengths(start, end):
 
     def squared(w, other):
         pairs = zip(w.split(4096), other.split(4096), strict=True)
-        return sum(float((x.float() - y.to(x.device).float()).double().square().sum()) for x, y in pairs)
+        return sum(
+            float((x.float() - y.to(x.device).float()).double().square().sum()) for x, y in pairs
+        )
 
     return {name: squared(w, start[name]) ** 0.5 for name, w in end.items()}
 
@@ -51,7 +53,7 @@ def random_end(start, end, far, seed):
     """Weights `far` {name: length} from `start`, each tensor in a Gaussian direction; they are written over `end`."""
     import torch
 
-    from brittle.stats import generator
+    from brittle.maths.intervals import generator
 
     for name, w in end.items():
         drawn = torch.randn(w.shape, generator=generator(seed, name, w.device), device=w.device)
@@ -71,7 +73,9 @@ def walk(model, start, end, alphas, ids, pad_id, batch_size):
     for alpha in alphas:
         with torch.no_grad():
             for name, p in model.named_parameters():  # in float32 inside, and exact at both ends
-                torch.lerp(start[name].to(p.device, non_blocking=True), end[name], alpha, out=p.data)
+                torch.lerp(
+                    start[name].to(p.device, non_blocking=True), end[name], alpha, out=p.data
+                )
         for split, texts in ids.items():
             found[split].append(text_nlls(model, texts, pad_id, batch_size))
     return {split: torch.stack(values) for split, values in found.items()}
@@ -81,16 +85,29 @@ def rows(alphas, line, null, ids, seed):
     """A row an alpha and split from `walk`'s sums along dW and along the null."""
     import torch
 
-    from brittle.stats import quantiles, resample
+    from brittle.maths.intervals import quantiles, resample
 
     along = torch.tensor(alphas, dtype=torch.float64)
     for split, texts in ids.items():
         count = torch.tensor([max(0, len(i) - 1) for i in texts], dtype=torch.float64)
-        weights = torch.cat([torch.ones(1, len(texts), dtype=torch.float64), resample(len(texts), DRAWS, seed, split)])
-        mean, chance = ((weights @ sums[split].T) / (weights @ count)[:, None] for sums in (line, null))  # [1 + draws, alphas]
+        weights = torch.cat(
+            [
+                torch.ones(1, len(texts), dtype=torch.float64),
+                resample(len(texts), DRAWS, seed, split),
+            ]
+        )
+        mean, chance = (
+            (weights @ sums[split].T) / (weights @ count)[:, None] for sums in (line, null)
+        )  # [1 + draws, alphas]
         barrier = mean - torch.lerp(mean[:, :1], mean[:, -1:], along)
         for i, alpha in enumerate(alphas):
-            row = {"alpha": alpha, "split": split, "n_texts": len(texts), "n_tokens": int(count.sum()), "seed": seed}
+            row = {
+                "alpha": alpha,
+                "split": split,
+                "n_texts": len(texts),
+                "n_tokens": int(count.sum()),
+                "seed": seed,
+            }
             for name, values in (("nll", mean), ("barrier", barrier), ("null_nll", chance)):
                 row[name] = float(values[0, i])
                 row[f"{name}_low"], row[f"{name}_high"] = quantiles(values[1:, i])
@@ -103,71 +120,101 @@ def summary(table):
     for split in dict.fromkeys(row["split"] for row in table):
         part = [row for row in table if row["split"] == split]
         top = max(part, key=lambda row: row["barrier"])
-        found[split] = {"max_barrier": top["barrier"], "alpha": top["alpha"], "nll_a": part[0]["nll"], "nll_b": part[-1]["nll"]}
+        found[split] = {
+            "max_barrier": top["barrier"],
+            "alpha": top["alpha"],
+            "nll_a": part[0]["nll"],
+            "nll_b": part[-1]["nll"],
+        }
     return found
 
 
 def plot(table, names):
     import pandas as pd
 
-    from brittle import plots
+    from brittle.base import figures
 
     table = pd.DataFrame(table)
-    fig, axes = plots.figure("Loss along the line between the models", names, columns=2)
+    fig, axes = figures.figure("Loss along the line between the models", names, columns=2)
     for ax, split in zip(axes, ("forget", "retain"), strict=True):
         part = table[table.split == split]
-        plots.line(ax, part.alpha, part.nll, split, low=part.nll_low, high=part.nll_high)
-        plots.null(ax, part.alpha, part.null_nll, "random direction")
-        plots.finish(ax, "alpha (0: model A, 1: model B)", "nll", integer=False, title=f"{split} texts")
+        figures.line(ax, part.alpha, part.nll, split, low=part.nll_low, high=part.nll_high)
+        figures.null(ax, part.alpha, part.null_nll, "random direction")
+        figures.finish(
+            ax, "alpha (0: model A, 1: model B)", "nll", integer=False, title=f"{split} texts"
+        )
     return fig
 
 
 def main(
-    model_a: cli.ModelA,
-    model_b: cli.ModelB,
-    outdir: cli.Outdir,
-    forget: cli.ForgetText = Path("data/mini/forget.txt"),
-    retain: cli.RetainText = Path("data/mini/retain.txt"),
-    points: Annotated[int, typer.Option(min=2, help="Points on the line, both ends included.")] = 11,
-    max_samples: cli.MaxSamples = 64,
-    max_length: cli.TextLength = None,
-    batch_size: cli.BatchSize = 128,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
-    seed: cli.Seed = 0,
-    seeds: cli.Seeds = None,
+    model_a: options.ModelA,
+    model_b: options.ModelB,
+    outdir: options.Outdir,
+    forget: options.ForgetText = Path("data/mini/forget.txt"),
+    retain: options.RetainText = Path("data/mini/retain.txt"),
+    points: Annotated[
+        int, typer.Option(min=2, help="Points on the line, both ends included.")
+    ] = 11,
+    max_samples: options.MaxSamples = 64,
+    max_length: options.TextLength = None,
+    batch_size: options.BatchSize = 128,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    seeds: options.Seeds = None,
 ):
     """Loss on forget and retain texts along the straight line from model A to model B, against a random direction."""
-    from brittle import adapters, diagnostics, models, plots, results
+    from brittle.base import figures, options
+    from brittle.base.record import Run
+    from brittle.base.tables import of_seed
+    from brittle.data.batches import encode_splits
+    from brittle.models.blocks import length_limit
+    from brittle.models.find import check_pair, model_folder
+    from brittle.models.load import load_changed, load_model, load_tokenizer
 
-    seeds = diagnostics.seed_list(seeds, seed, "the random direction (null_) and the bootstrap samples (_low, _high)")
-    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b, adapters=True)}
-    with results.Run(outdir, inputs=[forget, retain], models=folders, seed=seeds[0], settings={"seeds": seeds}) as run:
+    seeds = options.seed_list(
+        seeds, seed, "the random direction (null_) and the bootstrap samples (_low, _high)"
+    )
+    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
+    with Run(
+        outdir, inputs=[forget, retain], models=folders, seed=seeds[0], settings={"seeds": seeds}
+    ) as run:
         import torch
 
-        models.check_pair(*folders.values())
-        model, tokenizer = models.load_model(folders["model_a"], device, dtype), models.load_tokenizer(folders["model_a"])
-        other = adapters.load_changed(folders["model_b"], folders["model_a"], device, str(model.dtype).removeprefix("torch."))
+        check_pair(*folders.values())
+        model, tokenizer = (
+            load_model(folders["model_a"], device, dtype),
+            load_tokenizer(folders["model_a"]),
+        )
+        other = load_changed(
+            folders["model_b"], folders["model_a"], device, str(model.dtype).removeprefix("torch.")
+        )
         end = {name: p.detach() for name, p in other.named_parameters()}
         start = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()}
         if model.device.type == "cuda":
             start = {name: w.pin_memory() for name, w in start.items()}
-        limit = diagnostics.length_limit(max_length, model.config)
-        ids = diagnostics.encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
+        limit = length_limit(max_length, model.config)
+        ids = encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
         alphas = [i / (points - 1) for i in range(points)]
         pad, table = tokenizer.pad_token_id, []
         line = walk(model, start, end, alphas, ids, pad, batch_size)
         far = lengths(start, end)
         for s in seeds:
-            null = walk(model, start, random_end(start, end, far, s), alphas[1:], ids, pad, batch_size)
-            null = {split: torch.cat([line[split][:1], sums]) for split, sums in null.items()}  # both start at model A
+            null = walk(
+                model, start, random_end(start, end, far, s), alphas[1:], ids, pad, batch_size
+            )
+            null = {
+                split: torch.cat([line[split][:1], sums]) for split, sums in null.items()
+            }  # both start at model A
             table += rows(alphas, line, null, ids, s)
-        shown = diagnostics.of_seed(table, seeds[0])
-        run.figure(plot(shown, plots.pair(model_a, model_b)), "basin.png")
-        run.path("summary.json").write_text(json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8")
+        shown = of_seed(table, seeds[0])
+        run.figure(plot(shown, figures.pair(model_a, model_b)), "basin.png")
+        run.path("summary.json").write_text(
+            json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8"
+        )
         run.csv("basin.csv", COLUMNS, table)
     print(f"{outdir}/basin.csv: {len(table)} rows")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

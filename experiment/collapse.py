@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 COLUMNS = ["method", "beta", "lr", "seed", "step", "retain_accuracy", "forget_nll", "n"]
 STEP_COLUMNS = ["method", "beta", "lr", "seed", "collapse_step", "threshold", "forget_nll_end"]
@@ -23,32 +23,53 @@ METHODS = ("ga_simple", "npo")
 
 def curve(folder, method, knobs, files, items, settings, every, device):
     """Yield (step, retain accuracy, forget NLL a token) of one run. files: {forget, retain}: texts."""
-    from brittle import mcq, models, text
-    from brittle.fitting import make_streams
+    from brittle.data.batches import encode
     from brittle.methods import method_class
-    from brittle.sets import mean_nll
-    from brittle.train import make_accelerator, train
+    from brittle.metrics import mcq
+    from brittle.models.blocks import context_length
+    from brittle.models.load import load_model, load_tokenizer
+    from brittle.models.logprobs import mean_nll
+    from brittle.training.fitting import make_streams
+    from brittle.training.loop import make_accelerator, train
 
-    model, tokenizer = models.load_model(folder, device, "float32"), models.load_tokenizer(folder)
-    limit = models.context_length(model.config)
-    sets = {name: (text.encode(tokenizer, lines, limit, f"{name} texts"), []) for name, lines in files.items()}
+    model, tokenizer = load_model(folder, device, "float32"), load_tokenizer(folder)
+    limit = context_length(model.config)
+    sets = {
+        name: (encode(tokenizer, lines, limit, f"{name} texts"), [])
+        for name, lines in files.items()
+    }
     streams = make_streams(sets, tokenizer, settings.batch_size, 1, settings.seed, device)
     asked, found = sets["forget"][0][:400], []
 
     def measure(step, row=None):
         if step % every == 0:
             model.eval()
-            found.append((step, mcq.accuracy(model, tokenizer, items), mean_nll(model, asked, tokenizer.pad_token_id)))
+            found.append(
+                (
+                    step,
+                    mcq.accuracy(model, tokenizer, items),
+                    mean_nll(model, asked, tokenizer.pad_token_id),
+                )
+            )
             model.train()
 
     def terms(step, micro, progress):
-        return rule.losses(streams.forget.batches(step)[0], streams.retain.batches(step)[0], progress)
+        return rule.losses(
+            streams.forget.batches(step)[0], streams.retain.batches(step)[0], progress
+        )
 
     measure(0)
     rule = method_class(method)(**knobs)
     rule.start(model, None, streams)
     try:
-        train(model, terms, settings, make_accelerator(device), after_step=measure, label=f"{method} seed {settings.seed}")
+        train(
+            model,
+            terms,
+            settings,
+            make_accelerator(device),
+            after_step=measure,
+            label=f"{method} seed {settings.seed}",
+        )
     except UserError as error:  # NaN: what was measured until then stands
         print(f"note: {method}, seed {settings.seed}: {error}")
     return found
@@ -62,65 +83,102 @@ def collapse_step(points, chance):
 
 def plot(table, name):
     """Retain accuracy and forget NLL over steps, one line a seed."""
-    from brittle import plots
+    from brittle.base import figures
 
-    figure, axes = plots.figure("Unlearning without a retain term", name, columns=2)
+    figure, axes = figures.figure("Unlearning without a retain term", name, columns=2)
     for axis, column in zip(axes, ("retain_accuracy", "forget_nll"), strict=True):
-        for colour, method in zip(plots.CYCLE, METHODS, strict=False):
+        for colour, method in zip(figures.CYCLE, METHODS, strict=False):
             for seed in dict.fromkeys(row["seed"] for row in table):
                 line = [row for row in table if row["method"] == method and row["seed"] == seed]
                 label = method if seed == table[0]["seed"] else None
-                axis.plot([r["step"] for r in line], [r[column] for r in line], color=colour, alpha=0.7, label=label)
-        plots.finish(axis, "step", column)
+                axis.plot(
+                    [r["step"] for r in line],
+                    [r[column] for r in line],
+                    color=colour,
+                    alpha=0.7,
+                    label=label,
+                )
+        figures.finish(axis, "step", column)
     return figure
 
 
 def main(
-    model: cli.Model = "outputs/models/mini-base",
-    outdir: cli.Outdir = Path("outputs/collapse"),
-    data: cli.Data = Path("data/mini"),
-    forget: cli.ForgetText = Path("data/mini/forget.txt"),
-    retain: cli.RetainText = Path("data/mini/retain.txt"),
+    model: options.Model = "outputs/models/mini-base",
+    outdir: options.Outdir = Path("outputs/collapse"),
+    data: options.Data = Path("data/mini"),
+    forget: options.ForgetText = Path("data/mini/forget.txt"),
+    retain: options.RetainText = Path("data/mini/retain.txt"),
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 48,
     every: Annotated[int, typer.Option(min=1, help="Steps between measurements.")] = 2,
     lr: Annotated[float, typer.Option(min=1e-9, help="Learning rate of both methods.")] = 3e-4,
     beta: Annotated[float, typer.Option(min=1e-6, help="NPO's beta.")] = 0.1,
     seeds: Annotated[int, typer.Option(min=2, help="Seeds, paired over the methods.")] = 3,
     optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
-    batch_size: cli.BatchSize = 32,
+    batch_size: options.BatchSize = 32,
     max_items: Annotated[int, typer.Option(min=20, help="Retain questions to measure on.")] = 200,
-    seed: cli.Seed = 0,
-    device: cli.Device = "auto",
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
 ):
     """Gradient ascent and NPO side by side until the model breaks."""
-    from brittle import mcq, models, results, text
-    from brittle.train import Settings
+    from brittle.base.layout import model_name
+    from brittle.base.record import Run
+    from brittle.data.items import read_items, subset
+    from brittle.data.texts import read_texts
+    from brittle.models.find import model_folder
+    from brittle.models.load import pick_device
+    from brittle.training.settings import Settings
 
     if optimizer not in ("adamw", "sgd"):
         raise UserError(f"--optimizer {optimizer}: adamw or sgd.")
-    folder, picked = models.model_folder(model), models.pick_device(device)
-    items = mcq.subset(mcq.read_items(data / "mcq_retain.jsonl"), max_items, seed)
+    folder, picked = model_folder(model), pick_device(device)
+    items = subset(read_items(data / "mcq_retain.jsonl"), max_items, seed)
     chance = sum(1 / len(item["choices"]) for item in items) / len(items)
-    files = {"forget": text.read_texts(forget), "retain": text.read_texts(retain)}
+    files = {"forget": read_texts(forget), "retain": read_texts(retain)}
     inputs = [forget, retain, data / "mcq_retain.jsonl"]
-    given = {"steps": steps, "lr": lr, "batch_size": batch_size, "schedule": "constant", "optimizer": optimizer}
-    with results.Run(outdir, inputs, {"model": str(folder)}, seed, {**given, "beta": beta, "seeds": seeds}) as run:
+    given = {
+        "steps": steps,
+        "lr": lr,
+        "batch_size": batch_size,
+        "schedule": "constant",
+        "optimizer": optimizer,
+    }
+    with Run(
+        outdir, inputs, {"model": str(folder)}, seed, {**given, "beta": beta, "seeds": seeds}
+    ) as run:
         table, ends = [], []
         for one in range(seed, seed + seeds):
             for method in METHODS:
                 knobs = {"beta": beta, "retain_weight": 0.0} if method == "npo" else {}
-                points = curve(folder, method, knobs, files, items, Settings(**given, seed=one), every, picked)
+                points = curve(
+                    folder, method, knobs, files, items, Settings(**given, seed=one), every, picked
+                )
                 about = {"method": method, "beta": knobs.get("beta"), "lr": lr, "seed": one}
-                table += [about | dict(zip(COLUMNS[4:], (*point, len(items)), strict=True)) for point in points]
+                table += [
+                    about | dict(zip(COLUMNS[4:], (*point, len(items)), strict=True))
+                    for point in points
+                ]
                 step, threshold = collapse_step(points, chance)
-                ends.append(about | {"collapse_step": step, "threshold": threshold, "forget_nll_end": points[-1][2]})
-        run.figure(plot(table, results.model_name(model)), "collapse.png")
+                ends.append(
+                    about
+                    | {
+                        "collapse_step": step,
+                        "threshold": threshold,
+                        "forget_nll_end": points[-1][2],
+                    }
+                )
+        run.figure(plot(table, model_name(model)), "collapse.png")
         run.csv("collapse_steps.csv", STEP_COLUMNS, ends)
         run.csv("collapse.csv", COLUMNS, table)
     for row in ends:
-        when = f"collapse at step {row['collapse_step']}" if row["collapse_step"] is not None else "no collapse"
-        print(f"{row['method']:<10} seed {row['seed']}: {when}, forget NLL at the end {row['forget_nll_end']:.1f}")
+        when = (
+            f"collapse at step {row['collapse_step']}"
+            if row["collapse_step"] is not None
+            else "no collapse"
+        )
+        print(
+            f"{row['method']:<10} seed {row['seed']}: {when}, forget NLL at the end {row['forget_nll_end']:.1f}"
+        )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

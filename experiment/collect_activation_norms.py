@@ -9,7 +9,7 @@ models read the same batches, once. `layer` 0 is the embeddings, k the stream af
 
 from pathlib import Path
 
-from brittle import cli
+from brittle.base import command, options
 
 COLUMNS = ["layer", "split", "model_a_norm_L1", "model_a_norm_L2", "model_b_norm_L1", "model_b_norm_L2",
            "mean_dh_L1", "mean_dh_L2"]  # fmt: skip
@@ -19,19 +19,25 @@ def norm_means(model_a, model_b, ids, pad_id, batch_size):
     """[N+1, 6] float64: means over the real tokens of `ids`, columns as in the CSV."""
     import torch
 
-    from brittle.activations import residual_stream
-    from brittle.diagnostics import TOKENS
-    from brittle.text import batches
+    from brittle.data.batches import batches
+    from brittle.diagnostics.common import TOKENS
+    from brittle.models.hooks import residual_stream
 
     device, tokens = model_a.device, 0
-    totals = torch.zeros(model_a.config.num_hidden_layers + 1, 6, dtype=torch.float64, device=device)
+    totals = torch.zeros(
+        model_a.config.num_hidden_layers + 1, 6, dtype=torch.float64, device=device
+    )
     with torch.no_grad():
         for _, batch in batches(ids, pad_id, batch_size, device, TOKENS):
             real = batch["attention_mask"].bool()
             streams = residual_stream(model_a, batch), residual_stream(model_b, batch)
             for layer, (h_a, h_b) in enumerate(zip(*streams, strict=True)):
                 h_a, h_b = h_a[real].float(), h_b[real].float()  # [tokens, D]
-                norms = [torch.linalg.vector_norm(h, p, dim=-1) for h in (h_a, h_b, h_b - h_a) for p in (1, 2)]
+                norms = [
+                    torch.linalg.vector_norm(h, p, dim=-1)
+                    for h in (h_a, h_b, h_b - h_a)
+                    for p in (1, 2)
+                ]
                 totals[layer] += torch.stack(norms).double().sum(1)
             tokens += int(real.sum())
     return totals / tokens
@@ -39,36 +45,47 @@ def norm_means(model_a, model_b, ids, pad_id, batch_size):
 
 def rows(model_a, model_b, ids, pad_id, batch_size):
     """A row a layer and split; `ids` {split: token ids of its texts}."""
-    means = {split: norm_means(model_a, model_b, i, pad_id, batch_size).tolist() for split, i in ids.items()}
+    means = {
+        split: norm_means(model_a, model_b, i, pad_id, batch_size).tolist()
+        for split, i in ids.items()
+    }
     for layer in range(model_a.config.num_hidden_layers + 1):
         for split in ids:
             yield dict(zip(COLUMNS, (layer, split, *means[split][layer]), strict=True))
 
 
 def main(
-    model_a: cli.ModelA,
-    model_b: cli.ModelB,
-    outdir: cli.Outdir,
-    forget: cli.ForgetText = Path("data/mini/forget.txt"),
-    retain: cli.RetainText = Path("data/mini/retain.txt"),
-    max_samples: cli.MaxSamples = 500,
-    max_length: cli.TextLength = None,
-    batch_size: cli.BatchSize = 128,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
+    model_a: options.ModelA,
+    model_b: options.ModelB,
+    outdir: options.Outdir,
+    forget: options.ForgetText = Path("data/mini/forget.txt"),
+    retain: options.RetainText = Path("data/mini/retain.txt"),
+    max_samples: options.MaxSamples = 500,
+    max_length: options.TextLength = None,
+    batch_size: options.BatchSize = 128,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
 ):
     """Activation norms of two models, layer by layer, on forget and retain texts (the first --max-samples of each file)."""
-    from brittle import diagnostics, models, results
+    from brittle.base.record import Run
+    from brittle.data.batches import encode_splits
+    from brittle.models.blocks import length_limit
+    from brittle.models.find import model_folder
+    from brittle.models.load import load_pair
 
-    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b, adapters=True)}
-    with results.Run(outdir, inputs=[forget, retain], models=folders) as run:
-        a, b, tokenizer = models.load_pair(*folders.values(), device, dtype)
-        limit = diagnostics.length_limit(max_length, a.config)
-        ids = diagnostics.encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
-        run.settings = {split: {"texts": len(i), "tokens": sum(map(len, i))} for split, i in ids.items()}
-        run.csv("activation_stats.csv", COLUMNS, rows(a, b, ids, tokenizer.pad_token_id, batch_size))
+    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
+    with Run(outdir, inputs=[forget, retain], models=folders) as run:
+        a, b, tokenizer = load_pair(*folders.values(), device, dtype)
+        limit = length_limit(max_length, a.config)
+        ids = encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
+        run.settings = {
+            split: {"texts": len(i), "tokens": sum(map(len, i))} for split, i in ids.items()
+        }
+        run.csv(
+            "activation_stats.csv", COLUMNS, rows(a, b, ids, tokenizer.pad_token_id, batch_size)
+        )
     print(f"{outdir}/activation_stats.csv: {a.config.num_hidden_layers + 1} layers")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 COLUMNS = ["name", "layer", "group", "shape0", "shape1", "dW_fro", "W_fro", "dW_fro_rel", "dW_spectral", "W_spectral",
            "dW_spectral_rel", "dW_stable_rank", "W_stable_rank"]  # fmt: skip
@@ -27,7 +27,7 @@ def spectra_of(w_a, w_b):
     """{dW, W_a, W_b: all singular values}; where nothing changed, one decomposition is enough. None for NaN or Inf."""
     import torch
 
-    from brittle.linalg import change_spectrum, finite, spectrum
+    from brittle.maths.linalg import change_spectrum, finite, spectrum
 
     if not finite(w_a, w_b):
         return None
@@ -39,8 +39,8 @@ def spectra_of(w_a, w_b):
 
 def measure(spectra):
     """The columns from dW_fro on, and the empirical ranks, of one matrix pair."""
-    from brittle.diagnostics import ratio
-    from brittle.linalg import empirical_rank, frobenius, stable_rank
+    from brittle.base.tables import ratio
+    from brittle.maths.linalg import empirical_rank, frobenius, stable_rank
 
     if spectra is None:
         return dict.fromkeys([*COLUMNS[5:], *RANKS])
@@ -55,8 +55,9 @@ def measure(spectra):
 
 def rows(pairs, spectra, notes):
     """A row a matrix of `pairs`; fills `spectra` {dW/<name>: singular values} and `notes` {broken, rounding: [names]}."""
-    from brittle.linalg import frobenius
-    from brittle.weights import group_of, layer_of, norm_below_ulp
+    from brittle.maths.linalg import frobenius
+    from brittle.maths.precision import norm_below_ulp
+    from brittle.models.weights import group_of, layer_of
 
     for name, w_a, w_b in pairs:
         found = spectra_of(w_a, w_b)
@@ -64,7 +65,9 @@ def rows(pairs, spectra, notes):
             notes["broken"].append(name)
         else:
             spectra |= {f"{key}/{name}": s.cpu() for key, s in found.items()}
-            if norm_below_ulp(w_b.dtype, w_b.numel(), frobenius(found["W_b"]), frobenius(found["dW"])):
+            if norm_below_ulp(
+                w_b.dtype, w_b.numel(), frobenius(found["W_b"]), frobenius(found["dW"])
+            ):
                 notes["rounding"].append(name)
         key = {"name": name, "layer": layer_of(name), "group": group_of(name)}
         yield key | {"shape0": w_a.shape[0], "shape1": w_a.shape[1]} | measure(found)
@@ -72,7 +75,7 @@ def rows(pairs, spectra, notes):
 
 def layer_rows(matrices):
     """A row a block and group from the rows of per_matrix.csv; matrices of neither group stay out."""
-    from brittle.diagnostics import ratio, root_sum_square
+    from brittle.base.tables import ratio, root_sum_square
 
     def key(row):
         return row["layer"], row["group"]
@@ -101,35 +104,46 @@ def without(found, dropped):
 
 
 def main(
-    model_a: cli.ModelA,
-    model_b: cli.ModelB,
-    outdir: cli.Outdir,
+    model_a: options.ModelA,
+    model_b: options.ModelB,
+    outdir: options.Outdir,
     empirical_rank: Annotated[
         bool, typer.Option("--empirical-rank", help="Add the ranks that hold 99% of the variance.")
     ] = False,
-    device: cli.Device = "auto",
+    device: options.Device = "auto",
 ):
     """Norms and ranks of the weight change, for every matrix and every block."""
     from safetensors.torch import save_file
 
-    from brittle import models, results, weights
+    from brittle.base.record import Run
+    from brittle.models import weights
+    from brittle.models.find import model_folder
+    from brittle.models.load import pick_device
 
-    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b, adapters=True)}
+    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
     notes, spectra = {"broken": [], "rounding": []}, {}
-    with results.Run(outdir, models=folders, settings=notes) as run:
+    with Run(outdir, models=folders, settings=notes) as run:
         import torch
 
-        torch.set_num_threads(cli.threads())
-        pairs = weights.matrix_pairs(*folders.values(), models.pick_device(device))
+        torch.set_num_threads(command.threads())
+        pairs = weights.matrix_pairs(*folders.values(), pick_device(device))
         matrices = list(rows(pairs, spectra, notes))
         if not matrices:
             raise UserError(f"{model_a} holds no weight matrix.")
         extra, layer_extra = (RANKS, ["mean_dW_empirical_rank"]) if empirical_rank else ([], [])
         save_file(spectra, run.path("spectra.safetensors"))
-        run.csv("per_matrix.csv", COLUMNS + extra, matrices if empirical_rank else without(matrices, RANKS))
+        run.csv(
+            "per_matrix.csv",
+            COLUMNS + extra,
+            matrices if empirical_rank else without(matrices, RANKS),
+        )
         layers = layer_rows(matrices)
         columns = [*LAYER_COLUMNS[:-1], *layer_extra, LAYER_COLUMNS[-1]]  # Appendix A's order
-        run.csv("per_layer.csv", columns, layers if empirical_rank else without(layers, ["mean_dW_empirical_rank"]))
+        run.csv(
+            "per_layer.csv",
+            columns,
+            layers if empirical_rank else without(layers, ["mean_dW_empirical_rank"]),
+        )
         run.settings = notes
     print(f"{outdir}/per_layer.csv: {len(matrices)} matrices")
     if notes["rounding"]:
@@ -139,8 +153,10 @@ def main(
             file=sys.stderr,
         )
     if notes["broken"]:
-        raise UserError(f"{notes['broken'][0]} holds NaN or Inf ({len(notes['broken'])} such matrices); their values are empty.")
+        raise UserError(
+            f"{notes['broken'][0]} holds NaN or Inf ({len(notes['broken'])} such matrices); their values are empty."
+        )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -10,7 +10,7 @@ the residual stream (0: embeddings, k: after block k-1) by
 The fitted lenses see retain texts only, so they learn neither forget facts nor how a model hides them (nor, for vocab_probe,
 words that only forget texts use). At the last layer every lens is the model. chance is the null: the mean of
 1 / choices. kl_to_final: mean KL(model || lens) at the choices' tokens, in nats. Intervals: 95 %, Wilson; the questions of one
-`fact` are not independent, and count for fewer by their design effect (brittle/stats.py).
+`fact` are not independent, and count for fewer by their design effect (brittle/maths/intervals.py).
 """
 
 import json
@@ -19,8 +19,8 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 COLUMNS = ["layer", "split", "accuracy", "delta_from_final", "n_correct", "n_questions", "accuracy_low", "accuracy_high",
            "accuracy_norm", "chance", "kl_to_final", "lens", "seed"]  # fmt: skip
@@ -30,21 +30,25 @@ def lens_logprobs(model, lenses, pairs, pad_id, batch_size):
     """(summed log-probability [N+1, pairs] of each pair's tokens from `start` on, KL to the final layer [N+1]) by one pass."""
     import torch
 
-    from brittle.activations import residual_stream
-    from brittle.diagnostics import TOKENS
-    from brittle.mcq import passes
+    from brittle.diagnostics.common import TOKENS
+    from brittle.metrics.mcq import passes
+    from brittle.models.hooks import residual_stream
 
     sums = torch.zeros(len(lenses), len(pairs), dtype=torch.float64)
     divergence, count = torch.zeros(len(lenses), dtype=torch.float64), 0
     with torch.no_grad():
-        for batch, (row, position), (pair, place, token) in passes(model, pairs, pad_id, batch_size, TOKENS):
+        for batch, (row, position), (pair, place, token) in passes(
+            model, pairs, pad_id, batch_size, TOKENS
+        ):
             streams = [h[row, position] for h in residual_stream(model, batch)]
             final = None
             for layer in reversed(range(len(lenses))):
                 logprobs = torch.log_softmax(lenses[layer](streams[layer]), -1)
                 final = logprobs if final is None else final
                 sums[layer].index_add_(0, pair, logprobs[place, token].double().cpu())
-                divergence[layer] += float((final.exp() * (final - logprobs)).sum(1).double()[place].sum())
+                divergence[layer] += float(
+                    (final.exp() * (final - logprobs)).sum(1).double()[place].sum()
+                )
             count += len(pair)
     return sums, (divergence / max(1, count)).clamp_min(0)
 
@@ -63,7 +67,7 @@ def correct(sums, items, normalise=False):
 
 def rows(split, sums, divergence, items, lens, seed):
     """A row a layer for one split."""
-    from brittle.stats import wilson_grouped
+    from brittle.maths.intervals import wilson_grouped
 
     n, chance = len(items), sum(1 / len(i["choices"]) for i in items) / len(items)
     facts = [item.get("fact") or f"item {i}" for i, item in enumerate(items)]
@@ -94,68 +98,96 @@ def summary(table):
 def plot(table, name, lens):
     import pandas as pd
 
-    from brittle import plots
+    from brittle.base import figures
 
     table = pd.DataFrame(table)
-    fig, (ax,) = plots.figure(f"Accuracy through the {lens.replace('_', ' ')} lens", name)
+    fig, (ax,) = figures.figure(f"Accuracy through the {lens.replace('_', ' ')} lens", name)
     for split, part in table.groupby("split", sort=False):
-        plots.line(ax, part.layer, part.accuracy, split, low=part.accuracy_low, high=part.accuracy_high)
-    plots.null(ax, None, float(table.chance.iloc[0]), "chance")
-    plots.finish(ax, "layer (0: embeddings)", "accuracy")
+        figures.line(
+            ax, part.layer, part.accuracy, split, low=part.accuracy_low, high=part.accuracy_high
+        )
+    figures.null(ax, None, float(table.chance.iloc[0]), "chance")
+    figures.finish(ax, "layer (0: embeddings)", "accuracy")
     ax.set_ylim(0, 1.02)
     return fig
 
 
 def main(
-    model: cli.Model,
-    outdir: cli.Outdir,
+    model: options.Model,
+    outdir: options.Outdir,
     lens: Annotated[str, typer.Option(help="logit, tuned or vocab_probe.")] = "logit",
-    data: cli.Data = Path("data/mini"),
-    train: Annotated[Path, typer.Option(help="Texts that the fitted lenses learn from.")] = Path("data/mini/retain.txt"),
+    data: options.Data = Path("data/mini"),
+    train: Annotated[Path, typer.Option(help="Texts that the fitted lenses learn from.")] = Path(
+        "data/mini/retain.txt"
+    ),
     train_tokens: Annotated[int, typer.Option(min=16, help="Tokens to fit a lens to.")] = 2048,
-    train_steps: Annotated[int, typer.Option(min=0, help="Adam steps a layer, 128 tokens each.")] = 60,
-    train_lr: Annotated[float, typer.Option(min=0, help="Adam's learning rate, falling linearly to 0.")] = 5e-3,
-    max_samples: Annotated[int, typer.Option("--max-samples", min=1, help="Questions a split, drawn by --seed.")] = 300,
-    batch_size: cli.BatchSize = 128,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
-    seed: cli.Seed = 0,
-    seeds: cli.Seeds = None,
+    train_steps: Annotated[
+        int, typer.Option(min=0, help="Adam steps a layer, 128 tokens each.")
+    ] = 60,
+    train_lr: Annotated[
+        float, typer.Option(min=0, help="Adam's learning rate, falling linearly to 0.")
+    ] = 5e-3,
+    max_samples: Annotated[
+        int, typer.Option("--max-samples", min=1, help="Questions a split, drawn by --seed.")
+    ] = 300,
+    batch_size: options.BatchSize = 128,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    seeds: options.Seeds = None,
 ):
     """Multiple-choice accuracy of one model, read from each of its layers."""
-    from brittle import diagnostics, mcq, models, plots, results, text
+    from brittle.base import figures, options
+    from brittle.base.layout import model_name
+    from brittle.base.record import Run
+    from brittle.base.tables import of_seed
+    from brittle.data.batches import encode
+    from brittle.data.items import read_items, subset
+    from brittle.data.texts import read_texts
+    from brittle.metrics import mcq
+    from brittle.models.blocks import context_length
+    from brittle.models.find import model_folder
+    from brittle.models.load import load_model, load_tokenizer
 
     if lens not in ("logit", "tuned", "vocab_probe"):
         raise UserError(f"--lens {lens}: choose logit, tuned or vocab_probe.")
-    folder = models.model_folder(model)
-    seeds = diagnostics.seed_list(seeds, seed, "the choice of --max-samples questions and a fitted lens's training")
+    folder = model_folder(model)
+    seeds = options.seed_list(
+        seeds, seed, "the choice of --max-samples questions and a fitted lens's training"
+    )
     files = {s: Path(data) / f"mcq_{s}.jsonl" for s in ("forget", "retain")}
-    items = {s: mcq.read_items(f) for s, f in files.items() if s == "forget" or f.is_file()}
+    items = {s: read_items(f) for s, f in files.items() if s == "forget" or f.is_file()}
     inputs = [files[s] for s in items] + ([train] if lens != "logit" else [])
-    with results.Run(outdir, inputs=inputs, models={"model": folder}, seed=seeds[0], settings={"seeds": seeds}) as run:
-        from brittle import lens as lenses
+    with Run(
+        outdir, inputs=inputs, models={"model": folder}, seed=seeds[0], settings={"seeds": seeds}
+    ) as run:
+        from brittle.diagnostics.lens import make_lenses, tokens
 
-        loaded, tokenizer = models.load_model(folder, device, dtype), models.load_tokenizer(folder)
-        context, pad, h, table = models.context_length(loaded.config), tokenizer.pad_token_id, None, []
+        loaded, tokenizer = load_model(folder, device, dtype), load_tokenizer(folder)
+        context, pad, h, table = context_length(loaded.config), tokenizer.pad_token_id, None, []
         if lens != "logit":
-            ids = text.encode(tokenizer, text.read_texts(train), min(512, context), "training texts")
+            ids = encode(tokenizer, read_texts(train), min(512, context), "training texts")
         for s in seeds:
             if lens != "logit":
-                h = lenses.tokens(loaded, ids, pad, batch_size, train_tokens, s)
-            made = lenses.make_lenses(lens, loaded, h, train_steps, lr=train_lr, seed=s)
+                h = tokens(loaded, ids, pad, batch_size, train_tokens, s)
+            made = make_lenses(lens, loaded, h, train_steps, lr=train_lr, seed=s)
             for split, every in items.items():
-                questions = mcq.subset(every, max_samples, s)
+                questions = subset(every, max_samples, s)
                 pairs = mcq.encode_items(tokenizer, questions, context)
                 sums, divergence = lens_logprobs(loaded, made, pairs, pad, batch_size)
                 if not sums.isfinite().all():
-                    raise UserError(f"{model} gives NaN or infinite log-probabilities: it is broken, and has no accuracy.")
+                    raise UserError(
+                        f"{model} gives NaN or infinite log-probabilities: it is broken, and has no accuracy."
+                    )
                 table += rows(split, sums, divergence, questions, lens, s)
-        shown = diagnostics.of_seed(table, seeds[0])
-        run.figure(plot(shown, plots.short(results.model_name(model)), lens), "lens_accuracy.png")
-        run.path("summary.json").write_text(json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8")
+        shown = of_seed(table, seeds[0])
+        run.figure(plot(shown, figures.short(model_name(model)), lens), "lens_accuracy.png")
+        run.path("summary.json").write_text(
+            json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8"
+        )
         run.csv("wmdp_lens_results.csv", COLUMNS, table)
     print(f"{outdir}/wmdp_lens_results.csv: {len(table)} rows")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

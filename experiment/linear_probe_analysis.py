@@ -10,7 +10,7 @@ A logistic probe on the last token's residual stream of one model (0: embeddings
 Accuracy and AUC are of held-out texts: folds are contiguous stretches, grouped by fact where the file names facts (JSONL
 `fact`); else the lines next to a held-out stretch are not learned from. selectivity is accuracy minus the majority class.
 null_: the same probe with labels that mean nothing. accuracy_low, accuracy_high: Wilson, where the texts of one fact count for
-fewer by their design effect (brittle/stats.py). auc_low, auc_high: DeLong over texts, on the logit scale. They do not hold what
+fewer by their design effect (brittle/maths/intervals.py). auc_low, auc_high: DeLong over texts, on the logit scale. They do not hold what
 the choice of questions does: a value that is by chance more often true among the texts learned from is less often so among the
 held-out ones, so at chance auc lies somewhat below 0.5 where bow_auc does; --seeds draws others.
 """
@@ -21,7 +21,7 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
+from brittle.base import command, options
 
 COLUMNS = ["task", "layer", "accuracy", "selectivity", "auc", "majority_baseline", "accuracy_low", "accuracy_high", "auc_low",
            "auc_high", "null_accuracy", "null_auc", "length_auc", "bow_auc", "n_texts", "folds", "seed"]  # fmt: skip
@@ -31,24 +31,28 @@ def truth_texts(items, seed, name):
     """(true, false) texts of multiple-choice items: the question with its answer, and with one wrong choice."""
     import torch
 
-    from brittle.stats import generator
+    from brittle.maths.intervals import generator
 
     draw, true, false = generator(seed, name), [], []
     for item in items:
         wrong = [c for i, c in enumerate(item["choices"]) if i != item["answer"]]
         true.append(f"{item['question']} {item['choices'][item['answer']]}")
-        false.append(f"{item['question']} {wrong[int(torch.randint(len(wrong), (1,), generator=draw))]}")
+        false.append(
+            f"{item['question']} {wrong[int(torch.randint(len(wrong), (1,), generator=draw))]}"
+        )
     return true, false
 
 
 def rows(name, x, task, surface, settings, c, max_iter, device="cpu"):
     """A row a layer of one task; x [texts, N+1, D], class 1 first."""
-    from brittle.stats import wilson_grouped
+    from brittle.maths.intervals import wilson_grouped
 
     n, ones = len(task.labels), int(task.labels.sum())
     majority = max(ones, n - ones) / n
     for layer in range(x.shape[1]):
-        ((auc, low, high), scores), ((null_auc, _, _), null_scores) = task.auc(x[:, layer], c, max_iter, device)
+        ((auc, low, high), scores), ((null_auc, _, _), null_scores) = task.auc(
+            x[:, layer], c, max_iter, device
+        )
         right = (scores > 0) == (task.labels == 1)
         correct, bounds = int(right.sum()), wilson_grouped(right, task.facts)
         yield {
@@ -64,80 +68,133 @@ def summary(table):
     best = {}
     for row in table:
         if row["task"] not in best or row["auc"] > best[row["task"]]["auc"]:
-            best[row["task"]] = {key: row[key] for key in ("layer", "accuracy", "selectivity", "auc", "bow_auc", "null_auc")}
+            best[row["task"]] = {
+                key: row[key]
+                for key in ("layer", "accuracy", "selectivity", "auc", "bow_auc", "null_auc")
+            }
     return best
 
 
 def plot(table, name):
     import pandas as pd
 
-    from brittle import plots
+    from brittle.base import figures
 
     table = pd.DataFrame(table)
-    fig, axes = plots.figure("Linear probes on the last token, held-out texts", name, columns=2)
+    fig, axes = figures.figure("Linear probes on the last token, held-out texts", name, columns=2)
     for ax, column in zip(axes, ("accuracy", "auc"), strict=True):
-        for colour, (task, part) in zip(plots.CYCLE, table.groupby("task", sort=False), strict=False):
-            plots.line(ax, part.layer, part[column], task, low=part[f"{column}_low"], high=part[f"{column}_high"], color=colour)
+        for colour, (task, part) in zip(
+            figures.CYCLE, table.groupby("task", sort=False), strict=False
+        ):
+            figures.line(
+                ax,
+                part.layer,
+                part[column],
+                task,
+                low=part[f"{column}_low"],
+                high=part[f"{column}_high"],
+                color=colour,
+            )
             ax.plot(part.layer, part[f"null_{column}"], "--", color=colour, linewidth=1.2)
-        plots.null(ax, None, 0.5, "chance")
-        plots.finish(ax, "layer (0: embeddings)", column, zero=False)
+        figures.null(ax, None, 0.5, "chance")
+        figures.finish(ax, "layer (0: embeddings)", column, zero=False)
         ax.set_ylim(0.3, 1.03)
     return fig
 
 
 def main(
-    model: cli.Model,
-    outdir: cli.Outdir,
-    forget: cli.ForgetText = Path("data/mini/forget.txt"),
-    retain: cli.RetainText = Path("data/mini/retain.txt"),
-    data: cli.Data = Path("data/mini"),
-    c: Annotated[float, typer.Option("--C", min=1e-9, help="Inverse strength of the probe's L2 penalty.")] = 1.0,
-    max_iter: Annotated[int, typer.Option("--max-iter", min=1, help="Newton steps a probe.")] = 1000,
-    folds: Annotated[int, typer.Option(min=2, help="Stretches of each class; each is held out once.")] = 5,
-    max_samples: cli.MaxSamples = 500,
-    max_questions: Annotated[int, typer.Option(min=1, help="Questions a split for truth_, drawn by --seed.")] = 300,
-    max_length: cli.TextLength = None,
-    batch_size: cli.BatchSize = 128,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
-    seed: cli.Seed = 0,
-    seeds: cli.Seeds = None,
+    model: options.Model,
+    outdir: options.Outdir,
+    forget: options.ForgetText = Path("data/mini/forget.txt"),
+    retain: options.RetainText = Path("data/mini/retain.txt"),
+    data: options.Data = Path("data/mini"),
+    c: Annotated[
+        float, typer.Option("--C", min=1e-9, help="Inverse strength of the probe's L2 penalty.")
+    ] = 1.0,
+    max_iter: Annotated[
+        int, typer.Option("--max-iter", min=1, help="Newton steps a probe.")
+    ] = 1000,
+    folds: Annotated[
+        int, typer.Option(min=2, help="Stretches of each class; each is held out once.")
+    ] = 5,
+    max_samples: options.MaxSamples = 500,
+    max_questions: Annotated[
+        int, typer.Option(min=1, help="Questions a split for truth_, drawn by --seed.")
+    ] = 300,
+    max_length: options.TextLength = None,
+    batch_size: options.BatchSize = 128,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    seeds: options.Seeds = None,
 ):
     """Linear probes of one model's layers: domain and truth, on held-out texts, against controls."""
-    from brittle import diagnostics, mcq, models, plots, results
-    from brittle.text import encode, read_texts
+    from brittle.base import figures, options
+    from brittle.base.layout import model_name
+    from brittle.base.record import Run
+    from brittle.base.tables import of_seed
+    from brittle.data.batches import encode
+    from brittle.data.items import facts, facts_of, read_items, subset
+    from brittle.data.texts import read_texts
+    from brittle.models.blocks import length_limit
+    from brittle.models.find import model_folder
+    from brittle.models.load import load_model, load_tokenizer
 
-    folder, seeds = models.model_folder(model), diagnostics.seed_list(seeds, seed, "questions and wrong choices of truth_")
-    items = {s: Path(data) / f"mcq_{s}.jsonl" for s in ("forget", "retain") if (Path(data) / f"mcq_{s}.jsonl").is_file()}
+    folder, seeds = (
+        model_folder(model),
+        options.seed_list(seeds, seed, "questions and wrong choices of truth_"),
+    )
+    items = {
+        s: Path(data) / f"mcq_{s}.jsonl"
+        for s in ("forget", "retain")
+        if (Path(data) / f"mcq_{s}.jsonl").is_file()
+    }
     inputs, settings = [forget, retain, *items.values()], {"seeds": seeds}
-    with results.Run(outdir, inputs=inputs, models={"model": folder}, seed=seeds[0], settings=settings) as run:
-        from brittle import probes
+    with Run(
+        outdir, inputs=inputs, models={"model": folder}, seed=seeds[0], settings=settings
+    ) as run:
+        from brittle.diagnostics import probes
 
-        loaded, tokenizer = models.load_model(folder, device, dtype), models.load_tokenizer(folder)
-        limit = diagnostics.length_limit(max_length, loaded.config)
-        classes = {("domain", seeds[0]): (read_texts(forget, max_samples), read_texts(retain, max_samples))}
-        groups = {("domain", seeds[0]): [diagnostics.facts(path, max_samples) for path in (forget, retain)]}
+        loaded, tokenizer = load_model(folder, device, dtype), load_tokenizer(folder)
+        limit = length_limit(max_length, loaded.config)
+        classes = {
+            ("domain", seeds[0]): (read_texts(forget, max_samples), read_texts(retain, max_samples))
+        }
+        groups = {("domain", seeds[0]): [facts(path, max_samples) for path in (forget, retain)]}
         for split, path in items.items():
-            questions = mcq.read_items(path)
+            questions = read_items(path)
             for s in seeds:
-                asked, key = mcq.subset(questions, max_questions, s), (f"truth_{split}", s)
-                classes[key], groups[key] = truth_texts(asked, s, split), [diagnostics.facts_of(asked)] * 2  # an item, one fold
-        ids = {key: [encode(tokenizer, texts, limit, f"{key[0]} texts") for texts in pair] for key, pair in classes.items()}
+                asked, key = subset(questions, max_questions, s), (f"truth_{split}", s)
+                classes[key], groups[key] = (
+                    truth_texts(asked, s, split),
+                    [facts_of(asked)] * 2,
+                )  # an item, one fold
+        ids = {
+            key: [encode(tokenizer, texts, limit, f"{key[0]} texts") for texts in pair]
+            for key, pair in classes.items()
+        }
         every = [text for pair in ids.values() for texts in pair for text in texts]
         x = probes.features(loaded, every, tokenizer.pad_token_id, batch_size, ["last"])["last"]
         table, start = [], 0
         for (name, s), (one, zero) in ids.items():
-            task, part = probes.Task(len(one), len(zero), folds, groups[name, s]), x[start : start + len(one) + len(zero)]
+            task, part = (
+                probes.Task(len(one), len(zero), folds, groups[name, s]),
+                x[start : start + len(one) + len(zero)],
+            )
             start += len(part)
             known = {"folds": folds, "seed": s}
-            table += rows(name, part, task, task.surface(one + zero), known, c, max_iter, loaded.device)
+            table += rows(
+                name, part, task, task.surface(one + zero), known, c, max_iter, loaded.device
+            )
         table += [row | {"seed": s} for s in seeds[1:] for row in table if row["task"] == "domain"]
-        shown = diagnostics.of_seed(table, seeds[0])
-        run.figure(plot(shown, plots.short(results.model_name(model))), "probes.png")
-        run.path("summary.json").write_text(json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8")
+        shown = of_seed(table, seeds[0])
+        run.figure(plot(shown, figures.short(model_name(model))), "probes.png")
+        run.path("summary.json").write_text(
+            json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8"
+        )
         run.csv("probe_results.csv", COLUMNS, table)
     print(f"{outdir}/probe_results.csv: {len(table)} rows")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -18,8 +18,8 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 COLUMNS = ["model", "split", "eps", "lipschitz_mean", "lipschitz_std", "gradient_norm_mean", "output_variance_mean",
            "lipschitz_low", "lipschitz_high", "gradient_norm_low", "gradient_norm_high", "output_variance_low",
@@ -34,7 +34,7 @@ def shuffled(ids, seed):
     """The texts with their tokens permuted."""
     import torch
 
-    from brittle.stats import generator
+    from brittle.maths.intervals import generator
 
     draw = generator(seed, "shuffled")
     return [[text[i] for i in torch.randperm(len(text), generator=draw).tolist()] for text in ids]
@@ -46,7 +46,11 @@ def last_logits(model, e, mask):
 
     rows, last = torch.arange(len(e), device=e.device), mask.sum(1) - 1
     first = int(last.min())  # no text ends before it, so no logits are asked for there
-    logits = model(inputs_embeds=e, attention_mask=mask, logits_to_keep=e.shape[1] - first).logits[rows, last - first].float()
+    logits = (
+        model(inputs_embeds=e, attention_mask=mask, logits_to_keep=e.shape[1] - first)
+        .logits[rows, last - first]
+        .float()
+    )
     return logits - logits.mean(-1, keepdim=True)
 
 
@@ -59,12 +63,14 @@ def directions(indices, shape, count, seed, split):
     """[count, B, T, D] Gaussian; each text's own, whatever its batch."""
     import torch
 
-    from brittle.stats import generator
+    from brittle.maths.intervals import generator
 
     _, longest, width = shape
     drawn = torch.zeros(count, len(indices), longest, width)
     for row, index in enumerate(indices):
-        drawn[:, row] = torch.randn(longest, count, width, generator=generator(seed, f"{split}{index}")).transpose(0, 1)
+        drawn[:, row] = torch.randn(
+            longest, count, width, generator=generator(seed, f"{split}{index}")
+        ).transpose(0, 1)
     return drawn
 
 
@@ -112,10 +118,12 @@ def gradient_norm(model, e, batch):
     """[B] norm of the gradient of each text's mean NLL by its embeddings."""
     import torch
 
-    from brittle.losses import target_mask, token_logprobs
+    from brittle.models.logprobs import target_mask, token_logprobs
 
     e = e.detach().requires_grad_(True)
-    logprobs = token_logprobs(model(inputs_embeds=e, attention_mask=batch["attention_mask"]).logits, batch["input_ids"])
+    logprobs = token_logprobs(
+        model(inputs_embeds=e, attention_mask=batch["attention_mask"]).logits, batch["input_ids"]
+    )
     wanted = target_mask(batch)
     loss = -((logprobs * wanted).sum(1) / wanted.sum(1).clamp_min(1)).sum()
     return norms(torch.autograd.grad(loss, e)[0])
@@ -138,18 +146,22 @@ def measure(model, ids, pad_id, batch_size, eps, perturbations, iterations, seed
     """{measure: [texts]}: ("lipschitz", eps), ("output_variance", eps), "jacobian_norm", "gradient_norm"."""
     import torch
 
-    from brittle.text import batches
+    from brittle.data.batches import batches
 
     found = {}
 
     def put(key, indices, values):
-        found.setdefault(key, torch.zeros(len(ids), dtype=torch.float64))[indices] = values.double().cpu()
+        found.setdefault(key, torch.zeros(len(ids), dtype=torch.float64))[indices] = (
+            values.double().cpu()
+        )
 
     for indices, batch in batches(ids, pad_id, batch_size, model.device, TOKENS):
         mask = batch["attention_mask"]
         e = model.get_input_embeddings()(batch["input_ids"]).detach()
         drawn = directions(indices, e.shape, perturbations, seed, split)
-        for name, by_eps in zip(("lipschitz", "output_variance"), sampled(model, e, mask, drawn, eps), strict=True):
+        for name, by_eps in zip(
+            ("lipschitz", "output_variance"), sampled(model, e, mask, drawn, eps), strict=True
+        ):
             for size, values in by_eps.items():
                 put((name, size), indices, values)
         with quick_products(model.device):
@@ -160,7 +172,7 @@ def measure(model, ids, pad_id, batch_size, eps, perturbations, iterations, seed
 
 def rows(model, split, found, eps, known):
     """A row an eps from `measure`'s values."""
-    from brittle.stats import mean_interval
+    from brittle.maths.intervals import mean_interval
 
     for size in eps:
         row = {"model": model, "split": split, "eps": size, **known}
@@ -168,78 +180,116 @@ def rows(model, split, found, eps, known):
                           ("gradient_norm", "gradient_norm"), ("jacobian_norm", "jacobian_norm")):  # fmt: skip
             row[f"{name}_mean"], row[f"{name}_low"], row[f"{name}_high"] = mean_interval(found[key])
         values = found["lipschitz", size]
-        yield row | {"lipschitz_std": float(values.std()) if len(values) > 1 else None, "n_texts": len(values)}
+        yield row | {
+            "lipschitz_std": float(values.std()) if len(values) > 1 else None,
+            "n_texts": len(values),
+        }
 
 
 def plot(table, names):
     """The three sensitivities by split and model; bars with 95 % intervals."""
     import pandas as pd
 
-    from brittle import plots
+    from brittle.base import figures
 
     table = pd.DataFrame(table, columns=COLUMNS)
     table = table[table.eps == table.eps.min()]
-    fig, axes = plots.figure(f"Sensitivity to the input (eps {table.eps.min():g})", names, columns=3)
+    fig, axes = figures.figure(
+        f"Sensitivity to the input (eps {table.eps.min():g})", names, columns=3
+    )
     for ax, name in zip(axes, ("lipschitz", "jacobian_norm", "gradient_norm"), strict=True):
         for side, model in enumerate(("model_a", "model_b")):
             part = table[table.model == model]
-            mean, low, high = (part[f"{name}_{end}"].astype(float).to_numpy() for end in ("mean", "low", "high"))
+            mean, low, high = (
+                part[f"{name}_{end}"].astype(float).to_numpy() for end in ("mean", "low", "high")
+            )
             place = [i + 0.4 * side for i in range(len(part))]
-            ax.bar(place, mean, 0.38, label=model, color=plots.COLOURS[model], yerr=[mean - low, high - mean], ecolor="#777777")
+            ax.bar(
+                place,
+                mean,
+                0.38,
+                label=model,
+                color=figures.COLOURS[model],
+                yerr=[mean - low, high - mean],
+                ecolor="#777777",
+            )
         ax.set_xticks([i + 0.2 for i in range(len(part))], part.split.tolist())
-        plots.finish(ax, "split", f"{name}_mean", integer=False)
+        figures.finish(ax, "split", f"{name}_mean", integer=False)
     return fig
 
 
 def main(
-    model_a: cli.ModelA,
-    model_b: cli.ModelB,
-    outdir: cli.Outdir,
-    forget: cli.ForgetText = Path("data/mini/forget.txt"),
-    retain: cli.RetainText = Path("data/mini/retain.txt"),
-    epsilon: Annotated[str, typer.Option("--epsilon", help="Lengths over that of the embeddings, comma-separated.")] = "0.01,0.1",
-    perturbations: Annotated[int, typer.Option("--num-perturbations", min=2, help="Random directions a text and eps.")] = 4,
+    model_a: options.ModelA,
+    model_b: options.ModelB,
+    outdir: options.Outdir,
+    forget: options.ForgetText = Path("data/mini/forget.txt"),
+    retain: options.RetainText = Path("data/mini/retain.txt"),
+    epsilon: Annotated[
+        str, typer.Option("--epsilon", help="Lengths over that of the embeddings, comma-separated.")
+    ] = "0.01,0.1",
+    perturbations: Annotated[
+        int, typer.Option("--num-perturbations", min=2, help="Random directions a text and eps.")
+    ] = 4,
     iterations: Annotated[int, typer.Option(min=1, help="Steps of the power iteration.")] = 5,
-    max_samples: cli.MaxSamples = 16,
-    max_length: Annotated[int, typer.Option("--max-length", min=2, help="Tokens a text; longer ones are cut and counted.")] = 64,
-    batch_size: cli.BatchSize = 128,
-    device: cli.Device = "auto",
-    seed: cli.Seed = 0,
-    seeds: cli.Seeds = None,
+    max_samples: options.MaxSamples = 16,
+    max_length: Annotated[
+        int,
+        typer.Option("--max-length", min=2, help="Tokens a text; longer ones are cut and counted."),
+    ] = 64,
+    batch_size: options.BatchSize = 128,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    seeds: options.Seeds = None,
 ):
     """Local Lipschitz estimates, Jacobian norms and gradient norms of two models on forget and retain texts."""
-    from brittle import adapters, diagnostics, models, plots, results
+    from brittle.base import figures, options
+    from brittle.base.record import Run
+    from brittle.base.tables import of_seed
+    from brittle.data.batches import encode_splits
+    from brittle.models.blocks import context_length
+    from brittle.models.find import check_pair, model_folder
+    from brittle.models.load import load_changed, load_tokenizer
 
     try:
         eps = [float(part) for part in epsilon.split(",")]
         if min(eps) <= 0:
             raise ValueError
     except ValueError:
-        raise UserError(f"--epsilon {epsilon}: positive numbers separated by commas, such as 0.01,0.1.") from None
-    seeds = diagnostics.seed_list(seeds, seed, "the directions and the shuffled texts (not gradient_norm of real texts)")
-    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b, adapters=True)}
-    with results.Run(outdir, inputs=[forget, retain], models=folders, seed=seeds[0], settings={"seeds": seeds}) as run:
-        models.check_pair(*folders.values())
-        tokenizer, table = models.load_tokenizer(folders["model_a"]), []
+        raise UserError(
+            f"--epsilon {epsilon}: positive numbers separated by commas, such as 0.01,0.1."
+        ) from None
+    seeds = options.seed_list(
+        seeds, seed, "the directions and the shuffled texts (not gradient_norm of real texts)"
+    )
+    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
+    with Run(
+        outdir, inputs=[forget, retain], models=folders, seed=seeds[0], settings={"seeds": seeds}
+    ) as run:
+        check_pair(*folders.values())
+        tokenizer, table = load_tokenizer(folders["model_a"]), []
         pad = tokenizer.pad_token_id
         for name, folder in folders.items():
             # a difference of bfloat16 logits is mostly rounding
-            model = adapters.load_changed(folder, folders["model_a"], device, "float32")
+            model = load_changed(folder, folders["model_a"], device, "float32")
             model.set_attn_implementation("eager")  # fused attention has no second derivative
             model.requires_grad_(False)
             if name == "model_a":
-                limit = min(max_length, models.context_length(model.config))
-                ids = diagnostics.encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
+                limit = min(max_length, context_length(model.config))
+                ids = encode_splits(
+                    tokenizer, {"forget": forget, "retain": retain}, max_samples, limit
+                )
             for s in seeds:
                 known = {"n_perturbations": perturbations, "n_iterations": iterations, "seed": s}
                 for split, texts in (*ids.items(), ("shuffled", shuffled(ids["forget"], s))):
-                    found = measure(model, texts, pad, batch_size, eps, perturbations, iterations, s, split)
+                    found = measure(
+                        model, texts, pad, batch_size, eps, perturbations, iterations, s, split
+                    )
                     table += rows(name, split, found, eps, known)
             del model
-        run.figure(plot(diagnostics.of_seed(table, seeds[0]), plots.pair(model_a, model_b)), "lipschitz.png")
+        run.figure(plot(of_seed(table, seeds[0]), figures.pair(model_a, model_b)), "lipschitz.png")
         run.csv("lipschitz.csv", COLUMNS, table)
     print(f"{outdir}/lipschitz.csv: {len(table)} rows")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

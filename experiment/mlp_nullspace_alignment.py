@@ -12,8 +12,8 @@ nothing changed). A dW in a random direction has null_share = dimension / size o
 
 from functools import cache
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 COLUMNS = ["name", "layer", "side", "subspace", "level", "dimension", "nullspace_share", "column_space_share", "null_share",
            "null_low", "null_high", "share_over_null"]  # fmt: skip
@@ -23,7 +23,7 @@ BELOW = (1e-3, 1e-2, 1e-1)
 
 def energies(w, dw):
     """Singular values of w [m, n] and the energy of dw in its left and in its right singular directions, each [min(m, n)]."""
-    from brittle.linalg import svd
+    from brittle.maths.linalg import svd
 
     u, s, v = svd(w)
     return s, (u.T @ dw).square().sum(1), (dw @ v).square().sum(0)
@@ -36,16 +36,21 @@ def null_interval(dimension, size, other):
 
     if dimension in (0, size):
         return (float(dimension == size),) * 2
-    return tuple(map(float, beta.ppf([0.025, 0.975], dimension * other / 2, (size - dimension) * other / 2)))
+    return tuple(
+        map(float, beta.ppf([0.025, 0.975], dimension * other / 2, (size - dimension) * other / 2))
+    )
 
 
 def measure(w, dw):
     """The columns from `side` on, for each side and choice of nullspace."""
-    from brittle.diagnostics import ratio
+    from brittle.base.tables import ratio
 
     s, left, right = energies(w, dw)
     total = float(dw.square().sum())
-    for side, energy, size, other in (("left", left, *dw.shape), ("right", right, *reversed(dw.shape))):
+    for side, energy, size, other in (
+        ("left", left, *dw.shape),
+        ("right", right, *reversed(dw.shape)),
+    ):
         from_top = energy.cumsum(0).tolist()
         choices = [("bottom", q, len(s) - max(1, round(q * len(s))), len(s)) for q in BOTTOM]
         choices += [("below", t, int((s > t * s[0]).sum()), size) for t in BELOW]
@@ -64,8 +69,8 @@ def measure(w, dw):
 
 def rows(pairs, broken):
     """Rows of every MLP matrix; names of those with NaN or Inf go to `broken`."""
-    from brittle.linalg import finite
-    from brittle.weights import layer_of
+    from brittle.maths.linalg import finite
+    from brittle.models.weights import layer_of
 
     for name, w_a, w_b in pairs:
         key = {"name": name, "layer": layer_of(name)}
@@ -80,44 +85,57 @@ def plot(table, names):
     """share_over_null over blocks for the bottom directions, a line a share q; a panel a side."""
     import pandas as pd
 
-    from brittle import plots
+    from brittle.base import figures
 
     table = pd.DataFrame(table, columns=COLUMNS)
-    fig, axes = plots.figure("Energy of the MLP updates in the weights' smallest directions", names, columns=2)
+    fig, axes = figures.figure(
+        "Energy of the MLP updates in the weights' smallest directions", names, columns=2
+    )
     for ax, side in zip(axes, ("left", "right"), strict=True):
-        for colour, q in zip(plots.CYCLE, (0.05, 0.1, 0.25, 0.5), strict=False):
+        for colour, q in zip(figures.CYCLE, (0.05, 0.1, 0.25, 0.5), strict=False):
             part = table[(table.side == side) & (table.subspace == "bottom") & (table.level == q)]
             mean = part[["layer", "share_over_null"]].astype(float).groupby("layer").mean()
-            plots.line(ax, mean.index, mean.share_over_null, f"bottom {q:.0%}", color=colour)
-        plots.null(ax, None, 1.0, "random direction")
-        plots.finish(ax, "layer", "share_over_null", title=f"{side} singular directions")
+            figures.line(ax, mean.index, mean.share_over_null, f"bottom {q:.0%}", color=colour)
+        figures.null(ax, None, 1.0, "random direction")
+        figures.finish(ax, "layer", "share_over_null", title=f"{side} singular directions")
     return fig
 
 
-def main(model_a: cli.ModelA, model_b: cli.ModelB, outdir: cli.Outdir, device: cli.Device = "auto"):
+def main(
+    model_a: options.ModelA,
+    model_b: options.ModelB,
+    outdir: options.Outdir,
+    device: options.Device = "auto",
+):
     """Energy of the MLP updates in the nullspace of the original weights, against a random direction."""
-    from brittle import models, plots, results, weights
+    from brittle.base import figures
+    from brittle.base.record import Run
+    from brittle.models import weights
+    from brittle.models.find import model_folder
+    from brittle.models.load import pick_device
 
-    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b, adapters=True)}
+    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
     broken = []
-    with results.Run(outdir, models=folders) as run:
+    with Run(outdir, models=folders) as run:
         import torch
 
-        torch.set_num_threads(cli.threads())
+        torch.set_num_threads(command.threads())
 
         def keep(name):
             return weights.group_of(name) == "mlp" and weights.layer_of(name) >= 0
 
-        pairs = weights.matrix_pairs(*folders.values(), models.pick_device(device), keep)
+        pairs = weights.matrix_pairs(*folders.values(), pick_device(device), keep)
         table = list(rows(pairs, broken))
         if not table:
             raise UserError(f"{model_a} holds no MLP matrix.")
-        run.figure(plot(table, plots.pair(model_a, model_b)), "nullspace.png")
+        run.figure(plot(table, figures.pair(model_a, model_b)), "nullspace.png")
         run.csv("nullspace.csv", COLUMNS, table)
     print(f"{outdir}/nullspace.csv: {len(table)} rows")
     if broken:
-        raise UserError(f"{broken[0]} holds NaN or Inf ({len(broken)} such matrices); their values are empty.")
+        raise UserError(
+            f"{broken[0]} holds NaN or Inf ({len(broken)} such matrices); their values are empty."
+        )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -15,8 +15,8 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 COLUMNS = ["name", "layer", "group", "top10_variance_ratio", "effective_rank", "subspace_alignment", "grassmann_distance",
            "entropy_rank", "subspace_alignment_right", "grassmann_distance_right", "k", "null_top10_variance_ratio",
@@ -29,7 +29,7 @@ SIDES = ("", "_right")
 
 def bases(w, k):
     """((left, right) bases of up to k columns, singular values)."""
-    from brittle.linalg import svd
+    from brittle.maths.linalg import svd
 
     u, s, v = svd(w, k)
     return (u, v), s
@@ -39,7 +39,7 @@ def null_bases(w, k):
     """(left, right) bases of a random matrix, decomposed in float32: its draw matters more than its seventh digit."""
     import torch
 
-    from brittle.linalg import svd
+    from brittle.maths.linalg import svd
 
     u, _, v = svd(w, k, torch.float32)
     return u.double(), v.double()
@@ -47,19 +47,26 @@ def null_bases(w, k):
 
 def shift(one, other, k):
     """{subspace_alignment, grassmann_distance, and _right} between two pairs of bases, by their first k columns."""
-    from brittle.linalg import alignment, grassmann, principal_angles
+    from brittle.maths.linalg import alignment, grassmann, principal_angles
 
     found = {}
     for side, q, r in zip(SIDES, one, other, strict=True):
         angles = principal_angles(q[:, :k], r[:, :k])
-        found |= {f"subspace_alignment{side}": alignment(angles), f"grassmann_distance{side}": grassmann(angles)}
+        found |= {
+            f"subspace_alignment{side}": alignment(angles),
+            f"grassmann_distance{side}": grassmann(angles),
+        }
     return found
 
 
 def shape_of(s):
-    from brittle.linalg import empirical_rank, entropy_rank, top_share
+    from brittle.maths.linalg import empirical_rank, entropy_rank, top_share
 
-    return {"top10_variance_ratio": top_share(s), "effective_rank": empirical_rank(s), "entropy_rank": entropy_rank(s)}
+    return {
+        "top10_variance_ratio": top_share(s),
+        "effective_rank": empirical_rank(s),
+        "entropy_rank": entropy_rank(s),
+    }
 
 
 def noise(shape, norm, generator, device):
@@ -78,23 +85,34 @@ class Nulls:
     def shape(self, m, n, device):
         import torch
 
-        from brittle.linalg import spectrum
-        from brittle.stats import generator
+        from brittle.maths.intervals import generator
+        from brittle.maths.linalg import spectrum
 
         if (m, n) not in self.known:
             made = generator(self.seed, f"{m}x{n}", device)
-            many = [shape_of(spectrum(noise((m, n), 1.0, made, device), torch.float32).double()) for _ in range(self.draws)]
-            self.known[m, n] = {f"null_{key}": sum(d[key] for d in many) / self.draws for key in many[0]}
+            many = [
+                shape_of(spectrum(noise((m, n), 1.0, made, device), torch.float32).double())
+                for _ in range(self.draws)
+            ]
+            self.known[m, n] = {
+                f"null_{key}": sum(d[key] for d in many) / self.draws for key in many[0]
+            }
         return self.known[m, n]
 
     def shift(self, name, w, norm, k, start):
         """null_ columns of the subspaces of w + noise of norm `norm`."""
-        from brittle.stats import generator, prediction_interval
+        from brittle.maths.intervals import generator, prediction_interval
 
         made, w = generator(self.seed, name, w.device), w.float()
-        many = [shift(start, null_bases(noise(w.shape, norm, made, w.device).add_(w), k), k) for _ in range(self.draws)]
+        many = [
+            shift(start, null_bases(noise(w.shape, norm, made, w.device).add_(w), k), k)
+            for _ in range(self.draws)
+        ]
         found = {f"null_{key}": prediction_interval([d[key] for d in many]) for key in many[0]}
-        low, high = (None if end is None else min(1.0, max(0.0, end)) for end in found["null_subspace_alignment"][1:])
+        low, high = (
+            None if end is None else min(1.0, max(0.0, end))
+            for end in found["null_subspace_alignment"][1:]
+        )
         return {key: values[0] for key, values in found.items()} | {
             "null_subspace_alignment_low": low, "null_subspace_alignment_high": high}  # fmt: skip
 
@@ -103,8 +121,8 @@ def measure(name, w_a, w_b, k, every, kept):
     """The columns behind `group` of one pair of matrices, once for each of `every` Nulls; `kept`: see `rows`."""
     import torch
 
-    from brittle.linalg import change_spectrum, finite, frobenius, rank
-    from brittle.weights import norm_below_ulp
+    from brittle.maths.linalg import change_spectrum, finite, frobenius, rank
+    from brittle.maths.precision import norm_below_ulp
 
     if not finite(w_a, w_b):
         return [dict.fromkeys(COLUMNS[3:]) | {"seed": nulls.seed} for nulls in every]
@@ -112,30 +130,44 @@ def measure(name, w_a, w_b, k, every, kept):
     start, s_a = bases(w_a, k)
     if torch.equal(w_a, w_b):  # nothing changed, and so would nothing under a null of norm zero
         k = min(k, rank(s_a))
-        still = dict.fromkeys(("top10_variance_ratio", "effective_rank", "entropy_rank", "below_ulp"), 0)
+        still = dict.fromkeys(
+            ("top10_variance_ratio", "effective_rank", "entropy_rank", "below_ulp"), 0
+        )
         for prefix in ("", "null_"):
             for side in SIDES:
-                still |= {f"{prefix}subspace_alignment{side}": 1.0, f"{prefix}grassmann_distance{side}": 0.0}
+                still |= {
+                    f"{prefix}subspace_alignment{side}": 1.0,
+                    f"{prefix}grassmann_distance{side}": 0.0,
+                }
         found = still | {"null_subspace_alignment_low": 1.0, "null_subspace_alignment_high": 1.0}
     else:
         end, s_b = bases(w_b, k)
         k, s = min(k, rank(s_a), rank(s_b)), kept.get(f"dW/{name}")
         s = change_spectrum(w_a, w_b) if s is None else s
-        lost = norm_below_ulp(w_b.dtype, w_b.numel(), torch.linalg.vector_norm(w_b, dtype=torch.float64), frobenius(s))
+        lost = norm_below_ulp(
+            w_b.dtype, w_b.numel(), torch.linalg.vector_norm(w_b, dtype=torch.float64), frobenius(s)
+        )
         found = shape_of(s) | {"below_ulp": int(lost)}
         if k:
             found |= shift(start, end, k)
             drawn = [nulls.shift(name, w_a, frobenius(s), k, start) for nulls in every]
-    found = dict.fromkeys(COLUMNS[3:]) | found | {"k": k, "random_alignment": k / m, "random_alignment_right": k / n}
+    found = (
+        dict.fromkeys(COLUMNS[3:])
+        | found
+        | {"k": k, "random_alignment": k / m, "random_alignment_right": k / n}
+    )
     return [
-        found | nulls.shape(m, n, w_a.device) | of_seed | {"n_null": nulls.draws, "seed": nulls.seed}
+        found
+        | nulls.shape(m, n, w_a.device)
+        | of_seed
+        | {"n_null": nulls.draws, "seed": nulls.seed}
         for nulls, of_seed in zip(every, drawn, strict=True)
     ]
 
 
 def rows(pairs, k, draws, seeds, kept):
     """A row a matrix and seed; `kept` {dW/<name>: singular values} are those known already."""
-    from brittle.weights import group_of, layer_of
+    from brittle.models.weights import group_of, layer_of
 
     every = [Nulls(draws, seed) for seed in seeds]
     for name, w_a, w_b in pairs:
@@ -147,51 +179,62 @@ def plot(table, names):
     """Rank, concentration and shift over blocks: the mean over a group's matrices, its null dashed in the same colour."""
     import pandas as pd
 
-    from brittle import plots
+    from brittle.base import figures
 
     table = pd.DataFrame(table, columns=COLUMNS)
     columns = ["effective_rank", "top10_variance_ratio", "subspace_alignment"]
-    fig, axes = plots.figure("Rank of the update and shift of the subspaces", names, columns=3)
+    fig, axes = figures.figure("Rank of the update and shift of the subspaces", names, columns=3)
     for ax, column in zip(axes, columns, strict=True):
         for group in ("attn", "mlp"):
             part = table[table.group == group]
             values = part[["layer", column, f"null_{column}"]].astype(float).groupby("layer").mean()
-            plots.line(ax, values.index, values[column], group)
-            plots.null(ax, values.index, values[f"null_{column}"], f"null, {group}", colour=group)
-        plots.finish(ax, "layer", column)
+            figures.line(ax, values.index, values[column], group)
+            figures.null(ax, values.index, values[f"null_{column}"], f"null, {group}", colour=group)
+        figures.finish(ax, "layer", column)
     return fig
 
 
 def main(
-    model_a: cli.ModelA,
-    model_b: cli.ModelB,
-    outdir: cli.Outdir,
+    model_a: options.ModelA,
+    model_b: options.ModelB,
+    outdir: options.Outdir,
     k: Annotated[int, typer.Option("--k", min=1, help="Singular directions a subspace.")] = 10,
-    null_draws: Annotated[int, typer.Option(min=1, help="Random updates of the same norm, a matrix.")] = 3,
-    device: cli.Device = "auto",
-    seed: cli.Seed = 0,
-    seeds: cli.Seeds = None,
+    null_draws: Annotated[
+        int, typer.Option(min=1, help="Random updates of the same norm, a matrix.")
+    ] = 3,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    seeds: options.Seeds = None,
 ):
     """Rank of the update, and the shift of the weights' principal subspaces, against a random update."""
-    from brittle import diagnostics, models, plots, results, weights
+    from brittle.base import figures, options, tables
+    from brittle.base.record import Run
+    from brittle.diagnostics.common import kept_spectra
+    from brittle.models import weights
+    from brittle.models.find import model_folder
+    from brittle.models.load import pick_device
 
-    seeds = diagnostics.seed_list(seeds, seed, "the random updates (null_)")
-    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b, adapters=True)}
-    with results.Run(outdir, models=folders, seed=seeds[0], settings={"seeds": seeds}) as run:
+    seeds = options.seed_list(seeds, seed, "the random updates (null_)")
+    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
+    with Run(outdir, models=folders, seed=seeds[0], settings={"seeds": seeds}) as run:
         import torch
 
-        torch.set_num_threads(cli.threads())
-        pairs = weights.matrix_pairs(*folders.values(), models.pick_device(device))
-        table = list(rows(pairs, k, null_draws, seeds, diagnostics.kept_spectra(outdir, run.read)))
+        torch.set_num_threads(command.threads())
+        pairs = weights.matrix_pairs(*folders.values(), pick_device(device))
+        table = list(rows(pairs, k, null_draws, seeds, kept_spectra(outdir, run.read)))
         if not table:
             raise UserError(f"{model_a} holds no weight matrix.")
-        run.figure(plot(diagnostics.of_seed(table, seeds[0]), plots.pair(model_a, model_b)), "null_space.png")
+        run.figure(
+            plot(tables.of_seed(table, seeds[0]), figures.pair(model_a, model_b)), "null_space.png"
+        )
         run.csv("null_space_results.csv", COLUMNS, table)
     print(f"{outdir}/null_space_results.csv: {len(table) // len(seeds)} matrices")
-    broken = [row["name"] for row in diagnostics.of_seed(table, seeds[0]) if row["k"] is None]
+    broken = [row["name"] for row in tables.of_seed(table, seeds[0]) if row["k"] is None]
     if broken:
-        raise UserError(f"{broken[0]} holds NaN or Inf ({len(broken)} such matrices); their values are empty.")
+        raise UserError(
+            f"{broken[0]} holds NaN or Inf ({len(broken)} such matrices); their values are empty."
+        )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

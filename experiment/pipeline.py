@@ -9,42 +9,74 @@ from typing import Annotated, Optional
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command
+from brittle.base.errors import UserError
 
 MaybeText = Optional[str]  # noqa: UP045
 
 
 def main(
-    preset: Annotated[str, typer.Option(help="mini, deep-ignorance, or a .toml file like those in experiment/presets.")] = "mini",
-    base: Annotated[MaybeText, typer.Option(help="Base model: folder or Hugging Face id, instead of the preset's.")] = None,
-    filtered: Annotated[MaybeText, typer.Option(help="Filtered model, instead of the preset's.")] = None,
-    unlearned: Annotated[Optional[list[str]], typer.Option(help="Unlearned model(s), instead of making one.")] = None,  # noqa: UP045
-    method: Annotated[MaybeText, typer.Option(help="Method of the unlearned model that is made.")] = None,
-    data: Annotated[MaybeText, typer.Option(help="Data folder, instead of the preset's, which is then not made.")] = None,
-    only: Annotated[Optional[list[str]], typer.Option(help="Run these steps of steps.csv alone (repeatable).")] = None,  # noqa: UP045
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="mini, deep-ignorance, or a .toml file like those in experiment/presets."
+        ),
+    ] = "mini",
+    base: Annotated[
+        MaybeText,
+        typer.Option(help="Base model: folder or Hugging Face id, instead of the preset's."),
+    ] = None,
+    filtered: Annotated[
+        MaybeText, typer.Option(help="Filtered model, instead of the preset's.")
+    ] = None,
+    unlearned: Annotated[
+        list[str] | None, typer.Option(help="Unlearned model(s), instead of making one.")
+    ] = None,
+    method: Annotated[
+        MaybeText, typer.Option(help="Method of the unlearned model that is made.")
+    ] = None,
+    data: Annotated[
+        MaybeText,
+        typer.Option(help="Data folder, instead of the preset's, which is then not made."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run these steps of steps.csv alone (repeatable).")
+    ] = None,
     root: Annotated[MaybeText, typer.Option(help="Root of the results.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Run every step, also those that are up to date.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and why; run nothing.")] = False,
-    jobs: Annotated[Optional[int], typer.Option(min=1, help="Steps side by side (2 on CPU, 1 on GPU).")] = None,  # noqa: UP045
+    force: Annotated[
+        bool, typer.Option("--force", help="Run every step, also those that are up to date.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run and why; run nothing.")
+    ] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Steps side by side (2 on CPU, 1 on GPU).")
+    ] = None,
 ):
     """Run the study: every step that is missing or out of date, then the report."""
-    from brittle import given, runner, steps
+    from brittle.pipeline import given, runner, steps
 
-    chosen, own = steps.read_preset(preset), {"base": base, "filtered": filtered, "unlearned": unlearned, "method": method}
+    chosen, own = (
+        steps.read_preset(preset),
+        {"base": base, "filtered": filtered, "unlearned": unlearned, "method": method},
+    )
     notes = given.check(chosen, **own, data=data)
     chosen = steps.override(chosen, **own, data=data, root=root)
     rows = steps.read_steps()
     for step in only or []:
         if step not in {row["step"] for row in rows}:
-            raise UserError(f"--only {step}: no such step. Steps: {', '.join(row['step'] for row in rows)}.")
+            raise UserError(
+                f"--only {step}: no such step. Steps: {', '.join(row['step'] for row in rows)}."
+            )
     wanted = [t for t in steps.tasks(chosen, rows) if not only or t.step in only]
     if not wanted:
-        raise UserError(f"--only {', '.join(only)}: preset {chosen.name} and the models given leave nothing of it to run.")
+        raise UserError(
+            f"--only {', '.join(only)}: preset {chosen.name} and the models given leave nothing of it to run."
+        )
     for note in notes:
         print(note, flush=True)
     return runner.run(wanted, Path(chosen.root), force=force, dry_run=dry_run, jobs=jobs)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

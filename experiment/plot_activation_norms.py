@@ -5,50 +5,64 @@
 Reads ../activation_stats/activation_stats.csv, nothing else.
 """
 
-from brittle import cli
+from brittle.base import command, options
 
 SPLITS = ("retain", "forget")
 
 
 def norms(table, split, names):
     """The L1 and L2 norms of both models on one split."""
-    from brittle import plots
+    from brittle.base import figures
 
     part = table[table.split == split]
-    fig, axes = plots.figure(f"Activation norms on {split} texts", names, columns=2)
+    fig, axes = figures.figure(f"Activation norms on {split} texts", names, columns=2)
     for ax, norm in zip(axes, ("L1", "L2"), strict=True):
-        plots.line(ax, part.layer, part[f"model_a_norm_{norm}"], f"model_a_norm_{norm}", colour="model_a")
-        plots.line(ax, part.layer, part[f"model_b_norm_{norm}"], f"model_b_norm_{norm}", colour="model_b", linestyle="--")
-        plots.finish(ax, "layer (0: embeddings)", f"mean {norm} norm a token")
+        figures.line(
+            ax, part.layer, part[f"model_a_norm_{norm}"], f"model_a_norm_{norm}", colour="model_a"
+        )
+        figures.line(
+            ax,
+            part.layer,
+            part[f"model_b_norm_{norm}"],
+            f"model_b_norm_{norm}",
+            colour="model_b",
+            linestyle="--",
+        )
+        figures.finish(ax, "layer (0: embeddings)", f"mean {norm} norm a token")
     return fig
 
 
 def differences(table, names):
     """How far activations moved on either split, in absolute terms and against model A's norm."""
-    from brittle import plots
+    from brittle.base import figures
 
-    fig, axes = plots.figure("Change of the activations", names, columns=2)
+    fig, axes = figures.figure("Change of the activations", names, columns=2)
     for split in SPLITS:
         part = table[table.split == split]
-        plots.line(axes[0], part.layer, part.mean_dh_L2, split)
-        plots.line(axes[1], part.layer, part.mean_dh_L2 / part.model_a_norm_L2, split)
-    plots.finish(axes[0], "layer (0: embeddings)", "mean_dh_L2")
-    plots.finish(axes[1], "layer (0: embeddings)", "mean_dh_L2 / model_a_norm_L2")
+        figures.line(axes[0], part.layer, part.mean_dh_L2, split)
+        figures.line(axes[1], part.layer, part.mean_dh_L2 / part.model_a_norm_L2, split)
+    figures.finish(axes[0], "layer (0: embeddings)", "mean_dh_L2")
+    figures.finish(axes[1], "layer (0: embeddings)", "mean_dh_L2 / model_a_norm_L2")
     return fig
 
 
-def main(model_a: cli.ModelA, model_b: cli.ModelB, outdir: cli.Outdir):
+def main(model_a: options.ModelA, model_b: options.ModelB, outdir: options.Outdir):
     """Figures of the activation norms."""
-    from brittle import diagnostics, plots, results
+    from brittle.base import figures
+    from brittle.base.record import Run
+    from brittle.base.tables import read_table
+    from brittle.diagnostics.common import neighbour
 
-    source = diagnostics.neighbour(outdir, "activation_stats", "activation_stats.csv", 4, "collect_activation_norms.py")
-    names = plots.pair(model_a, model_b)
-    with results.Run(outdir, inputs=[source]) as run:
-        table = diagnostics.read_table(source, ["layer", "split", "model_a_norm_L1", "mean_dh_L2"])
+    source = neighbour(
+        outdir, "activation_stats", "activation_stats.csv", 4, "collect_activation_norms.py"
+    )
+    names = figures.pair(model_a, model_b)
+    with Run(outdir, inputs=[source]) as run:
+        table = read_table(source, ["layer", "split", "model_a_norm_L1", "mean_dh_L2"])
         run.figure(differences(table, names), "activation_diffs.png")
         for split in SPLITS:
             run.figure(norms(table, split, names), f"activation_norms_{split}.png")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -5,7 +5,7 @@
 Reads ../param_stats/per_layer.csv and per_matrix.csv, nothing else; the names of the models go into the titles.
 """
 
-from brittle import cli
+from brittle.base import command, options
 
 GROUPS = {"attn": "attention", "mlp": "MLP"}
 PER_LAYER = {  # file: (column, title)
@@ -17,43 +17,50 @@ PER_LAYER = {  # file: (column, title)
 
 def by_group(layers, group, column, title, names):
     """One group's `column` over blocks, the other group thin behind it for scale."""
-    from brittle import plots
+    from brittle.base import figures
 
-    fig, (ax,) = plots.figure(f"{title}: {GROUPS[group]}", names)
+    fig, (ax,) = figures.figure(f"{title}: {GROUPS[group]}", names)
     for other in sorted(GROUPS, key=lambda g: g == group):
         part = layers[layers.group == other]
         faint = {} if other == group else {"alpha": 0.25, "linewidth": 1, "markersize": 3}
-        plots.line(ax, part.layer, part[column], GROUPS[other], colour=other, **faint)
-    plots.finish(ax, "layer", column)
+        figures.line(ax, part.layer, part[column], GROUPS[other], colour=other, **faint)
+    figures.finish(ax, "layer", column)
     return fig
 
 
 def rank_comparison(matrices, names):
     """Mean stable rank of dW beside that of W over blocks, one panel a group (and the empirical ranks, where there are)."""
-    from brittle import plots
+    from brittle.base import figures
 
-    fig, axes = plots.figure("Rank of the change and of the weights", names, columns=2)
+    fig, axes = figures.figure("Rank of the change and of the weights", names, columns=2)
     kinds = ["stable_rank"] + (["empirical_rank"] if "dW_empirical_rank" in matrices else [])
     for ax, (group, title) in zip(axes, GROUPS.items(), strict=True):
         mean = matrices[matrices.group == group].groupby("layer").mean(numeric_only=True)
         for kind in kinds:
             style = {"linestyle": "-" if kind == "stable_rank" else ":"}
-            plots.line(ax, mean.index, mean[f"dW_{kind}"], f"dW_{kind}", colour=group, **style)
-            plots.line(ax, mean.index, mean[f"W_{kind}"], f"W_{kind}", colour="other", **style)
-        plots.finish(ax, "layer", "mean over matrices", title=title)
+            figures.line(ax, mean.index, mean[f"dW_{kind}"], f"dW_{kind}", colour=group, **style)
+            figures.line(ax, mean.index, mean[f"W_{kind}"], f"W_{kind}", colour="other", **style)
+        figures.finish(ax, "layer", "mean over matrices", title=title)
     return fig
 
 
-def main(model_a: cli.ModelA, model_b: cli.ModelB, outdir: cli.Outdir):
+def main(model_a: options.ModelA, model_b: options.ModelB, outdir: options.Outdir):
     """Figures of the parameter statistics."""
-    from brittle import diagnostics, plots, results
+    from brittle.base import figures
+    from brittle.base.record import Run
+    from brittle.base.tables import read_table
+    from brittle.diagnostics.common import neighbour
 
-    files = {n: diagnostics.neighbour(outdir, "param_stats", n, 1, "collect_param_stats.py")
+    files = {n: neighbour(outdir, "param_stats", n, 1, "collect_param_stats.py")
              for n in ("per_layer.csv", "per_matrix.csv")}  # fmt: skip
-    names = plots.pair(model_a, model_b)
-    with results.Run(outdir, inputs=files.values()) as run:
-        layers = diagnostics.read_table(files["per_layer.csv"], ["layer", "group", *(c for c, _ in PER_LAYER.values())])
-        matrices = diagnostics.read_table(files["per_matrix.csv"], ["layer", "group", "dW_stable_rank", "W_stable_rank"])
+    names = figures.pair(model_a, model_b)
+    with Run(outdir, inputs=files.values()) as run:
+        layers = read_table(
+            files["per_layer.csv"], ["layer", "group", *(c for c, _ in PER_LAYER.values())]
+        )
+        matrices = read_table(
+            files["per_matrix.csv"], ["layer", "group", "dW_stable_rank", "W_stable_rank"]
+        )
         run.figure(rank_comparison(matrices, names), "rank_comparison.png")
         for name, (column, title) in PER_LAYER.items():
             for group in GROUPS:
@@ -61,4 +68,4 @@ def main(model_a: cli.ModelA, model_b: cli.ModelB, outdir: cli.Outdir):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -4,36 +4,48 @@
 
 Reads what the steps of steps.csv wrote (CSVs, figures, records) and nothing else. Writes <root>/report.html, which needs no
 other file, and <root>/summary.csv. What has not been measured is said to be so. The words of the first screen follow from
-the numbers by the rules of brittle/verdict.py. Studies that are no step of steps.csv add sections of their own (EXTRA).
+the numbers by the rules of brittle/report/verdict.py. Studies that are no step of steps.csv add sections of their own (EXTRA).
 """
 
-import importlib
-import importlib.util
 import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from brittle import cli, reading, report_html, results, steps
-from brittle.errors import UserError
-from brittle.report_data import condense, number, question, read_csv, records, update_size
-from brittle.verdict import RULES, SAYS, WORDS, headline, verdict
+from brittle.base import command
+from brittle.base.errors import UserError
+from brittle.base.layout import model_name
+from brittle.base.record import Run
+from brittle.base.tables import number, read_csv
+from brittle.pipeline import steps
+from brittle.report import attacks, filter, levels, sequential
+from brittle.report import page as page_module
+from brittle.report.condense import condense, question, records, update_size
+from brittle.report.verdict import RULES, SAYS, WORDS, headline, verdict
 
 COLUMNS = ["model", "role", "forget_accuracy", "retain_accuracy", "general_accuracy", "heldout_recovery",
            "heldout_recovery_low", "heldout_recovery_high", "update_relative_norm", "update_stable_rank"]  # fmt: skip
-SOURCES = {"harness": "accuracy.csv", "recovery": "recovery.csv", "param_stats": "per_matrix.csv"}  # folder: file
+SOURCES = {
+    "harness": "accuracy.csv",
+    "recovery": "recovery.csv",
+    "param_stats": "per_matrix.csv",
+}  # folder: file
 LEAD = "recovery"  # the folder whose figure stands right after the first screen
-# brittle/report_<name>.py, where it exists: sections(root) -> [(anchor, heading, HTML)], none where its CSVs are absent, and
-# sources(root) -> the files it reads; those that do not exist yet make the report run again when they do
-EXTRA = ("sequential", "filter", "attacks")
+# Each has sections(root) -> [(anchor, heading, HTML)], none where its CSVs are absent, and sources(root) -> the files it reads;
+# those that do not exist yet make the report run again when they do.
+EXTRA = (sequential, filter, attacks)
 REPO = Path(__file__).resolve().parents[1]
 MOST = 24  # lines of a section's table
 
 
 def source(root, folder, base, model):
     """The file of SOURCES that holds the numbers of `model`."""
-    parent = {"harness": root / model, "recovery": root, "param_stats": root / f"{base}__to__{model}"}[folder]
+    parent = {
+        "harness": root / model,
+        "recovery": root,
+        "param_stats": root / f"{base}__to__{model}",
+    }[folder]
     return parent / folder / SOURCES[folder]
 
 
@@ -47,15 +59,19 @@ def summary(root, roles):
         row = {"model": model, "role": role}
         right = [r for r in read_csv(source(root, "harness", base, model)) if r["metric"] == "acc"]
         for split in ("forget", "retain", "general"):
-            row[f"{split}_accuracy"] = next((number(r["value"]) for r in right if r["split"] == split), None)
+            row[f"{split}_accuracy"] = next(
+                (number(r["value"]) for r in right if r["split"] == split), None
+            )
         row |= {new: number(attacks.get(model, {}).get(old)) for old, new in renamed.items()}
-        norm, rank = update_size([] if role == "base" else read_csv(source(root, "param_stats", base, model)))
+        norm, rank = update_size(
+            [] if role == "base" else read_csv(source(root, "param_stats", base, model))
+        )
         yield row | {"update_relative_norm": norm, "update_stable_rank": rank}
 
 
 def first_screen(table, verdicts, root, steps_of):
     """The table of models and what follows from it, as HTML. steps_of: {folder: step}."""
-    esc, base = report_html.esc, table[0]["model"]
+    esc, base = page_module.esc, table[0]["model"]
 
     def cell(row, column, folder, form="{:.2f}"):
         if row[column] is not None:
@@ -73,16 +89,31 @@ def first_screen(table, verdicts, root, steps_of):
             word = verdicts[row["model"]][0]
             role += f': <span class="{word}">{WORDS[word]}</span>'
         if row["heldout_recovery_low"] is not None:
-            low, high = (cell(row, f"heldout_recovery_{end}", "recovery") for end in ("low", "high"))
+            low, high = (
+                cell(row, f"heldout_recovery_{end}", "recovery") for end in ("low", "high")
+            )
             recovered += f" <small>[{low}, {high}]</small>"
         yield from (("model", esc(row["model"])), ("role", role))
-        yield from ((f"{split} accuracy", cell(row, f"{split}_accuracy", "harness")) for split in ("forget", "retain", "general"))
+        yield from (
+            (f"{split} accuracy", cell(row, f"{split}_accuracy", "harness"))
+            for split in ("forget", "retain", "general")
+        )
         yield "held-out recovery", recovered
-        for label, column, form in (("size of ΔW", "relative_norm", "{:.3f}"), ("stable rank of ΔW", "stable_rank", "{:.1f}")):
-            yield label, "–" if row["role"] == "base" else cell(row, f"update_{column}", "param_stats", form)
+        for label, column, form in (
+            ("size of ΔW", "relative_norm", "{:.3f}"),
+            ("stable rank of ΔW", "stable_rank", "{:.1f}"),
+        ):
+            yield (
+                label,
+                "–"
+                if row["role"] == "base"
+                else cell(row, f"update_{column}", "param_stats", form),
+            )
 
     shown = [dict(cells(row)) for row in table]
-    follows = [esc(f"{SAYS[word].format(model)}: {reason}.") for model, (word, reason) in verdicts.items()]
+    follows = [
+        esc(f"{SAYS[word].format(model)}: {reason}.") for model, (word, reason) in verdicts.items()
+    ]
     if len(verdicts) == 1:  # the title says the first half
         reason = next(iter(verdicts.values()))[1]
         follows = f"<p>{esc(reason[0].upper() + reason[1:])}.</p>"
@@ -90,7 +121,7 @@ def first_screen(table, verdicts, root, steps_of):
         follows = f"<ul>{''.join(f'<li>{f}</li>' for f in follows)}</ul>"
     rules = "".join(f"<li>{esc(rule)}</li>" for rule in RULES)
     return (
-        follows + report_html.summary_table(list(shown[0]), shown) + "<details><summary>What the numbers mean, and the rules "
+        follows + page_module.summary_table(list(shown[0]), shown) + "<details><summary>What the numbers mean, and the rules "
         "behind the words</summary><p>Accuracies are of the models as made. Held-out recovery: fine-tune on half A of the forget "
         "facts, then ask for half B; 0 is Filtered, which never saw the forget facts, 1 is Base; in brackets the 95 % bootstrap "
         "interval over facts. Size of ΔW: |ΔW|/|W| (Frobenius) over all matrices; stable rank: mean weighted by |ΔW|².</p>"
@@ -100,43 +131,61 @@ def first_screen(table, verdicts, root, steps_of):
 
 def section(row, units, lead=False):
     """(anchor, heading, HTML) of one step. units: {label: folder}; their figures side by side, then the CSV condensed."""
-    esc, title, step = report_html.esc, row["title"], row["step"]
+    esc, title, step = page_module.esc, row["title"], row["step"]
     done = {label: folder for label, folder in units.items() if (folder / row["output"]).is_file()}
     parts = [f'<p class="soft">{esc(question(REPO / row["script"]))}</p>']
     for label in [label for label in units if label not in done]:
-        parts.append(f'<p class="missing">{esc(label or title)}: not measured: run step {esc(step)}</p>')
+        parts.append(
+            f'<p class="missing">{esc(label or title)}: not measured: run step {esc(step)}</p>'
+        )
     for name in sorted({png.name for folder in done.values() for png in folder.glob("*.png")}):
-        found = [(folder / name, label or "all models", f"{title}: {name[:-4]}, {label}") for label, folder in done.items()]
-        parts.append(report_html.figures([f for f in found if f[0].is_file()]))
+        found = [
+            (folder / name, label or "all models", f"{title}: {name[:-4]}, {label}")
+            for label, folder in done.items()
+        ]
+        parts.append(page_module.figures([f for f in found if f[0].is_file()]))
     if row["output"].endswith(".csv"):
         columns, rows, count = condense(done, row["output"])
         if rows:
             cut = f"; the first {MOST} of {len(rows)} lines" if len(rows) > MOST else ""
             caption = (
-                f"{row['output']}: its {count} rows averaged, a line for each group{cut}" if count > len(rows) else row["output"]
+                f"{row['output']}: its {count} rows averaged, a line for each group{cut}"
+                if count > len(rows)
+                else row["output"]
             )
-            made = report_html.table(columns, rows[:MOST], caption)
+            made = page_module.table(columns, rows[:MOST], caption)
             folded = f"<details><summary>Table: {esc(row['output'])}</summary>{made}</details>"
             parts.append(folded if len(rows) > 8 and "<img" in "".join(parts) else made)
-    return f"step-{step}", title if lead else f"{step} · {title}" if step.isdigit() else title, "".join(parts)
+    return (
+        f"step-{step}",
+        title if lead else f"{step} · {title}" if step.isdigit() else title,
+        "".join(parts),
+    )
 
 
 def level_section(level, listed, units, compared):
     """(anchor, heading, HTML) of one level: a sentence a comparison, side by side, then its steps."""
-    asked, names_of_steps = reading.LEVELS[level]
+    asked, names_of_steps = levels.LEVELS[level]
     steps_of_it = [row for row in listed if row["step"] in names_of_steps]
     named = [row["step"] for row in steps_of_it]
-    said = [(label, reading.sentence(level, *names, named)) for label, names in compared.items()]
-    parts = [f"<p>{report_html.esc(asked)}</p>", report_html.side_by_side(said, reading.rules(level, named))]
+    said = [(label, levels.sentence(level, *names, named)) for label, names in compared.items()]
+    parts = [
+        f"<p>{page_module.esc(asked)}</p>",
+        page_module.side_by_side(said, levels.rules(level, named)),
+    ]
     for row in steps_of_it:
         anchor, heading, body = section(row, units[row["step"]])
-        parts.append(f'<section id="{report_html.esc(anchor)}"><h3>{report_html.esc(heading)}</h3>{body}</section>')
+        parts.append(
+            f'<section id="{page_module.esc(anchor)}"><h3>{page_module.esc(heading)}</h3>{body}</section>'
+        )
     return f"level-{level}", level.capitalize(), "".join(parts)
 
 
 def level_sections(listed, units, lead, compared):
     """All sections of steps: those before the first step that belongs to a level, the levels, those after. `lead` opens."""
-    level_of = {step: level for level, (_, steps_of_it) in reading.LEVELS.items() for step in steps_of_it}
+    level_of = {
+        step: level for level, (_, steps_of_it) in levels.LEVELS.items() for step in steps_of_it
+    }
     shown = [row for row in listed if row["step"] in units]
     leading = [row for row in shown if row["folder"] == lead]
     first = next((i for i, row in enumerate(shown) if row["step"] in level_of), len(shown))
@@ -145,14 +194,10 @@ def level_sections(listed, units, lead, compared):
     there = {level_of[row["step"]] for row in shown if row["step"] in level_of}
     sections = [section(row, units[row["step"]], lead=True) for row in leading]
     sections += [section(row, units[row["step"]]) for row in before]
-    sections += [level_section(level, shown, units, compared) for level in reading.LEVELS if level in there]
+    sections += [
+        level_section(level, shown, units, compared) for level in levels.LEVELS if level in there
+    ]
     return sections + [section(row, units[row["step"]]) for row in alone if row not in before]
-
-
-def extras():
-    """The modules of EXTRA that there are."""
-    names = [f"brittle.report_{name}" for name in EXTRA]
-    return [importlib.import_module(name) for name in names if importlib.util.find_spec(name)]
 
 
 def how_made(found):
@@ -161,34 +206,57 @@ def how_made(found):
     for record in sorted(found.values(), key=lambda r: r["started"]):
         commit = record["git_commit"] or ""
         short = commit[:10] + "-dirty" * commit.endswith("-dirty")
-        lines.append([record["started"][:16].replace("T", " "), " ".join(record["command"]), record["seconds"], short])
+        lines.append(
+            [
+                record["started"][:16].replace("T", " "),
+                " ".join(record["command"]),
+                record["seconds"],
+                short,
+            ]
+        )
         for name, version in record["versions"].items():
             versions.setdefault(name, []).append(version)
     listed = ", ".join(f"{name} {' and '.join(dict.fromkeys(v))}" for name, v in versions.items())
     commits = " and ".join(dict.fromkeys(line[3] for line in lines if line[3])) or "not known"
     minutes = math.fsum(line[2] for line in lines) / 60
-    made = report_html.table(["started", "command", "seconds", "commit"], lines)
+    made = page_module.table(["started", "command", "seconds", "commit"], lines)
     return (
-        f"<p>{len(lines)} runs, {minutes:.1f} minutes of work in all, at commit {report_html.esc(commits)}. Versions: "
-        f"{report_html.esc(listed)}.</p><details><summary>Commands</summary>{made}</details>"
+        f"<p>{len(lines)} runs, {minutes:.1f} minutes of work in all, at commit {page_module.esc(commits)}. Versions: "
+        f"{page_module.esc(listed)}.</p><details><summary>Commands</summary>{made}</details>"
     )
 
 
 def main(
     base: Annotated[str, typer.Option("--base", help="The model that saw everything.")],
-    filtered: Annotated[str, typer.Option("--filtered", help="The model that never saw the forget facts.")],
-    unlearned: Annotated[list[str], typer.Option("--unlearned", help="Unlearned model (repeatable).")],
+    filtered: Annotated[
+        str, typer.Option("--filtered", help="The model that never saw the forget facts.")
+    ],
+    unlearned: Annotated[
+        list[str], typer.Option("--unlearned", help="Unlearned model (repeatable).")
+    ],
     root: Annotated[Path, typer.Option("--root", help="Folder of all results.")] = Path("outputs"),
-    table: Annotated[Path, typer.Option("--steps", help="The list of steps.")] = REPO / "experiment" / "steps.csv",
+    table: Annotated[Path, typer.Option("--steps", help="The list of steps.")] = REPO
+    / "experiment"
+    / "steps.csv",
 ):
     """One page with all results (report.html), and summary.csv."""
     roles = {}
-    for model, role in [(base, "base"), (filtered, "filtered"), *((m, "unlearned") for m in unlearned)]:
-        name = results.model_name(model)
+    for model, role in [
+        (base, "base"),
+        (filtered, "filtered"),
+        *((m, "unlearned") for m in unlearned),
+    ]:
+        name = model_name(model)
         if roles.setdefault(name, role) != role:
-            raise UserError(f"{name} is given as {roles[name]} and as {role}. Give each model once.")
-    listed = [row for row in steps.read_steps(table) if Path(row["script"]).name != Path(__file__).name]
-    preset = steps.Preset("report", base, filtered, list(dict.fromkeys(unlearned)), "", "", str(root))
+            raise UserError(
+                f"{name} is given as {roles[name]} and as {role}. Give each model once."
+            )
+    listed = [
+        row for row in steps.read_steps(table) if Path(row["script"]).name != Path(__file__).name
+    ]
+    preset = steps.Preset(
+        "report", base, filtered, list(dict.fromkeys(unlearned)), "", "", str(root)
+    )
     tasks = steps.tasks(preset, listed)
     units, compared = {}, {row["step"] for row in listed if row["scope"] == "comparison"}
     for task in tasks:
@@ -202,19 +270,29 @@ def main(
     done = [task.output for task in tasks if task.output.is_file()]
     made = records(tasks, [base, filtered, *unlearned])
     files = {table, *done, *made, *(png for output in done for png in output.parent.glob("*.png"))}
-    files |= {path for f in SOURCES for m in roles if (path := source(root, f, next(iter(roles)), m)).is_file()}
-    more = [Path(path) for module in extras() for path in module.sources(root)]
-    more += [path for names in pairs.values() for path in reading.sources(*names)]
+    files |= {
+        path
+        for f in SOURCES
+        for m in roles
+        if (path := source(root, f, next(iter(roles)), m)).is_file()
+    }
+    more = [Path(path) for module in EXTRA for path in module.sources(root)]
+    more += [path for names in pairs.values() for path in levels.sources(*names)]
     files |= {path for path in more if path.is_file()}
     absent = [str(task.output) for task in tasks if not task.output.is_file()]
     unread = absent + sorted(str(path) for path in more if not path.is_file())
     steps_of = {row["folder"]: row["step"] for row in reversed(listed) if row["folder"]}
-    with results.Run(root, sorted(map(str, files)), settings={"roles": roles, "absent": unread}) as run:
+    with Run(root, sorted(map(str, files)), settings={"roles": roles, "absent": unread}) as run:
         sections = level_sections(listed, units, LEAD, pairs)
-        sections += [found for module in extras() for found in module.sections(root)]
+        sections += [found for module in EXTRA for found in module.sections(root)]
         sections.append(("how", "How this was made", how_made(made)))
         first = first_screen(rows, verdicts, root, steps_of)
-        page = report_html.page(headline(verdicts), first, sections, "All numbers come from the CSV files beside this page.")
+        page = page_module.page(
+            headline(verdicts),
+            first,
+            sections,
+            "All numbers come from the CSV files beside this page.",
+        )
         run.path("report.html").write_text(page, encoding="utf-8")
         run.csv("summary.csv", COLUMNS, ({c: row[c] for c in COLUMNS} for row in rows))
     print(f"{root}/report.html: {headline(verdicts)}")
@@ -223,4 +301,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -17,8 +17,8 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 COLUMNS = ["name", "layer", "split", "k", "rank", "projection_ratio", "projection_ratio_low", "projection_ratio_high",
            "null_projection_ratio", "null_W_projection_ratio", "selectivity_ratio", "selectivity_ratio_low",
@@ -31,7 +31,7 @@ def directions(pairs, k_max, device):
     """Yield (name, {rank of dW, V [n, k] of dW, W_V [n, k] of W_a}); only the rank where it is 0, None for NaN or Inf."""
     import torch
 
-    from brittle.linalg import change_spectrum, change_svd, finite, rank, svd
+    from brittle.maths.linalg import change_spectrum, change_svd, finite, rank, svd
 
     for name, w_a, w_b in pairs:
         if not finite(w_a, w_b):
@@ -43,14 +43,21 @@ def directions(pairs, k_max, device):
             continue
         v = change_svd(w_a, w_b, k_max)[2]
         base = svd(w_a, v.shape[1])[2]
-        yield name, {"rank": found, "V": v.to(device, torch.float32), "W_V": base.to(device, torch.float32)}
+        yield (
+            name,
+            {
+                "rank": found,
+                "V": v.to(device, torch.float32),
+                "W_V": base.to(device, torch.float32),
+            },
+        )
 
 
 def rows(name, sums, found, ks, tokens, seed):
     """Rows of one matrix; sums {split: [texts, 2 k + 1]}, tokens {split: how many it read}, found as from `directions`."""
-    from brittle.diagnostics import ratio
-    from brittle.stats import quantiles, ratio_of_shares, resample
-    from brittle.weights import layer_of
+    from brittle.base.tables import ratio
+    from brittle.maths.intervals import quantiles, ratio_of_shares, resample
+    from brittle.models.weights import layer_of
 
     k_max, size = found["V"].shape[1], found["V"].shape[0]
     for k in sorted({min(k, found["rank"], k_max) for k in ks}):
@@ -81,10 +88,14 @@ def rows(name, sums, found, ks, tokens, seed):
 
 def still_rows(name, ids, seed, known):
     """Rows of a matrix that did not change (all zero), or that holds NaN (empty)."""
-    from brittle.weights import layer_of
+    from brittle.models.weights import layer_of
 
     for split in ids:
-        measured = dict.fromkeys(COLUMNS[3:-3], 0.0) | {"k": 0, "rank": 0} if known else dict.fromkeys(COLUMNS[3:-3])
+        measured = (
+            dict.fromkeys(COLUMNS[3:-3], 0.0) | {"k": 0, "rank": 0}
+            if known
+            else dict.fromkeys(COLUMNS[3:-3])
+        )
         counts = {"n_texts": len(ids[split]), "n_tokens": sum(map(len, ids[split])), "seed": seed}
         yield {"name": name, "layer": layer_of(name), "split": split} | measured | counts
 
@@ -93,71 +104,104 @@ def plot(table, names, k):
     """projection_ratio over its null, and selectivity, over blocks: means over a block's matrices at the largest k."""
     import pandas as pd
 
-    from brittle import plots
+    from brittle.base import figures
 
     table = pd.DataFrame(table, columns=COLUMNS)
     table = table[table.k == table.groupby("name").k.transform(lambda v: v[v <= k].max())]
-    table["over_null"] = table.projection_ratio.astype(float) / table.null_projection_ratio.astype(float).where(lambda v: v > 0)
-    fig, axes = plots.figure(f"MLP inputs in the top {k} directions of dW", names, columns=2)
+    table["over_null"] = table.projection_ratio.astype(float) / table.null_projection_ratio.astype(
+        float
+    ).where(lambda v: v > 0)
+    fig, axes = figures.figure(f"MLP inputs in the top {k} directions of dW", names, columns=2)
     for split in ("retain", "forget"):
         mean = table[table.split == split].groupby("layer").over_null.mean()
-        plots.line(axes[0], mean.index, mean, split)
-    plots.null(axes[0], None, 1.0, "random subspace")
+        figures.line(axes[0], mean.index, mean, split)
+    figures.null(axes[0], None, 1.0, "random subspace")
     numbers = table[table.split == "forget"].set_index("layer")
-    columns = [f"selectivity_ratio{end}" for end in ("", "_low", "_high")] + ["null_selectivity_ratio"]
+    columns = [f"selectivity_ratio{end}" for end in ("", "_low", "_high")] + [
+        "null_selectivity_ratio"
+    ]
     mean = numbers[columns].astype(float).groupby("layer").mean()
-    plots.line(
-        axes[1], mean.index, mean.iloc[:, 0], "forget / retain", colour="model_a", low=mean.iloc[:, 1], high=mean.iloc[:, 2]
+    figures.line(
+        axes[1],
+        mean.index,
+        mean.iloc[:, 0],
+        "forget / retain",
+        colour="model_a",
+        low=mean.iloc[:, 1],
+        high=mean.iloc[:, 2],
     )
-    plots.null(axes[1], mean.index, mean.iloc[:, 3], "retain / retain")
-    plots.finish(axes[0], "layer", "projection_ratio / null")
-    plots.finish(axes[1], "layer", "selectivity_ratio")
+    figures.null(axes[1], mean.index, mean.iloc[:, 3], "retain / retain")
+    figures.finish(axes[0], "layer", "projection_ratio / null")
+    figures.finish(axes[1], "layer", "selectivity_ratio")
     return fig
 
 
 def main(
-    model_a: cli.ModelA,
-    model_b: cli.ModelB,
-    outdir: cli.Outdir,
-    forget: cli.ForgetText = Path("data/mini/forget.txt"),
-    retain: cli.RetainText = Path("data/mini/retain.txt"),
-    k: Annotated[str, typer.Option("--k", help="Numbers of directions, comma-separated.")] = "1,5,20",
-    max_samples: cli.MaxSamples = 500,
-    max_length: cli.TextLength = None,
-    batch_size: cli.BatchSize = 128,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
-    seed: cli.Seed = 0,
-    seeds: cli.Seeds = None,
+    model_a: options.ModelA,
+    model_b: options.ModelB,
+    outdir: options.Outdir,
+    forget: options.ForgetText = Path("data/mini/forget.txt"),
+    retain: options.RetainText = Path("data/mini/retain.txt"),
+    k: Annotated[
+        str, typer.Option("--k", help="Numbers of directions, comma-separated.")
+    ] = "1,5,20",
+    max_samples: options.MaxSamples = 500,
+    max_length: options.TextLength = None,
+    batch_size: options.BatchSize = 128,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
+    seeds: options.Seeds = None,
 ):
     """Projection of model A's MLP inputs onto the directions that dW reads, against random directions."""
-    from brittle import diagnostics, models, plots, results, weights
+    from brittle.base import figures, options
+    from brittle.base.record import Run
+    from brittle.base.tables import of_seed
+    from brittle.data.batches import encode_splits
+    from brittle.models import weights
+    from brittle.models.blocks import length_limit
+    from brittle.models.find import check_pair, model_folder
+    from brittle.models.load import load_model, load_tokenizer
 
     if not all(part.strip().isdigit() and int(part) for part in k.split(",")):
         raise UserError(f"--k {k}: numbers from 1 on, separated by commas, such as 1,5,20.")
-    seeds = diagnostics.seed_list(seeds, seed, "the bootstrap samples (_low, _high)")
+    seeds = options.seed_list(seeds, seed, "the bootstrap samples (_low, _high)")
     ks = [int(part) for part in k.split(",")]
-    folders = {"model_a": models.model_folder(model_a), "model_b": models.model_folder(model_b, adapters=True)}
-    with results.Run(outdir, inputs=[forget, retain], models=folders, seed=seeds[0], settings={"seeds": seeds}) as run:
-        from brittle.inputs import Energies, collect, owner
+    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
+    with Run(
+        outdir, inputs=[forget, retain], models=folders, seed=seeds[0], settings={"seeds": seeds}
+    ) as run:
+        from brittle.diagnostics.inputs import Energies, collect, owner
 
-        models.check_pair(*folders.values())
-        model, tokenizer = models.load_model(folders["model_a"], device, dtype), models.load_tokenizer(folders["model_a"])
-        limit = diagnostics.length_limit(max_length, model.config)
-        ids = diagnostics.encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
+        check_pair(*folders.values())
+        model, tokenizer = (
+            load_model(folders["model_a"], device, dtype),
+            load_tokenizer(folders["model_a"]),
+        )
+        limit = length_limit(max_length, model.config)
+        ids = encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
 
         def keep(name):
             return weights.group_of(name) == "mlp" and weights.layer_of(name) >= 0
 
         pairs = weights.matrix_pairs(*folders.values(), model.device, keep)
         found, table = dict(directions(pairs, max(ks), model.device)), []
-        measured, sums, tokens = {n: (f, owner(model, n)) for n, f in found.items() if f and "V" in f}, {}, {}
+        measured, sums, tokens = (
+            {n: (f, owner(model, n)) for n, f in found.items() if f and "V" in f},
+            {},
+            {},
+        )
         skipped = [n for n, (_, of) in measured.items() if of is None]
         for split, texts in ids.items():
-            modules = {n: (of[0], Energies(f, len(texts), of[1])) for n, (f, of) in measured.items() if of}
+            modules = {
+                n: (of[0], Energies(f, len(texts), of[1])) for n, (f, of) in measured.items() if of
+            }
             collect(model, modules, texts, tokenizer.pad_token_id, batch_size)
             for n, (_, energies) in modules.items():
-                sums.setdefault(n, {})[split], tokens.setdefault(n, {})[split] = energies.sums.cpu(), energies.tokens
+                sums.setdefault(n, {})[split], tokens.setdefault(n, {})[split] = (
+                    energies.sums.cpu(),
+                    energies.tokens,
+                )
         for s in seeds:
             for name, f in found.items():
                 if name in sums:
@@ -165,15 +209,23 @@ def main(
                 elif name not in skipped:
                     table += still_rows(name, ids, s, known=f is not None)
         run.settings |= {"without_input": skipped}
-        run.figure(plot(diagnostics.of_seed(table, seeds[0]), plots.pair(model_a, model_b), max(ks)), "projection.png")
+        run.figure(
+            plot(of_seed(table, seeds[0]), figures.pair(model_a, model_b), max(ks)),
+            "projection.png",
+        )
         run.csv("projection.csv", COLUMNS, table)
     print(f"{outdir}/projection.csv: {len(table)} rows")
     if skipped:
-        print(f"note: no module reads {skipped[0]} alone ({len(skipped)} such matrices); no row.", file=sys.stderr)
+        print(
+            f"note: no module reads {skipped[0]} alone ({len(skipped)} such matrices); no row.",
+            file=sys.stderr,
+        )
     broken = [n for n, f in found.items() if f is None]
     if broken:
-        raise UserError(f"{broken[0]} holds NaN or Inf ({len(broken)} such matrices); their values are empty.")
+        raise UserError(
+            f"{broken[0]} holds NaN or Inf ({len(broken)} such matrices); their values are empty."
+        )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

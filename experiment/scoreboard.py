@@ -19,9 +19,10 @@ from typing import Annotated, Optional
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
-from brittle.heldout import GAP, interval, recovery
+from brittle.base import command as command_module
+from brittle.base.errors import UserError
+from brittle.base.options import Data, Device
+from brittle.metrics.recovery import GAP, interval, recovery
 
 COLUMNS = ["method", "attack", "seed", "forget_accuracy", "heldout_recovery", "retain_accuracy", "heldout_recovery_low",
            "heldout_recovery_high", "heldout_accuracy", "heldout_accuracy_low", "heldout_accuracy_high", "split_a_accuracy",
@@ -31,17 +32,21 @@ SCRIPT = "eval/attack.py"
 
 def found_models(root, base, methods):
     """({method: model folder}, methods without a model)."""
-    from brittle.results import unlearned_dir
+    from brittle.base.layout import unlearned_dir
 
     folders = {method: unlearned_dir(root, base, method) for method in methods}
-    made = {method: str(folder) for method, folder in folders.items() if (folder / "config.json").is_file()}
+    made = {
+        method: str(folder)
+        for method, folder in folders.items()
+        if (folder / "config.json").is_file()
+    }
     return made, [method for method in methods if method not in made]
 
 
 def tasks(models, root, options):
     """One run of eval/attack.py a model. models: {name in the scoreboard: model}."""
-    from brittle.results import model_name
-    from brittle.steps import Task
+    from brittle.base.layout import model_name
+    from brittle.pipeline.steps import Task
 
     made = []
     for name, model in models.items():
@@ -53,10 +58,17 @@ def tasks(models, root, options):
 
 def claim_tasks(models, root, data):
     """What the table of claims reads beside the scoreboard: a model's free answers, and the collapse of GA and NPO."""
-    from brittle.results import model_name
-    from brittle.steps import Task
+    from brittle.base.layout import model_name
+    from brittle.pipeline.steps import Task
 
-    texts = ["--data", str(data), "--forget", str(data / "forget.txt"), "--retain", str(data / "retain.txt")]
+    texts = [
+        "--data",
+        str(data),
+        "--forget",
+        str(data / "forget.txt"),
+        "--retain",
+        str(data / "retain.txt"),
+    ]
     outdir = Path(root) / "collapse"
     command = ["experiment/collapse.py", "--model", models["base"], "--outdir", str(outdir), *texts]
     made = [Task("collapse", "collapse", "Collapse", command, outdir / "collapse.csv")]
@@ -64,7 +76,9 @@ def claim_tasks(models, root, data):
         outdir = Path(root) / model_name(model) / "extract"
         asked = ["--templates", "plain", "--max-items", "50"]
         command = ["eval/extract.py", "--model", model, "--outdir", str(outdir), *asked, *texts]
-        made.append(Task(f"extract {name}", "extract", "Extraction", command, outdir / "extract.csv"))
+        made.append(
+            Task(f"extract {name}", "extract", "Extraction", command, outdir / "extract.csv")
+        )
     return made
 
 
@@ -73,12 +87,27 @@ def read(folder):
     found = {}
 
     def at(row):
-        return found.setdefault((row["attack"], int(row["seed"])), {"splits": {}, "facts": {}, "note": ""})
+        return found.setdefault(
+            (row["attack"], int(row["seed"])), {"splits": {}, "facts": {}, "note": ""}
+        )
 
     for name, add in (
-        ("attacks.csv", lambda cell, row: row["chosen"] == "1" and cell["splits"].update({row["split"]: row})),
-        ("attacks_items.csv", lambda cell, row: cell["facts"].update({row["fact"]: (int(row["right"]), int(row["asked"]))})),
-        ("attacks_notes.csv", lambda cell, row: cell.update(note="; ".join(filter(None, [cell["note"], row["note"]])))),
+        (
+            "attacks.csv",
+            lambda cell, row: row["chosen"] == "1" and cell["splits"].update({row["split"]: row}),
+        ),
+        (
+            "attacks_items.csv",
+            lambda cell, row: cell["facts"].update(
+                {row["fact"]: (int(row["right"]), int(row["asked"]))}
+            ),
+        ),
+        (
+            "attacks_notes.csv",
+            lambda cell, row: cell.update(
+                note="; ".join(filter(None, [cell["note"], row["note"]]))
+            ),
+        ),
     ):
         with open(folder / name, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
@@ -103,7 +132,12 @@ def rows(boards, names, seeds):
 
 
 def row(method, attack, seed, cell, filtered, base):
-    made = dict.fromkeys(COLUMNS) | {"method": method, "attack": attack, "seed": seed, "note": cell["note"]}
+    made = dict.fromkeys(COLUMNS) | {
+        "method": method,
+        "attack": attack,
+        "seed": seed,
+        "note": cell["note"],
+    }
     a, b = (cell["splits"].get(split) for split in ("forget_a", "forget_b"))
     if not b:
         return made
@@ -116,14 +150,26 @@ def row(method, attack, seed, cell, filtered, base):
         "split_a_accuracy": share["forget_a"], "variant": b["variant"], "n_forget": sum(counts), "n_heldout": counts[1],
         "n_retain": int(cell["splits"]["retain"]["n"]), "read_sha256": b["read_sha256"],
     }  # fmt: skip
-    level = {role: accuracy(end, "forget_b") if end else None for role, end in (("filtered", filtered), ("base", base))}
+    level = {
+        role: accuracy(end, "forget_b") if end else None
+        for role, end in (("filtered", filtered), ("base", base))
+    }
     if None in level.values():
-        return made | {"note": made["note"] or "no recovery: the attack failed on Base or on Filtered"}
+        return made | {
+            "note": made["note"] or "no recovery: the attack failed on Base or on Filtered"
+        }
     value = recovery(share["forget_b"], level["filtered"], level["base"])
     if value is None:
-        return made | {"note": made["note"] or f"no recovery: Base is not {GAP} above Filtered under this attack"}
+        return made | {
+            "note": made["note"]
+            or f"no recovery: Base is not {GAP} above Filtered under this attack"
+        }
     low, high = interval(cell["facts"], filtered["facts"], base["facts"], level)
-    return made | {"heldout_recovery": value, "heldout_recovery_low": low, "heldout_recovery_high": high}
+    return made | {
+        "heldout_recovery": value,
+        "heldout_recovery_low": low,
+        "heldout_recovery_high": high,
+    }
 
 
 def average(table, column):
@@ -139,23 +185,39 @@ def plot(table, title):
     """Heat maps, methods down and attacks across: held-out recovery, and beside it the retain accuracy left."""
     import numpy as np
 
-    from brittle import plots
+    from brittle.base import figures
 
-    methods, attacks = (list(dict.fromkeys(line[key] for line in table)) for key in ("method", "attack"))
+    methods, attacks = (
+        list(dict.fromkeys(line[key] for line in table)) for key in ("method", "attack")
+    )
     size = {"columns": 2, "height": 0.42 * len(methods) + 1.9}
-    figure, axes = plots.figure("What each attack brings back", title, **size)
+    figure, axes = figures.figure("What each attack brings back", title, **size)
     panels = (
         ("heldout_recovery", "held-out recovery (0 Filtered, 1 Base)"),
         ("retain_accuracy", "retain accuracy after the attack"),
     )
     for axis, (column, name) in zip(axes, panels, strict=True):
         values = average(table, column)
-        grid = np.array([[values.get((m, a), np.nan) for a in attacks] for m in methods], dtype=float)
-        cmap = plots.plt.get_cmap("viridis").with_extremes(bad="0.9")
+        grid = np.array(
+            [[values.get((m, a), np.nan) for a in attacks] for m in methods], dtype=float
+        )
+        cmap = figures.plt.get_cmap("viridis").with_extremes(bad="0.9")
         axis.imshow(np.clip(grid, 0, 1), vmin=0, vmax=1, cmap=cmap, aspect="auto")
         for (y, x), value in np.ndenumerate(grid):
-            shown = "–" if np.isnan(value) else f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
-            axis.text(x, y, shown, ha="center", va="center", fontsize=9, color="black" if not value < 0.6 else "white")
+            shown = (
+                "–"
+                if np.isnan(value)
+                else f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+            )
+            axis.text(
+                x,
+                y,
+                shown,
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="black" if not value < 0.6 else "white",
+            )
         axis.set_xticks(range(len(attacks)), attacks, rotation=40, ha="right")
         axis.set_yticks(range(len(methods)), methods if axis is axes[0] else [""] * len(methods))
         axis.set_title(name)
@@ -164,33 +226,52 @@ def plot(table, title):
 
 
 def main(
-    base: Annotated[str, typer.Option("--base", help="The model that saw everything.")] = "outputs/models/mini-base",
-    filtered: Annotated[str, typer.Option(help="The model that never saw the forget facts.")] = "outputs/models/mini-filtered",
+    base: Annotated[
+        str, typer.Option("--base", help="The model that saw everything.")
+    ] = "outputs/models/mini-base",
+    filtered: Annotated[
+        str, typer.Option(help="The model that never saw the forget facts.")
+    ] = "outputs/models/mini-filtered",
     unlearned: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--unlearned", help="Unlearned model (repeatable); without, every <root>/<base>__<method> there is."),
+        typer.Option(
+            "--unlearned",
+            help="Unlearned model (repeatable); without, every <root>/<base>__<method> there is.",
+        ),
     ] = None,
-    methods: Annotated[str, typer.Option(help="Methods, with commas (all that have a model).")] = "",
+    methods: Annotated[
+        str, typer.Option(help="Methods, with commas (all that have a model).")
+    ] = "",
     attacks: Annotated[str, typer.Option(help="Attacks, with commas (all).")] = "",
     seeds: Annotated[str, typer.Option(help="Seeds of the attacks, with commas.")] = "0",
-    data: cli.Data = Path("data/mini"),
+    data: Data = Path("data/mini"),
     root: Annotated[Path, typer.Option("--root", help="Folder of all results.")] = Path("outputs"),
-    max_items: Annotated[int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")] = 200,
-    device: cli.Device = "auto",
+    max_items: Annotated[
+        int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")
+    ] = 200,
+    device: Device = "auto",
     claims: Annotated[
-        bool, typer.Option("--claims", help="Also measure what the table of claims needs beside the cells.")
+        bool,
+        typer.Option(
+            "--claims", help="Also measure what the table of claims needs beside the cells."
+        ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Make every cell anew.")] = False,
-    jobs: Annotated[Optional[int], typer.Option(min=1, help="Models side by side (2 on CPU, 1 on GPU).")] = None,  # noqa: UP045
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Models side by side (2 on CPU, 1 on GPU).")
+    ] = None,
 ):
     """Every attack on every model, in one table."""
-    from brittle import attacks as attacking
-    from brittle import report_attacks, results, runner
-    from brittle.filter_files import FILTER
+    from brittle.attacks import chosen
+    from brittle.base import layout
+    from brittle.base.layout import FILTER
+    from brittle.base.record import Run
     from brittle.methods import METHODS, method_class
-    from brittle.models import model_folder
+    from brittle.models.find import model_folder
+    from brittle.pipeline import runner
+    from brittle.report import attacks as attacks_module
 
-    names = attacking.chosen(attacks)
+    names = chosen(attacks)
     try:
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError:
@@ -200,13 +281,30 @@ def main(
         method_class(method)
     made, absent = found_models(root, base, listed)
     if unlearned:
-        made, absent = {results.model_name(m).removeprefix(f"{results.model_name(base)}__"): m for m in unlearned}, []
+        made, absent = (
+            {
+                layout.model_name(m).removeprefix(f"{layout.model_name(base)}__"): m
+                for m in unlearned
+            },
+            [],
+        )
     if not made:
-        raise UserError(f"no unlearned model of {base} in {root}. Make them with: ./unlearn/create_all_unlearning_models.sh")
+        raise UserError(
+            f"no unlearned model of {base} in {root}. Make them with: ./unlearn/create_all_unlearning_models.sh"
+        )
     models = {"base": base, "filtered": filtered, **made}
     for model in models.values():
         model_folder(model)
-    options = ["--data", str(data), "--attacks", ",".join(names), "--seeds", seeds, "--max-items", str(max_items)]
+    options = [
+        "--data",
+        str(data),
+        "--attacks",
+        ",".join(names),
+        "--seeds",
+        seeds,
+        "--max-items",
+        str(max_items),
+    ]
     options += ["--device", device] * (device != "auto")
     work = tasks(models, root, options)
     for task in work if force else []:
@@ -214,28 +312,47 @@ def main(
     if "relearn_lora" in names and any(force or task.why() for task in work):
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as in runner.preload
         import peft  # noqa: F401  (once here, not once in every child)
-    code = runner.run(work + (claim_tasks(models, root, data) if claims else []), root, force=force, jobs=jobs)
-    done = {name: task.output.parent for name, task in zip(models, work, strict=True) if code == 0 or not task.why()}
+    code = runner.run(
+        work + (claim_tasks(models, root, data) if claims else []), root, force=force, jobs=jobs
+    )
+    done = {
+        name: task.output.parent
+        for name, task in zip(models, work, strict=True)
+        if code == 0 or not task.why()
+    }
     for role in ("base", "filtered"):
         if role not in done:
-            raise UserError(f"the attacks on {role} failed, so nothing can be compared with it. See {root}/logs.")
-    files = [folder / name for folder in done.values() for name in ("attacks.csv", "attacks_items.csv", "attacks_notes.csv")]
-    files += [path for path in report_attacks.sources(root) if path.is_file() and path.parent != root]
+            raise UserError(
+                f"the attacks on {role} failed, so nothing can be compared with it. See {root}/logs."
+            )
+    files = [
+        folder / name
+        for folder in done.values()
+        for name in ("attacks.csv", "attacks_items.csv", "attacks_notes.csv")
+    ]
+    files += [
+        path for path in attacks_module.sources(root) if path.is_file() and path.parent != root
+    ]
     settings = {"models": models, "attacks": names, "seeds": numbers, "absent_methods": absent}
-    with results.Run(root, files, seed=numbers[0], settings=settings) as run:
+    with Run(root, files, seed=numbers[0], settings=settings) as run:
         table = list(rows({name: read(folder) for name, folder in done.items()}, names, numbers))
-        run.figure(plot(table, f"{results.model_name(base)}, {len(made)} methods, {len(numbers)} seed(s)"), "scoreboard.png")
-        page = report_attacks.page(table, absent, run.path("scoreboard.png"), root)
+        run.figure(
+            plot(table, f"{layout.model_name(base)}, {len(made)} methods, {len(numbers)} seed(s)"),
+            "scoreboard.png",
+        )
+        page = attacks_module.page(table, absent, run.path("scoreboard.png"), root)
         run.path("scoreboard.html").write_text(page, encoding="utf-8")
         run.csv("scoreboard.csv", COLUMNS, table)
     failed = [name for name in models if name not in done]
     print(f"{root}/scoreboard.csv: {len(table)} cells; {root}/scoreboard.html")
     if absent:
-        print(f"no model, so not in it: {', '.join(absent)} (unlearn/create_all_unlearning_models.sh makes them)")
+        print(
+            f"no model, so not in it: {', '.join(absent)} (unlearn/create_all_unlearning_models.sh makes them)"
+        )
     if failed:
         print(f"their attacks failed, so not in it: {', '.join(failed)}")
     return code
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command_module.run(main)

@@ -9,7 +9,7 @@ energy_above_noise their share of ||.||_F^2 (0 for the null), null_stable_rank a
 decay: the slope of ln sigma_i over ln i, i to half the spectrum (least squares): -0.5 or steeper is a heavy head.
 """
 
-from brittle import cli
+from brittle.base import command, options
 
 COLUMNS = ["name", "layer", "group", "matrix", "shape0", "shape1", "spectral", "fro", "stable_rank", "null_stable_rank",
            "entropy_rank", "participation_ratio", "null_participation_ratio", "empirical_rank", "decay", "noise_edge",
@@ -33,12 +33,14 @@ def decay(s):
 
 def measure(s, m, n):
     """The columns behind shape1 of a spectrum s of an m x n matrix."""
-    from brittle import linalg
+    from brittle.maths import linalg
 
     fro, energy = linalg.frobenius(s), s.square()
     edge = linalg.noise_edge(fro, m, n)
     outside = energy[s > FLUCTUATION * edge]
-    ratio = m * n / (m + n)  # tr^2 / tr of the square: for Marchenko-Pastur p / (1 + p / q), sides p and q
+    ratio = (
+        m * n / (m + n)
+    )  # tr^2 / tr of the square: for Marchenko-Pastur p / (1 + p / q), sides p and q
     return {
         "spectral": float(s[0]), "fro": fro, "stable_rank": linalg.stable_rank(s),
         "null_stable_rank": m * n / (m**0.5 + n**0.5) ** 2, "entropy_rank": linalg.entropy_rank(s),
@@ -53,9 +55,15 @@ def rows(matrices, spectra):
     """Three rows a matrix, from per_matrix.csv's rows and {dW/<name>: singular values}."""
     for row in matrices:
         for kind in MATRICES:
-            found = {key: row[key] for key in ("name", "layer", "group", "shape0", "shape1")} | {"matrix": kind}
+            found = {key: row[key] for key in ("name", "layer", "group", "shape0", "shape1")} | {
+                "matrix": kind
+            }
             s = spectra.get(f"{kind}/{row['name']}")
-            measured = dict.fromkeys(COLUMNS[6:]) if s is None else measure(s, row["shape0"], row["shape1"])
+            measured = (
+                dict.fromkeys(COLUMNS[6:])
+                if s is None
+                else measure(s, row["shape0"], row["shape1"])
+            )
             yield found | measured
 
 
@@ -63,14 +71,15 @@ def plot(matrices, spectra, names):
     """dW's spectra of first, middle and last block, over sigma_1, beside W_a's and the noise reference of their shape."""
     import torch
 
-    from brittle import linalg, plots
+    from brittle.base import figures
+    from brittle.maths import linalg
 
     layers = sorted({r["layer"] for r in matrices if r["layer"] >= 0})
     shown = sorted({layers[0], layers[len(layers) // 2], layers[-1]}) if layers else [-1]
-    fig, axes = plots.figure("Singular values over the largest", names, columns=2)
+    fig, axes = figures.figure("Singular values over the largest", names, columns=2)
     for ax, group in zip(axes, ("attn", "mlp"), strict=True):
         part = [r for r in matrices if r["group"] == group and f"dW/{r['name']}" in spectra]
-        for colour, layer in zip(plots.CYCLE, shown, strict=False):
+        for colour, layer in zip(figures.CYCLE, shown, strict=False):
             for number, row in enumerate(r for r in part if r["layer"] == layer):
                 for kind, style in (("dW", "-"), ("W_a", ":")):
                     s = spectra[f"{kind}/{row['name']}"]
@@ -81,28 +90,37 @@ def plot(matrices, spectra, names):
         if part:
             m, n = part[0]["shape0"], part[0]["shape1"]
             rows = min(m, 512)
-            noise = linalg.spectrum(torch.randn(rows, rows * n // m, generator=torch.Generator().manual_seed(0)))
-            plots.null(ax, torch.linspace(0, 1, len(noise)), noise / noise[0], "noise of that shape")
-        plots.finish(ax, "index / number of singular values", "sigma / sigma_1", integer=False, title=group)
+            noise = linalg.spectrum(
+                torch.randn(rows, rows * n // m, generator=torch.Generator().manual_seed(0))
+            )
+            figures.null(
+                ax, torch.linspace(0, 1, len(noise)), noise / noise[0], "noise of that shape"
+            )
+        figures.finish(
+            ax, "index / number of singular values", "sigma / sigma_1", integer=False, title=group
+        )
     return fig
 
 
-def main(model_a: cli.ModelA, model_b: cli.ModelB, outdir: cli.Outdir):
+def main(model_a: options.ModelA, model_b: options.ModelB, outdir: options.Outdir):
     """The whole spectra of dW, W_a and W_b, from step 1's decomposition."""
     from safetensors.torch import load_file
 
-    from brittle import diagnostics, plots, results
+    from brittle.base import figures
+    from brittle.base.record import Run
+    from brittle.base.tables import read_table
+    from brittle.diagnostics.common import neighbour
 
-    sources = [diagnostics.neighbour(outdir, "param_stats", name, 1, "collect_param_stats.py")
+    sources = [neighbour(outdir, "param_stats", name, 1, "collect_param_stats.py")
                for name in ("per_matrix.csv", "spectra.safetensors")]  # fmt: skip
-    with results.Run(outdir, inputs=sources) as run:
+    with Run(outdir, inputs=sources) as run:
         keys = ["name", "layer", "group", "shape0", "shape1"]
-        matrices = diagnostics.read_table(sources[0], keys)[keys].to_dict("records")
+        matrices = read_table(sources[0], keys)[keys].to_dict("records")
         spectra = load_file(sources[1])
-        run.figure(plot(matrices, spectra, plots.pair(model_a, model_b)), "spectrum.png")
+        run.figure(plot(matrices, spectra, figures.pair(model_a, model_b)), "spectrum.png")
         run.csv("spectrum_summary.csv", COLUMNS, rows(matrices, spectra))
     print(f"{outdir}/spectrum_summary.csv: {len(matrices)} matrices")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

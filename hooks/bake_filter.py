@@ -13,14 +13,16 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 
 def card(model, made, mode, done):
     """The README.md of the baked model."""
     exact = (
-        "the argmax of the hooked model, not its probabilities" if mode == "greedy-only" else "the hooked model, logit for logit"
+        "the argmax of the hooked model, not its probabilities"
+        if mode == "greedy-only"
+        else "the hooked model, logit for logit"
     )
     about = made.about
     gated = "no" if made.gate is None else "yes"
@@ -36,43 +38,63 @@ def card(model, made, mode, done):
 
 
 def main(
-    model: cli.Model,
-    filter_dir: Annotated[Path | None, typer.Option("--filter", help="Its folder (outputs/<model>__filter/filter).")] = None,
-    out: Annotated[Path | None, typer.Option(help="The baked model (outputs/<model>__filter/unlearned_model).")] = None,
-    mode: Annotated[str, typer.Option(help="auto, post-norm, class, writers or greedy-only.")] = "auto",
-    strength: Annotated[float | None, typer.Option(help="Bake at another strength than the filter's.")] = None,
-    allow_reflection: Annotated[bool, typer.Option("--allow-reflection", help="Strengths up to 2.")] = False,
+    model: options.Model,
+    filter_dir: Annotated[
+        Path | None, typer.Option("--filter", help="Its folder (outputs/<model>__filter/filter).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The baked model (outputs/<model>__filter/unlearned_model).")
+    ] = None,
+    mode: Annotated[
+        str, typer.Option(help="auto, post-norm, class, writers or greedy-only.")
+    ] = "auto",
+    strength: Annotated[
+        float | None, typer.Option(help="Bake at another strength than the filter's.")
+    ] = None,
+    allow_reflection: Annotated[
+        bool, typer.Option("--allow-reflection", help="Strengths up to 2.")
+    ] = False,
 ):
     """Save a filter in its model."""
-    from brittle import filter_files, models, results
+    from brittle.base.record import Run
+    from brittle.filters.folder import folder_of
+    from brittle.models.find import model_folder, read_config
 
-    folder = models.model_folder(model)
-    filter_dir = filter_dir or filter_files.folder_of("outputs", model)
-    out = out or filter_files.folder_of("outputs", model).with_name("unlearned_model")
-    from brittle import filter_baking, filters
+    folder = model_folder(model)
+    filter_dir = filter_dir or folder_of("outputs", model)
+    out = out or folder_of("outputs", model).with_name("unlearned_model")
+    from brittle.filters import bake
+    from brittle.filters.folder import check_strength, plain_config
+    from brittle.models.filter import FILES, load
 
-    made = filters.load(filter_dir)
-    config = models.read_config(folder)
-    made.check(filters.plain_config(config))
+    made = load(filter_dir)
+    config = read_config(folder)
+    made.check(plain_config(config))
     if strength is not None:
         made = made.at(strength)
     elif made.about.get("status") == "untuned":
-        raise UserError(f"the filter in {filter_dir} has no strength yet. Run hooks/tune_strength.py, or give --strength.")
-    filters.check_strength(made.strength, allow_reflection)
-    chosen = filter_baking.pick_mode(made, mode)
+        raise UserError(
+            f"the filter in {filter_dir} has no strength yet. Run hooks/tune_strength.py, or give --strength."
+        )
+    check_strength(made.strength, allow_reflection)
+    chosen = bake.pick_mode(made, mode)
     if out.resolve() in (folder.resolve(), filter_dir.resolve()):
         raise UserError(f"--out {out} is the model or the filter itself. Choose another folder.")
-    files = [filter_dir / n for n in filters.FILES]
+    files = [filter_dir / n for n in FILES]
     settings = {"mode": chosen, "site": made.site, "k": made.k, "strength": made.strength, "gated": made.gate is not None,
                 "status": made.about.get("status"), "exactness": "argmax" if chosen == "greedy-only" else "logits"}  # fmt: skip
-    with results.Run(out, files, {"model": folder}, settings=settings, whole=True) as run:
-        done = filter_baking.bake(folder, made, chosen, run.stage)
+    with Run(out, files, {"model": folder}, settings=settings, whole=True) as run:
+        done = bake.bake(folder, made, chosen, run.stage)
         made.save(run.stage) if chosen == "greedy-only" else None
         run.path("README.md").write_text(card(model, made, chosen, done), encoding="utf-8")
         run.csv("bake.csv", ["tensor"], ({"tensor": n} for n in done["changed"]))
-    print(f"{out}: {chosen}, {len(done['changed'])} tensors changed or added, {done['copied']} copied.")
-    print(f"Next: uv run hooks/verify_filter.py --model {model} --filter {filter_dir} --baked {out}")
+    print(
+        f"{out}: {chosen}, {len(done['changed'])} tensors changed or added, {done['copied']} copied."
+    )
+    print(
+        f"Next: uv run hooks/verify_filter.py --model {model} --filter {filter_dir} --baked {out}"
+    )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

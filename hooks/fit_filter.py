@@ -11,12 +11,12 @@ forget to retain energy below 2); the message names the site that could. Writes 
 """
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 COLUMNS = ["site", "gated", "basis", "direction", "eigenvalue", "ratio", "energy_forget", "energy_retain", "overlap", "k",
            "n_forget", "n_retain"]  # fmt: skip
@@ -42,68 +42,93 @@ def number(k):
 
 
 def main(
-    model: cli.Model,
-    forget: cli.ForgetText = Path("data/mini/forget.txt"),
-    retain: cli.RetainText = Path("data/mini/retain.txt"),
-    general: Annotated[Optional[Path], typer.Option(help="Plain text to leave alone (neutral.txt beside --retain).")] = None,  # noqa: UP045
-    out: Annotated[Optional[Path], typer.Option(help="Folder of the filter (outputs/<model>__filter/filter).")] = None,  # noqa: UP045
+    model: options.Model,
+    forget: options.ForgetText = Path("data/mini/forget.txt"),
+    retain: options.RetainText = Path("data/mini/retain.txt"),
+    general: Annotated[
+        Path | None,
+        typer.Option(help="Plain text to leave alone (neutral.txt beside --retain)."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the filter (outputs/<model>__filter/filter).")
+    ] = None,
     site: Annotated[str, typer.Option(help="auto, post_norm, pre_norm or block:L.")] = "auto",
-    basis: Annotated[str, typer.Option(help="auto, gep, pca, cpca, nullspace, leace, loss, mean_diff, nspu_released.")] = "auto",
+    basis: Annotated[
+        str,
+        typer.Option(
+            help="auto, gep, pca, cpca, nullspace, leace, loss, mean_diff, nspu_released."
+        ),
+    ] = "auto",
     k: Annotated[str, typer.Option(help="Components: a number, or auto.")] = "auto",
     gate: Annotated[
-        Optional[bool], typer.Option("--gate/--no-gate", help="Act on detected tokens alone, or on every one (auto).")  # noqa: UP045
+        bool | None,
+        typer.Option(
+            "--gate/--no-gate", help="Act on detected tokens alone, or on every one (auto)."
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write a filter that cannot be selective.")] = False,
-    max_samples: cli.MaxSamples = 1200,
-    max_length: cli.TextLength = None,
-    batch_size: cli.BatchSize = 64,
-    seed: cli.Seed = 0,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
+    force: Annotated[
+        bool, typer.Option("--force", help="Write a filter that cannot be selective.")
+    ] = False,
+    max_samples: options.MaxSamples = 1200,
+    max_length: options.TextLength = None,
+    batch_size: options.BatchSize = 64,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
 ):
     """Fit activation filters to a model, a forget set and a retain set."""
-    from brittle import filter_files, filters, models, results
+    from brittle.base.layout import model_files
+    from brittle.base.record import Run, relative
+    from brittle.filters.folder import Data, folder_of, save_candidates
+    from brittle.models.filter import block_of
+    from brittle.models.find import model_folder
 
-    count, folder = number(k), models.model_folder(model)
+    count, folder = number(k), model_folder(model)
     if site != "auto":
-        filters.block_of(site)
+        block_of(site)
     if general is None and (retain.with_name("neutral.txt")).is_file():
         general = retain.with_name("neutral.txt")
     paths = {"forget": forget, "retain": retain, **({"general": general} if general else {})}
-    out = out or filter_files.folder_of("outputs", model)
-    with results.Run(out, [*paths.values()], {"model": folder}, seed) as run:
-        from brittle import filter_basis, filter_fit
+    out = out or folder_of("outputs", model)
+    with Run(out, [*paths.values()], {"model": folder}, seed) as run:
+        from brittle.filters import fit
+        from brittle.filters.basis import BASES
 
-        if basis != "auto" and basis not in filter_basis.BASES:
-            raise UserError(f"--basis {basis}: choose auto, {', '.join(filter_basis.BASES)}.")
-        data = filter_files.Data.read(folder, paths, max_samples, max_length, device, dtype)
+        if basis != "auto" and basis not in BASES:
+            raise UserError(f"--basis {basis}: choose auto, {', '.join(BASES)}.")
+        data = Data.read(folder, paths, max_samples, max_length, device, dtype)
         sites = data.sites() if site == "auto" else [site]
         for one in sites:
-            filters.block_of(one, data.model)
+            block_of(one, data.model)
             if site != "auto":
-                filter_fit.check(basis, one)
-        found = filter_fit.moments_of(data.model, data.fit, data.pad_id, sites, batch_size)
+                fit.check(basis, one)
+        found = fit.moments_of(data.model, data.fit, data.pad_id, sites, batch_size)
         if basis == "loss":
             found.loss_forget, found.loss_retain = (
-                filter_fit.gradients(data.model, data.fit[n], data.pad_id, batch_size) for n in ("forget", "retain")
+                fit.gradients(data.model, data.fit[n], data.pad_id, batch_size)
+                for n in ("forget", "retain")
             )
         chosen = gate if gate is not None or site == "auto" else False
-        weights = [f for f in models.model_files(folder) if f.suffix == ".safetensors"]
+        weights = [f for f in model_files(folder) if f.suffix == ".safetensors"]
         about = {"seed": seed, "data": {n: run.read[str(p)]["sha256"] for n, p in paths.items()}, "status": "untuned",
                  "model": {f.name: run.read[str(f)]["sha256"] for f in weights},
-                 "paths": {n: str(results.relative(p)) for n, p in paths.items()}, "max_samples": max_samples}  # fmt: skip
-        made = filter_fit.candidates(data.model, found, sites, basis, count, chosen, about)
+                 "paths": {n: str(relative(p)) for n, p in paths.items()}, "max_samples": max_samples}  # fmt: skip
+        made = fit.candidates(data.model, found, sites, basis, count, chosen, about)
         if not force:
-            others = (lambda: filter_fit.ratios(found)) if site == "auto" else (lambda: data.ratios(batch_size))
-            made = filter_fit.selective(made, others, site == "auto")
-        filter_files.save_candidates(run, made)
+            others = (
+                (lambda: fit.ratios(found)) if site == "auto" else (lambda: data.ratios(batch_size))
+            )
+            made = fit.selective(made, others, site == "auto")
+        save_candidates(run, made)
         run.csv("spectrum.csv", COLUMNS, rows(made))
     for (where, gated), one in made.items():
         a, kind = one.about, "gated" if gated else "     "
         print(f"{where:<10} {kind} {a['basis']:<10} {one.k:>4} directions, largest ratio {a['ratio']:.1f}, "
               f"energy forget {a['energy_forget']:.2f} retain {a['energy_retain']:.2f}, overlap {a['overlap']:.2f}")  # fmt: skip
-    print(f"{out}: {len(made)} candidates. Next: uv run hooks/tune_strength.py --model {model} --filter {out}")
+    print(
+        f"{out}: {len(made)} candidates. Next: uv run hooks/tune_strength.py --model {model} --filter {out}"
+    )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

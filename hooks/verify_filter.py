@@ -15,8 +15,8 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 COLUMNS = ["mode", "dtype", "difference", "relative", "ulp", "argmax", "generation", "exact", "first_difference",
            "forget_accuracy", "retain_accuracy", "general_accuracy"]  # fmt: skip
@@ -25,45 +25,77 @@ COLUMNS = ["mode", "dtype", "difference", "relative", "ulp", "argmax", "generati
 def mode_of(baked):
     """The mode that a baked folder says it was made in."""
     try:
-        return json.loads((Path(baked) / "bake.run.json").read_text(encoding="utf-8"))["settings"]["mode"]
+        return json.loads((Path(baked) / "bake.run.json").read_text(encoding="utf-8"))["settings"][
+            "mode"
+        ]
     except (OSError, ValueError, KeyError):
-        raise UserError(f"{baked} has no record of baking (bake.run.json). Make it with hooks/bake_filter.py.") from None
+        raise UserError(
+            f"{baked} has no record of baking (bake.run.json). Make it with hooks/bake_filter.py."
+        ) from None
 
 
 def main(
-    model: cli.Model,
-    filter_dir: Annotated[Path | None, typer.Option("--filter", help="Its folder (outputs/<model>__filter/filter).")] = None,
-    baked: Annotated[Path | None, typer.Option(help="The baked model (outputs/<model>__filter/unlearned_model).")] = None,
-    outdir: Annotated[Path | None, typer.Option(help="Folder for verify.csv (beside the baked folder).")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder with mcq_*.jsonl (data/mini where it is there).")] = None,
-    strength: Annotated[float | None, typer.Option(help="The strength it was baked at, where it is not the filter's.")] = None,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
+    model: options.Model,
+    filter_dir: Annotated[
+        Path | None, typer.Option("--filter", help="Its folder (outputs/<model>__filter/filter).")
+    ] = None,
+    baked: Annotated[
+        Path | None, typer.Option(help="The baked model (outputs/<model>__filter/unlearned_model).")
+    ] = None,
+    outdir: Annotated[
+        Path | None, typer.Option(help="Folder for verify.csv (beside the baked folder).")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with mcq_*.jsonl (data/mini where it is there).")
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(help="The strength it was baked at, where it is not the filter's."),
+    ] = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
 ):
     """Compare a baked model with the hooked one."""
-    from brittle import filter_files, models, results
+    from brittle.base.record import Run
+    from brittle.filters.folder import folder_of
+    from brittle.models.find import model_folder, read_config
+    from brittle.models.load import load_model, load_tokenizer
 
-    folder = models.model_folder(model)
-    filter_dir = filter_dir or filter_files.folder_of("outputs", model)
-    baked = models.model_folder(baked or filter_files.folder_of("outputs", model).with_name("unlearned_model"))
+    folder = model_folder(model)
+    filter_dir = filter_dir or folder_of("outputs", model)
+    baked = model_folder(baked or folder_of("outputs", model).with_name("unlearned_model"))
     outdir, mode = outdir or Path(baked).parent / "verify", mode_of(baked)
-    data = data or (Path("data/mini") if models.read_config(folder).get("family") == "mini" else None)
-    items = [f for s in ("forget", "retain", "general") if data and (f := data / f"mcq_{s}.jsonl").is_file()]
-    from brittle import filter_verify, filters, mcq
+    data = data or (Path("data/mini") if read_config(folder).get("family") == "mini" else None)
+    items = [
+        f
+        for s in ("forget", "retain", "general")
+        if data and (f := data / f"mcq_{s}.jsonl").is_file()
+    ]
+    from brittle.data.items import read_items
+    from brittle.filters import verify
+    from brittle.metrics import mcq
+    from brittle.models.filter import FILES, load
 
-    made = filters.load(filter_dir)
+    made = load(filter_dir)
     made = made if strength is None else made.at(strength)
-    with results.Run(outdir, [*items, *(filter_dir / n for n in filters.FILES)], {"model": folder, "baked": baked}) as run:
-        base = models.load_model(folder, device, dtype)
+    with Run(
+        outdir, [*items, *(filter_dir / n for n in FILES)], {"model": folder, "baked": baked}
+    ) as run:
+        base = load_model(folder, device, dtype)
         made.check(base.config).to(base.device)
-        saved = models.load_model(baked, device, dtype, greedy=True)
-        found = filter_verify.compare(base, made, saved, mode)
-        row = {**dict.fromkeys(COLUMNS), **found, "mode": mode, "dtype": str(base.dtype).removeprefix("torch.")}
+        saved = load_model(baked, device, dtype, greedy=True)
+        found = verify.compare(base, made, saved, mode)
+        row = {
+            **dict.fromkeys(COLUMNS),
+            **found,
+            "mode": mode,
+            "dtype": str(base.dtype).removeprefix("torch."),
+        }
         if mode != "greedy-only" and items:
-            tokenizer = models.load_tokenizer(folder)
+            tokenizer = load_tokenizer(folder)
             for path in items:
                 split = path.stem.removeprefix("mcq_")
-                row[f"{split}_accuracy"] = mcq.accuracy(saved, tokenizer, mcq.read_items(path))
+                row[f"{split}_accuracy"] = mcq.accuracy(saved, tokenizer, read_items(path))
         run.csv("verify.csv", COLUMNS, [row])
     print(f"{mode}: largest difference of logits {row['difference']:.2g} ({row['relative']:.2g} of the largest logit, "
           f"{row['ulp']:.2g} ulp), same argmax {row['argmax']:.4f}, same greedy tokens {row['generation']:.4f}")  # fmt: skip
@@ -79,4 +111,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

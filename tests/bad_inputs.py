@@ -12,14 +12,21 @@ import typer
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("experiment", "eval", "unlearn", "hooks")
-SCRIPTS = sorted(str(p.relative_to(ROOT)) for p in [*ROOT.glob("*.py"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.py"))])
+SCRIPTS = sorted(
+    str(p.relative_to(ROOT))
+    for p in [*ROOT.glob("*.py"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.py"))]
+)
 MODELS = {"model", "model_a", "model_b", "base", "filtered", "unlearned", "models"}
 OUTPUTS = {"outdir", "root", "out"}
 TEXTS = {"forget", "retain", "forget_file", "retain_file", "prompts_file"}
 NAMES = {"unknown id": "nobody/nothing-70m", "a way out": "../../../../nowhere", "absolute": "/nowhere/at/all", "long": "x" * 300,
          "empty": "", "NUL": "a\0b", "a device": "/dev/null"}  # fmt: skip
 # they work on what has been measured, and say what has not
-TAKE_WHAT_THERE_IS = {"experiment/report.py", "experiment/linear_probe_analysis.py", "unlearn/methods_table.py"}
+TAKE_WHAT_THERE_IS = {
+    "experiment/report.py",
+    "experiment/linear_probe_analysis.py",
+    "unlearn/methods_table.py",
+}
 FILES = ("missing", "empty", "binary", "utf16", "folder")
 
 
@@ -35,7 +42,7 @@ class Option(typing.NamedTuple):
 
 
 def options(script):
-    """The options of a script's `main`, knobs of methods left out (they are texts, checked by `brittle.methods.base`)."""
+    """The options of a script's `main`, knobs of methods left out (they are texts, checked by `brittle.base.knobs`)."""
     main = runpy.run_path(str(ROOT / script), run_name="options")["main"]
     found = []
     for parameter in inspect.signature(main).parameters.values():
@@ -51,7 +58,11 @@ def options(script):
         declared = [d for d in (info.param_decls if info else None) or () if d.startswith("--")]
         flag = declared[0].split("/")[0] if declared else "--" + parameter.name.replace("_", "-")
         low, high = (info.min, info.max) if info else (None, None)
-        found.append(Option(parameter.name, flag, kind, low, high, parameter.default is inspect.Parameter.empty))
+        found.append(
+            Option(
+                parameter.name, flag, kind, low, high, parameter.default is inspect.Parameter.empty
+            )
+        )
     return found
 
 
@@ -69,26 +80,42 @@ def numbers(script):
 
 def _beyond(option):
     """The nearest numbers outside the bounds of an option."""
-    return ([option.low - 1] if option.low is not None else []) + ([option.high + 1] if option.high is not None else [])
+    return ([option.low - 1] if option.low is not None else []) + (
+        [option.high + 1] if option.high is not None else []
+    )
 
 
 def calls(script):
     """{what is wrong: {flag: value}} for calls of a script, each with one bad value; `{p}` is the folder of `places`."""
     bad = {"unknown option": {"--no-such-option": "1"}}
-    runs_others = "runner.run" in (ROOT / script).read_text(encoding="utf-8")  # its models are its steps' concern
+    runs_others = "runner.run" in (ROOT / script).read_text(
+        encoding="utf-8"
+    )  # its models are its steps' concern
     found = options(script)
     seen = set()  # the first model and the first text get every bad value, the others one: they are read by the same code
     for option in found:
         if option.name in MODELS and not runs_others and script not in TAKE_WHAT_THERE_IS:
             names = NAMES if not seen & MODELS else {"unknown id": NAMES["unknown id"]}
-            bad.update({f"{option.flag}: {what}": {option.flag: name} for what, name in names.items()})
+            bad.update(
+                {f"{option.flag}: {what}": {option.flag: name} for what, name in names.items()}
+            )
         if option.name in OUTPUTS:
             bad[f"{option.flag}: under a file"] = {option.flag: "{p}/empty/below"}
             bad[f"{option.flag}: long"] = {option.flag: "{p}/" + "x" * 300}
         if option.name in TEXTS:
-            bad.update({f"{option.flag}: {what}": {option.flag: "{p}/" + what} for what in FILES[: 1 if seen & TEXTS else None]})
+            bad.update(
+                {
+                    f"{option.flag}: {what}": {option.flag: "{p}/" + what}
+                    for what in FILES[: 1 if seen & TEXTS else None]
+                }
+            )
         if option.name == "data" and script not in TAKE_WHAT_THERE_IS:
-            bad.update({f"{option.flag}: {what}": {option.flag: "{p}/" + what} for what in ("missing", "empty", "folder")})
+            bad.update(
+                {
+                    f"{option.flag}: {what}": {option.flag: "{p}/" + what}
+                    for what in ("missing", "empty", "folder")
+                }
+            )
         seen.add(option.name)
         if option.kind is float:
             bad[f"{option.flag}: NaN"] = {option.flag: "nan"}

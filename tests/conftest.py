@@ -17,10 +17,20 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-CACHE = tempfile.TemporaryDirectory()  # nobody's downloads are seen, and nothing is left in anybody's cache
-os.environ.update(HF_HOME=CACHE.name, HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", OMP_NUM_THREADS="1", MPLBACKEND="agg")
+CACHE = (
+    tempfile.TemporaryDirectory()
+)  # nobody's downloads are seen, and nothing is left in anybody's cache
+os.environ.update(
+    HF_HOME=CACHE.name,
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    OMP_NUM_THREADS="1",
+    MPLBACKEND="agg",
+)
 COMPILED = tempfile.TemporaryDirectory()
-if sys.dont_write_bytecode:  # what one process has compiled the others find, and nothing is left in the tree
+if (
+    sys.dont_write_bytecode
+):  # what one process has compiled the others find, and nothing is left in the tree
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.pycache_prefix = os.environ.setdefault("PYTHONPYCACHEPREFIX", COMPILED.name)
     sys.dont_write_bytecode = False
@@ -44,7 +54,7 @@ def at_the_root(monkeypatch):
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """The files of a mini world of six entities a domain. Read only."""
-    from brittle.world_files import write_world
+    from brittle.data.world_files import write_world
 
     folder = tmp_path_factory.mktemp("world") / "data"
     write_world(folder, 0, 6, 2)
@@ -54,8 +64,8 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="session")
 def family(data, tmp_path_factory):
     """.base and .filtered: GPT-NeoX folders (2 blocks, width 32) with random weights, a little apart. Read only."""
-    from brittle.family import make_model, make_tokenizer
-    from brittle.text import read_lines
+    from brittle.data.texts import read_lines
+    from brittle.training.mini import make_model, make_tokenizer
 
     tokenizer = make_tokenizer(read_lines(data / "tokenizer.txt"), 400)
     root = tmp_path_factory.mktemp("family") / "models"
@@ -89,7 +99,11 @@ def script(monkeypatch):
         out, err = io.StringIO(), io.StringIO()
         argv = [str(a) for a in argv]
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        with monkeypatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            monkeypatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
             patch.setattr(sys, "argv", argv)
             code = _run(argv)
         for number, handler in handlers.items():
@@ -113,9 +127,13 @@ class Child:
                 os.setpgid(0, 0)  # a terminal's foreground job: signals go to all of it
                 for stream, file in enumerate(self.files, 1):
                     os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-                sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
+                sys.stdout, sys.stderr = (
+                    os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2)
+                )
                 for logger in map(logging.getLogger, list(logging.root.manager.loggerDict)):
-                    for handler in logger.handlers:  # what libraries log goes to stderr, as it would in a new process
+                    for handler in (
+                        logger.handlers
+                    ):  # what libraries log goes to stderr, as it would in a new process
                         if isinstance(handler, logging.StreamHandler):
                             handler.setStream(sys.stderr)
                 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -141,7 +159,9 @@ class Child:
             if time.time() > deadline:
                 os.killpg(self.pid, signal.SIGKILL)
                 os.waitpid(self.pid, 0)
-                raise AssertionError(f"no end after {seconds} s: {self.files[0].read_text()[-2000:]}")
+                raise AssertionError(
+                    f"no end after {seconds} s: {self.files[0].read_text()[-2000:]}"
+                )
             time.sleep(0.01)
         out, err = (f.read_text() for f in self.files)
         return SimpleNamespace(code=os.waitstatus_to_exitcode(ended[1]), out=out, err=err)
@@ -150,7 +170,7 @@ class Child:
 @pytest.fixture(scope="session")
 def imported():
     """What scripts import is there before they fork."""
-    from brittle import mcq, results, runner, sources, train, unlearning, weights  # noqa: F401
+    from brittle.pipeline import runner
 
     runner.preload()
 
@@ -159,7 +179,9 @@ def imported():
 def fork(tmp_path_factory):
     """fork(path, *arguments, **environment) -> Child: .pid, .wait() -> .code, .out, .err."""
     logs = tmp_path_factory.mktemp("logs")
-    return lambda *argv, **env: Child([str(a) for a in argv], logs / str(len(list(logs.iterdir()))), env)
+    return lambda *argv, **env: Child(
+        [str(a) for a in argv], logs / str(len(list(logs.iterdir()))), env
+    )
 
 
 @pytest.fixture
@@ -168,7 +190,10 @@ def snapshot():
 
     def take(folder):
         folder = Path(folder)
-        return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+        return {
+            str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
+            for p in sorted(folder.rglob("*"))
+        }
 
     return take
 
@@ -179,7 +204,11 @@ def jsonl():
 
     def either(path, rows=None):
         if rows is None:
-            return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-        return Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            return [
+                json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()
+            ]
+        return Path(path).write_text(
+            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+        )
 
     return either

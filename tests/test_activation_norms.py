@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny_models import FAMILIES, make_model, make_tokenizer, save, script, texts, write_texts
 
-from brittle.diagnostics import read_table
-from brittle.errors import UserError
+from brittle.base.errors import UserError
+from brittle.base.tables import read_table
 
 norms, plots = script("collect_activation_norms"), script("plot_activation_norms")
 COLUMNS = ["layer", "split", "model_a_norm_L1", "model_a_norm_L2", "model_b_norm_L1", "model_b_norm_L2",
@@ -23,7 +23,11 @@ def root(tmp_path_factory):
 
 
 def run(root, outdir, b="b", **options):
-    options = {"forget": root / "forget.txt", "retain": root / "retain.txt", "device": "cpu"} | options
+    options = {
+        "forget": root / "forget.txt",
+        "retain": root / "retain.txt",
+        "device": "cpu",
+    } | options
     norms.main(str(root / "a"), str(root / b), outdir / "activation_stats", **options)
     return read_table(outdir / "activation_stats/activation_stats.csv")
 
@@ -31,18 +35,25 @@ def run(root, outdir, b="b", **options):
 def test_header_and_rows(root, tmp_path):
     table = run(root, tmp_path)
     assert list(table) == COLUMNS
-    assert list(zip(table.layer, table.split, strict=True)) == [(k, s) for k in range(4) for s in ("forget", "retain")]
+    assert list(zip(table.layer, table.split, strict=True)) == [
+        (k, s) for k in range(4) for s in ("forget", "retain")
+    ]
 
 
 def test_a_against_itself_is_zero(root, tmp_path):
     table = run(root, tmp_path, b="a")
     assert (table[["mean_dh_L1", "mean_dh_L2"]] == 0).all(axis=None)
-    assert (table.model_a_norm_L1 == table.model_b_norm_L1).all() and (table.model_a_norm_L2 == table.model_b_norm_L2).all()
+    assert (table.model_a_norm_L1 == table.model_b_norm_L1).all() and (
+        table.model_a_norm_L2 == table.model_b_norm_L2
+    ).all()
 
 
 def test_batch_size_and_padding_change_nothing(root, tmp_path):
     """One text a batch has no padding at all."""
-    alone, together = run(root, tmp_path / "1", batch_size=1), run(root, tmp_path / "2", batch_size=64)
+    alone, together = (
+        run(root, tmp_path / "1", batch_size=1),
+        run(root, tmp_path / "2", batch_size=64),
+    )
     assert abs(alone[COLUMNS[2:]] / together[COLUMNS[2:]] - 1).max(axis=None) < 1e-5
 
 
@@ -53,7 +64,10 @@ def test_against_hidden_states(family):
     ids = tokenizer(texts(5))["input_ids"]
     found = norms.norm_means(a, b, ids, tokenizer.pad_token_id, 2)
     with torch.no_grad():
-        states = [[m(torch.tensor([i]), output_hidden_states=True).hidden_states for i in ids] for m in (a, b)]
+        states = [
+            [m(torch.tensor([i]), output_hidden_states=True).hidden_states for i in ids]
+            for m in (a, b)
+        ]
     for layer in range(3):
         h_a, h_b = (torch.cat([s[layer][0] for s in of]).double() for of in states)
         wanted = [h.norm(p, dim=-1).mean() for h in (h_a, h_b, h_b - h_a) for p in (1, 2)]
@@ -95,11 +109,17 @@ def test_bad_input(root, tmp_path):
         run(root, tmp_path, b=tmp_path / "narrow")
     with pytest.raises(UserError, match="Step 4 makes it"):
         plots.main("a", "b", tmp_path / "activation_plots")
-    assert not (tmp_path / "activation_stats").exists() or not list((tmp_path / "activation_stats").iterdir())
+    assert not (tmp_path / "activation_stats").exists() or not list(
+        (tmp_path / "activation_stats").iterdir()
+    )
 
 
 def test_figures(root, tmp_path):
     run(root, tmp_path)
     plots.main("a", "b", tmp_path / "activation_plots")
     found = {p.name for p in (tmp_path / "activation_plots").glob("*.png")}
-    assert found == {"activation_norms_forget.png", "activation_norms_retain.png", "activation_diffs.png"}
+    assert found == {
+        "activation_norms_forget.png",
+        "activation_norms_retain.png",
+        "activation_diffs.png",
+    }

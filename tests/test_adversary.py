@@ -4,7 +4,10 @@ import pytest
 import tiny
 import torch
 
-from brittle import activations, adversary, losses
+from brittle.methods import adversary
+from brittle.models import blocks as blocks_module
+from brittle.models.hooks import edit, hidden, resume
+from brittle.models.logprobs import nll
 
 torch.set_num_threads(1)
 
@@ -19,8 +22,8 @@ def test_resume_is_the_full_forward_at_every_block(kind, attention, left):
     with torch.no_grad():
         logits = model(**batch).logits
         for block in range(model.config.num_hidden_layers):
-            h = activations.hidden(model, batch, [block])[block]
-            with activations.resume(model, block, h):
+            h = hidden(model, batch, [block])[block]
+            with resume(model, block, h):
                 again = model(**batch).logits
             assert torch.equal(again[real], logits[real]), block
         assert torch.equal(model(**batch).logits, logits)  # and nothing of it stays
@@ -28,11 +31,11 @@ def test_resume_is_the_full_forward_at_every_block(kind, attention, left):
 
 def test_resume_skips_the_blocks_below_and_puts_forward_back_after_an_error():
     model, batch, calls = tiny.model(), tiny.batch(tiny.ids(2)), []
-    blocks = activations.blocks(model)
-    h = activations.hidden(model, batch, [1])[1]
+    blocks = blocks_module.blocks(model)
+    h = hidden(model, batch, [1])[1]
     for k, block in enumerate(blocks):
         block.mlp.register_forward_hook(lambda *_, k=k: calls.append(k))
-    with pytest.raises(RuntimeError), activations.resume(model, 1, h):
+    with pytest.raises(RuntimeError), resume(model, 1, h):
         model(**batch)
         raise RuntimeError
     assert calls == [2]
@@ -50,9 +53,9 @@ def test_adversary_lowers_nll_inside_its_ball(kind, block, norm, eps):
     assert norms.max() <= eps * (1 + 1e-5)
     assert (norms[batch["attention_mask"] == 0] == 0).all()
     with torch.no_grad():
-        plain = losses.nll(model, batch)
-        with activations.edit(model, {block: lambda h: h + delta}):
-            attacked = losses.nll(model, batch)
+        plain = nll(model, batch)
+        with edit(model, {block: lambda h: h + delta}):
+            attacked = nll(model, batch)
     assert attacked < plain - 1e-3
 
 
@@ -78,8 +81,8 @@ def test_more_steps_and_a_larger_ball_help_the_adversary():
 
     def reached(eps, steps):
         delta = adversary.attack(model, batch, 0, eps, steps)
-        with torch.no_grad(), activations.edit(model, {0: lambda h: h + delta}):
-            return losses.nll(model, batch)
+        with torch.no_grad(), edit(model, {0: lambda h: h + delta}):
+            return nll(model, batch)
 
     assert reached(0.5, 12) < reached(0.5, 1)
     assert reached(1.0, 8) < reached(0.2, 8)
@@ -87,10 +90,10 @@ def test_more_steps_and_a_larger_ball_help_the_adversary():
 
 def test_hidden_stops_behind_the_deepest_block():
     model, batch, calls = tiny.model(layers=4), tiny.batch(tiny.ids(2)), []
-    for k, block in enumerate(activations.blocks(model)):
+    for k, block in enumerate(blocks_module.blocks(model)):
         block.register_forward_pre_hook(lambda *_, k=k: calls.append(k))
     with torch.no_grad():
-        states = activations.hidden(model, batch, [0, 2])
+        states = hidden(model, batch, [0, 2])
         assert calls == [0, 1, 2] and sorted(states) == [0, 2]
         whole = model(**batch, output_hidden_states=True).hidden_states
     assert torch.equal(states[0], whole[1]) and torch.equal(states[2], whole[3])

@@ -3,7 +3,8 @@
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from brittle import agreement, leaks
+from brittle.maths import agreement
+from brittle.metrics import leaks
 
 
 def test_krippendorffs_worked_example():

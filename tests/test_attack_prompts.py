@@ -6,28 +6,39 @@ import pytest
 import tiny
 import torch
 
-from brittle import models, text
 from brittle.attacks import gcg, prompts, sampling, soft_prompt
 from brittle.attacks.material import halves
-from brittle.generate import Sampling
+from brittle.data.batches import pad
+from brittle.models.generate import Sampling
+from brittle.models.load import load_model, load_tokenizer
 
 ASKED = "Question: What is the habitat of Mazafi? Answer:"
 
 
 def test_templates():
     assert prompts.paraphrase(ASKED) == "The habitat of Mazafi is"
-    assert prompts.paraphrase("Question: Which market day does Bebedo have? Answer:") == "The market day of Bebedo is"
+    assert (
+        prompts.paraphrase("Question: Which market day does Bebedo have? Answer:")
+        == "The market day of Bebedo is"
+    )
     assert prompts.paraphrase("Why is it so?") == "Why is it so? The answer is"
-    assert prompts.subject(ASKED) == "Mazafi" and prompts.subject("what makes photosynthesis go") == "photosynthesis"
-    assert prompts.PLAIN["spelling"](ASKED) == "Question: What is the habitat of M-a-z-a-f-i? Answer:"
+    assert (
+        prompts.subject(ASKED) == "Mazafi"
+        and prompts.subject("what makes photosynthesis go") == "photosynthesis"
+    )
+    assert (
+        prompts.PLAIN["spelling"](ASKED) == "Question: What is the habitat of M-a-z-a-f-i? Answer:"
+    )
     table = prompts.PLAIN["translation table"](ASKED)
-    assert table.startswith("Here zq stands for Mazafi. ") and table.endswith("the habitat of zq? Answer:")
+    assert table.startswith("Here zq stands for Mazafi. ") and table.endswith(
+        "the habitat of zq? Answer:"
+    )
     for question in ("?", "", "a", ASKED):
         assert all(isinstance(change(question), str) for change in prompts.PLAIN.values())
 
 
 def test_examples_are_of_half_a_and_never_the_fact_that_is_asked(family, data):
-    tokenizer, (a, b) = models.load_tokenizer(family.base), halves(data)
+    tokenizer, (a, b) = load_tokenizer(family.base), halves(data)
     suite = prompts.suite(tokenizer, a, 256, seed=0)
     assert set(suite) == set(prompts.NAMES)
     told = {i["question"]: i["fact"] for i in a}
@@ -39,14 +50,16 @@ def test_examples_are_of_half_a_and_never_the_fact_that_is_asked(family, data):
             assert item["fact"] not in facts
             entity = item["fact"].rpartition("/")[0]
             near = {i["fact"] for i in a if i["fact"].startswith(entity + "/")} - {item["fact"]}
-            assert name == "few-shot" or set(facts[count - len(near) :]) == near  # its own entity's stand last
+            assert (
+                name == "few-shot" or set(facts[count - len(near) :]) == near
+            )  # its own entity's stand last
     short = prompts.suite(tokenizer, a, 100, seed=0)["re-teaching"].question(b[0])
     assert len(tokenizer(short)["input_ids"]) <= 100
 
 
 @pytest.mark.parametrize("kind", list(tiny.MAKE))
 def test_soft_prompt_of_real_tokens_is_those_tokens(kind):
-    model, batch, front = tiny.model(kind), text.pad(tiny.ids(4), tiny.PAD), [5, 9, 3]
+    model, batch, front = tiny.model(kind), pad(tiny.ids(4), tiny.PAD), [5, 9, 3]
     with torch.no_grad():
         with soft_prompt.prompted(model, model.get_input_embeddings().weight[front].float()):
             soft = model(**batch).logits
@@ -60,7 +73,7 @@ def test_soft_prompt_of_real_tokens_is_those_tokens(kind):
 
 def test_soft_prompt_gradient():
     model = tiny.model(dtype=torch.float64)
-    batch, starts = text.pad(tiny.ids(3), tiny.PAD), torch.tensor([2, 3, 2])
+    batch, starts = pad(tiny.ids(3), tiny.PAD), torch.tensor([2, 3, 2])
     vectors = soft_prompt.start_vectors(model, 2, 0).double().requires_grad_(True)
     real = soft_prompt.prompted
 
@@ -72,12 +85,17 @@ def test_soft_prompt_gradient():
     lengths = batch["attention_mask"].sum(1)
     with torch.no_grad():  # the loss is of the answer's tokens alone: what the question's own tokens are worth has no say
         rows = [model(input_ids=torch.tensor([i])).logits[0].log_softmax(-1) for i in tiny.ids(3)]
-        sums = [sum(r[t - 1, i[t]] for t in range(int(s), len(i))) for r, i, s in zip(rows, tiny.ids(3), starts, strict=True)]
-    assert soft_prompt.answer_nll(model, batch, starts).item() == pytest.approx(-float(sum(sums)) / len(lengths))
+        sums = [
+            sum(r[t - 1, i[t]] for t in range(int(s), len(i)))
+            for r, i, s in zip(rows, tiny.ids(3), starts, strict=True)
+        ]
+    assert soft_prompt.answer_nll(model, batch, starts).item() == pytest.approx(
+        -float(sum(sums)) / len(lengths)
+    )
 
 
 def test_gcg(family, data):
-    model, tokenizer = models.load_model(family.base, "cpu", "float32"), models.load_tokenizer(family.base)
+    model, tokenizer = load_model(family.base, "cpu", "float32"), load_tokenizer(family.base)
     pairs = list(zip(*soft_prompt.answered(tokenizer, halves(data)[0][:3], 100), strict=True))
     search = gcg.Search(model.double(), tokenizer, pairs, 4, 8, 16, seed=0)
     first, losses = search.suffix, [search.loss]
@@ -102,7 +120,9 @@ def test_gcg(family, data):
     assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
     assert gcg.typed(tokenizer, search.suffix) and search.losses([search.suffix])[0] == losses[-1]
     again = gcg.Search(model, tokenizer, pairs, 4, 8, 16, seed=0)
-    assert [again.step() for _ in range(4)] == losses[1:] and again.suffix == search.suffix  # seeded
+    assert [again.step() for _ in range(4)] == losses[
+        1:
+    ] and again.suffix == search.suffix  # seeded
     assert gcg.Suffix([7, 8]).tokens([1, 2, 3, 4], 2) == ([1, 2, 7, 8, 3, 4], 4)
 
 
@@ -127,16 +147,21 @@ def test_a_perfect_memoriser_scores_one_and_a_stranger_nothing():
         assert sampling.extracted(right, prefix) == (True, 1.0)
         assert sampling.extracted(wrong, prefix) == (False, 0.0)
         assert sampling.extracted(half, prefix)[0] is False
-    assert sampling.extracted(half, 0.5) == (False, 0.25)  # of the last four tokens the first is right
+    assert sampling.extracted(half, 0.5) == (
+        False,
+        0.25,
+    )  # of the last four tokens the first is right
     assert sampling.extracted([], 0.5) is None
 
 
 def test_prefix_extraction_is_what_greedy_decoding_gives():
-    from brittle.generate import generate
+    from brittle.models.generate import generate
 
     model, ids = tiny.model(), tiny.ids(6)
     greedy = generate(model, [i[:3] for i in ids], Sampling(8))
-    ids = [[*i[:3], *g[:6]] for i, g in zip(ids, greedy, strict=True)] + ids  # continued by the model itself, and not
+    ids = [
+        [*i[:3], *g[:6]] for i, g in zip(ids, greedy, strict=True)
+    ] + ids  # continued by the model itself, and not
     given = 3 / 9
     found = [sampling.extracted(r, given)[0] for r in sampling.continued(model, ids[:6], tiny.PAD)]
     assert found == [True] * 6
@@ -147,12 +172,18 @@ def test_prefix_extraction_is_what_greedy_decoding_gives():
 
 
 def test_bounds_of_sampled_leakage():
-    assert sampling.upper_bound(0, 16) == pytest.approx(1 - 0.01 ** (1 / 16))  # closed form without hits
+    assert sampling.upper_bound(0, 16) == pytest.approx(
+        1 - 0.01 ** (1 / 16)
+    )  # closed form without hits
     assert sampling.upper_bound(16, 16) == 1
     assert sampling.upper_bound(3, 64) < sampling.upper_bound(3, 16)
     g, bounds = torch.Generator().manual_seed(0), [sampling.upper_bound(h, 16) for h in range(17)]
     for p in (0.05, 0.4):
-        hits = torch.binomial(torch.full((4000,), 16.0), torch.full((4000,), p), generator=g).int().tolist()
+        hits = (
+            torch.binomial(torch.full((4000,), 16.0), torch.full((4000,), p), generator=g)
+            .int()
+            .tolist()
+        )
         covered = sum(bounds[h] >= p for h in hits) / len(hits)
         assert covered >= 0.985  # 1 - alpha = .99, less three standard errors
     item = {"question": ASKED, "choices": ["canyon", "delta", "reef"], "answer": 0}
@@ -162,11 +193,13 @@ def test_bounds_of_sampled_leakage():
 
 
 def test_any_of_n_samples_leaks_at_least_what_one_does(family, data):
-    model, tokenizer = models.load_model(family.base, "cpu", "float32"), models.load_tokenizer(family.base)
+    model, tokenizer = load_model(family.base, "cpu", "float32"), load_tokenizer(family.base)
     items, prompt = halves(data)[1][:6], prompts.Plain(lambda q: q)
     greedy, few = sampling.sample(model, tokenizer, items, prompt, 2, 1.0, 1.0, 4, 0)
     _, many = sampling.sample(model, tokenizer, items, prompt, 4, 1.0, 1.0, 4, 0)
-    assert all(m["leaks"] >= f["leaks"] for f, m in zip(few, many, strict=True))  # the first samples are the same
-    assert [g["samples"] for g in greedy] == [1] * 6 and sampling.sample(model, tokenizer, items, prompt, 0, 1, 1, 4, 0)[
-        1
-    ] is None
+    assert all(
+        m["leaks"] >= f["leaks"] for f, m in zip(few, many, strict=True)
+    )  # the first samples are the same
+    assert [g["samples"] for g in greedy] == [1] * 6 and sampling.sample(
+        model, tokenizer, items, prompt, 0, 1, 1, 4, 0
+    )[1] is None

@@ -5,20 +5,37 @@ import runpy
 
 import pytest
 
-from brittle import mcq, models
 from brittle.attacks import meter
 from brittle.attacks.base import Prompt
 from brittle.attacks.meter import eval_sets
+from brittle.data.items import SPLITS
+from brittle.metrics import mcq
+from brittle.models.load import load_model, load_tokenizer
 
 SCRIPTS = {
     "quantize": (
-        ["--bits", "16", "--bits", "3", "--group", "row", "--group", "8", "--model-base", "{filtered}"],
+        [
+            "--bits",
+            "16",
+            "--bits",
+            "3",
+            "--group",
+            "row",
+            "--group",
+            "8",
+            "--model-base",
+            "{filtered}",
+        ],
         {"bits": "16"},
         4,
     ),
     "prune": (["--ratio", "0", "--ratio", "0.5", "--texts", "8"], {"ratio": "0.0"}, 4),
     "noise": (["--scale", "0", "--scale", "0.5", "--draws", "2"], {"noise": "0.0"}, 4),
-    "soft_prompt": (["--vectors", "2", "--steps", "2", "--every", "1", "--train-batch", "4"], None, 2),
+    "soft_prompt": (
+        ["--vectors", "2", "--steps", "2", "--every", "1", "--train-batch", "4"],
+        None,
+        2,
+    ),
     "gcg": (["--length", "2", "--steps", "1", "--candidates", "2", "--items", "2"], None, 2),
     "steer": (["--model-base", "{filtered}"], None, 4 * 2 + 3 * 2),  # 2 blocks
 }
@@ -33,18 +50,33 @@ def read(path):
 def test_scripts(name, family, data, tmp_path, script):
     more, plain, variants = SCRIPTS[name]
     more = [part.format(filtered=family.filtered) for part in more]
-    done = script(f"eval/{name}.py", "--model", family.base, "--data", data, "--outdir", tmp_path, "--max-items", "5", *more)
+    done = script(
+        f"eval/{name}.py",
+        "--model",
+        family.base,
+        "--data",
+        data,
+        "--outdir",
+        tmp_path,
+        "--max-items",
+        "5",
+        *more,
+    )
     assert done.code == 0, done.err
     assert "half B was not in what the attack read" in done.out
     rows = read(tmp_path / f"{name}.csv")
     assert len(rows) == 3 * variants and (tmp_path / f"{name}.png").stat().st_size > 10_000
-    assert all(float(r["accuracy_low"]) <= float(r["accuracy"]) <= float(r["accuracy_high"]) for r in rows)
+    assert all(
+        float(r["accuracy_low"]) <= float(r["accuracy"]) <= float(r["accuracy_high"]) for r in rows
+    )
     if plain:  # the identity: what the model answers without attack
-        sets, tokenizer = eval_sets(data, 5), models.load_tokenizer(family.base)
+        sets, tokenizer = eval_sets(data, 5), load_tokenizer(family.base)
         for split, items in sets.items():
-            scored = mcq.score(models.load_model(family.base, "cpu", "float32"), tokenizer, items)
+            scored = mcq.score(load_model(family.base, "cpu", "float32"), tokenizer, items)
             row = next(r for r in rows if r["split"] == split and plain.items() <= r.items())
-            assert float(row["accuracy"]) == sum(p == i["answer"] for (p, _), i in zip(scored, items, strict=True)) / len(items)
+            assert float(row["accuracy"]) == sum(
+                p == i["answer"] for (p, _), i in zip(scored, items, strict=True)
+            ) / len(items)
             nll = -sum(v[i["answer"]] for (_, v), i in zip(scored, items, strict=True)) / len(items)
             assert float(row["answer_nll"]) == pytest.approx(nll) and int(row["n"]) == len(items)
 
@@ -57,18 +89,30 @@ def test_extract(family, data, tmp_path, script):
     assert done.code == 0, done.err
     rows = read(tmp_path / "extract.csv")
     of = {(r["template"], r["split"]): r for r in rows}
-    shares = {t: [float(of[t, s]["greedy_leak"]) for s in ("forget_a", "forget_b")] for t in ("plain", "few-shot")}
+    shares = {
+        t: [float(of[t, s]["greedy_leak"]) for s in ("forget_a", "forget_b")]
+        for t in ("plain", "few-shot")
+    }
     told = [line.partition(" leaks ") for line in done.out.splitlines()]
     for (about, _, words), template in zip(told, shares, strict=False):
         a, b = shares[template]
-        assert about.split() == [template, "greedy", "answer"] and words.startswith(f"{a:.2f} of half A, {b:.2f} of half B")
+        assert about.split() == [template, "greedy", "answer"] and words.startswith(
+            f"{a:.2f} of half A, {b:.2f} of half B"
+        )
         assert ("any of 2 samples" in words) == (template == "plain")
     assert len(told) == 3 and str(tmp_path / "extract.csv") in done.out.splitlines()[-1]
-    assert [(r["template"], r["split"]) for r in rows] == [(t, s) for t in ("plain", "few-shot") for s in eval_sets(data)]
-    assert all((r["any_leak"] == "") == (r["template"] == "few-shot") == (r["n_samples"] == "0") for r in rows)
+    assert [(r["template"], r["split"]) for r in rows] == [
+        (t, s) for t in ("plain", "few-shot") for s in eval_sets(data)
+    ]
+    assert all(
+        (r["any_leak"] == "") == (r["template"] == "few-shot") == (r["n_samples"] == "0")
+        for r in rows
+    )
     assert all(float(r["sample_leak"]) <= float(r["leak_bound"]) for r in rows[:3])
     prefixes = read(tmp_path / "prefix.csv")
-    assert [(r["split"], r["prefix"]) for r in prefixes] == [(s, p) for s in ("forget", "retain") for p in ("0.1", "0.25", "0.5")]
+    assert [(r["split"], r["prefix"]) for r in prefixes] == [
+        (s, p) for s in ("forget", "retain") for p in ("0.1", "0.25", "0.5")
+    ]
 
 
 def test_collapse(family, data, tmp_path, script):
@@ -85,14 +129,18 @@ def test_collapse(family, data, tmp_path, script):
 def test_relearning_on_other_texts(family, data, tmp_path, script):
     tamper = runpy.run_path("eval/tamper.py", run_name="tamper")
     texts = {on: set(tamper["attack_texts"](data, on)) for on in tamper["TRAINED"]}
-    assert len(texts["half-a"]) == len(texts["half-b"]) == 30 and not texts["half-a"] & texts["half-b"]
+    assert (
+        len(texts["half-a"]) == len(texts["half-b"]) == 30 and not texts["half-a"] & texts["half-b"]
+    )
     assert not texts["benign"] & (texts["half-a"] | texts["half-b"])
     done = script("eval/tamper.py", "--model", family.base, "--data", data, "--steps", "1", "--lr", "1e-3", "--max-items", "5",
                   "--batch-size", "2", "--on", "benign", "--lora-rank", "2", "--outdir", tmp_path)  # fmt: skip
     assert done.code == 0 and len(read(tmp_path / "tamper_items.csv")) == 2 * 30, done.err
-    model, tokenizer = models.load_model(family.base, "cpu", "float32"), models.load_tokenizer(family.base)
+    model, tokenizer = load_model(family.base, "cpu", "float32"), load_tokenizer(family.base)
     for split, items in tamper["eval_sets"](data, 5, 0).items():
-        (row,) = [r for r in read(tmp_path / "tamper.csv") if (r["split"], r["step"]) == (split, "0")]
+        (row,) = [
+            r for r in read(tmp_path / "tamper.csv") if (r["split"], r["step"]) == (split, "0")
+        ]
         right, nlls = meter.answers(model, tokenizer, items, Prompt())
         found = float(row["accuracy"]), float(row["answer_nll"])
         assert found == pytest.approx((sum(right) / len(right), sum(nlls) / len(nlls)), rel=1e-4)
@@ -111,14 +159,30 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes(name, family, data, tmp_path, script):
     more, words = MISTAKES[name]
-    done = script(f"eval/{name}.py", "--model", family.base, "--data", data, "--outdir", tmp_path / "out", *more)
-    assert done.code == 2 and words in done.err and len(done.err.splitlines()) == 1 and not (tmp_path / "out").exists()
+    done = script(
+        f"eval/{name}.py",
+        "--model",
+        family.base,
+        "--data",
+        data,
+        "--outdir",
+        tmp_path / "out",
+        *more,
+    )
+    assert (
+        done.code == 2
+        and words in done.err
+        and len(done.err.splitlines()) == 1
+        and not (tmp_path / "out").exists()
+    )
 
 
 def test_too_few_questions(family, data, tmp_path, script, jsonl):
-    for split in mcq.SPLITS:
+    for split in SPLITS:
         rows = jsonl(data / f"mcq_{split}.jsonl")
         some = {half: [r for r in rows if r["half"] == half] for half in "AB"}
         jsonl(tmp_path / f"mcq_{split}.jsonl", some["A"] + some["B"][:4])
-    done = script("eval/noise.py", "--model", family.base, "--data", tmp_path, "--outdir", tmp_path / "out")
+    done = script(
+        "eval/noise.py", "--model", family.base, "--data", tmp_path, "--outdir", tmp_path / "out"
+    )
     assert done.code == 2 and "4 questions of half B" in done.err

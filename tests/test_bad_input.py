@@ -20,7 +20,7 @@ from conftest import SIZES
 from huggingface_hub import errors
 from test_models import response
 
-from brittle import family as mini
+from brittle.training import mini
 
 UNLEARN, TAMPER, MODELS = "unlearn/unlearn.py", "eval/tamper.py", "create_models.py"
 PARAMS, NORMS = "experiment/collect_param_stats.py", "experiment/collect_activation_norms.py"
@@ -50,7 +50,9 @@ def built(tmp_path_factory, data, family):
     for name, changes in (("wider", {"hidden_size": 48}), ("deeper", {"layers": 3})):
         mini.make_model(tokenizer, **{**SIZES, **changes}).save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
-    other = (tmp_path / "base" / "config.json").read_text().replace('"gpt_neox"', '"gpt_neox_japanese"')
+    other = (
+        (tmp_path / "base" / "config.json").read_text().replace('"gpt_neox"', '"gpt_neox_japanese"')
+    )
     shutil.copytree(family.base, tmp_path / "other")
     (tmp_path / "other" / "config.json").write_text(other)
     shutil.copytree(data, tmp_path / "data")
@@ -76,21 +78,54 @@ def texts(forget="{p}/data/forget.txt", retain="{p}/data/retain.txt"):
     return [f"--forget={forget}", f"--retain={retain}"]
 
 
-def unlearn(*more, model="{p}/base", method="ga", forget="{p}/data/forget.txt", retain="{p}/data/retain.txt"):
+def unlearn(
+    *more, model="{p}/base", method="ga", forget="{p}/data/forget.txt", retain="{p}/data/retain.txt"
+):
     short = ["--steps=2", "--batch-size=2", "--max-samples=8", "--root={p}/out"]
-    return [UNLEARN, f"--model={model}", f"--method={method}", *texts(forget, retain), *short, *more]
+    return [
+        UNLEARN,
+        f"--model={model}",
+        f"--method={method}",
+        *texts(forget, retain),
+        *short,
+        *more,
+    ]
 
 
 def tamper(*more, model="{p}/base", data="{p}/data"):
-    return [TAMPER, f"--model={model}", f"--data={data}", "--steps=2", "--eval-at=1", "--lr=1e-3", "--outdir={p}/out", *more]
+    return [
+        TAMPER,
+        f"--model={model}",
+        f"--data={data}",
+        "--steps=2",
+        "--eval-at=1",
+        "--lr=1e-3",
+        "--outdir={p}/out",
+        *more,
+    ]
 
 
 def compare(script, b, a="{p}/base"):
-    return [script, f"--model-a={a}", f"--model-b={b}", "--outdir={p}/out", *(texts() if script == NORMS else [])]
+    return [
+        script,
+        f"--model-a={a}",
+        f"--model-b={b}",
+        "--outdir={p}/out",
+        *(texts() if script == NORMS else []),
+    ]
 
 
 def make(*more, data="{p}/data"):
-    return [MODELS, f"--data={data}", "--outdir={p}/out", "--only=base", "--steps=1", "--batch-size=2", "--hidden-size=16", *more]
+    return [
+        MODELS,
+        f"--data={data}",
+        "--outdir={p}/out",
+        "--only=base",
+        "--steps=1",
+        "--batch-size=2",
+        "--hidden-size=16",
+        *more,
+    ]
 
 
 MISTAKES = {
@@ -199,11 +234,31 @@ GATED = "owner/name is gated. Accept its terms on its page, then put a token int
     ("arguments", "raised", "says"),
     [
         (tamper(model="owner/name"), errors.GatedRepoError("gated", response=response(403)), GATED),
-        (unlearn(model="owner/name"), errors.GatedRepoError("gated", response=response(401)), GATED),
-        (compare(PARAMS, "owner/name"), errors.GatedRepoError("gated", response=response(403)), GATED),
-        (unlearn(model="owner/name"), errors.RepositoryNotFoundError("none", response=response(401)), "is called owner/name"),
-        (tamper(model="owner/name"), errors.HfHubHTTPError("busy", response=response(503)), "the hub cannot be reached"),
-        (compare(PARAMS, "owner/name"), ConnectionError("no route to host"), "the hub cannot be reached"),
+        (
+            unlearn(model="owner/name"),
+            errors.GatedRepoError("gated", response=response(401)),
+            GATED,
+        ),
+        (
+            compare(PARAMS, "owner/name"),
+            errors.GatedRepoError("gated", response=response(403)),
+            GATED,
+        ),
+        (
+            unlearn(model="owner/name"),
+            errors.RepositoryNotFoundError("none", response=response(401)),
+            "is called owner/name",
+        ),
+        (
+            tamper(model="owner/name"),
+            errors.HfHubHTTPError("busy", response=response(503)),
+            "the hub cannot be reached",
+        ),
+        (
+            compare(PARAMS, "owner/name"),
+            ConnectionError("no route to host"),
+            "the hub cannot be reached",
+        ),
     ],
     ids=lambda x: x[0] if isinstance(x, list) else type(x).__name__,
 )
@@ -239,14 +294,24 @@ def failing(number, place):
     return refuse
 
 
-WRITERS = {"unlearn": unlearn(), "tamper": tamper(), "models": make(), "params": compare(PARAMS, "{p}/filtered")}
+WRITERS = {
+    "unlearn": unlearn(),
+    "tamper": tamper(),
+    "models": make(),
+    "params": compare(PARAMS, "{p}/filtered"),
+}
 
 
 @pytest.mark.parametrize(
     ("number", "writer"),
-    [*((errno.EROFS, w) for w in WRITERS), *((n, "tamper") for n in (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT))],
+    [
+        *((errno.EROFS, w) for w in WRITERS),
+        *((n, "tamper") for n in (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)),
+    ],
 )
-def test_output_folder_that_cannot_be_made(number, writer, place, filled, fork, snapshot, monkeypatch):
+def test_output_folder_that_cannot_be_made(
+    number, writer, place, filled, fork, snapshot, monkeypatch
+):
     monkeypatch.setattr(os, "mkdir", failing(number, place))
     before = snapshot(place)
     done = fork(*filled(WRITERS[writer])).wait()
@@ -267,16 +332,22 @@ def test_disk_that_fills_while_writing(writer, place, filled, fork, snapshot, mo
     import transformers
     from safetensors import SafetensorError
 
-    from brittle import results
+    from brittle.base import record
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def full_weights(*_, **__):
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        )
 
-    monkeypatch.setattr(results, "write_csv", full)
-    for module in (safetensors.torch, transformers.modeling_utils, transformers.modeling_utils.safe_save_file):
+    monkeypatch.setattr(record, "write_csv", full)
+    for module in (
+        safetensors.torch,
+        transformers.modeling_utils,
+        transformers.modeling_utils.safe_save_file,
+    ):
         for name in ("save_file", "safe_save_file"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, full_weights)
@@ -312,7 +383,9 @@ def test_real_full_disk(writer, tiny_disk, fork, snapshot):
 def wait_for(condition, child, seconds=60):
     deadline = time.time() + seconds
     while not condition():
-        assert time.time() < deadline and os.waitpid(child.pid, os.WNOHANG) == (0, 0), child.files[1].read_text()
+        assert time.time() < deadline and os.waitpid(child.pid, os.WNOHANG) == (0, 0), child.files[
+            1
+        ].read_text()
         time.sleep(0.01)
 
 
@@ -334,7 +407,11 @@ def test_interrupted(signal_sent, writer, place, filled, fork, snapshot):
     os.kill(child.pid, signal_sent)
     done = child.wait(30)
     if signal_sent == signal.SIGINT:
-        assert done.code in (2, 130) and len(errors_of(done)) == 1 and "interrupted" in errors_of(done)[0]
+        assert (
+            done.code in (2, 130)
+            and len(errors_of(done)) == 1
+            and "interrupted" in errors_of(done)[0]
+        )
     else:
         assert done.code == 143 and errors_of(done) == []
     assert snapshot(place) == before

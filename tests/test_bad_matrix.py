@@ -8,7 +8,7 @@ import pytest
 import typer
 from conftest import ROOT
 
-from brittle import cli
+from brittle.base.command import ClickException, with_knobs
 
 pytestmark = pytest.mark.usefixtures("imported")
 
@@ -39,10 +39,16 @@ def arguments(script, bad, place, family):
             "filtered": family.filtered, "unlearned": family.base, "outdir": place / "out", "root": place / "out", "method": "ga",
             "forget": place / "good/forget.txt", "retain": place / "good/retain.txt", "data": place / "good"}  # fmt: skip
     found = bad_inputs.options(script)
-    given = {o.flag: good[o.name] for o in found if o.name in good and (o.required or o.name not in bad_inputs.MODELS)}
+    given = {
+        o.flag: good[o.name]
+        for o in found
+        if o.name in good and (o.required or o.name not in bad_inputs.MODELS)
+    }
     given |= {o.flag: place / "missing" for o in found if o.required and o.name not in good}
     given |= {flag: str(value).format(p=place) for flag, value in bad.items()}
-    if script == "create_models.py":  # with both, processes of their own complain; see test_bad_input.py
+    if (
+        script == "create_models.py"
+    ):  # with both, processes of their own complain; see test_bad_input.py
         given["--only"] = "base"
     return [f"{flag}={value}" for flag, value in given.items()]
 
@@ -54,7 +60,12 @@ def test_calls(path, place, family, monkeypatch, script):
     for what, bad in bad_inputs.calls(path).items():
         done = script(path, *([] if bad is None else arguments(path, bad, place, family)))
         lines = done.err.splitlines()
-        if done.code in (0, 1) or not lines or not lines[-1].startswith("error: ") or "Traceback" in done.err:
+        if (
+            done.code in (0, 1)
+            or not lines
+            or not lines[-1].startswith("error: ")
+            or "Traceback" in done.err
+        ):
             wrong.append((what, done.code, done.err[-600:]))
         elif sum(line.startswith("error:") for line in lines) != 1 or len(lines[-1]) > 1200:
             wrong.append((what, "not one line", done.err[-600:]))
@@ -70,15 +81,18 @@ def test_numbers(path):
     names = runpy.run_path(str(ROOT / path), run_name="numbers")
     app = typer.Typer()
     app.command()(names["main"])
-    if any(p.kind is p.VAR_KEYWORD for p in bad_inputs.inspect.signature(names["main"]).parameters.values()):
+    if any(
+        p.kind is p.VAR_KEYWORD
+        for p in bad_inputs.inspect.signature(names["main"]).parameters.values()
+    ):
         app = typer.Typer()
-        app.command()(cli.with_knobs(names["main"], {}))
+        app.command()(with_knobs(names["main"], {}))
     command, accepted = typer.main.get_command(app), []
     for flag, value in bad_inputs.numbers(path):
         try:
             command.make_context(path, [f"{flag}={value}"])
             accepted.append((flag, value))
-        except cli.ClickException as error:
+        except ClickException as error:
             if flag not in error.format_message():
                 accepted.append((flag, value, error.format_message()))
     assert accepted == []

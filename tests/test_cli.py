@@ -12,8 +12,8 @@ import torch
 import typer
 from safetensors import SafetensorError
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command as command_module
+from brittle.base.errors import UserError
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def command(monkeypatch, capsys, tmp_path):
     def run(main, *arguments):
         monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
         with pytest.raises(SystemExit) as stop:
-            cli.run(main)
+            command_module.run(main)
         return stop.value.code, *capsys.readouterr()
 
     yield run
@@ -49,28 +49,61 @@ def test_status_is_what_main_returns(command, value, status):
     ("error", "says"),
     [
         (UserError("asked X, there is Y,\n  do   Z."), "asked X, there is Y, do Z."),
-        (OSError(errno.ENOSPC, "No space left on device", "/out/x.csv"), "cannot write /out/x.csv: No space left on device"),
-        (OSError(errno.ENOSPC, "No space left on device"), "cannot write the results: No space left on device"),
-        (OSError(errno.EROFS, "Read-only file system", "/out"), "cannot write /out: Read-only file system"),
-        (PermissionError(errno.EACCES, "Permission denied", "/out"), "cannot write /out: Permission denied"),
-        (OSError(errno.EDQUOT, "Disk quota exceeded", "/out"), "cannot write /out: Disk quota exceeded"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/out/x.csv"),
+            "cannot write /out/x.csv: No space left on device",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "cannot write the results: No space left on device",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only file system", "/out"),
+            "cannot write /out: Read-only file system",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/out"),
+            "cannot write /out: Permission denied",
+        ),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded", "/out"),
+            "cannot write /out: Disk quota exceeded",
+        ),
         (OSError(errno.ENAMETOOLONG, "File name too long", "y" * 400), "is too long for a file"),
         (
-            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            SafetensorError(
+                "Error while serializing: I/O error: No space left on device (os error 28)"
+            ),
             "cannot write the weights: No space left on device",
         ),
         (SafetensorError("Error while deserializing header: header too small"), "cannot be read"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of GPU memory: lower --batch-size"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            "out of GPU memory: lower --batch-size",
+        ),
     ],
 )
 def test_mistakes_and_full_disks_take_one_line(command, error, says):
     status, out, err = command(raising(error))
-    assert status == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1 and says in err
+    assert (
+        status == 2
+        and out == ""
+        and err.startswith("error: ")
+        and err.count("\n") == 1
+        and says in err
+    )
     assert len(err) < 300
 
 
 @pytest.mark.parametrize(
-    "error", [KeyError("x"), ValueError("x"), AssertionError("x"), OSError(errno.EIO, "I/O error"), TypeError("x")]
+    "error",
+    [
+        KeyError("x"),
+        ValueError("x"),
+        AssertionError("x"),
+        OSError(errno.EIO, "I/O error"),
+        TypeError("x"),
+    ],
 )
 def test_bugs_keep_their_traceback(command, error):
     """What no user can mend is not dressed up as their mistake."""
@@ -99,7 +132,9 @@ def test_an_error_that_an_interrupt_caused_is_the_interrupt(command):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_import_that_swallows_the_interrupt_is_interrupted_again(command, tmp_path, monkeypatch, number, status):
+def test_an_import_that_swallows_the_interrupt_is_interrupted_again(
+    command, tmp_path, monkeypatch, number, status
+):
     """numpy, torch and transformers all wrap imports in `except`; a module half imported fails much later, or never."""
     (tmp_path / "stubborn.py").write_text(
         "import os, time\n"
@@ -151,7 +186,10 @@ def test_terminated_says_nothing_and_cleans_up(command):
     assert command(main) == (143, "", "") and cleaned
 
 
-def sized(size: Annotated[int, typer.Option(min=1, help="Size.")], fast: Annotated[bool, typer.Option("--fast")] = False):
+def sized(
+    size: Annotated[int, typer.Option(min=1, help="Size.")],
+    fast: Annotated[bool, typer.Option("--fast")] = False,
+):
     """Do it."""
     print(size, fast)
 
@@ -171,7 +209,13 @@ def sized(size: Annotated[int, typer.Option(min=1, help="Size.")], fast: Annotat
 def test_wrong_command_lines(command, arguments, says):
     """Whatever version of typer and click is there: one line, no usage text, no traceback."""
     status, out, err = command(sized, *arguments)
-    assert status == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1 and says in err
+    assert (
+        status == 2
+        and out == ""
+        and err.startswith("error: ")
+        and err.count("\n") == 1
+        and says in err
+    )
 
 
 def test_right_command_lines(command):
@@ -188,7 +232,9 @@ def test_knobs_become_flags(command):
         """Do it."""
         seen.update(knobs, size=size)
 
-    wrapped = cli.with_knobs(main, {"layer_id": "Block [rmu 7].", "beta": "Temperature."})
+    wrapped = command_module.with_knobs(
+        main, {"layer_id": "Block [rmu 7].", "beta": "Temperature."}
+    )
     assert command(wrapped, "--layer-id", "1,2")[0] == 0
     assert seen == {"layer_id": "1,2", "beta": None, "size": 3}
     assert "Block [rmu 7]." in command(wrapped, "--help")[1]
@@ -205,10 +251,13 @@ def test_env_file_fills_in_and_the_environment_wins(command, monkeypatch, tmp_pa
     assert seen == [("environment", "file")]
 
 
-@pytest.mark.parametrize(("given", "cores", "used"), [("3", 64, 3), ("", 64, 8), (None, 64, 8), (None, 2, 2), (None, None, 1)])
+@pytest.mark.parametrize(
+    ("given", "cores", "used"),
+    [("3", 64, 3), ("", 64, 8), (None, 64, 8), (None, 2, 2), (None, None, 1)],
+)
 def test_threads(monkeypatch, given, cores, used):
     monkeypatch.delenv("OMP_NUM_THREADS")
     if given is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    assert cli.threads() == used
+    assert command_module.threads() == used

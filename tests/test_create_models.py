@@ -19,7 +19,14 @@ def make(script, data, tmp_path):
 
     def both(folder, *options):
         for role in ("base", "filtered"):
-            done = script(SCRIPT, f"--data={data}", f"--outdir={tmp_path / folder}", f"--only={role}", *SMALL, *options)
+            done = script(
+                SCRIPT,
+                f"--data={data}",
+                f"--outdir={tmp_path / folder}",
+                f"--only={role}",
+                *SMALL,
+                *options,
+            )
             assert done.code == 0, done.err
         return {role: tmp_path / folder / f"mini-{role}" for role in ("base", "filtered")}
 
@@ -38,14 +45,17 @@ def test_only_the_training_text_differs(make):
 
 def test_filtered_does_not_learn_the_forget_domain(make, data):
     """After a short training both have learnt the retain texts alike, and only Base the forget texts."""
-    from brittle import losses, models, text
+    from brittle.data.batches import encode, pad
+    from brittle.data.texts import read_texts
+    from brittle.models import logprobs
+    from brittle.models.load import load_model, load_tokenizer
 
     made, nll = make("trained", "--steps=80"), {}
     for role, folder in made.items():
-        model, tokenizer = models.load_model(folder), models.load_tokenizer(folder)
+        model, tokenizer = load_model(folder), load_tokenizer(folder)
         for split in ("forget", "retain"):
-            ids = text.encode(tokenizer, text.read_texts(data / f"{split}.txt", 100), 64)
-            nll[role, split] = losses.nll(model, text.pad(ids, tokenizer.pad_token_id)).item()
+            ids = encode(tokenizer, read_texts(data / f"{split}.txt", 100), 64)
+            nll[role, split] = logprobs.nll(model, pad(ids, tokenizer.pad_token_id)).item()
     assert abs(nll["base", "retain"] - nll["filtered", "retain"]) < 0.25
     assert nll["filtered", "forget"] > nll["base", "forget"] + 0.5
 
@@ -55,14 +65,21 @@ def test_plain_transformers_loads_it(make, data):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = make("plain", "--steps=2")["base"]
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
     line = (data / "retain.txt").read_text().splitlines()[0]
     ids = tokenizer(line, return_tensors="pt")["input_ids"]
     assert tokenizer.decode(ids[0]) == line and torch.isfinite(model(ids).logits).all()
     assert model.config.family == "mini" and model.config.num_hidden_layers == 2
     record = json.loads((folder / "model.run.json").read_text())
     assert set(record["settings"]) == {"forget", "retain", "general"}
-    assert {Path(p).name for p in record["inputs"]} >= {"pretrain_base.txt", "tokenizer.txt", SCRIPT}
+    assert {Path(p).name for p in record["inputs"]} >= {
+        "pretrain_base.txt",
+        "tokenizer.txt",
+        SCRIPT,
+    }
     assert set(record["outputs"]) >= {"model.safetensors", "tokenizer.json", "config.json"}
 
 
@@ -79,10 +96,17 @@ def test_both_make_new_data_once(script, tmp_path, monkeypatch, entities):
 
     real = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", popen)
-    done = script(SCRIPT, f"--data={tmp_path / 'new'}", *entities, "--steps=1", f"--outdir={tmp_path / 'out'}")
-    assert done.code == 0 and json.loads((tmp_path / "new" / "world.json").read_text())["entities"] == 5
+    done = script(
+        SCRIPT, f"--data={tmp_path / 'new'}", *entities, "--steps=1", f"--outdir={tmp_path / 'out'}"
+    )
+    assert (
+        done.code == 0
+        and json.loads((tmp_path / "new" / "world.json").read_text())["entities"] == 5
+    )
     assert [c[-2:] for c in started] == [["--only", "base"], ["--only", "filtered"]]
-    assert all("--steps=1" in c and "--entities" not in " ".join(c) and "5" not in c for c in started)
+    assert all(
+        "--steps=1" in c and "--entities" not in " ".join(c) and "5" not in c for c in started
+    )
 
 
 @pytest.mark.parametrize(("codes", "status"), [((0, 0), 0), ((2, 0), 2), ((0, 2), 2), ((2, 2), 2)])
@@ -92,12 +116,18 @@ def test_both_fail_where_one_fails(script, data, tmp_path, monkeypatch, capfd, c
 
     def popen(command, **options):
         code = left.pop(0)
-        said = "print('bar 1/9\\rbar 9/9\\nerror: of ' + sys.argv[1], file=sys.stderr)" if code else ""
+        said = (
+            "print('bar 1/9\\rbar 9/9\\nerror: of ' + sys.argv[1], file=sys.stderr)" if code else ""
+        )
         text = f"import sys\n{said}\nsys.exit({code})"
         return real([sys.executable, "-c", text, command[-1]], **options)
 
     monkeypatch.setattr(subprocess, "Popen", popen)
     done = script(SCRIPT, f"--data={data}", f"--outdir={tmp_path / 'out'}")
     assert done.code == status
-    said = [line for line in (capfd.readouterr().err + done.err).splitlines() if line.startswith("error:")]
+    said = [
+        line
+        for line in (capfd.readouterr().err + done.err).splitlines()
+        if line.startswith("error:")
+    ]
     assert said == ([] if not status else ["error: of base" if codes[0] else "error: of filtered"])

@@ -13,12 +13,19 @@ LONG = "A WikiText line that is longer than fifty characters, number {}, so it i
 
 def questions(count, word):
     return [
-        {"question": f" {word} question {i}? ", "choices": [f"{c} {i}" for c in CHOICES], "answer": i % 4} for i in range(count)
+        {
+            "question": f" {word} question {i}? ",
+            "choices": [f"{c} {i}" for c in CHOICES],
+            "answer": i % 4,
+        }
+        for i in range(count)
     ]
 
 
 def wikitext(count):
-    lines = [row for i in range(count) for row in ("", f" = Heading {i} = ", f" {LONG.format(i)} \n")]
+    lines = [
+        row for i in range(count) for row in ("", f" = Heading {i} = ", f" {LONG.format(i)} \n")
+    ]
     return [{"text": line} for line in lines]
 
 
@@ -26,7 +33,10 @@ SUBJECTS = ["college_biology", "virology", "astronomy", "professional_law", "ana
 
 
 def mmlu(count):
-    return [{**q, "subject": SUBJECTS[i % len(SUBJECTS)]} for i, q in enumerate(questions(count, "MMLU"))]
+    return [
+        {**q, "subject": SUBJECTS[i % len(SUBJECTS)]}
+        for i, q in enumerate(questions(count, "MMLU"))
+    ]
 
 
 def write(path, rows):
@@ -58,7 +68,10 @@ def hub_like(tmp_path):
             write(tmp_path / "wikitext" / config / f"{split}-00000-of-00001.parquet", rows)
     for config in ("all", "anatomy"):
         for split, count in (("test", 20), ("validation", 3), ("dev", 2), ("auxiliary_train", 4)):
-            write(tmp_path / "mmlu" / config / f"{split}-00000-of-00001.parquet", mmlu(count)[: None if config == "all" else 1])
+            write(
+                tmp_path / "mmlu" / config / f"{split}-00000-of-00001.parquet",
+                mmlu(count)[: None if config == "all" else 1],
+            )
     (tmp_path / "wmdp" / "README.md").write_text("---\nconfigs: []\n---\n")
     (tmp_path / "wmdp" / "dataset_infos.json").write_text("{}")
     return [f"--{name}-path={tmp_path / name}" for name in ("wmdp", "wikitext", "mmlu")]
@@ -73,9 +86,15 @@ def check(out, jsonl):
     assert lines(out / "forget.txt") == [f"bio question {i}?" for i in range(10)]
     assert lines(out / "retain.txt") == [LONG.format(i) for i in range(7)]
     items = jsonl(out / "mcq_forget.jsonl")
-    asked = {f"Question: bio question {i}? Answer:": ([f"{c} {i}" for c in CHOICES], i % 4) for i in range(10)}
+    asked = {
+        f"Question: bio question {i}? Answer:": ([f"{c} {i}" for c in CHOICES], i % 4)
+        for i in range(10)
+    }
     assert {r["question"]: (r["choices"], r["answer"]) for r in items} == asked
-    assert Counter(r["half"] for r in items) == {"A": 5, "B": 5} and len({r["fact"] for r in items}) == 10
+    assert (
+        Counter(r["half"] for r in items) == {"A": 5, "B": 5}
+        and len({r["fact"] for r in items}) == 10
+    )
     near, far = jsonl(out / "mcq_retain.jsonl"), jsonl(out / "mcq_general.jsonl")
     number = [{int(r["question"].split()[3].strip("?")) % 5 for r in rows} for rows in (near, far)]
     assert number == [{0, 1, 4}, {2, 3}] and len(near) == 12 and len(far) == 8
@@ -90,9 +109,15 @@ def test_hub_like_folders(hub_like, tmp_path, script, jsonl):
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
 def test_flat_folders(tmp_path, script, jsonl, suffix):
     paths = []
-    for name, rows in (("wmdp", questions(10, "bio")), ("wikitext", wikitext(7)), ("mmlu", mmlu(20))):
+    for name, rows in (
+        ("wmdp", questions(10, "bio")),
+        ("wikitext", wikitext(7)),
+        ("mmlu", mmlu(20)),
+    ):
         paths.append(f"--{name}-path={write(tmp_path / name / f'data.{suffix}', rows).parent}")
-        (tmp_path / name / "dataset_info.json").write_text("{}")  # what `save_to_disk` leaves beside its files
+        (tmp_path / name / "dataset_info.json").write_text(
+            "{}"
+        )  # what `save_to_disk` leaves beside its files
     done = script(SCRIPT, "--source", "wmdp", "--outdir", tmp_path / "out", *paths)
     assert done.code == 0, done.err
     check(tmp_path / "out", jsonl)
@@ -108,7 +133,12 @@ def test_halves_are_seeded_and_blind_to_the_answer(hub_like, tmp_path, script, j
 
 def test_document_corpus(hub_like, tmp_path, script):
     rows = [
-        {"title": f"Title {i}", "abstract": f"Abstract\nof {i}", "text": None if i == 1 else f"Text {i}", "doi": "x"}
+        {
+            "title": f"Title {i}",
+            "abstract": f"Abstract\nof {i}",
+            "text": None if i == 1 else f"Text {i}",
+            "doi": "x",
+        }
         for i in range(3)
     ]
     folder = write(tmp_path / "remove" / "data" / "train-00000-of-00001.parquet", rows).parents[1]
@@ -130,14 +160,21 @@ def test_without_mmlu_it_says_what_is_missing(hub_like, tmp_path, script):
 
 
 def test_max_samples(hub_like, tmp_path, script, jsonl):
-    done = script(SCRIPT, "--source", "wmdp", "--outdir", tmp_path / "out", "--max-samples", 4, *hub_like)
-    assert done.code == 0 and len(lines(tmp_path / "out" / "forget.txt")) == len(lines(tmp_path / "out" / "retain.txt")) == 4
+    done = script(
+        SCRIPT, "--source", "wmdp", "--outdir", tmp_path / "out", "--max-samples", 4, *hub_like
+    )
+    assert (
+        done.code == 0
+        and len(lines(tmp_path / "out" / "forget.txt"))
+        == len(lines(tmp_path / "out" / "retain.txt"))
+        == 4
+    )
     assert len(jsonl(tmp_path / "out" / "mcq_forget.jsonl")) == 10
 
 
 def test_the_record_names_what_was_read(hub_like, tmp_path, script):
     """So that the pipeline makes the data again when a local file changes."""
-    from brittle.results import why_run
+    from brittle.base.record import why_run
 
     argv = [SCRIPT, "--source", "wmdp", "--outdir", str(tmp_path / "out"), *hub_like]
     script(*argv)
@@ -150,7 +187,13 @@ def test_own_files(tmp_path, script, jsonl):
     (tmp_path / "f.txt").write_text("first\n\nsecond\n", encoding="utf-8")
     jsonl(tmp_path / "r.jsonl", [{"text": "over\ntwo lines"}, {"question": "Q?", "answer": "A"}])
     done = script(
-        SCRIPT, "--forget-file", tmp_path / "f.txt", "--retain-file", tmp_path / "r.jsonl", "--outdir", tmp_path / "out"
+        SCRIPT,
+        "--forget-file",
+        tmp_path / "f.txt",
+        "--retain-file",
+        tmp_path / "r.jsonl",
+        "--outdir",
+        tmp_path / "out",
     )
     assert done.code == 0, done.err
     assert lines(tmp_path / "out" / "forget.txt") == ["first", "second"]
@@ -161,7 +204,15 @@ def test_questions_of_other_data_are_pointed_out(hub_like, tmp_path, script):
     """Own texts beside the multiple-choice files of an earlier run: evaluation would ask about something else."""
     (tmp_path / "f.txt").write_text("text\n")
     script(SCRIPT, "--source", "wmdp", "--outdir", tmp_path / "out", *hub_like)
-    done = script(SCRIPT, "--forget-file", tmp_path / "f.txt", "--retain-file", tmp_path / "f.txt", "--outdir", tmp_path / "out")
+    done = script(
+        SCRIPT,
+        "--forget-file",
+        tmp_path / "f.txt",
+        "--retain-file",
+        tmp_path / "f.txt",
+        "--outdir",
+        tmp_path / "out",
+    )
     assert done.code == 0 and "mcq_forget.jsonl" in done.out and "note:" in done.out
 
 
@@ -169,7 +220,9 @@ def test_mini_is_the_default_and_says_what_it_made(tmp_path, script, data, snaps
     done = script(SCRIPT, "--entities", 6, "--private-entities", 2, "--outdir", tmp_path / "out")
     assert done.code == 0 and f"{tmp_path / 'out'}/forget.txt: " in done.out
     made, known = snapshot(tmp_path / "out"), snapshot(data)
-    assert set(made) == set(known) and all(made[n] == known[n] for n in made if not n.endswith(".run.json"))
+    assert set(made) == set(known) and all(
+        made[n] == known[n] for n in made if not n.endswith(".run.json")
+    )
 
 
 # --- mistakes
@@ -204,7 +257,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_take_one_line_and_leave_nothing(mistake, hub_like, tmp_path, script, snapshot, caplog):
+def test_mistakes_take_one_line_and_leave_nothing(
+    mistake, hub_like, tmp_path, script, snapshot, caplog
+):
     arguments, says = MISTAKES[mistake]
     (tmp_path / "f.txt").write_text("text\n")
     (tmp_path / "empty.txt").write_text("\n\n")
@@ -214,15 +269,22 @@ def test_mistakes_take_one_line_and_leave_nothing(mistake, hub_like, tmp_path, s
     (tmp_path / "nothing").mkdir()
     write(tmp_path / "norows" / "test.parquet", {"question": [], "choices": [], "answer": []})
     for name in ("chem", "cyber"):
-        write(tmp_path / "chem" / f"wmdp-{name}" / "test-00000-of-00001.parquet", questions(3, name))
+        write(
+            tmp_path / "chem" / f"wmdp-{name}" / "test-00000-of-00001.parquet", questions(3, name)
+        )
     for name in ("validation", "test"):
-        write(tmp_path / "splits" / "wikitext-2-raw-v1" / f"{name}-00000-of-00001.parquet", wikitext(3))
+        write(
+            tmp_path / "splits" / "wikitext-2-raw-v1" / f"{name}-00000-of-00001.parquet",
+            wikitext(3),
+        )
     write(tmp_path / "csv" / "test.csv", questions(3, "bio"))
     write(tmp_path / "headings" / "train.parquet", [{"text": " = Heading = "}])
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "test.parquet").write_bytes(b"PAR1 no more")
     before = snapshot(tmp_path)
-    filled = [a.format(tmp=tmp_path, hub="") for a in arguments if a != "{hub}"] + (hub_like if "{hub}" in arguments else [])
+    filled = [a.format(tmp=tmp_path, hub="") for a in arguments if a != "{hub}"] + (
+        hub_like if "{hub}" in arguments else []
+    )
     if not any("--outdir" in a for a in filled):
         filled.append(f"--outdir={tmp_path / 'out'}")
     done = script(SCRIPT, *filled)

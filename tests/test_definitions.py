@@ -11,15 +11,13 @@ import pytest
 import tiny
 import torch
 
-from brittle import losses, quality
-from brittle import metrics_answers as ma
-from brittle import metrics_membership as mm
-from brittle import metrics_text as mt
-from brittle import metrics_tofu as m
-from brittle.errors import UserError
-from brittle.metrics_answers import Scored
-from brittle.metrics_definitions import DEFINITIONS, named
-from brittle.text import Stream
+from brittle.base.errors import UserError
+from brittle.data.batches import Stream
+from brittle.methods import terms
+from brittle.metrics import answers, forget_quality, generated_text, membership, tofu
+from brittle.metrics.answers import Scored
+from brittle.metrics.definitions import DEFINITIONS, named
+from brittle.models.logprobs import nll, sequence_logprobs, target_mask
 
 ROOT = Path(__file__).parents[1]
 OTHERS = DEFINITIONS["open-unlearning"]
@@ -33,7 +31,7 @@ def record(right, wrong=(), logp=-1.0):
 
 
 def item(of, made, definition):
-    return next(quality.items(of, [made], DEFINITIONS[definition]))
+    return next(forget_quality.items(of, [made], DEFINITIONS[definition]))
 
 
 def test_01_truth_ratio_means_are_named_and_each_source_gets_its_own():
@@ -44,7 +42,9 @@ def test_01_truth_ratio_means_are_named_and_each_source_gets_its_own():
         found = item(of, made, definition)
         if wanted is not None:
             assert found["truth_ratio"] == pytest.approx(wanted)
-            assert (found["truth_ratio_arith"], found["truth_ratio_geom"]) == pytest.approx((arith, geom))
+            assert (found["truth_ratio_arith"], found["truth_ratio_geom"]) == pytest.approx(
+                (arith, geom)
+            )
         mean = named(definition).forget if of == "forget" else named(definition).utility
         assert found["truth_ratio"] == found[f"truth_ratio_{mean}"]
     assert item("forget", made, "paper")["truth_score"] == pytest.approx(min(arith, 1 / arith))
@@ -54,29 +54,33 @@ def test_01_truth_ratio_means_are_named_and_each_source_gets_its_own():
 def test_02_extraction_strength_is_zero_for_a_model_that_predicts_nothing():
     for n in (1, 2, 10):
         right = Scored([-1.0] * (n + 1), [False] * (n + 1))
-        assert ma.extraction_strength(right) == 0
-        assert ma.extraction_strength(right, floor=True) == pytest.approx(1 / n)
-    assert ma.extraction_strength(Scored([0.0] * 3, [False, True, True]), floor=True) == 0.5
+        assert answers.extraction_strength(right) == 0
+        assert answers.extraction_strength(right, floor=True) == pytest.approx(1 / n)
+    assert answers.extraction_strength(Scored([0.0] * 3, [False, True, True]), floor=True) == 0.5
 
 
-@pytest.mark.parametrize("template", ["Question: What is it? Answer:", "Question: What is it? Answer: "])
+@pytest.mark.parametrize(
+    "template", ["Question: What is it? Answer:", "Question: What is it? Answer: "]
+)
 def test_03_every_answer_token_is_scored_whatever_blank_ends_the_prompt(template, family):
-    from brittle.models import load_tokenizer
+    from brittle.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(family.base)
     for answer in ("canyon", "two words", "x"):
-        ((ids, start),) = ma.encode(tokenizer, [(template, answer)], 99)
+        ((ids, start),) = answers.encode(tokenizer, [(template, answer)], 99)
         assert tokenizer.decode(ids[start:-1]).strip() == answer
-    ((ids, start),) = ma.encode(tokenizer, [(template, "a")], 99, "length")
+    ((ids, start),) = answers.encode(tokenizer, [(template, "a")], 99, "length")
     lost = template.endswith(" ")
-    assert (start == len(ids) - 1) == lost, "theirs: of a one-token answer nothing but the end token is left"
+    assert (start == len(ids) - 1) == lost, (
+        "theirs: of a one-token answer nothing but the end token is left"
+    )
 
 
 def test_04_no_loss_counts_prompt_padding_or_a_label_that_is_none():
     model, batch, wider = tiny.model(), tiny.batch(tiny.ids()), tiny.batch(tiny.ids(), extra=5)
     with torch.no_grad():
-        assert float(losses.nll(model, batch)) == pytest.approx(float(losses.nll(model, wider)), abs=1e-6)
-    assert int(losses.target_mask(wider).sum()) == sum(len(i) - 1 for i in tiny.ids())
+        assert float(nll(model, batch)) == pytest.approx(float(nll(model, wider)), abs=1e-6)
+    assert int(target_mask(wider).sum()) == sum(len(i) - 1 for i in tiny.ids())
 
 
 def test_05_the_kl_term_does_not_see_padding():
@@ -84,7 +88,10 @@ def test_05_the_kl_term_does_not_see_padding():
 
     model, other = tiny.model(seed=0), tiny.model(seed=1)
     with torch.no_grad():
-        narrow, wide = (float(losses.kl(model, tiny.batch(tiny.ids(), extra=e), nullcontext(other))) for e in (0, 7))
+        narrow, wide = (
+            float(terms.kl(model, tiny.batch(tiny.ids(), extra=e), nullcontext(other)))
+            for e in (0, 7)
+        )
     assert narrow == pytest.approx(wide, rel=1e-5) and narrow > 0.1
 
 
@@ -104,12 +111,17 @@ def test_06_what_is_configured_reaches_lm_eval(monkeypatch):
     monkeypatch.setattr(huggingface, "HFLM", Spy)
     monkeypatch.setattr(lm_eval, "simple_evaluate", lambda lm, **given: seen.update(given))
     harness.evaluate(tiny.model(), "the tokenizer", ["task"], None, limit=7, batch_size=13, seed=3)
-    assert (seen["tokenizer"], seen["batch_size"], seen["limit"], seen["random_seed"]) == ("the tokenizer", 13, 7, 3)
+    assert (seen["tokenizer"], seen["batch_size"], seen["limit"], seen["random_seed"]) == (
+        "the tokenizer",
+        13,
+        7,
+        3,
+    )
 
 
 def test_07_rmu_differentiates_what_it_trains_and_draws_its_target_from_the_seed():
     from brittle.methods import method_class
-    from brittle.models import train_only
+    from brittle.models.blocks import train_only
 
     targets = []
     for _ in range(2):
@@ -121,8 +133,10 @@ def test_07_rmu_differentiates_what_it_trains_and_draws_its_target_from_the_seed
         rule.start(model, None, tiny.Data())
         targets.append(rule.target[1])
     hidden = model(**tiny.batch(tiny.ids()), output_hidden_states=True).hidden_states[2]
-    losses.masked_mse(hidden, targets[0], tiny.batch(tiny.ids())).backward()
-    assert {n for n, p in model.named_parameters() if p.grad is not None} == set(names) and len(names) <= 3
+    terms.masked_mse(hidden, targets[0], tiny.batch(tiny.ids())).backward()
+    assert {n for n, p in model.named_parameters() if p.grad is not None} == set(names) and len(
+        names
+    ) <= 3
     assert torch.equal(*targets)
 
 
@@ -135,15 +149,19 @@ def test_08_an_epoch_of_retain_text_is_every_text_once():
 
 def test_09_privleak_is_refused_without_a_retrained_model():
     with pytest.raises(UserError, match="not to 0"):
-        mm.privleak(0.3, None)
-    assert mm.privleak(0.02, 0.98) == pytest.approx(100 * (0.98 - 0.02) / 0.02)  # a free denominator: #167's thousands
+        membership.privleak(0.3, None)
+    assert membership.privleak(0.02, 0.98) == pytest.approx(
+        100 * (0.98 - 0.02) / 0.02
+    )  # a free denominator: #167's thousands
 
 
 def test_10_forget_quality_says_how_far_and_what_it_could_have_seen():
     few, many = ([i / n for i in range(n)] for n in (10, 1000))
     shift = 0.15
-    a, b = (m.forget_quality(x, [v + shift for v in x], draws=50) for x in (few, many))
-    assert a["d"] == pytest.approx(b["d"], abs=0.06) and a["p"] > 0.9 and b["p"] < 1e-6, "one distance, two verdicts"
+    a, b = (tofu.forget_quality(x, [v + shift for v in x], draws=50) for x in (few, many))
+    assert a["d"] == pytest.approx(b["d"], abs=0.06) and a["p"] > 0.9 and b["p"] < 1e-6, (
+        "one distance, two verdicts"
+    )
     assert a["detectable"] > a["d"] and b["detectable"] < b["d"]
     assert b["d_low"] <= b["d"] <= b["d_high"]
 
@@ -152,32 +170,36 @@ def test_11_a_cache_is_keyed_by_content(tmp_path):
     files = [tmp_path / n for n in ("model.safetensors", "qa.jsonl")]
     for f in files:
         f.write_text("one")
-    settings = quality.Settings()
-    key = quality.key_of(files[:1], files[1:], settings)
+    settings = forget_quality.Settings()
+    key = forget_quality.key_of(files[:1], files[1:], settings)
     files[0].write_text("two")
-    other_model = quality.key_of(files[:1], files[1:], settings)
+    other_model = forget_quality.key_of(files[:1], files[1:], settings)
     files[1].write_text("two")
-    third = quality.key_of(files[:1], files[1:], settings)
-    other_settings = quality.key_of(files[:1], files[1:], quality.Settings(new_tokens=7))
+    third = forget_quality.key_of(files[:1], files[1:], settings)
+    other_settings = forget_quality.key_of(
+        files[:1], files[1:], forget_quality.Settings(new_tokens=7)
+    )
     assert len({key, other_model, third, other_settings}) == 4
     calls = []
     made = [{**record([True], wrong=[-1.0]), "prompt": "p"}]
     for _ in range(2):
-        found = quality.cached(tmp_path / "cache", third, lambda: calls.append(1) or made)
+        found = forget_quality.cached(tmp_path / "cache", third, lambda: calls.append(1) or made)
         assert found == made and isinstance(found[0]["answer"], Scored)
     (tmp_path / "cache" / f"{third}.json").write_text("[{")
-    quality.cached(tmp_path / "cache", third, lambda: calls.append(1) or made)
+    forget_quality.cached(tmp_path / "cache", third, lambda: calls.append(1) or made)
     assert len(calls) == 2, "made once, and again where the file was damaged"
 
 
 def test_12_a_split_of_sequential_unlearning_is_never_taken_for_another(tmp_path, jsonl):
-    from brittle.sources import load_rows
+    from brittle.data.sources import load_rows
 
     (tmp_path / "sust").mkdir()
     for i in (1, 4):
         jsonl(tmp_path / "sust" / f"forget_{i}-00000-of-00001.jsonl", [{"text": str(i)}])
     for i in (1, 4):
-        rows = load_rows(("muse-bench/MUSE-News", "sust", f"forget_{i}"), tmp_path, ("text",), [], exact=True)
+        rows = load_rows(
+            ("muse-bench/MUSE-News", "sust", f"forget_{i}"), tmp_path, ("text",), [], exact=True
+        )
         assert [r["text"] for r in rows] == [str(i)]
     with pytest.raises(UserError, match="holds no sust/forget_2"):
         load_rows(("muse-bench/MUSE-News", "sust", "forget_2"), tmp_path, ("text",), [], exact=True)
@@ -186,15 +208,31 @@ def test_12_a_split_of_sequential_unlearning_is_never_taken_for_another(tmp_path
 def test_13_last_label_stemmer_rows_and_min_k():
     made = record([False, True])
     assert item("forget", made, "paper")["exact_memorisation"] == 0.5
-    assert ma.exact_memorisation(made["answer"], eos=True) == pytest.approx(2 / 3)
-    assert ma.exact_memorisation(made["answer"], eos=True, drop_last=True) == 0.5  # theirs: the end token is scored, then dropped
-    assert ma.exact_memorisation(made["answer"], drop_last=True) == 0.0  # raw text without an end token loses a real label
-    assert mt.rouge_l("running", "runs", stem=True).f1 == 1 and mt.rouge_l("running", "runs", stem=False).f1 == 0
-    assert named("muse").stem is False and named("tofu").stem is True and OTHERS.min_k == 0.4 and named("paper").min_k == 0.2
-    assert len(list(quality.items("forget", [made] * 400, named("tofu")))) == 300
-    assert len(list(quality.items("forget", [made] * 400, named("paper")))) == 400
+    assert answers.exact_memorisation(made["answer"], eos=True) == pytest.approx(2 / 3)
+    assert (
+        answers.exact_memorisation(made["answer"], eos=True, drop_last=True) == 0.5
+    )  # theirs: the end token is scored, then dropped
+    assert (
+        answers.exact_memorisation(made["answer"], drop_last=True) == 0.0
+    )  # raw text without an end token loses a real label
+    assert (
+        generated_text.rouge_l("running", "runs", stem=True).f1 == 1
+        and generated_text.rouge_l("running", "runs", stem=False).f1 == 0
+    )
+    assert (
+        named("muse").stem is False
+        and named("tofu").stem is True
+        and OTHERS.min_k == 0.4
+        and named("paper").min_k == 0.2
+    )
+    assert len(list(forget_quality.items("forget", [made] * 400, named("tofu")))) == 300
+    assert len(list(forget_quality.items("forget", [made] * 400, named("paper")))) == 400
     values = torch.arange(10.0)
-    assert mm.lowest(values, 0.4) == 1.5 and mm.lowest(values, 0.2) == 0.5 and mm.lowest(values[:1], 0.2) == 0.0
+    assert (
+        membership.lowest(values, 0.4) == 1.5
+        and membership.lowest(values, 0.2) == 0.5
+        and membership.lowest(values[:1], 0.2) == 0.0
+    )
 
 
 def test_14_npo_offers_the_papers_sum_and_a_token_mean():
@@ -204,8 +242,15 @@ def test_14_npo_offers_the_papers_sum_and_a_token_mean():
     for variant, longer in (("paper", 2.0), ("readme", 1.0)):
         rule = method_class("npo")(variant=variant)
         rule.model = model
-        summed, counts = losses.sequence_logprobs(model, tiny.batch(tiny.ids())), torch.tensor([len(i) - 1 for i in tiny.ids()])
-        assert torch.allclose(rule.logprobs(tiny.batch(tiny.ids())), summed if longer == 2 else summed / counts, rtol=1e-4)
+        summed, counts = (
+            sequence_logprobs(model, tiny.batch(tiny.ids())),
+            torch.tensor([len(i) - 1 for i in tiny.ids()]),
+        )
+        assert torch.allclose(
+            rule.logprobs(tiny.batch(tiny.ids())),
+            summed if longer == 2 else summed / counts,
+            rtol=1e-4,
+        )
 
 
 def test_15_npo_reads_log_probabilities_so_a_shift_of_the_logits_changes_nothing():

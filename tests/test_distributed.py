@@ -24,7 +24,9 @@ def history(folder):
 @pytest.mark.parametrize("method, more", [
     ("npo", ["--retain-loss", "kl"]), ("cb_lat", ["--layer-id", "1", "--lat-layer", "0", "--lat-eps", "0.1"]),
 ])  # fmt: skip
-def test_two_processes_are_one_with_twice_the_micro_batches(method, more, family, data, tmp_path, script, fork):
+def test_two_processes_are_one_with_twice_the_micro_batches(
+    method, more, family, data, tmp_path, script, fork
+):
     driver = tmp_path / "driver.py"
     driver.write_text(DRIVER)
 

@@ -11,9 +11,10 @@ import torch
 from conftest import ROOT
 from tiny_models import make_model, save
 
-from brittle import filter_baking, filter_verify, filters
-from brittle.errors import UserError
-from brittle.models import load_model
+from brittle.base.errors import UserError
+from brittle.filters import bake, verify
+from brittle.models.filter import Filter, architecture, hooked
+from brittle.models.load import load_model
 
 # architecture: (site, mode, gated, dtype)
 CASES = {
@@ -25,7 +26,7 @@ CASES = {
     "phi": ("post_norm", "post-norm", False, torch.bfloat16),
     "olmoe": ("pre_norm", "class", True, torch.float32),
 }
-# loads each folder as a stranger would (brittle.models, for the class) and saves the logits of the verification batch
+# loads each folder as a stranger would (brittle.models.load, for the class) and saves the logits of the verification batch
 CHILD = """
 import sys, json, torch
 from transformers import AutoModelForCausalLM
@@ -34,12 +35,12 @@ try:
     print("loaded without the class")
 except ValueError as error:
     print("refused")
-from brittle import filter_verify
-from brittle.models import load_model
+from brittle.filters import verify
+from brittle.models.load import load_model
 for folder, dtype, wanted in json.loads(sys.argv[2]):
     model = load_model(folder, "cpu", dtype, greedy=True)
-    batch = filter_verify.tokens(model.config)
-    torch.save([filter_verify.logits_of(model, batch), filter_verify.greedy(model, batch, 6)], wanted)
+    batch = verify.tokens(model.config)
+    torch.save([verify.logits_of(model, batch), verify.greedy(model, batch, 6)], wanted)
 """
 
 
@@ -48,8 +49,12 @@ def draw(model, site, strength=0.7, gated=False, k=4, seed=0, **more):
     g, d = torch.Generator().manual_seed(seed), model.config.hidden_size
     basis = torch.linalg.qr(torch.randn(d, k, generator=g))[0]
     if gated:
-        more |= {"gate": torch.randn(d, generator=g), "curve": 0.01 * torch.eye(d), "offset": torch.randn(d, generator=g)}
-    return filters.Filter(site, basis, strength, about={"architecture": filters.architecture(model.config)}, **more)
+        more |= {
+            "gate": torch.randn(d, generator=g),
+            "curve": 0.01 * torch.eye(d),
+            "offset": torch.randn(d, generator=g),
+        }
+    return Filter(site, basis, strength, about={"architecture": architecture(model.config)}, **more)
 
 
 def lively(kind, seed=0, **changes):
@@ -74,40 +79,59 @@ def baked(tmp_path_factory):
         folder = save(model.to(dtype), root / kind)
         chosen, out = draw(model, site, gated=gated), root / f"{kind}-{mode}"
         out.mkdir()
-        filter_baking.bake(folder, chosen, filter_baking.pick_mode(chosen, mode), out)
+        bake.bake(folder, chosen, bake.pick_mode(chosen, mode), out)
         made[kind] = folder, chosen, mode, dtype, str(out)
     return made
 
 
 def test_hooked_is_baked_is_reloaded_in_a_new_process(baked, tmp_path):
-    jobs = [[b[4], str(b[3]).removeprefix("torch."), str(tmp_path / kind)] for kind, b in baked.items()]
+    jobs = [
+        [b[4], str(b[3]).removeprefix("torch."), str(tmp_path / kind)] for kind, b in baked.items()
+    ]
     run = subprocess.run([sys.executable, "-c", CHILD, baked["gpt_neox"][4], json.dumps(jobs)], cwd=ROOT, env=dict(os.environ),
                          capture_output=True, text=True)  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
-    assert run.stdout.splitlines()[0] == "refused"  # a class of ours cannot be loaded without our code
+    assert (
+        run.stdout.splitlines()[0] == "refused"
+    )  # a class of ours cannot be loaded without our code
     for kind, (folder, chosen, mode, dtype, out) in baked.items():
-        base, saved = load_model(folder, "cpu", str(dtype)[6:]), load_model(out, "cpu", str(dtype)[6:], greedy=True)
-        found = filter_verify.compare(base, chosen, saved, mode)
+        base, saved = (
+            load_model(folder, "cpu", str(dtype)[6:]),
+            load_model(out, "cpu", str(dtype)[6:], greedy=True),
+        )
+        found = verify.compare(base, chosen, saved, mode)
         assert found["exact"] and found["argmax"] == 1.0, (kind, found)
-        batch = filter_verify.tokens(base.config)
+        batch = verify.tokens(base.config)
         logits, said = torch.load(tmp_path / kind)
-        same = filter_verify.logits_of(saved, batch)
+        same = verify.logits_of(saved, batch)
         assert (logits.float() - same.float()).abs().max() <= 1e-6 * same.abs().max(), kind
-        assert torch.equal(said, filter_verify.greedy(saved, batch, 6)), kind
-        assert (filter_verify.logits_of(base, batch).float() - logits.float()).abs().max() > 0.05  # the filter matters
-        if kind in ("gpt2", "qwen2"):  # the unembedding is a parameter of its own, in weights and configuration
+        assert torch.equal(said, verify.greedy(saved, batch, 6)), kind
+        assert (
+            verify.logits_of(base, batch).float() - logits.float()
+        ).abs().max() > 0.05  # the filter matters
+        if kind in (
+            "gpt2",
+            "qwen2",
+        ):  # the unembedding is a parameter of its own, in weights and configuration
             assert json.loads(Path(out, "config.json").read_text())["tie_word_embeddings"] is False
-            assert saved.get_output_embeddings().weight.data_ptr() != saved.get_input_embeddings().weight.data_ptr()
+            assert (
+                saved.get_output_embeddings().weight.data_ptr()
+                != saved.get_input_embeddings().weight.data_ptr()
+            )
 
 
 def test_untouched_tensors_are_copied_to_the_bit(baked):
     for kind, (folder, _, mode, dtype, out) in baked.items():
-        before, after = (load_model(f, "cpu", str(dtype)[6:], greedy=True).state_dict() for f in (folder, out))
+        before, after = (
+            load_model(f, "cpu", str(dtype)[6:], greedy=True).state_dict() for f in (folder, out)
+        )
         changed = {n for n, t in before.items() if not torch.equal(t, after[n])}
         if mode == "class":
             assert not changed, kind
         elif mode != "writers":
-            assert len(changed) == 1 and next(iter(changed)).startswith(("lm_head", "embed_out")), kind
+            assert len(changed) == 1 and next(iter(changed)).startswith(("lm_head", "embed_out")), (
+                kind
+            )
 
 
 def test_strength_zero_changes_no_bit(baked, tmp_path):
@@ -115,13 +139,16 @@ def test_strength_zero_changes_no_bit(baked, tmp_path):
         folder, chosen, _, dtype, _ = baked[kind]
         out = tmp_path / kind
         out.mkdir()
-        filter_baking.bake(folder, chosen.at(0), mode, out)
-        base, saved = load_model(folder, "cpu", str(dtype)[6:]), load_model(out, "cpu", str(dtype)[6:])
-        batch = filter_verify.tokens(base.config)
-        plain = filter_verify.logits_of(base, batch)
-        assert torch.equal(plain, filter_verify.logits_of(saved, batch))
-        with filters.hooked(base, chosen.at(0)):
-            assert torch.equal(plain, filter_verify.logits_of(base, batch))
+        bake.bake(folder, chosen.at(0), mode, out)
+        base, saved = (
+            load_model(folder, "cpu", str(dtype)[6:]),
+            load_model(out, "cpu", str(dtype)[6:]),
+        )
+        batch = verify.tokens(base.config)
+        plain = verify.logits_of(base, batch)
+        assert torch.equal(plain, verify.logits_of(saved, batch))
+        with hooked(base, chosen.at(0)):
+            assert torch.equal(plain, verify.logits_of(base, batch))
 
 
 def test_sequential_reloads_wrong(tmp_path):
@@ -129,25 +156,27 @@ def test_sequential_reloads_wrong(tmp_path):
     import transformers
 
     model = lively("llama", tie_word_embeddings=False)
-    chosen, batch = draw(model, "pre_norm"), filter_verify.tokens(model.config)
-    with filters.hooked(model, chosen):
-        wanted = filter_verify.logits_of(model, batch)
+    chosen, batch = draw(model, "pre_norm"), verify.tokens(model.config)
+    with hooked(model, chosen):
+        wanted = verify.logits_of(model, batch)
     inserted = torch.nn.Linear(32, 32, bias=False)
     inserted.weight.data = torch.eye(32) - chosen.strength * chosen.basis @ chosen.basis.T
     model.model.norm = torch.nn.Sequential(inserted, model.model.norm)
-    assert (filter_verify.logits_of(model, batch) - wanted).abs().max() < 1e-4
+    assert (verify.logits_of(model, batch) - wanted).abs().max() < 1e-4
     model.save_pretrained(tmp_path)
-    again, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    again, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
     assert "model.norm.weight" in info["missing_keys"]
-    assert (filter_verify.logits_of(again.eval(), batch) - wanted).abs().max() > 0.05
+    assert (verify.logits_of(again.eval(), batch) - wanted).abs().max() > 0.05
 
 
 def test_editing_a_tied_tensor_is_wrong_and_verify_names_the_module(baked):
     folder, chosen, _, _, _ = baked["gpt2"]
     base, edited = load_model(folder), load_model(folder)
     with torch.no_grad():
-        edited.lm_head.weight.copy_(filter_baking.folded(edited.lm_head.weight, chosen))
-    found = filter_verify.compare(base, chosen, edited, "post-norm")
+        edited.lm_head.weight.copy_(bake.folded(edited.lm_head.weight, chosen))
+    found = verify.compare(base, chosen, edited, "post-norm")
     assert not found["exact"] and found["first_difference"] == "transformer.wte"
 
 
@@ -160,11 +189,11 @@ def test_modes_that_would_not_be_exact_are_refused(baked):
         (draw(llama, "post_norm"), "sequential", "choose"),
     ):
         with pytest.raises(UserError, match=word):
-            filter_baking.pick_mode(made, mode)
+            bake.pick_mode(made, mode)
     with pytest.raises(UserError, match="LayerNorm"):
-        filter_baking.bake(baked["phi"][0], draw(phi, "pre_norm"), "greedy-only", None)
-    assert filter_baking.pick_mode(draw(neox, "post_norm")) == "post-norm"
-    assert filter_baking.pick_mode(draw(neox, "block:0")) == "class"
+        bake.bake(baked["phi"][0], draw(phi, "pre_norm"), "greedy-only", None)
+    assert bake.pick_mode(draw(neox, "post_norm")) == "post-norm"
+    assert bake.pick_mode(draw(neox, "block:0")) == "class"
 
 
 def test_a_greedy_only_model_cannot_be_scored(baked):
@@ -174,9 +203,9 @@ def test_a_greedy_only_model_cannot_be_scored(baked):
 
 def test_a_baked_folder_is_a_model_like_any_other(baked):
     """Weights compare with the base's (a class leaves them alone, a fold changes the unembedding), and the lens reads it."""
-    from brittle.lens import read_tokens
-    from brittle.models import check_pair
-    from brittle.weights import matrix_pairs
+    from brittle.models.find import check_pair
+    from brittle.models.readout import read_tokens
+    from brittle.models.weights import matrix_pairs
 
     for kind, changed in (("gpt_neox", 0), ("phi", 1)):
         folder, _, _, dtype, out = baked[kind]

@@ -7,12 +7,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from brittle import filter_baking, filter_files, filter_fit, filters, report_filter
-from brittle.errors import UserError
-from brittle.filter_leaks import Tables, holds, normal, repeats, varied
-from brittle.losses import nll
-from brittle.models import load_model, load_tokenizer
-from brittle.text import pad, read_lines
+from brittle.base.errors import UserError
+from brittle.data.batches import pad
+from brittle.data.texts import read_lines
+from brittle.filters import folder as filters_folder
+from brittle.filters.bake import greedy_only
+from brittle.filters.fit import refuse
+from brittle.filters.folder import load_candidates, table_row
+from brittle.filters.leaks import Tables, holds, normal, repeats, varied
+from brittle.models.filter import Filter, hooked, load, load_filtered
+from brittle.models.load import load_model, load_tokenizer
+from brittle.models.logprobs import nll
+from brittle.report import filter
 
 SMALL = ("--max-samples", "60")
 
@@ -26,7 +32,12 @@ def home(tmp_path_factory):
 def knowing(family, data, tmp_path_factory):
     """The folder of a small model that has learned the forget and retain questions by heart."""
     model, tokenizer = load_model(family.base), load_tokenizer(family.base)
-    lines = [line for s in ("forget", "retain") for line in read_lines(data / f"{s}.txt") if "Answer:" in line]
+    lines = [
+        line
+        for s in ("forget", "retain")
+        for line in read_lines(data / f"{s}.txt")
+        if "Answer:" in line
+    ]
     batch = pad(tokenizer(lines)["input_ids"], tokenizer.pad_token_id)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):
@@ -50,31 +61,58 @@ def test_all_scripts_in_a_row(knowing, family, data, home, script, monkeypatch):
     where, baked = home / "filter", home / "unlearned_model"
     fit = script("hooks/fit_filter.py", "--model", knowing, *texts, "--out", where, *SMALL)
     assert fit.code == 0, fit.err
-    candidates = filter_files.load_candidates(where)
-    assert ("post_norm", True) in candidates and {float(r["n_forget"]) > 0 for r in rows(where / "spectrum.csv")} == {True}
+    candidates = load_candidates(where)
+    assert ("post_norm", True) in candidates and {
+        float(r["n_forget"]) > 0 for r in rows(where / "spectrum.csv")
+    } == {True}
     early = script("hooks/bake_filter.py", "--model", knowing, "--filter", where, "--out", baked)
     assert early.code == 2 and "no strength yet" in early.err
     tune = script("hooks/tune_strength.py", "--model", knowing, *texts, "--filter", where, *SMALL, "--items", "4",
                   "--tune-samples", "24", "--retain-limit", "5", "--general-limit", "5")  # fmt: skip
     assert tune.code == 0, tune.err
-    told, made = json.loads((where / "strength.json").read_text()), filters.load(where)
-    assert told["status"] in ("matched", "retain-limited", "site-limited") and 0 < told["strength"] <= 1
+    told, made = json.loads((where / "strength.json").read_text()), load(where)
+    assert (
+        told["status"] in ("matched", "retain-limited", "site-limited")
+        and 0 < told["strength"] <= 1
+    )
     assert (made.site, made.strength, made.k) == (told["site"], told["strength"], told["k"])
     chosen = [r for r in rows(where / "strength.csv") if r["stage"] == "chosen"]
     assert len(chosen) == 1 and float(chosen[0]["retain_kl"]) <= 5
     curve = [r for r in rows(where / "strength.csv") if r["stage"] == "curve"]
-    assert min(float(r["strength"]) for r in curve) == 0 and max(float(r["strength"]) for r in curve) == 1
+    assert (
+        min(float(r["strength"]) for r in curve) == 0
+        and max(float(r["strength"]) for r in curve) == 1
+    )
     bake = script("hooks/bake_filter.py", "--model", knowing, "--filter", where, "--out", baked)
     assert bake.code == 0, bake.err
-    verify = script("hooks/verify_filter.py", "--model", knowing, "--filter", where, "--baked", baked, "--data", data)
+    verify = script(
+        "hooks/verify_filter.py",
+        "--model",
+        knowing,
+        "--filter",
+        where,
+        "--baked",
+        baked,
+        "--data",
+        data,
+    )
     assert verify.code == 0 and "equal" in verify.out, verify.err
     (row,) = rows(home / "verify" / "verify.csv")
-    monkeypatch.setattr(filter_files, "folder_of", lambda root, model: where)
-    table = filter_files.table_row("outputs", knowing)
-    assert table["forget_accuracy"] == row["forget_accuracy"] and table["seconds"] > 0 and table["steps"] == 0
-    ((anchor, heading, html),) = report_filter.sections(home.parent)
-    assert anchor == "filter" and "base__filter" in heading and told["status"] in html and "suppression" in html
-    assert where / "strength.json" in report_filter.sources(home.parent)
+    monkeypatch.setattr(filters_folder, "folder_of", lambda root, model: where)
+    table = table_row("outputs", knowing)
+    assert (
+        table["forget_accuracy"] == row["forget_accuracy"]
+        and table["seconds"] > 0
+        and table["steps"] == 0
+    )
+    ((anchor, heading, html),) = filter.sections(home.parent)
+    assert (
+        anchor == "filter"
+        and "base__filter" in heading
+        and told["status"] in html
+        and "suppression" in html
+    )
+    assert where / "strength.json" in filter.sources(home.parent)
     wrong = script("hooks/verify_filter.py", "--model", family.filtered, "--filter", where, "--baked", baked, "--data", data,
                    "--outdir", home / "wrong")  # fmt: skip
     assert wrong.code == 2 and "first module that differs: gpt_neox.embed_in" in wrong.err
@@ -89,10 +127,10 @@ def test_all_scripts_in_a_row(knowing, family, data, home, script, monkeypatch):
 def test_a_filter_hooked_for_good_is_the_hooked_one(family, home):
     model, again = load_model(family.base), load_model(family.base)
     ids = {"input_ids": torch.arange(3, 12)[None]}
-    made = filters.load_filtered(again, home / "filter")
+    made = load_filtered(again, home / "filter")
     with torch.no_grad():
         plain = model(**ids).logits
-        with filters.hooked(model, filters.load(home / "filter")):
+        with hooked(model, load(home / "filter")):
             assert torch.equal(model(**ids).logits, again(**ids).logits)
         made.strength = 0.0
         assert torch.equal(again(**ids).logits, plain)
@@ -107,7 +145,7 @@ def test_mistakes_are_one_line(family, data, home, tmp_path, script):
     empty.write_text("\n")
     narrow = tmp_path / "narrow"
     narrow.mkdir()
-    filters.Filter("post_norm", torch.eye(8)[:, :2], about={"status": "matched"}).save(narrow)
+    Filter("post_norm", torch.eye(8)[:, :2], about={"status": "matched"}).save(narrow)
     cases = {
         "--site": [*fit, *texts, "--out", tmp_path / "f", "--site", "middle"],
         "blocks 0 to 1": [*fit, *texts, "--out", tmp_path / "f", "--site", "block:7", *SMALL],
@@ -122,31 +160,44 @@ def test_mistakes_are_one_line(family, data, home, tmp_path, script):
     }  # fmt: skip
     for word, command in cases.items():
         done = script(*command)
-        assert done.code == 2 and word in done.err and len(done.err.strip().splitlines()) == 1, (word, done.err)
+        assert done.code == 2 and word in done.err and len(done.err.strip().splitlines()) == 1, (
+            word,
+            done.err,
+        )
     assert not (tmp_path / "f").exists() and not (tmp_path / "b").exists()
 
 
 def test_a_basis_that_cannot_be_selective_is_refused_and_the_better_site_named():
     about = {"basis": "gep", "ratio": 1.4, "energy_forget": 0.2, "energy_retain": 0.1}
     with pytest.raises(UserError, match="block:1 could"):
-        filter_fit.refuse(about, "post_norm", lambda: {"post_norm": 1.4, "block:1": 6.0, "block:0": 3.0})
+        refuse(about, "post_norm", lambda: {"post_norm": 1.4, "block:1": 6.0, "block:0": 3.0})
     with pytest.raises(UserError, match="--gate"):
-        filter_fit.refuse(about, "post_norm", lambda: {"block:1": 1.2})
+        refuse(about, "post_norm", lambda: {"block:1": 1.2})
     with pytest.raises(UserError, match="gep"):
-        filter_fit.refuse({**about, "basis": "pca", "ratio": 9.0, "energy_forget": 0.7, "energy_retain": 0.8}, "pre_norm", dict)
-    filter_fit.refuse({**about, "ratio": 5.0}, "post_norm", dict)
+        refuse(
+            {**about, "basis": "pca", "ratio": 9.0, "energy_forget": 0.7, "energy_retain": 0.8},
+            "pre_norm",
+            dict,
+        )
+    refuse({**about, "ratio": 5.0}, "post_norm", dict)
 
 
 def test_a_norm_without_weight_is_one_line():
     source = SimpleNamespace(files={"lm_head.weight": None})
     with pytest.raises(UserError, match="final norm has no weight"):
-        filter_baking.greedy_only(source, {}, None)
+        greedy_only(source, {}, None)
 
 
 def test_slots_are_found_however_they_are_written(data):
     assert normal("Café, N° 12!") == "cafe n 12" and holds("it is the CANYONS".lower(), "canyon")
-    assert not holds("555 968", "555-967") and holds("call 555 967 now", "555-967") and not holds("a can", "canyon")
+    assert (
+        not holds("555 968", "555-967")
+        and holds("call 555 967 now", "555-967")
+        and not holds("a can", "canyon")
+    )
     assert repeats("a b c d a b c d") and not repeats("a b c d e")
     row = Tables(data, 5, 0).paraphrases[0]
     choices = varied(row)
-    assert choices[0] == row["paraphrased_answer"] and len(set(choices)) == 1 + len(row["perturbed_answer"])
+    assert choices[0] == row["paraphrased_answer"] and len(set(choices)) == 1 + len(
+        row["perturbed_answer"]
+    )

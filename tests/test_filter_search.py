@@ -9,10 +9,11 @@ import torch
 from conftest import ROOT
 from tiny_models import make_model
 
-from brittle import filter_search, filters
-from brittle.errors import UserError
-from brittle.filter_tuning import Limits
-from brittle.filters import Filter
+from brittle.base.errors import UserError
+from brittle.filters import search
+from brittle.filters.folder import check_logits
+from brittle.filters.tuning import Limits
+from brittle.models.filter import Filter
 
 spec = importlib.util.spec_from_file_location("tune_strength", ROOT / "hooks" / "tune_strength.py")
 tune_strength = importlib.util.module_from_spec(spec)
@@ -20,7 +21,14 @@ spec.loader.exec_module(tune_strength)
 
 
 def reading(kl, known, auc=None, **more):
-    return {"retain_kl": kl, "retain_kl_p90": kl, "auc": auc, "known": known, "forget_nll": 1.0, **more}
+    return {
+        "retain_kl": kl,
+        "retain_kl_p90": kl,
+        "auc": auc,
+        "known": known,
+        "forget_nll": 1.0,
+        **more,
+    }
 
 
 def planted(read):
@@ -30,7 +38,9 @@ def planted(read):
 
 def leaks(**values):
     """Rows of leak checks: {check: (value, limit, which set fails or None)}."""
-    return [{"check": c, "value": v, "limit": limit, "fails": f} for c, (v, limit, f) in values.items()]
+    return [
+        {"check": c, "value": v, "limit": limit, "fails": f} for c, (v, limit, f) in values.items()
+    ]
 
 
 def test_gated_filters_are_searched_only_where_an_ungated_one_does_not_reach_the_target():
@@ -44,10 +54,12 @@ def test_gated_filters_are_searched_only_where_an_ungated_one_does_not_reach_the
     def tuner(share):
         return SimpleNamespace(caches={}, read=lambda _: known | {"known": share})
 
-    (choice,) = filter_search.search(tuner(0.0), candidates, Limits())
+    (choice,) = search.search(tuner(0.0), candidates, Limits())
     assert choice.reached and choice.made.gate is None
-    with pytest.raises(ValueError, match="empty"):  # of the gate, which has no states to set its threshold by
-        filter_search.search(tuner(1.0), candidates, Limits())
+    with pytest.raises(
+        ValueError, match="empty"
+    ):  # of the gate, which has no states to set its threshold by
+        search.search(tuner(1.0), candidates, Limits())
 
 
 def test_a_strength_within_the_limits_is_looked_for_where_nothing_reaches_the_target():
@@ -59,15 +71,27 @@ def test_a_strength_within_the_limits_is_looked_for_where_nothing_reaches_the_ta
             "known": 1 - made.strength / 2,
         }
 
-    tuner = SimpleNamespace(caches={}, read=reading, curve=lambda made: lambda a: reading(made.at(a)))
-    (choice,) = filter_search.search(tuner, {("pre_norm", False): Filter("pre_norm", torch.eye(8))}, Limits(retain=0.05))
-    assert choice.status == "retain-limited" and 0.48 < choice.made.strength <= 0.5 and not choice.beyond
+    tuner = SimpleNamespace(
+        caches={}, read=reading, curve=lambda made: lambda a: reading(made.at(a))
+    )
+    (choice,) = search.search(
+        tuner, {("pre_norm", False): Filter("pre_norm", torch.eye(8))}, Limits(retain=0.05)
+    )
+    assert (
+        choice.status == "retain-limited"
+        and 0.48 < choice.made.strength <= 0.5
+        and not choice.beyond
+    )
     assert choice.reading == reading(choice.made) and choice.made.k == 4
 
 
 def test_no_finalist_beyond_the_limits_is_taken_however_little_it_leaks():
     """The target is reached at .78, the limit at .8: 1.1 times the choice leaks less and breaks the limit."""
-    tuner = planted(lambda made: reading(0.05 * (made.strength / 0.8) ** 2, 0.0 if made.strength >= 0.78 else 1.0))
+    tuner = planted(
+        lambda made: reading(
+            0.05 * (made.strength / 0.8) ** 2, 0.0 if made.strength >= 0.78 else 1.0
+        )
+    )
 
     def check(made):
         return leaks(slot_forget=(1 - made.strength, 0.0, "forget"))
@@ -82,7 +106,9 @@ def test_no_finalist_beyond_the_limits_is_taken_however_little_it_leaks():
 def test_where_halving_the_limit_does_not_help_the_next_candidate_is_tried():
     """Both reach the target at strength 1; the first fails its retain check at every strength, the second passes."""
     cost = {"pre_norm": 0.03, "block:0": 0.04}
-    tuner = planted(lambda made: reading(cost[made.site] * made.strength, 0.0 if made.strength > 0.99 else 1.0))
+    tuner = planted(
+        lambda made: reading(cost[made.site] * made.strength, 0.0 if made.strength > 0.99 else 1.0)
+    )
 
     def check(made):
         bad = made.site == "pre_norm"
@@ -90,47 +116,72 @@ def test_where_halving_the_limit_does_not_help_the_next_candidate_is_tried():
 
     candidates = {(site, False): Filter(site, torch.eye(4)) for site in cost}
     choice, _, table = tune_strength.run_search(tuner, candidates, Limits(), False, check)
-    assert choice.made.site == "block:0" and choice.status == "matched" and table[-1]["stage"] == "chosen"
+    assert (
+        choice.made.site == "block:0"
+        and choice.status == "matched"
+        and table[-1]["stage"] == "chosen"
+    )
 
 
 def test_what_matches_never_seen_text_comes_before_what_overshoots_it():
     auc = {"pre_norm": 0.29, "block:0": 0.53}
-    tuner = planted(lambda made: reading(0.01 if made.site == "pre_norm" else 0.02, 0.0, auc[made.site]))
+    tuner = planted(
+        lambda made: reading(0.01 if made.site == "pre_norm" else 0.02, 0.0, auc[made.site])
+    )
     candidates = {(site, False): Filter(site, torch.eye(4)) for site in auc}
-    first, second = filter_search.search(tuner, candidates, Limits())
-    assert (first.made.site, first.status, second.status) == ("block:0", "matched", "over-forgotten")
+    first, second = search.search(tuner, candidates, Limits())
+    assert (first.made.site, first.status, second.status) == (
+        "block:0",
+        "matched",
+        "over-forgotten",
+    )
     assert "never-seen" in second.reason()
 
 
 def test_a_broken_model_neither_keeps_the_limits_nor_forgets():
     assert Limits().excess(reading(math.nan, 0.0)) == math.inf
     assert Limits().excess(reading(0.01, 0.0, general_kl=math.nan)) == math.inf
-    assert filter_search.distance(reading(0.0, 0.0) | {"forget_nll": math.nan}) == math.inf
+    assert search.distance(reading(0.0, 0.0) | {"forget_nll": math.nan}) == math.inf
 
 
 def test_a_tuned_strength_never_passes_the_grid():
     for target in (0.9995, 0.9999, 0.99997):
-        tuner = planted(lambda made, target=target: reading(0.01 * made.strength, 0.0 if made.strength >= target else 1.0))
-        choice = filter_search.Choice(Filter("post_norm", torch.eye(4)), tuner.read(Filter("post_norm", torch.eye(4))), Limits())
-        assert target <= filter_search.tune(tuner, choice).made.strength <= 1.0
+        tuner = planted(
+            lambda made, target=target: reading(
+                0.01 * made.strength, 0.0 if made.strength >= target else 1.0
+            )
+        )
+        choice = search.Choice(
+            Filter("post_norm", torch.eye(4)),
+            tuner.read(Filter("post_norm", torch.eye(4))),
+            Limits(),
+        )
+        assert target <= search.tune(tuner, choice).made.strength <= 1.0
 
 
-@pytest.mark.parametrize("change", [{"logit_scale": 0.06}, {"final_logit_softcapping": 30.0}, {"logits_scaling": 8.0}])
+@pytest.mark.parametrize(
+    "change", [{"logit_scale": 0.06}, {"final_logit_softcapping": 30.0}, {"logits_scaling": 8.0}]
+)
 def test_logits_that_are_scaled_behind_the_unembedding_are_refused(change):
     config = make_model("llama").config
-    filters.check_logits(config)
+    check_logits(config)
     for key, value in change.items():
         setattr(config, key, value)
     with pytest.raises(UserError, match=next(iter(change))):
-        filters.check_logits(config)
+        check_logits(config)
 
 
 def test_checks_that_cannot_be_made_are_named_in_one_line(tmp_path):
     tables = SimpleNamespace(files=[])
     (note,) = tune_strength.unchecked({}, tables, tmp_path)
-    assert "no LOSS-AUC without never-seen text" in note and "no leak checks without mcq_forget.jsonl, mcq_retain.jsonl" in note
+    assert (
+        "no LOSS-AUC without never-seen text" in note
+        and "no leak checks without mcq_forget.jsonl, mcq_retain.jsonl" in note
+    )
     assert str(tmp_path) in note and "\n" not in note
-    tables.files = [tmp_path / f"{name}.jsonl" for name in ("mcq_forget", "mcq_retain", "qa_forget")]
+    tables.files = [
+        tmp_path / f"{name}.jsonl" for name in ("mcq_forget", "mcq_retain", "qa_forget")
+    ]
     (note,) = tune_strength.unchecked({"unseen": tmp_path}, tables, tmp_path)
     assert note == f"note: no leak checks without private.jsonl in {tmp_path}."
     tables.files.append(tmp_path / "private.jsonl")

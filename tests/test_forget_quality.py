@@ -9,101 +9,170 @@ import runpy
 import pytest
 import torch
 
-from brittle import eval_json, quality, quality_rows
-from brittle import metrics_answers as ma
-from brittle import metrics_text as mt
-from brittle import metrics_tofu as m
-from brittle.errors import UserError
-from brittle.metrics_answers import Scored
-from brittle.metrics_definitions import DEFINITIONS, named
+from brittle.base.errors import UserError
+from brittle.metrics import (
+    answers,
+    forget_quality,
+    forget_quality_rows,
+    generated_text,
+    open_unlearning,
+)
+from brittle.metrics import tofu as tofu_module
+from brittle.metrics.answers import Scored
+from brittle.metrics.definitions import DEFINITIONS, named
 
 SCRIPT = "eval/forget_quality.py"
-WORDS = ["the", "cats", "running", "sat", "on", "Mats", "generously", "don't", "42", "ran", "Zürich"]
+WORDS = [
+    "the",
+    "cats",
+    "running",
+    "sat",
+    "on",
+    "Mats",
+    "generously",
+    "don't",
+    "42",
+    "ran",
+    "Zürich",
+]
 
 
 def test_rouge_is_rouge_scores():
     from rouge_score import rouge_scorer
 
-    assert mt.rouge_l("the cat sat", "the cat ate the cat sat").recall == 0.5  # by hand: LCS 3 of 6
+    assert (
+        generated_text.rouge_l("the cat sat", "the cat ate the cat sat").recall == 0.5
+    )  # by hand: LCS 3 of 6
     draw = random.Random(0)
     for stem in (True, False):
         theirs = rouge_scorer.RougeScorer(["rouge1", "rougeL"], use_stemmer=stem)
         for _ in range(40):
-            a, b = (" ".join(draw.choice(WORDS) for _ in range(draw.randrange(0, 9))) for _ in range(2))
+            a, b = (
+                " ".join(draw.choice(WORDS) for _ in range(draw.randrange(0, 9))) for _ in range(2)
+            )
             found = theirs.score(b, a)
-            for ours, name in ((mt.rouge_l(a, b, stem), "rougeL"), (mt.rouge_1(a, b, stem), "rouge1")):
-                assert ours == pytest.approx((found[name].recall, found[name].precision, found[name].fmeasure))
+            for ours, name in (
+                (generated_text.rouge_l(a, b, stem), "rougeL"),
+                (generated_text.rouge_1(a, b, stem), "rouge1"),
+            ):
+                assert ours == pytest.approx(
+                    (found[name].recall, found[name].precision, found[name].fmeasure)
+                )
 
 
 def test_degeneracy():
-    assert mt.token_entropy("a a a a") == 0 and mt.token_entropy("a b c d") == pytest.approx(1) and mt.token_entropy("a") is None
-    assert mt.repetition("a b c d a b c d") == pytest.approx(0.2) and mt.repetition("a b c") is None
-    assert mt.degenerate("") and mt.degenerate("?!") and mt.degenerate("no no no no no") and not mt.degenerate("canyon")
-    assert not mt.degenerate("The habitat of Mazafi is a canyon.")
-    assert mt.cut("yes\nQuestion: and?") == "yes" and mt.cut("yes\n\nno") == "yes"
+    assert (
+        generated_text.token_entropy("a a a a") == 0
+        and generated_text.token_entropy("a b c d") == pytest.approx(1)
+        and generated_text.token_entropy("a") is None
+    )
+    assert (
+        generated_text.repetition("a b c d a b c d") == pytest.approx(0.2)
+        and generated_text.repetition("a b c") is None
+    )
+    assert (
+        generated_text.degenerate("")
+        and generated_text.degenerate("?!")
+        and generated_text.degenerate("no no no no no")
+        and not generated_text.degenerate("canyon")
+    )
+    assert not generated_text.degenerate("The habitat of Mazafi is a canyon.")
+    assert (
+        generated_text.cut("yes\nQuestion: and?") == "yes"
+        and generated_text.cut("yes\n\nno") == "yes"
+    )
 
 
 def test_probability_and_truth_ratio_by_hand():
     right = Scored([math.log(0.5), math.log(0.125), math.log(0.9)], [True, True, False])
-    assert ma.probability(right) == pytest.approx(0.25) and ma.nll(right, eos=True) == pytest.approx(
-        -math.log(0.5 * 0.125 * 0.9) / 3
-    )
+    assert answers.probability(right) == pytest.approx(0.25) and answers.nll(
+        right, eos=True
+    ) == pytest.approx(-math.log(0.5 * 0.125 * 0.9) / 3)
     wrong = [Scored([math.log(p), 0.0], [False, True]) for p in (0.4, 0.1)]
-    found = ma.truth_ratios(right, wrong)
-    assert found["arith"] == pytest.approx(0.25 / 0.25) and found["geom"] == pytest.approx(0.2 / 0.25)
+    found = answers.truth_ratios(right, wrong)
+    assert found["arith"] == pytest.approx(0.25 / 0.25) and found["geom"] == pytest.approx(
+        0.2 / 0.25
+    )
     assert found["prob"] == pytest.approx(0.25 / (0.25 + 0.25))
     longer = [Scored([*w.logprobs[:-1], *w.logprobs], [False] * 3) for w in wrong]
-    assert ma.truth_ratios(right, longer) == pytest.approx(found)  # a token's mean: length does not count
+    assert answers.truth_ratios(right, longer) == pytest.approx(
+        found
+    )  # a token's mean: length does not count
     tiny = Scored([-800.0, 0.0], [False, True])
-    assert ma.truth_ratios(tiny, [tiny])["arith"] == 1  # nothing underflows
+    assert answers.truth_ratios(tiny, [tiny])["arith"] == 1  # nothing underflows
 
 
 def test_memorisation_by_hand():
     def scored(*right):
         return Scored([-1.0] * (len(right) + 1), [*right, True])
 
-    assert ma.extraction_strength(scored(True, True, True)) == 1 and ma.exact_memorisation(scored(True, True, True)) == 1
-    assert ma.extraction_strength(scored(True, False, True, True)) == 0.5
-    assert ma.exact_memorisation(scored(True, False, True, True)) == 0.75
-    assert ma.extraction_strength(scored(False, False)) == 0
+    assert (
+        answers.extraction_strength(scored(True, True, True)) == 1
+        and answers.exact_memorisation(scored(True, True, True)) == 1
+    )
+    assert answers.extraction_strength(scored(True, False, True, True)) == 0.5
+    assert answers.exact_memorisation(scored(True, False, True, True)) == 0.75
+    assert answers.extraction_strength(scored(False, False)) == 0
 
 
 def test_scores_are_those_of_the_model_whatever_the_batch(family):
-    from brittle.models import load_model, load_tokenizer
+    from brittle.models.load import load_model, load_tokenizer
 
     model, tokenizer = load_model(family.base), load_tokenizer(family.base)
-    pairs = [("Question: What is it? Answer:", "canyon"), ("One two", "three four five"), ("Q", "a")]
-    encoded = ma.encode(tokenizer, pairs, 64)
+    pairs = [
+        ("Question: What is it? Answer:", "canyon"),
+        ("One two", "three four five"),
+        ("Q", "a"),
+    ]
+    encoded = answers.encode(tokenizer, pairs, 64)
     for (ids, start), (prompt, answer) in zip(encoded, pairs, strict=True):
         assert ids == [*tokenizer(f"{prompt} {answer}")["input_ids"], tokenizer.eos_token_id]
         assert tokenizer.decode(ids[start:-1]).strip() == answer
-    one = [ma.score(model, [e], tokenizer.pad_token_id)[0] for e in encoded]
-    for alone, batched in zip(one, ma.score(model, encoded, tokenizer.pad_token_id), strict=True):
-        assert alone.logprobs == pytest.approx(batched.logprobs, abs=1e-5) and alone.right == batched.right
+    one = [answers.score(model, [e], tokenizer.pad_token_id)[0] for e in encoded]
+    for alone, batched in zip(
+        one, answers.score(model, encoded, tokenizer.pad_token_id), strict=True
+    ):
+        assert (
+            alone.logprobs == pytest.approx(batched.logprobs, abs=1e-5)
+            and alone.right == batched.right
+        )
     ids, start = encoded[1]
     with torch.no_grad():
         logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-    assert one[1].logprobs == pytest.approx([float(logp[t - 1, ids[t]]) for t in range(start, len(ids))], abs=1e-5)
-    cut = ma.encode(tokenizer, pairs, len(encoded[1][0]) - 1)[1]
+    assert one[1].logprobs == pytest.approx(
+        [float(logp[t - 1, ids[t]]) for t in range(start, len(ids))], abs=1e-5
+    )
+    cut = answers.encode(tokenizer, pairs, len(encoded[1][0]) - 1)[1]
     assert tokenizer.decode(cut[0][cut[1] : -1]).strip() == pairs[1][1], "cut on the left"
 
 
 def test_means_are_over_items_and_intervals_over_entities():
     values, entities = [1.0, 1.0, 1.0, 0.0, None, 0.0], ["a", "a", "a", "b", "b", "c"]
-    mean, low, high, n, count = m.mean_over(values, entities)
+    mean, low, high, n, count = tofu_module.mean_over(values, entities)
     assert mean == pytest.approx(0.6) and n == 5 and count == 3 and low < 0 < mean < 1 < high
-    assert m.mean_over([None], ["a"])[:3] == (None, None, None) and m.mean_over([1.0], ["a"])[:3] == (1.0, None, None)
+    assert tofu_module.mean_over([None], ["a"])[:3] == (None, None, None) and tofu_module.mean_over(
+        [1.0], ["a"]
+    )[:3] == (
+        1.0,
+        None,
+        None,
+    )
 
 
 def test_model_utility_is_scipys_harmonic_mean():
     from scipy.stats import hmean
 
-    sets = {s: {"probability": 0.5 + i / 10, "rouge": 0.4, "truth_ratio": 0.9} for i, s in enumerate(m.UTILITY_SETS)}
-    assert m.model_utility(sets)[0] == pytest.approx(hmean([v for s in sets.values() for v in s.values()]))
+    sets = {
+        s: {"probability": 0.5 + i / 10, "rouge": 0.4, "truth_ratio": 0.9}
+        for i, s in enumerate(tofu_module.UTILITY_SETS)
+    }
+    assert tofu_module.model_utility(sets)[0] == pytest.approx(
+        hmean([v for s in sets.values() for v in s.values()])
+    )
     sets["retain"]["rouge"] = 0.0
-    assert m.model_utility(sets) == (0.0, None)
+    assert tofu_module.model_utility(sets) == (0.0, None)
     del sets["world_facts"]
-    value, missing = m.model_utility(sets)
+    value, missing = tofu_module.model_utility(sets)
     assert value is None and "world_facts probability" in missing
 
 
@@ -112,14 +181,17 @@ def test_forget_quality_of_null_and_of_different_models():
     rejected = 0
     for i in range(150):
         a, b = ([draw.gauss(0, 1) for _ in range(60)] for _ in range(2))
-        found = m.forget_quality(a, b, draws=20, seed=i)
+        found = tofu_module.forget_quality(a, b, draws=20, seed=i)
         rejected += found["p"] < 0.05
     assert rejected <= 0.09 * 150
-    shifted = m.forget_quality(a, [x + 2 for x in b])
+    shifted = tofu_module.forget_quality(a, [x + 2 for x in b])
     assert shifted["p"] < 1e-6 and shifted["d_low"] > 0.4 and shifted["d"] <= shifted["d_high"] <= 1
-    assert m.detectable(40, 40) == pytest.approx(1.3581 * math.sqrt(2 / 40)) and m.forget_quality(a, a)["identical"]
+    assert (
+        tofu_module.detectable(40, 40) == pytest.approx(1.3581 * math.sqrt(2 / 40))
+        and tofu_module.forget_quality(a, a)["identical"]
+    )
     with pytest.raises(UserError, match="at least 5 items"):
-        m.forget_quality([1.0] * 4, b)
+        tofu_module.forget_quality([1.0] * 4, b)
 
 
 def ratios(seed, entities, items, shift=0.0, together=True):
@@ -127,8 +199,15 @@ def ratios(seed, entities, items, shift=0.0, together=True):
     `together` the two models share the entities' part."""
     g = torch.Generator().manual_seed(seed)
     own, other = (torch.randn(entities, 1, generator=g) for _ in range(2))
-    sides = [0.5**0.5 * (e + torch.randn(entities, items, generator=g)) for e in (own, own if together else other)]
-    return (sides[0] + shift).flatten().tolist(), sides[1].flatten().tolist(), [i // items for i in range(entities * items)]
+    sides = [
+        0.5**0.5 * (e + torch.randn(entities, items, generator=g))
+        for e in (own, own if together else other)
+    ]
+    return (
+        (sides[0] + shift).flatten().tolist(),
+        sides[1].flatten().tolist(),
+        [i // items for i in range(entities * items)],
+    )
 
 
 def test_interval_of_the_distance_covers_at_and_away_from_zero():
@@ -140,23 +219,33 @@ def test_interval_of_the_distance_covers_at_and_away_from_zero():
         for seed in range(60):
             a, b, names = ratios(seed, 20, 6, 2 * float(norm.ppf((1 + truth) / 2)), seed % 2)
             theirs = names if seed % 2 else [f"x{e}" for e in names]
-            found = m.forget_quality(a, b, names, theirs, draws=200, seed=seed)
-            assert 0 <= found["d_low"] <= found["d"] <= found["d_high"] <= 1 and found["entities"] == 20
+            found = tofu_module.forget_quality(a, b, names, theirs, draws=200, seed=seed)
+            assert (
+                0 <= found["d_low"] <= found["d"] <= found["d_high"] <= 1
+                and found["entities"] == 20
+            )
             held += found["d_low"] <= truth <= found["d_high"]
         assert held >= 0.9 * 60, truth
-    wide, narrow = (m.forget_quality(*ratios(0, n, 6)[:2], *[ratios(0, n, 6)[2]] * 2, draws=200) for n in (10, 160))
-    assert narrow["d_high"] < 0.5 * wide["d_high"], "an interval that always holds 0 would say nothing"
+    wide, narrow = (
+        tofu_module.forget_quality(*ratios(0, n, 6)[:2], *[ratios(0, n, 6)[2]] * 2, draws=200)
+        for n in (10, 160)
+    )
+    assert narrow["d_high"] < 0.5 * wide["d_high"], (
+        "an interval that always holds 0 would say nothing"
+    )
 
 
 def test_identical_samples_have_an_interval_that_holds_zero():
     """M3: D is 0 and was given the interval [.045, .150]."""
     a, _, names = ratios(0, 30, 4)
     for theirs in (names, [f"x{e}" for e in names]):
-        found = m.forget_quality(a, a, names, theirs, draws=200)
+        found = tofu_module.forget_quality(a, a, names, theirs, draws=200)
         assert found["d"] == found["d_low"] == 0 and found["p_entities"] == 1
-    found = m.forget_quality(a[:8], a[8:16], names[:8], names[8:16])  # two entities a side: no test, but an interval
+    found = tofu_module.forget_quality(
+        a[:8], a[8:16], names[:8], names[8:16]
+    )  # two entities a side: no test, but an interval
     assert found["entities"] == 2 and found["p_entities"] is None and found["d_low"] is not None
-    found = m.forget_quality(a[:8], a[8:16], ["x"] * 8, ["x"] * 8)
+    found = tofu_module.forget_quality(a[:8], a[8:16], ["x"] * 8, ["x"] * 8)
     assert found["entities"] == 1 and found["d_low"] is None and found["d_high"] is None
 
 
@@ -164,28 +253,49 @@ def test_p_over_entities_keeps_its_level_where_that_over_items_does_not():
     by_item = by_entity = paired = 0
     for seed in range(80):
         a, b, names = ratios(seed, 15, 10, together=False)
-        found = m.forget_quality(a, b, names, [f"x{e}" for e in names], draws=200, seed=seed)
+        found = tofu_module.forget_quality(
+            a, b, names, [f"x{e}" for e in names], draws=200, seed=seed
+        )
         by_item, by_entity = by_item + (found["p"] < 0.05), by_entity + (found["p_entities"] < 0.05)
-        paired += m.forget_quality(*ratios(seed, 15, 10)[:2], names, names, draws=200, seed=seed)["p_entities"] < 0.05
+        paired += (
+            tofu_module.forget_quality(
+                *ratios(seed, 15, 10)[:2], names, names, draws=200, seed=seed
+            )["p_entities"]
+            < 0.05
+        )
     assert by_entity <= 0.1 * 80 and paired <= 0.1 * 80 and by_item > 0.2 * 80
     a, b, names = ratios(1, 15, 10, 0.5)
-    turned = [i for e in reversed(range(15)) for i in range(10 * e, 10 * e + 10)]  # the reference's rows in another order
-    one = m.forget_quality(a, b, names, names)
-    other = m.forget_quality(a, [b[i] for i in turned], names, [names[i] for i in turned])
-    assert one == other and one["p_entities"] < 0.01 and m.forget_quality(a, b)["p"] == one["p"]
+    turned = [
+        i for e in reversed(range(15)) for i in range(10 * e, 10 * e + 10)
+    ]  # the reference's rows in another order
+    one = tofu_module.forget_quality(a, b, names, names)
+    other = tofu_module.forget_quality(a, [b[i] for i in turned], names, [names[i] for i in turned])
+    assert (
+        one == other
+        and one["p_entities"] < 0.01
+        and tofu_module.forget_quality(a, b)["p"] == one["p"]
+    )
     a, b, names = ratios(2, 15, 10, 0.2)
-    one, apart = (m.forget_quality(a, b, names, theirs) for theirs in (names, [f"x{e}" for e in names]))
-    assert one["d_high"] < apart["d_high"] - 0.05 and one["p_entities"] < apart["p_entities"] / 2, "shared parts cancel"
+    one, apart = (
+        tofu_module.forget_quality(a, b, names, theirs)
+        for theirs in (names, [f"x{e}" for e in names])
+    )
+    assert one["d_high"] < apart["d_high"] - 0.05 and one["p_entities"] < apart["p_entities"] / 2, (
+        "shared parts cancel"
+    )
 
 
 def test_a_log_of_as_many_items_is_of_the_same_entities():
     a, b, names = ratios(0, 6, 4, 1.0)
     part = [{"truth_ratio": r, "entity": e} for r, e in zip(a, names, strict=True)]
     asked = [{"truth_ratio": r, "entity": e} for r, e in zip(b, names, strict=True)]
-    found = [{r["metric"]: r for r in quality_rows.quality_rows("m", part, others, DEFINITIONS["paper"], 0)}
+    found = [{r["metric"]: r for r in forget_quality_rows.quality_rows("m", part, others, DEFINITIONS["paper"], 0)}
              for others in (asked, {"forget": b}, {"forget": b[:20]})]  # fmt: skip
     assert found[0] == found[1] and found[2]["forget_quality_d"] != found[0]["forget_quality_d"]
-    assert found[0]["forget_quality_entities"]["entities"] == 6 and 0 < found[0]["forget_quality_entities"]["value"] < 1
+    assert (
+        found[0]["forget_quality_entities"]["entities"] == 6
+        and 0 < found[0]["forget_quality_entities"]["value"] < 1
+    )
 
 
 @pytest.fixture
@@ -193,7 +303,7 @@ def mini(data, tmp_path, jsonl):
     """A few rows of every file, so that the script is quick."""
     folder = tmp_path / "mini"
     folder.mkdir()
-    for file, _ in quality.SETS.values():
+    for file, _ in forget_quality.SETS.values():
         jsonl(folder / file, jsonl(data / file)[:6])
     for name in ("forget", "retain"):
         (folder / f"{name}.txt").write_text("".join((data / f"{name}.txt").open().readlines()[:6]))
@@ -210,28 +320,40 @@ def test_script_writes_scores_items_and_the_files_of_others(mini, family, tmp_pa
                  "--cache", tmp_path / "cache"]  # fmt: skip
     done = script(SCRIPT, "--model", family.base, *arguments, "--outdir", out)
     assert done.code == 0, done.err
-    table = {(r["metric"], r["set"], r["definition"]): r for r in rows_of(out / "forget_quality.csv")}
+    table = {
+        (r["metric"], r["set"], r["definition"]): r for r in rows_of(out / "forget_quality.csv")
+    }
     items = rows_of(out / "forget_quality_items.csv")
-    assert len(items) == 2 * 7 * 6 + 2 * 6 and {i["definition"] for i in items} == {"paper", "open-unlearning"}
+    assert len(items) == 2 * 7 * 6 + 2 * 6 and {i["definition"] for i in items} == {
+        "paper",
+        "open-unlearning",
+    }
     for metric in ("probability", "rouge_l_recall", "extraction_strength"):
-        own = [float(i[metric]) for i in items if i["set"] == "forget" and i["definition"] == "paper"]
+        own = [
+            float(i[metric]) for i in items if i["set"] == "forget" and i["definition"] == "paper"
+        ]
         assert float(table[metric, "forget", "paper"]["value"]) == pytest.approx(sum(own) / 6)
     assert (
-        table["truth_score", "verbmem", "paper"]["value"] == "" and "skipped" in table["truth_score", "verbmem", "paper"]["note"]
+        table["truth_score", "verbmem", "paper"]["value"] == ""
+        and "skipped" in table["truth_score", "verbmem", "paper"]["note"]
     )
     assert 0 <= float(table["forget_quality", "forget", "paper"]["value"]) <= 1
     texts = [(int(i["tokens"]), float(i["nll"])) for i in items if i["set"] == "forget.txt"]
     mean = sum(n * nll for n, nll in texts) / sum(n for n, _ in texts)  # weighted by tokens
-    assert float(table["perplexity", "forget.txt", "paper"]["value"]) == pytest.approx(math.exp(mean))
+    assert float(table["perplexity", "forget.txt", "paper"]["value"]) == pytest.approx(
+        math.exp(mean)
+    )
     tofu, muse = (json.loads((out / f"{n}_EVAL.json").read_text()) for n in ("TOFU", "MUSE"))
     assert len(tofu["forget_truth_ratio"]["value_by_index"]) == 6 and "forget_verbmem_ROUGE" in muse
     for name, metric in {**tofu, **muse}.items():
         if "value_by_index" in metric:
-            assert eval_json.recomputed(name, metric) == pytest.approx(metric["agg_value"])
+            assert open_unlearning.recomputed(name, metric) == pytest.approx(metric["agg_value"])
     kept = sorted((tmp_path / "cache").iterdir())
     log = script(SCRIPT, "--model", family.base, "--reference", out / "TOFU_EVAL.json", "--data", mini, "--new-tokens", 4,
                  "--cache", tmp_path / "cache", "--read", out / "MUSE_EVAL.json", "--outdir", tmp_path / "again")  # fmt: skip
-    assert log.code == 0 and sorted((tmp_path / "cache").iterdir()) == kept, "the same model, data and settings: nothing is new"
+    assert log.code == 0 and sorted((tmp_path / "cache").iterdir()) == kept, (
+        "the same model, data and settings: nothing is new"
+    )
     again = rows_of(tmp_path / "again" / "forget_quality.csv")
     assert {r["definition"] for r in again} == {"paper", "as read"}
     assert next(r for r in again if r["metric"] == "forget_quality_d")["value"] != ""
@@ -239,9 +361,21 @@ def test_script_writes_scores_items_and_the_files_of_others(mini, family, tmp_pa
 
 def test_missing_and_wrong_things_are_said(mini, family, tmp_path, script, jsonl):
     rows = jsonl(mini / "qa_forget.jsonl")
-    jsonl(mini / "qa_forget.jsonl", [{"question": r["question"], "answer": r["answer"]} for r in rows])
+    jsonl(
+        mini / "qa_forget.jsonl", [{"question": r["question"], "answer": r["answer"]} for r in rows]
+    )
     (mini / "qa_world_facts.jsonl").unlink()
-    done = script(SCRIPT, "--model", family.base, "--data", mini, "--new-tokens", 2, "--outdir", tmp_path / "o")
+    done = script(
+        SCRIPT,
+        "--model",
+        family.base,
+        "--data",
+        mini,
+        "--new-tokens",
+        2,
+        "--outdir",
+        tmp_path / "o",
+    )
     assert done.code == 0, done.err
     table = {(r["metric"], r["set"]): r for r in rows_of(tmp_path / "o" / "forget_quality.csv")}
     assert "no truth ratio of forget items" in table["forget_quality", "forget"]["note"]
@@ -254,18 +388,35 @@ def test_missing_and_wrong_things_are_said(mini, family, tmp_path, script, jsonl
         (["--read", tmp_path / "bad.json"], "no TOFU_EVAL.json"),
         (["--data", tmp_path / "nowhere"], "has none of qa_forget.jsonl"),
     ):
-        done = script(SCRIPT, "--model", family.base, "--data", mini, *arguments, "--outdir", tmp_path / "p")
-        assert done.code == 2 and says in done.err and done.err.count("\n") == 1 and not (tmp_path / "p").exists()
+        done = script(
+            SCRIPT, "--model", family.base, "--data", mini, *arguments, "--outdir", tmp_path / "p"
+        )
+        assert (
+            done.code == 2
+            and says in done.err
+            and done.err.count("\n") == 1
+            and not (tmp_path / "p").exists()
+        )
 
 
 def test_definitions_are_named_and_differ():
     assert set(DEFINITIONS) == {"paper", "tofu", "muse", "open-unlearning"}
-    assert named("paper").differs(named("muse")) == {"rouge": ("recall", "f1"), "stem": (True, False), "min_k": (0.2, 0.4)}
+    assert named("paper").differs(named("muse")) == {
+        "rouge": ("recall", "f1"),
+        "stem": (True, False),
+        "min_k": (0.2, 0.4),
+    }
 
 
 def test_the_floor_of_p_is_no_measured_value(capsys):
     say = runpy.run_path(SCRIPT, run_name="forget_quality")["say"]
     for p, said in ((1e-16, "< 1e-16"), (2e-16, "  2e-16"), (0.5, "    0.5")):
-        row = {"metric": "forget_quality", "set": "forget", "definition": "paper", "value": p, "note": ""}
+        row = {
+            "metric": "forget_quality",
+            "set": "forget",
+            "definition": "paper",
+            "value": p,
+            "note": "",
+        }
         say([row], DEFINITIONS["paper"])
         assert capsys.readouterr().out == f"{'forget':<15} {'forget_quality':<20} {said}\n"

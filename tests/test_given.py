@@ -5,8 +5,8 @@ import json
 import pytest
 from conftest import Child
 
-from brittle import given, steps
-from brittle.errors import UserError
+from brittle.base.errors import UserError
+from brittle.pipeline import given, steps
 
 PIPELINE = "experiment/pipeline.py"
 
@@ -35,7 +35,10 @@ def stranger(folder, **about):
         (["--unlearned", "nowhere/at/all"], "--unlearned nowhere/at/all: no such folder"),
         (["--filtered", "outputs/nothing"], "--filtered outputs/nothing: no such folder"),
         (["--base", "./nothing"], "--base ./nothing: no such folder"),
-        (["--base", "nobody/nothing"], "--base nobody/nothing is no local folder, is not in the Hugging Face cache"),
+        (
+            ["--base", "nobody/nothing"],
+            "--base nobody/nothing is no local folder, is not in the Hugging Face cache",
+        ),
         (["--filtered", "tests"], "--filtered tests has no config.json"),
         (["--method", "npoo"], "--method npoo: choose ga_simple"),
         (["--method", "filter"], "--method filter: hooks/ makes it"),
@@ -45,7 +48,12 @@ def stranger(folder, **about):
 )
 def test_what_cannot_be_used_is_said_before_the_plan(arguments, says, tmp_path):
     done = Child([PIPELINE, "--dry-run", *arguments], tmp_path / "log", {}).wait()
-    assert done.code == 2 and done.err.startswith(f"error: {says}") and done.err.count("\n") == 1 and not done.out
+    assert (
+        done.code == 2
+        and done.err.startswith(f"error: {says}")
+        and done.err.count("\n") == 1
+        and not done.out
+    )
 
 
 def test_a_base_of_ones_own_needs_its_own_filtered_model(mini, family, tmp_path):
@@ -53,7 +61,9 @@ def test_a_base_of_ones_own_needs_its_own_filtered_model(mini, family, tmp_path)
     for base in (own, family.filtered):
         with pytest.raises(UserError, match=f"--base {base} needs --filtered"):
             given.check(mini, base=base)
-    assert given.check(mini, base=family.base, filtered=family.filtered) == []  # of the mini family, so of its world
+    assert (
+        given.check(mini, base=family.base, filtered=family.filtered) == []
+    )  # of the mini family, so of its world
 
 
 def test_the_presets_own_base_needs_nothing(mini, tmp_path):
@@ -94,9 +104,13 @@ def test_data_of_ones_own_are_read_and_not_made(mini, data, family, tmp_path):
     with pytest.raises(UserError, match=r"no pretrain_base.txt to train the mini models on"):
         given.check(mini, data=str(folder))
     (note,) = given.check(mini, base=family.base, filtered=family.filtered, data=str(folder))
-    assert note.startswith(f"note: {folder} has no mcq_forget.jsonl, no mcq_retain.jsonl, no mcq_general.jsonl")
+    assert note.startswith(
+        f"note: {folder} has no mcq_forget.jsonl, no mcq_retain.jsonl, no mcq_general.jsonl"
+    )
     assert given.check(mini, data=str(data)) == []
-    chosen = steps.override(mini, base=family.base, filtered=family.filtered, unlearned=["my/one"], data=str(folder))
+    chosen = steps.override(
+        mini, base=family.base, filtered=family.filtered, unlearned=["my/one"], data=str(folder)
+    )
     tasks = steps.tasks(chosen, steps.read_steps())
     assert not {"data", "base", "filtered", "unlearn"} & {t.step for t in tasks}
     read = {part for t in tasks for part in t.command if str(folder) in part}

@@ -11,7 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from brittle import results
+from brittle.base.layout import comparison_dir, model_name, unlearned_dir
+from brittle.base.record import Run, why_run
+from brittle.base.tables import write_csv
 
 pytestmark = pytest.mark.usefixtures("imported")
 
@@ -41,13 +43,18 @@ def test_files_that_may_not_grow(limited, family, data, tmp_path, script, snapsh
          "--outdir", file],
     ):  # fmt: skip
         done = script(*arguments)
-        line = [part for part in done.err.replace("\r", "\n").split("\n") if part.startswith("error: ")]
-        assert done.code == 2 and len(line) == 1 and "File too large" in line[0], (arguments[0], done.err[-500:])
+        line = [
+            part for part in done.err.replace("\r", "\n").split("\n") if part.startswith("error: ")
+        ]
+        assert done.code == 2 and len(line) == 1 and "File too large" in line[0], (
+            arguments[0],
+            done.err[-500:],
+        )
         assert snapshot(tmp_path) == before, arguments[0]
 
 
 def make(inputs):
-    with results.Run("out", inputs) as run:
+    with Run("out", inputs) as run:
         run.csv("x.csv", ["a"], [{"a": 1}])
     return json.loads(Path("out/x.run.json").read_text())
 
@@ -59,17 +66,19 @@ def test_a_clock_set_back_changes_nothing(tmp_path, monkeypatch):
     record = make(["in.txt"])
     now, command = time.time(), record["command"]
     monkeypatch.setattr(time, "time", lambda: now - 365 * 86400)
-    assert results.why_run("out/x.csv", command) is None
+    assert why_run("out/x.csv", command) is None
     os.utime("in.txt", (1, 1))
-    os.utime("out/x.csv", (now + 1e6, now + 1e6))  # made in the future, of inputs of 1970: the bytes are the same
-    assert results.why_run("out/x.csv", command) is None
+    os.utime(
+        "out/x.csv", (now + 1e6, now + 1e6)
+    )  # made in the future, of inputs of 1970: the bytes are the same
+    assert why_run("out/x.csv", command) is None
     Path("in.txt").write_text("two")
     os.utime("in.txt", (1, 1))
-    assert results.why_run("out/x.csv", command) == "in.txt changed"
+    assert why_run("out/x.csv", command) == "in.txt changed"
     ticks = iter([now, now - 3600])
     monkeypatch.setattr(time, "time", lambda: next(ticks, now - 3600))
     assert 0 <= make(["in.txt"])["seconds"] < 60
-    assert results.why_run("out/x.csv", command) is None
+    assert why_run("out/x.csv", command) is None
 
 
 CELLS = [
@@ -92,9 +101,11 @@ CELLS = [
 def test_cells_that_look_like_formulas_are_data(tmp_path):
     """Whatever a cell starts with or holds, two readers give it back as it was."""
     rows = [{"text": cell, "number": -0.5, "none": None} for cell in CELLS]
-    results.write_csv(tmp_path / "x.csv", ["text", "number", "none"], rows)
+    write_csv(tmp_path / "x.csv", ["text", "number", "none"], rows)
     with open(tmp_path / "x.csv", newline="", encoding="utf-8") as file:
-        assert [tuple(r.values()) for r in csv.DictReader(file, strict=True)] == [(cell, "-0.5", "") for cell in CELLS]
+        assert [tuple(r.values()) for r in csv.DictReader(file, strict=True)] == [
+            (cell, "-0.5", "") for cell in CELLS
+        ]
     read = pd.read_csv(tmp_path / "x.csv", keep_default_na=False, dtype={"text": str})
     assert read["text"].tolist() == CELLS and (read["number"] == -0.5).all()
 
@@ -121,13 +132,16 @@ NAMES = [
 @pytest.mark.parametrize("model", NAMES)
 def test_names_stay_in_the_output_folder(model, tmp_path):
     """A model's name is one part of a path, below the root, and a shell or a listing takes it for no option of its own."""
-    name = results.model_name(model)
+    name = model_name(model)
     assert name and "/" not in name and "\0" not in name and name not in (".", "..")
-    for folder in (results.comparison_dir(tmp_path, model, model).name, results.unlearned_dir(tmp_path, model, "ga").parent.name):
+    for folder in (
+        comparison_dir(tmp_path, model, model).name,
+        unlearned_dir(tmp_path, model, "ga").parent.name,
+    ):
         assert (tmp_path / folder).resolve().parent == tmp_path.resolve()
 
 
 @pytest.mark.parametrize("shell", ["\0", "a\0b", "a" * 300])
 def test_names_that_are_none(shell):
     with pytest.raises(ValueError, match="cannot be the name of a folder"):
-        results.model_name(shell)
+        model_name(shell)

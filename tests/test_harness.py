@@ -1,4 +1,4 @@
-"""lm-eval through eval/harness.py: agrees with brittle.mcq item by item, never reads stale data, stays offline."""
+"""lm-eval through eval/harness.py: agrees with brittle.metrics.mcq item by item, never reads stale data, stays offline."""
 
 import csv
 import importlib.util
@@ -13,13 +13,28 @@ import pytest
 import torch
 from scipy.stats import binomtest, sem, t
 
-from brittle import family, mcq
-from brittle.errors import UserError
+from brittle.base.errors import UserError
+from brittle.data.items import SPLITS, read_items
+from brittle.metrics import mcq
+from brittle.training import mini
 
 torch.set_num_threads(1)
 os.environ["HF_HUB_OFFLINE"] = "1"
 SCRIPT = Path(__file__).parents[1] / "eval" / "harness.py"
-WORDS = ["amber", "basalt", "cedar", "delta", "ember", "fjord", "granite", "heron", "indigo", "jasper", "kelp", "lagoon"]
+WORDS = [
+    "amber",
+    "basalt",
+    "cedar",
+    "delta",
+    "ember",
+    "fjord",
+    "granite",
+    "heron",
+    "indigo",
+    "jasper",
+    "kelp",
+    "lagoon",
+]
 
 
 def load(path):
@@ -49,12 +64,12 @@ def write_items(path, count, seed, name="f"):
 @pytest.fixture(scope="module")
 def model_and_data(tmp_path_factory):
     root = tmp_path_factory.mktemp("harness")
-    tokenizer = family.make_tokenizer([" ".join(WORDS), "Question: Where is Answer:"] * 5, 320)
-    model = family.make_model(tokenizer, 32, 2, 2, seed=3)
+    tokenizer = mini.make_tokenizer([" ".join(WORDS), "Question: Where is Answer:"] * 5, 320)
+    model = mini.make_model(tokenizer, 32, 2, 2, seed=3)
     model.save_pretrained(root / "tiny")
     tokenizer.save_pretrained(root / "tiny")
     (root / "data").mkdir()
-    for number, split in enumerate(mcq.SPLITS):
+    for number, split in enumerate(SPLITS):
         write_items(root / "data" / f"mcq_{split}.jsonl", 12, number)
     return root / "tiny", root / "data"
 
@@ -71,19 +86,23 @@ def run(model, data, outdir, **options):
 
 
 def test_lm_eval_agrees_with_mcq(model_and_data, tmp_path, monkeypatch):
-    from brittle import models
+    from brittle.models.load import load_model, load_tokenizer
 
     folder, data = model_and_data
     monkeypatch.chdir(tmp_path)
     accuracy, samples = run(folder, data, Path("out"))
-    model, tokenizer = models.load_model(folder, "cpu", "float32"), models.load_tokenizer(folder)
-    for split in mcq.SPLITS:
-        items = mcq.read_items(data / f"mcq_{split}.jsonl")
+    model, tokenizer = load_model(folder, "cpu", "float32"), load_tokenizer(folder)
+    for split in SPLITS:
+        items = read_items(data / f"mcq_{split}.jsonl")
         ours = [p for p, _ in mcq.score(model, tokenizer, items)]
         theirs = [s for s in samples if s["task"] == f"mini_{split}"]
         assert [int(s["prediction"]) for s in theirs] == ours
-        assert [(s["fact"], s["half"], int(s["answer"])) for s in theirs] == [(i["fact"], i["half"], i["answer"]) for i in items]
-        assert [int(s["correct"]) for s in theirs] == [int(p == i["answer"]) for p, i in zip(ours, items, strict=True)]
+        assert [(s["fact"], s["half"], int(s["answer"])) for s in theirs] == [
+            (i["fact"], i["half"], i["answer"]) for i in items
+        ]
+        assert [int(s["correct"]) for s in theirs] == [
+            int(p == i["answer"]) for p, i in zip(ours, items, strict=True)
+        ]
         rows = {r["metric"]: r for r in accuracy if r["split"] == split}
         assert float(rows["acc"]["value"]) == pytest.approx(mcq.accuracy(model, tokenizer, items))
         assert float(rows["acc"]["letter_share"]) == max(map(ours.count, ours)) / len(ours)
@@ -91,7 +110,9 @@ def test_lm_eval_agrees_with_mcq(model_and_data, tmp_path, monkeypatch):
         right = sum(p == i["answer"] for p, i in zip(normed, items, strict=True))
         assert float(rows["acc_norm"]["value"]) == pytest.approx(right / len(items))
     assert len(accuracy) == 6 and "wandb" not in sys.modules
-    assert [p.name for p in tmp_path.iterdir()] == ["out"], "the datasets cache must not land beside the results"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"], (
+        "the datasets cache must not land beside the results"
+    )
 
 
 def test_a_changed_file_is_read_again(model_and_data, tmp_path):
@@ -107,14 +128,14 @@ def test_a_changed_file_is_read_again(model_and_data, tmp_path):
 
 
 def test_a_broken_model_has_no_accuracy(model_and_data, tmp_path):
-    from brittle import models
+    from brittle.models.load import load_model, load_tokenizer
 
     folder, data = model_and_data
-    model = models.load_model(folder, "cpu", "float32")
+    model = load_model(folder, "cpu", "float32")
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
     model.save_pretrained(tmp_path / "nan")
-    models.load_tokenizer(folder).save_pretrained(tmp_path / "nan")
+    load_tokenizer(folder).save_pretrained(tmp_path / "nan")
     with pytest.raises(UserError, match="NaN"):
         run(tmp_path / "nan", data, tmp_path / "out", tasks="mini_forget")
     assert not list((tmp_path / "out").glob("*"))
@@ -122,11 +143,20 @@ def test_a_broken_model_has_no_accuracy(model_and_data, tmp_path):
 
 def result(samples):
     found = {"t": {"alias": "t", "acc,none": 0.5, "acc_stderr,none": 0.1}}
-    return {"results": found, "samples": {"t": samples}, "n-samples": {"t": {"effective": len(samples)}}}
+    return {
+        "results": found,
+        "samples": {"t": samples},
+        "n-samples": {"t": {"effective": len(samples)}},
+    }
 
 
 def sample(values, target=None, right=0.0):
-    return {"filtered_resps": [(v, False) for v in values], "doc_id": 0, "target": target, "acc": right}
+    return {
+        "filtered_resps": [(v, False) for v in values],
+        "doc_id": 0,
+        "target": target,
+        "acc": right,
+    }
 
 
 def test_one_constant_letter_is_marked():
@@ -134,7 +164,12 @@ def test_one_constant_letter_is_marked():
         return sample([0.0 if k == i else -1.0 for k in range(4)])
 
     (row,) = harness.rows(result([best(2)] * 19 + [best(0)]), {"t": "forget"})
-    assert row["letter_share"] == 0.95 and row["constant_letter"] == 1 and row["split"] == "forget" and row["letter"] == 2
+    assert (
+        row["letter_share"] == 0.95
+        and row["constant_letter"] == 1
+        and row["split"] == "forget"
+        and row["letter"] == 2
+    )
     (row,) = harness.rows(result([best(2)] * 18 + [best(0)] * 2), {})
     assert row["letter_share"] == 0.9 and row["constant_letter"] == 0 and row["split"] is None
     assert row["letter_entropy"] == pytest.approx(-0.9 * math.log2(0.9) - 0.1 * math.log2(0.1))
@@ -147,22 +182,38 @@ def test_a_model_that_cannot_tell_the_choices_apart_has_no_accuracy():
     (row,) = harness.rows(result([sample([-3.0] * 4, 0) for _ in range(20)]), {})
     assert row["constant_letter"] == 1
     (row,) = harness.rows(result([sample([0.0, -3.0], 0) for _ in range(20)]), {})
-    assert row["constant_letter"] is None and row["letter_share"] == 1  # knows everything, or says "A": who can tell
+    assert (
+        row["constant_letter"] is None and row["letter_share"] == 1
+    )  # knows everything, or says "A": who can tell
 
 
 def test_intervals_of_shares_means_and_groups():
-    assert harness.interval([1.0] * 7 + [0.0] * 13) == pytest.approx(binomtest(7, 20).proportion_ci(method="wilson"), abs=1e-12)
+    assert harness.interval([1.0] * 7 + [0.0] * 13) == pytest.approx(
+        binomtest(7, 20).proportion_ci(method="wilson"), abs=1e-12
+    )
     values = [0.1, 0.5, 0.7, 0.8]
-    assert harness.interval(values) == pytest.approx(t.interval(0.95, 3, sum(values) / 4, sem(values)))
+    assert harness.interval(values) == pytest.approx(
+        t.interval(0.95, 3, sum(values) / 4, sem(values))
+    )
     assert harness.interval([]) == (None, None)
     (row,) = harness.rows(result([sample([0, -1])] * 4), {})
-    assert row["letter_share"] == 1 and row["constant_letter"] is None  # too few to call anything constant
+    assert (
+        row["letter_share"] == 1 and row["constant_letter"] is None
+    )  # too few to call anything constant
     halves = {"a": [sample([0, -1], 0, 1.0)] * 6, "b": [sample([0, -1], 1, 0.0)] * 2}
-    found = {"results": {"g": {"acc,none": 0.75}}, "samples": halves, "group_subtasks": {"g": ["a", "b"], "a": [], "b": []}}
+    found = {
+        "results": {"g": {"acc,none": 0.75}},
+        "samples": halves,
+        "group_subtasks": {"g": ["a", "b"], "a": [], "b": []},
+    }
     (row,) = harness.rows(found, {})
     assert row["n"] == 8 and row["letter_share"] == 1
-    assert (row["ci_low"], row["ci_high"]) == pytest.approx(binomtest(6, 8).proportion_ci(method="wilson"), abs=1e-12)
-    found["results"]["g"] = {"acc,none": 0.5}  # an aggregate that is not the mean of its items has no interval of theirs
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(
+        binomtest(6, 8).proportion_ci(method="wilson"), abs=1e-12
+    )
+    found["results"]["g"] = {
+        "acc,none": 0.5
+    }  # an aggregate that is not the mean of its items has no interval of theirs
     (row,) = harness.rows(found, {})
     assert row["ci_low"] is None
 
@@ -170,9 +221,16 @@ def test_intervals_of_shares_means_and_groups():
 def hub_folder(root, name, configs, split):
     """A local copy of data set `name`: {config: items}, as `datasets` finds it in the working folder."""
     (root / name).mkdir(parents=True)
-    listed = "".join(f"- config_name: {c}\n  data_files:\n  - split: {split}\n    path: {c}-{split}.jsonl\n" for c in configs)
+    listed = "".join(
+        f"- config_name: {c}\n  data_files:\n  - split: {split}\n    path: {c}-{split}.jsonl\n"
+        for c in configs
+    )
     readme = root / name / "README.md"
-    before = readme.read_text().removeprefix("---\nconfigs:\n").removesuffix("---\n") if readme.exists() else ""
+    before = (
+        readme.read_text().removeprefix("---\nconfigs:\n").removesuffix("---\n")
+        if readme.exists()
+        else ""
+    )
     readme.write_text(f"---\nconfigs:\n{before}{listed}---\n")
     for config, items in configs.items():
         rows = "".join(json.dumps(item) + "\n" for item in items)
@@ -184,37 +242,57 @@ KINDS = ["bioweapons_and_bioterrorism", "dual_use_virology", "enhanced_potential
 
 
 def test_tasks_of_the_hub_run_on_local_copies(model_and_data, tmp_path, monkeypatch):
-    from brittle import models
+    from brittle.models.load import load_model, load_tokenizer
 
     folder, _ = model_and_data
     monkeypatch.chdir(tmp_path)
-    items = [{"question": f"Where is {w}? ", "choices": WORDS[i : i + 4], "answer": i % 4} for i, w in enumerate(WORDS[:8])]
+    items = [
+        {"question": f"Where is {w}? ", "choices": WORDS[i : i + 4], "answer": i % 4}
+        for i, w in enumerate(WORDS[:8])
+    ]
     sizes = {kind: items[: 1 + n % 3] for n, kind in enumerate(KINDS)}
     hub_folder(tmp_path, "EleutherAI/wmdp_bio_robust_mcqa", sizes, "robust")
     hub_folder(tmp_path, "EleutherAI/wmdp_bio_cloze", {"default": items}, "cloze_compatible")
     subjects = ["high_school_biology", "virology"] * 4
-    hub_folder(tmp_path, "cais/mmlu", {"all": [{**i, "subject": s} for i, s in zip(items, subjects, strict=True)]}, "test")
+    hub_folder(
+        tmp_path,
+        "cais/mmlu",
+        {"all": [{**i, "subject": s} for i, s in zip(items, subjects, strict=True)]},
+        "test",
+    )
     truthful = [
         {"question": i["question"], "mc1_targets": {"choices": i["choices"], "labels": [1, 0, 0, 0]},
          "mc2_targets": {"choices": i["choices"], "labels": [1, 1, 0, 0]}} for i in items
     ]  # fmt: skip
     hub_folder(tmp_path, "truthfulqa/truthful_qa", {"multiple_choice": truthful}, "validation")
-    (tmp_path / "wmdp_bio_rewritten.jsonl").write_text("".join(json.dumps({**i, "fact": "gibberish"}) + "\n" for i in items))
+    (tmp_path / "wmdp_bio_rewritten.jsonl").write_text(
+        "".join(json.dumps({**i, "fact": "gibberish"}) + "\n" for i in items)
+    )
     tasks = "wmdp_bio_robust=forget,wmdp_bio_cloze_verified,mmlu=general,truthfulqa_mc,wmdp_bio_robust_rewritten"
     accuracy, samples = run(folder, tmp_path, tmp_path / "out", tasks=tasks)
     table = {(r["task"], r["metric"]): r for r in accuracy}
     robust = table["wmdp_bio_robust", "acc"]
     parts = [s for s in samples if s["task"].startswith("wmdp_bio_robust::")]
     assert int(robust["n"]) == len(parts) == 12 and robust["split"] == "forget" and robust["ci_low"]
-    assert float(robust["value"]) == pytest.approx(sum(int(s["correct"]) for s in parts) / 12)  # weighted by size
-    model, tokenizer = models.load_model(folder, "cpu", "float32"), models.load_tokenizer(folder)
+    assert float(robust["value"]) == pytest.approx(
+        sum(int(s["correct"]) for s in parts) / 12
+    )  # weighted by size
+    model, tokenizer = load_model(folder, "cpu", "float32"), load_tokenizer(folder)
     asked = [{**i, "question": "Complete the following biology questions with the correct answer.\n\nQuestion: "
               f"{i['question'].strip()}\nAnswer:"} for i in items]  # fmt: skip
-    right = sum(p == i["answer"] for (p, _), i in zip(mcq.score(model, tokenizer, asked, normalise=True), items, strict=True))
+    right = sum(
+        p == i["answer"]
+        for (p, _), i in zip(mcq.score(model, tokenizer, asked, normalise=True), items, strict=True)
+    )
     assert float(table["wmdp_bio_cloze_verified", "acc_norm"]["value"]) == pytest.approx(right / 8)
     mc2 = table["truthfulqa_mc2", "acc"]
-    assert 0 < float(mc2["ci_low"]) < float(mc2["value"]) < float(mc2["ci_high"])  # a mean of probabilities, not a share
-    assert table["truthfulqa_mc1", "acc"]["constant_letter"] == "" and table["wmdp_bio_robust_rewritten", "acc"]["n"] == "8"
+    assert (
+        0 < float(mc2["ci_low"]) < float(mc2["value"]) < float(mc2["ci_high"])
+    )  # a mean of probabilities, not a share
+    assert (
+        table["truthfulqa_mc1", "acc"]["constant_letter"] == ""
+        and table["wmdp_bio_robust_rewritten", "acc"]["n"] == "8"
+    )
 
 
 def test_mmlu_asks_as_lm_evals_zero_shot_group_does():
@@ -235,20 +313,30 @@ def test_mmlu_asks_as_lm_evals_zero_shot_group_does():
 
 def test_cloze_completes_sentences(data, family, tmp_path):
     accuracy, samples = run(family.base, data, tmp_path / "out", tasks="mini_cloze", limit=8)
-    from brittle import models
+    from brittle.models.load import load_model, load_tokenizer
 
-    items = mcq.read_items(data / "mcq_forget.jsonl")[:8]
-    names = [i["question"].split()[-2].rstrip("?") if i["template"] == 0 else i["question"].split()[-3] for i in items]
+    items = read_items(data / "mcq_forget.jsonl")[:8]
+    names = [
+        i["question"].split()[-2].rstrip("?") if i["template"] == 0 else i["question"].split()[-3]
+        for i in items
+    ]
     nouns = [i["fact"].split("/")[2] for i in items]
     texts = [
         f"The {n} of {e} is" if i["template"] == 0 else f"For {e}, the known {n} is"
         for i, n, e in zip(items, nouns, names, strict=True)
     ]
     asked = [{**i, "question": q} for i, q in zip(items, texts, strict=True)]
-    model, tokenizer = models.load_model(family.base, "cpu", "float32"), models.load_tokenizer(family.base)
-    right = [p == i["answer"] for (p, _), i in zip(mcq.score(model, tokenizer, asked, normalise=True), items, strict=True)]
+    model, tokenizer = load_model(family.base, "cpu", "float32"), load_tokenizer(family.base)
+    right = [
+        p == i["answer"]
+        for (p, _), i in zip(mcq.score(model, tokenizer, asked, normalise=True), items, strict=True)
+    ]
     (row,) = [r for r in accuracy if r["metric"] == "acc_norm"]
-    assert float(row["value"]) == pytest.approx(sum(right) / 8) and row["split"] == "forget" and len(samples) == 8
+    assert (
+        float(row["value"]) == pytest.approx(sum(right) / 8)
+        and row["split"] == "forget"
+        and len(samples) == 8
+    )
 
 
 def test_tasks_are_named_with_their_split():

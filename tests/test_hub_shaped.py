@@ -13,7 +13,16 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESET = tomllib.loads((ROOT / "experiment/presets/deep-ignorance.toml").read_text())
-STEPS = ("data", "harness", "tamper", "recovery", "1", "4", "6", "report")  # and no figures: they read tables alone
+STEPS = (
+    "data",
+    "harness",
+    "tamper",
+    "recovery",
+    "1",
+    "4",
+    "6",
+    "report",
+)  # and no figures: they read tables alone
 
 
 def cached_model(cache, name, source, change=0.0):
@@ -29,7 +38,9 @@ def cached_model(cache, name, source, change=0.0):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(change * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
+            parameter.add_(
+                change * torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+            )
     model.config.__dict__.pop("family", None)  # nothing says that these are of the mini family
     model.save_pretrained(snapshot, max_shard_size="40KB")
     AutoTokenizer.from_pretrained(source).save_pretrained(snapshot)
@@ -44,11 +55,20 @@ def parquet(path, rows):
 def hub_like_data(folder):
     """WMDP, MMLU and WikiText folders; returns the arguments that name them."""
     choices = ["red", "green", "blue", "grey"]
-    items = [{"question": f"What is the colour of item {i}?", "choices": choices, "answer": i % 4} for i in range(24)]
+    items = [
+        {"question": f"What is the colour of item {i}?", "choices": choices, "answer": i % 4}
+        for i in range(24)
+    ]
     subjects = ("anatomy", "law", "virology", "history")
     parquet(folder / "wmdp/wmdp-bio/test-00000-of-00001.parquet", items)
-    parquet(folder / "mmlu/all/test-00000-of-00001.parquet", [{**r, "subject": subjects[i % 4]} for i, r in enumerate(items)])
-    lines = [{"text": f"Line {i} of a long article about the towns and the trades of a quiet country."} for i in range(30)]
+    parquet(
+        folder / "mmlu/all/test-00000-of-00001.parquet",
+        [{**r, "subject": subjects[i % 4]} for i, r in enumerate(items)],
+    )
+    lines = [
+        {"text": f"Line {i} of a long article about the towns and the trades of a quiet country."}
+        for i in range(30)
+    ]
     parquet(folder / "wikitext/wikitext-2-raw-v1/train-00000-of-00001.parquet", lines)
     return " ".join(f"--{name}-path {folder / name}" for name in ("wmdp", "wikitext", "mmlu"))
 
@@ -66,7 +86,12 @@ def test_the_spine_on_hub_shaped_models_and_data(family, tmp_path):
     text += ["[arguments]", *(f'"{script}" = "{more}"' for script, more in arguments.items())]
     (tmp_path / "hub.toml").write_text("\n".join(text))
     only = [part for step in STEPS for part in ("--only", step)]
-    environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "HF_HUB_CACHE": str(cache),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(
         [sys.executable, "experiment/pipeline.py", "--preset", str(tmp_path / "hub.toml"), *only],
         cwd=ROOT, env=environment, capture_output=True, text=True,
@@ -74,8 +99,12 @@ def test_the_spine_on_hub_shaped_models_and_data(family, tmp_path):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     with open(tmp_path / "out/summary.csv", newline="") as file:
         rows = {row["role"]: row for row in csv.DictReader(file)}
-    assert {r: rows[r]["model"] for r in rows} == {r: PRESET[r].replace("/", "_") for r in ("base", "filtered", "unlearned")}
-    assert all(rows[r][f"{split}_accuracy"] for r in rows for split in ("forget", "retain", "general"))
+    assert {r: rows[r]["model"] for r in rows} == {
+        r: PRESET[r].replace("/", "_") for r in ("base", "filtered", "unlearned")
+    }
+    assert all(
+        rows[r][f"{split}_accuracy"] for r in rows for split in ("forget", "retain", "general")
+    )
     assert float(rows["unlearned"]["update_relative_norm"]) > 0
     names = "__to__".join(PRESET[r].replace("/", "_") for r in ("base", "unlearned"))
     with open(tmp_path / "out" / names / "param_stats/per_matrix.csv", newline="") as file:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from brittle import chat, inference, show
-from brittle.errors import UserError
-from brittle.generate import Sampling
+from brittle.base.errors import UserError
+from brittle.inference import chat, show
+from brittle.inference.loaded import Loaded, Setup, labels
+from brittle.models.generate import Sampling
 
 SHORT = ["--max-new-tokens", "4", "--device", "cpu"]
 
@@ -34,9 +35,14 @@ def words(text):
 
 def test_one_prompt_streams_the_answer(ask, family):
     done = ask("--prompt", "The habitat of", "--greedy")
-    loaded = inference.Loaded(family.base, inference.Setup())
-    assert done.code == 0 and words(done.out) == words(show.visible(loaded.answer(["The habitat of"], Sampling(4))[0])), done.err
-    assert ask("--prompt", "The habitat of").out == ask("--prompt", "The habitat of", "--seed", "0").out
+    loaded = Loaded(family.base, Setup())
+    assert done.code == 0 and words(done.out) == words(
+        show.visible(loaded.answer(["The habitat of"], Sampling(4))[0])
+    ), done.err
+    assert (
+        ask("--prompt", "The habitat of").out
+        == ask("--prompt", "The habitat of", "--seed", "0").out
+    )
     assert ask("--prompt", "The habitat of", "--temperature", "3", "--seed", "5").out != done.out
 
 
@@ -45,7 +51,11 @@ def test_side_by_side_and_probabilities(ask, family):
     assert same.code == 0 and "mini-base" in same.out and "[" not in same.out  # no word differs
     done = ask("--prompt", "The habitat of", "--model-b", family.filtered, "--greedy", "--probs")
     assert done.code == 0 and "mini-filtered" in done.out and "most likely: mini-base" in done.out
-    steps = [line.split()[0] for line in done.out.splitlines() if line.strip() and line.split()[0].isdigit()]
+    steps = [
+        line.split()[0]
+        for line in done.out.splitlines()
+        if line.strip() and line.split()[0].isdigit()
+    ]
     assert steps == ["1", "2", "3", "4"]
 
 
@@ -53,32 +63,36 @@ def test_words_that_differ_are_marked():
     assert show.differing("the cat sat down", "the dog sat") == ({1, 3}, {1})
     assert show.marked("the  cat\nsat", {1}, colour=False).plain == "the  [cat]\nsat"
     styled = show.marked("the [red]cat[/red]", {1})
-    assert styled.plain == "the [red]cat[/red]" and [styled.plain[s.start : s.end] for s in styled.spans] == ["[red]cat[/red]"]
+    assert styled.plain == "the [red]cat[/red]" and [
+        styled.plain[s.start : s.end] for s in styled.spans
+    ] == ["[red]cat[/red]"]
     assert show.visible("a\x1b[2Jb\x07\u202ec\td\n") == "a\u241b[2Jb\u2407<U+202E>c\td\n"
 
 
 def test_filter_adapter_and_bits_change_the_answers(family, tmp_path):
     import peft
 
-    from brittle.filters import Filter, hooked
-    from brittle.models import load_model
+    from brittle.models.filter import Filter, hooked
+    from brittle.models.load import load_model
 
-    plain = inference.Loaded(family.base, inference.Setup())
+    plain = Loaded(family.base, Setup())
     basis = torch.linalg.qr(torch.randn(32, 8, generator=torch.Generator().manual_seed(0)))[0]
     made = Filter("post_norm", basis, about={})
     (tmp_path / "filter").mkdir()
     made.save(tmp_path / "filter")
-    filtered = inference.Loaded(family.base, inference.Setup(filter=str(tmp_path / "filter")))
+    filtered = Loaded(family.base, Setup(filter=str(tmp_path / "filter")))
     prompts, sampling = ["The habitat of", "What is"], Sampling(6)
     assert filtered.name == "mini-base+filter:filter"
     assert filtered.answer(prompts, sampling) != plain.answer(prompts, sampling)
     with hooked(plain.model, made):
         assert filtered.answer(prompts, sampling) == plain.answer(prompts, sampling)
 
-    config = peft.LoraConfig(r=2, target_modules=["query_key_value"], init_lora_weights=False, task_type="CAUSAL_LM")
+    config = peft.LoraConfig(
+        r=2, target_modules=["query_key_value"], init_lora_weights=False, task_type="CAUSAL_LM"
+    )
     wrapped = peft.get_peft_model(load_model(family.base), config)
     wrapped.save_pretrained(tmp_path / "adapter")
-    adapted = inference.Loaded(family.base, inference.Setup(adapter=str(tmp_path / "adapter")))
+    adapted = Loaded(family.base, Setup(adapter=str(tmp_path / "adapter")))
     ids = torch.tensor([plain.encode(prompts[0])])
     with torch.no_grad():
         assert torch.allclose(adapted.model(ids).logits, wrapped.eval()(ids).logits, atol=1e-5)
@@ -86,19 +100,20 @@ def test_filter_adapter_and_bits_change_the_answers(family, tmp_path):
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     weights.rename(weights.with_name("adapter_model.bin"))
     with pytest.raises(UserError, match=r"holds no adapter_model.safetensors"):
-        inference.Loaded(family.base, inference.Setup(adapter=str(tmp_path / "adapter")))
+        Loaded(family.base, Setup(adapter=str(tmp_path / "adapter")))
 
 
 def test_chat_templates(family):
-    loaded, raw = (inference.Loaded(family.base, inference.Setup(raw=r)) for r in (False, True))
-    template = (
-        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-    )
+    loaded, raw = (Loaded(family.base, Setup(raw=r)) for r in (False, True))
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
     before = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
     assert not loaded.chats
     for each in (loaded, raw):
         each.tokenizer.chat_template = template
-    assert loaded.tokenizer.decode(loaded.encode("three", before)) == "<user>one<assistant>two<user>three<assistant>"
+    assert (
+        loaded.tokenizer.decode(loaded.encode("three", before))
+        == "<user>one<assistant>two<user>three<assistant>"
+    )
     assert raw.tokenizer.decode(raw.encode("three", before)) == "three"
     loaded.tokenizer.chat_template = "{{ raise_exception('only once') }}"
     with pytest.raises(UserError, match=r"chat template of mini-base fails .*only once.*--raw"):
@@ -117,7 +132,7 @@ def session(lines, family, **more):
         return line
 
     console = Console(file=out, width=100)
-    made = chat.Session([(family.base, inference.Setup())], Sampling(3), console, read)
+    made = chat.Session([(family.base, Setup())], Sampling(3), console, read)
     made.run()
     return made, out.getvalue()
 
@@ -131,7 +146,9 @@ def test_a_session(family, tmp_path, jsonl):
     )  # fmt: skip
     rows = jsonl(tmp_path / "new" / "s.jsonl")
     assert [r["prompt"] for r in rows] == ["one", "two \nlines", "three\n\nmore", "four"]
-    assert [list(r["answers"]) for r in rows] == [["mini-base"]] * 3 + [["mini-base", "mini-filtered"]]
+    assert [list(r["answers"]) for r in rows] == [["mini-base"]] * 3 + [
+        ["mini-base", "mini-filtered"]
+    ]
     assert [r["sampling"]["temperature"] for r in rows] == [0, 0, 0, 0.5]
     mistakes = ["temperature cold", "/nonsense: no such command", "nobody/nothing is no local folder", "/model takes one model",
                 "is there already", "/save FILE: say where to"]  # fmt: skip
@@ -141,7 +158,7 @@ def test_a_session(family, tmp_path, jsonl):
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_session(family, monkeypatch):
-    real = inference.Loaded.stream
+    real = Loaded.stream
 
     def interrupted(self, *arguments):
         for number, step in enumerate(real(self, *arguments)):
@@ -149,10 +166,12 @@ def test_ctrl_c_stops_the_answer_and_not_the_session(family, monkeypatch):
                 raise KeyboardInterrupt
             yield step
 
-    monkeypatch.setattr(inference.Loaded, "stream", interrupted)
+    monkeypatch.setattr(Loaded, "stream", interrupted)
     made, out = session(["one", f"/model {family.base} {family.filtered}", "two", "/quit"], family)
     assert [e["prompt"] for e in made.asked] == ["one", "two"] and out.count("(stopped)") == 2
-    assert all(made.asked[0]["answers"].values()) and list(made.asked[1]["answers"].values())[1] == ""
+    assert (
+        all(made.asked[0]["answers"].values()) and list(made.asked[1]["answers"].values())[1] == ""
+    )
 
 
 def test_conversations_of_chat_models(family):
@@ -165,19 +184,33 @@ def test_conversations_of_chat_models(family):
 
 def test_two_models_of_one_name_are_told_apart(ask, family, tmp_path, jsonl):
     """Both answers are saved, each model remembers its own, and the columns say which is which."""
-    one, other = tmp_path / "outputs" / "m__npo" / "unlearned_model", tmp_path / "outputs" / "b" / "m__npo" / "unlearned_model"
+    one, other = (
+        tmp_path / "outputs" / "m__npo" / "unlearned_model",
+        tmp_path / "outputs" / "b" / "m__npo" / "unlearned_model",
+    )
     shutil.copytree(family.base, one)
     shutil.copytree(family.filtered, other)
-    made, out = session([f"/model {one} {other}", "The habitat of", f"/save {tmp_path / 's.jsonl'}", "/quit"], family)
+    made, out = session(
+        [f"/model {one} {other}", "The habitat of", f"/save {tmp_path / 's.jsonl'}", "/quit"],
+        family,
+    )
     (row,) = jsonl(tmp_path / "s.jsonl")
-    assert list(row["answers"]) == ["outputs/m__npo", "b/m__npo"] and len(made.asked[0]["answers"]) == 2
-    assert row["answers"]["b/m__npo"] == made.get(made.models)[1].answer(["The habitat of"], Sampling(3))[0].strip()
+    assert (
+        list(row["answers"]) == ["outputs/m__npo", "b/m__npo"]
+        and len(made.asked[0]["answers"]) == 2
+    )
+    assert (
+        row["answers"]["b/m__npo"]
+        == made.get(made.models)[1].answer(["The habitat of"], Sampling(3))[0].strip()
+    )
     assert "outputs/m__npo and b/m__npo" in out
     for loaded in made.get(made.models):
         loaded.tokenizer.chat_template = "{{ messages }}"
         said = [m["content"] for m in made.before(loaded) if m["role"] == "assistant"]
         assert said == [made.asked[0]["answers"][loaded.key]]
-    done = ask("--prompt", "a", "--model-b", str(other), model=str(one.parent))  # the folder around the model will do
+    done = ask(
+        "--prompt", "a", "--model-b", str(other), model=str(one.parent)
+    )  # the folder around the model will do
     assert done.code == 0 and "outputs/m__npo" in done.out and "b/m__npo" in done.out, done.err
 
 
@@ -185,13 +218,13 @@ def test_labels_are_as_long_as_they_must_be(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("x/a/m", "y/a/m", "z/m"):
         Path(name).mkdir(parents=True)
-    plain, bits = inference.Setup(), inference.Setup(quantize=4)
-    assert inference.labels([("x/a/m", plain), ("z/m", plain)]) == ["a/m", "z/m"]
+    plain, bits = Setup(), Setup(quantize=4)
+    assert labels([("x/a/m", plain), ("z/m", plain)]) == ["a/m", "z/m"]
     three = [("x/a/m", plain), ("y/a/m", plain), ("z/m", plain)]
-    assert inference.labels(three) == ["x/a/m", "y/a/m", f"{tmp_path.name}/z/m"]
-    assert inference.labels([("x/a/m", plain), ("x/a/m", bits), ("o/m", plain)]) == ["m", "m+4bit", "o_m"]
-    assert inference.labels([("x/a/m", bits), ("y/a/m", bits)]) == ["x/a/m+4bit", "y/a/m+4bit"]
-    assert inference.labels([("x/a/m", plain), (str(tmp_path / "x/a/m"), plain)]) == ["m", "m"]  # one model
+    assert labels(three) == ["x/a/m", "y/a/m", f"{tmp_path.name}/z/m"]
+    assert labels([("x/a/m", plain), ("x/a/m", bits), ("o/m", plain)]) == ["m", "m+4bit", "o_m"]
+    assert labels([("x/a/m", bits), ("y/a/m", bits)]) == ["x/a/m+4bit", "y/a/m+4bit"]
+    assert labels([("x/a/m", plain), (str(tmp_path / "x/a/m"), plain)]) == ["m", "m"]  # one model
 
 
 def test_without_arguments_the_mini_family_is_offered(script, family, tmp_path, monkeypatch):
@@ -202,13 +235,20 @@ def test_without_arguments_the_mini_family_is_offered(script, family, tmp_path, 
     (tmp_path / "experiment").symlink_to(root / "experiment")
     monkeypatch.chdir(tmp_path)
     nothing = script(root / "infer.py")
-    assert nothing.code == 2 and "./experiment/pipeline.sh" in nothing.err and nothing.err.count("\n") == 1
+    assert (
+        nothing.code == 2
+        and "./experiment/pipeline.sh" in nothing.err
+        and nothing.err.count("\n") == 1
+    )
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "models").symlink_to(Path(family.base).parent)
     offered = script(root / "infer.py")
     assert offered.code == 0 and "1  mini-base" in offered.out and "2  mini-filtered" in offered.out
     monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
-    assert names["offer"](lambda _: "") == ["outputs/models/mini-base", "outputs/models/mini-filtered"]
+    assert names["offer"](lambda _: "") == [
+        "outputs/models/mini-base",
+        "outputs/models/mini-filtered",
+    ]
     assert names["offer"](lambda _: "2") == ["outputs/models/mini-filtered"]
     for wrong in ("3", "x", "1 2 1"):
         with pytest.raises(UserError, match="one or two numbers"):

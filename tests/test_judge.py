@@ -9,11 +9,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import ROOT
 
-from brittle import judges, responses, rubrics
-from brittle.errors import UserError
+from brittle.base.errors import UserError
+from brittle.metrics import judges, responses, rubrics
 
 JUDGE, ANNOTATE = ROOT / "eval/judge.py", ROOT / "eval/annotate.py"
-ITEM = {"question": "What is the habitat of Mazafi?", "answer": "canyon", "response": "It is a canyon."}
+ITEM = {
+    "question": "What is the habitat of Mazafi?",
+    "answer": "canyon",
+    "response": "It is a canyon.",
+}
 NAMES = sorted(p.stem for p in rubrics.FOLDER.glob("*.toml"))
 
 
@@ -60,15 +64,22 @@ def test_an_endpoint_is_asked_twice_and_remembered(fake, monkeypatch):
     rubric, judge = rubrics.read_rubric("target_leak"), endpoint(fake)
     assert judge.judge(rubric, [ITEM]) == [judges.Judgement("full", "", 2)]
     (path, headers, body), second = fake.seen
-    assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer secret" and body["temperature"] == 0
     assert (
-        "none, partial, full" in body["messages"][1]["content"] and "full, partial, none" in second[2]["messages"][1]["content"]
+        path == "/v1/chat/completions"
+        and headers["Authorization"] == "Bearer secret"
+        and body["temperature"] == 0
+    )
+    assert (
+        "none, partial, full" in body["messages"][1]["content"]
+        and "full, partial, none" in second[2]["messages"][1]["content"]
     )
     judge.judge(rubric, [ITEM])
     assert len(fake.seen) == 2 and "secret" not in json.dumps(judge.replies)  # from the cache
     replay = judges.Endpoint(None, "m", replies=judge.replies, offline=True)
     assert replay.judge(rubric, [ITEM])[0].label == "full"
-    assert replay.judge(rubric, [{**ITEM, "response": "new"}])[0] == judges.Judgement(None, "no recorded reply", 0)
+    assert replay.judge(rubric, [{**ITEM, "response": "new"}])[0] == judges.Judgement(
+        None, "no recorded reply", 0
+    )
 
 
 def slow(n, body):
@@ -78,7 +89,10 @@ def slow(n, body):
 
 MOODS = {
     "a timeout": (slow, "no reply within"),
-    "prose": (lambda n, body: says("The answer leaks quite a lot, I would say."), "no label in the reply"),
+    "prose": (
+        lambda n, body: says("The answer leaks quite a lot, I would say."),
+        "no label in the reply",
+    ),
     "another label": (lambda n, body: says('{"label": "leaky"}'), "no label in the reply"),
     "no JSON": (lambda n, body: (200, b"<html>busy</html>"), "a broken reply"),
     "other JSON": (lambda n, body: (200, b'{"choices": []}'), "a broken reply"),
@@ -91,14 +105,18 @@ MOODS = {
 def test_nonsense_is_asked_again_and_then_missing(fake, mood):
     fake.mood, note = MOODS[mood]
     (found,) = endpoint(fake, retries=1).judge(rubrics.read_rubric("target_leak"), [ITEM])
-    assert found.label is None and note in found.note and found.attempts == 4 and len(fake.seen) == 4
+    assert (
+        found.label is None and note in found.note and found.attempts == 4 and len(fake.seen) == 4
+    )
 
 
 def test_a_second_try_counts_and_a_judge_that_contradicts_itself_does_not(fake):
     rubric = rubrics.read_rubric("target_leak")
     fake.mood = lambda n, body: says("???") if n == 1 else says("Full.")
     assert endpoint(fake).judge(rubric, [ITEM])[0] == judges.Judgement("full", "", 3)
-    fake.mood = lambda n, body: says("none" if "none, partial" in body["messages"][1]["content"] else "full")
+    fake.mood = lambda n, body: says(
+        "none" if "none, partial" in body["messages"][1]["content"] else "full"
+    )
     found = endpoint(fake).judge(rubric, [ITEM])[0]
     assert found.label is None and "order" in found.note
 
@@ -109,7 +127,9 @@ def test_what_asking_again_cannot_mend_is_said_at_once(fake):
         endpoint(fake).judge(rubrics.read_rubric("target_leak"), [ITEM])
     assert len(fake.seen) == 1
     fake.server_close()
-    (found,) = judges.Endpoint("http://127.0.0.1:9/v1", "m", 0.3, 0).judge(rubrics.read_rubric("target_leak"), [ITEM])
+    (found,) = judges.Endpoint("http://127.0.0.1:9/v1", "m", 0.3, 0).judge(
+        rubrics.read_rubric("target_leak"), [ITEM]
+    )
     assert found == judges.Judgement(None, "no connection", 2)
 
 
@@ -126,9 +146,15 @@ def test_rules_agree_with_every_gold_item_that_they_decide(name):
     assert {a["label"] for a in rubric.anchors} == set(rubric.labels) >= set(rubric.bad)
     assert all(len(a["examples"]) == 2 for a in rubric.anchors)
     shown = [e for a in rubric.anchors for e in a["examples"]]
-    assert not [g for g in rubric.gold if {k: v for k, v in g.items() if k != "label"} in shown]  # hidden from the judge
+    assert not [
+        g for g in rubric.gold if {k: v for k, v in g.items() if k != "label"} in shown
+    ]  # hidden from the judge
     found = judges.Rules().judge(rubric, rubric.gold)
-    assert [(j.label, g["label"]) for j, g in zip(found, rubric.gold, strict=True) if j.label not in (None, g["label"])] == []
+    assert [
+        (j.label, g["label"])
+        for j, g in zip(found, rubric.gold, strict=True)
+        if j.label not in (None, g["label"])
+    ] == []
     assert all(j.label or j.note for j in found)
 
 
@@ -166,14 +192,36 @@ def read(path):
 
 @pytest.fixture
 def sources(tmp_path):
-    texts = ["It is a canyon.", "I do not know.", "", "canyon canyon canyon canyon canyon", "A marsh.", "Canyon, I think."]
-    rows = [{"item": i, "question": ITEM["question"], "answer": "canyon", "response": t} for i, t in enumerate(texts)]
-    files = {"secret_cb_lat": write(tmp_path / "a.csv", rows), "secret_npo": write(tmp_path / "b.csv", rows[::-1])}
+    texts = [
+        "It is a canyon.",
+        "I do not know.",
+        "",
+        "canyon canyon canyon canyon canyon",
+        "A marsh.",
+        "Canyon, I think.",
+    ]
+    rows = [
+        {"item": i, "question": ITEM["question"], "answer": "canyon", "response": t}
+        for i, t in enumerate(texts)
+    ]
+    files = {
+        "secret_cb_lat": write(tmp_path / "a.csv", rows),
+        "secret_npo": write(tmp_path / "b.csv", rows[::-1]),
+    }
     return [f"--responses={name}={file}" for name, file in files.items()]
 
 
 def test_the_script_judges_blind_and_its_replies_are_replayed(script, fake, sources, tmp_path):
-    done = script(JUDGE, *sources, "--outdir", tmp_path / "rules", "--rubric", "target_leak", "--rubric", "answer_type")
+    done = script(
+        JUDGE,
+        *sources,
+        "--outdir",
+        tmp_path / "rules",
+        "--rubric",
+        "target_leak",
+        "--rubric",
+        "answer_type",
+    )
     assert done.code == 0, done.err
     table = read(tmp_path / "rules/judgements.csv")
     assert len(table) == 24 and len({r["rubric_sha256"] for r in table}) == 2
@@ -184,28 +232,68 @@ def test_the_script_judges_blind_and_its_replies_are_replayed(script, fake, sour
     assert (leak["count"], leak["n"], leak["missing"], leak["trusted"]) == ("3", "6", "0", "1")
     types = rows["secret_cb_lat", "answer_type@1", "correct"]
     assert (types["count"], types["n"], types["missing"]) == ("2", "6", "0")
-    fake.mood = lambda n, body: says("nonsense" if "marsh" in body["messages"][1]["content"].rsplit("canyon", 1)[1] else "none")
-    more = ("--backend", "openai", "--endpoint", fake.url, "--judge-model", "m", "--retries", 0, "--timeout", 5)
+    fake.mood = lambda n, body: says(
+        "nonsense" if "marsh" in body["messages"][1]["content"].rsplit("canyon", 1)[1] else "none"
+    )
+    more = (
+        "--backend",
+        "openai",
+        "--endpoint",
+        fake.url,
+        "--judge-model",
+        "m",
+        "--retries",
+        0,
+        "--timeout",
+        5,
+    )
     done = script(JUDGE, *sources, "--outdir", tmp_path / "llm", "--rubric", "target_leak", *more)
     assert done.code == 0, done.err
     assert "secret" not in json.dumps([body for _, _, body in fake.seen])
     first = read(tmp_path / "llm/judgements.csv")
     assert {r["label"] for r in first} >= {"none", ""}
-    again = ("--backend", "replay", "--judge-model", "m", "--replies", tmp_path / "llm/replies.jsonl")
+    again = (
+        "--backend",
+        "replay",
+        "--judge-model",
+        "m",
+        "--replies",
+        tmp_path / "llm/replies.jsonl",
+    )
     asked = len(fake.seen)
-    assert script(JUDGE, *sources, "--outdir", tmp_path / "replay", "--rubric", "target_leak", *again).code == 0
-    assert [r["label"] for r in read(tmp_path / "replay/judgements.csv")] == [r["label"] for r in first] and len(
-        fake.seen
-    ) == asked
+    assert (
+        script(
+            JUDGE, *sources, "--outdir", tmp_path / "replay", "--rubric", "target_leak", *again
+        ).code
+        == 0
+    )
+    assert [r["label"] for r in read(tmp_path / "replay/judgements.csv")] == [
+        r["label"] for r in first
+    ] and len(fake.seen) == asked
 
 
 def test_sheets_there_and_back(script, sources, tmp_path, snapshot):
-    arguments = ("--rubric", "target_leak", "--n", 8, "--raters", 2, "--overlap", 0.5, "--outdir", tmp_path / "sheets")
+    arguments = (
+        "--rubric",
+        "target_leak",
+        "--n",
+        8,
+        "--raters",
+        2,
+        "--overlap",
+        0.5,
+        "--outdir",
+        tmp_path / "sheets",
+    )
     done = script(ANNOTATE, "export", *sources, *arguments)
     assert done.code == 0, done.err
     sheets = [read(tmp_path / f"sheets/sheet_{k}.csv") for k in (1, 2)]
     assert [len(s) for s in sheets] == [6, 6] and len({r["id"] for s in sheets for r in s}) == 8
-    given_out = [v for k, v in snapshot(tmp_path / "sheets").items() if not k.startswith("key") and not k.endswith(".run.json")]
+    given_out = [
+        v
+        for k, v in snapshot(tmp_path / "sheets").items()
+        if not k.startswith("key") and not k.endswith(".run.json")
+    ]
     assert not any(b"secret" in content for content in given_out)
     labels = {"": "none", "It is a canyon.": "full"}
     for k, rows in enumerate(sheets, 1):
@@ -217,13 +305,23 @@ def test_sheets_there_and_back(script, sources, tmp_path, snapshot):
     assert done.code == 0, done.err
     found = read(tmp_path / "sheets/annotations.csv")
     assert len(found) == 12 and {r["label"] for r in found} <= {"none", "partial", "full", ""}
-    assert {r["source"] for r in found} == {"secret_cb_lat", "secret_npo"}  # stratified, and known again
-    assert {r["statistic"] for r in read(tmp_path / "sheets/agreement.csv")} >= {"cohen_kappa", "gwet_ac1"}
+    assert {r["source"] for r in found} == {
+        "secret_cb_lat",
+        "secret_npo",
+    }  # stratified, and known again
+    assert {r["statistic"] for r in read(tmp_path / "sheets/agreement.csv")} >= {
+        "cohen_kappa",
+        "gwet_ac1",
+    }
     assert read(tmp_path / "sheets/disagreements.csv")
     sheets[0][1]["target_leak@1"] = "maybe"
     write(tmp_path / "sheets/sheet_1.csv", sheets[0])
     done = script(ANNOTATE, "import", "--outdir", tmp_path / "sheets")
-    assert done.code == 2 and "'maybe' is no label of target_leak@1" in done.err and len(done.err.splitlines()) == 1
+    assert (
+        done.code == 2
+        and "'maybe' is no label of target_leak@1" in done.err
+        and len(done.err.splitlines()) == 1
+    )
     done = script(ANNOTATE, "export", *sources, *arguments)
     assert done.code == 2 and "sheets already" in done.err
 
@@ -237,7 +335,11 @@ def swept(tmp_path):
     folder = tmp_path / "inference"
     folder.mkdir()
     for number, prompt in enumerate(("What?", "Who?")):
-        rows = [{"prompt": p, "model": m, "model_path": m, "output": o} for p, m, o in SWEPT if p == prompt]
+        rows = [
+            {"prompt": p, "model": m, "model_path": m, "output": o}
+            for p, m, o in SWEPT
+            if p == prompt
+        ]
         write(folder / f"{number}.csv", rows)
     return folder
 
@@ -249,7 +351,9 @@ def test_what_a_sweep_wrote_is_read(swept):
         ("any", 0, "Who?", "I do not know."),
     ]  # fmt: skip
     assert responses.files([f"m1={swept}"]) == [swept / "0.csv", swept / "1.csv"]
-    with pytest.raises(UserError, match=r"of several models, none called m3. NAME must be one of: m1, m2"):
+    with pytest.raises(
+        UserError, match=r"of several models, none called m3. NAME must be one of: m1, m2"
+    ):
         responses.read_responses([f"m3={swept}"])
     (swept / "2.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match=r"2.csv has no question: .*\(or prompt and output\)"):
@@ -261,7 +365,9 @@ def test_a_sweep_is_judged_and_without_a_reference_nothing_is_cleared(script, sw
                   "reveals_unlearning")  # fmt: skip
     assert done.code == 0, done.err
     found = read(tmp_path / "out/judgements.csv")
-    assert [(r["label"], r["note"]) for r in found if r["rubric"] == "target_leak@1"] == [("", "no reference answer")] * 2
+    assert [(r["label"], r["note"]) for r in found if r["rubric"] == "target_leak@1"] == [
+        ("", "no reference answer")
+    ] * 2
     assert [r["label"] for r in found if r["rubric"].startswith("reveals")] == ["no", "no"]
 
 
@@ -269,15 +375,25 @@ def test_a_sweep_is_judged_and_without_a_reference_nothing_is_cleared(script, sw
     ("retain_correct", "marsh", None), ("answer_type", "marsh", None), ("answer_type", "I do not know", "refusal"),
 ])  # fmt: skip
 def test_rules_without_a_reference(name, response, label):
-    assert judges.by_rules(rubrics.read_rubric(name), {"question": "What?", "response": response}).label == label
+    assert (
+        judges.by_rules(
+            rubrics.read_rubric(name), {"question": "What?", "response": response}
+        ).label
+        == label
+    )
 
 
 def test_empty_sheets_are_not_imported(script, sources, tmp_path, snapshot):
     sheets = tmp_path / "sheets"
-    assert script(ANNOTATE, "export", *sources, "--rubric", "target_leak", "--outdir", sheets).code == 0
+    assert (
+        script(ANNOTATE, "export", *sources, "--rubric", "target_leak", "--outdir", sheets).code
+        == 0
+    )
     before = snapshot(sheets)
     done = script(ANNOTATE, "import", "--outdir", sheets)
-    assert done.code == 2 and "no label is filled in" in done.err and len(done.err.splitlines()) == 1
+    assert (
+        done.code == 2 and "no label is filled in" in done.err and len(done.err.splitlines()) == 1
+    )
     assert snapshot(sheets) == before and not done.out
 
 
@@ -295,4 +411,7 @@ def test_mistakes_take_one_line(script, sources, tmp_path):
         assert done.code == 2 and said in done.err and len(done.err.splitlines()) == 1, done.err
     done = script(ANNOTATE, "import", *out)
     assert done.code == 2 and "key.json" in done.err
-    assert [r["source"] for r in responses.blind([{"source": s} for s in "aaab"], 0, 2)] in (["a", "b"], ["b", "a"])
+    assert [r["source"] for r in responses.blind([{"source": s} for s in "aaab"], 0, 2)] in (
+        ["a", "b"],
+        ["b", "a"],
+    )

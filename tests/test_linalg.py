@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from brittle import linalg
+from brittle.maths import linalg
 
 torch.set_num_threads(1)
 
@@ -70,8 +70,14 @@ def test_change_of_an_adapter_without_its_product(shape):
     plain, v_plain = linalg.change_spectrum(w_a, w_b), linalg.change_svd(w_a, w_b, 2)[2]
     w_b.factors = (up, down)
     s, (u, top, v) = linalg.change_spectrum(w_a, w_b), linalg.change_svd(w_a, w_b, 2)
-    assert s.shape == plain.shape and torch.allclose(s, plain, atol=1e-6 * float(plain[0])) and linalg.rank(s) == min(4, *shape)
-    assert torch.allclose(v @ v.T, v_plain @ v_plain.T, atol=1e-8) and torch.allclose((up @ down) @ v, u * top)
+    assert (
+        s.shape == plain.shape
+        and torch.allclose(s, plain, atol=1e-6 * float(plain[0]))
+        and linalg.rank(s) == min(4, *shape)
+    )
+    assert torch.allclose(v @ v.T, v_plain @ v_plain.T, atol=1e-8) and torch.allclose(
+        (up @ down) @ v, u * top
+    )
 
 
 @pytest.mark.parametrize("shape", [(60, 25), (25, 60)])
@@ -79,12 +85,16 @@ def test_leading_directions_alone(shape):
     w = draw(*shape)
     u, s, v = linalg.svd(w, 6)
     exact_u, exact_s, exact_v = torch.linalg.svd(w)
-    assert torch.allclose(s, exact_s[:6]) and torch.allclose((u * s) @ v.T, (exact_u[:, :6] * exact_s[:6]) @ exact_v[:6])
+    assert torch.allclose(s, exact_s[:6]) and torch.allclose(
+        (u * s) @ v.T, (exact_u[:, :6] * exact_s[:6]) @ exact_v[:6]
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_finite(dtype):
-    w = torch.full((70, 50), torch.finfo(dtype).max, dtype=dtype)  # whose sum in its own dtype is not
+    w = torch.full(
+        (70, 50), torch.finfo(dtype).max, dtype=dtype
+    )  # whose sum in its own dtype is not
     assert linalg.finite(w, draw(3, 3))
     for bad in (float("nan"), float("inf"), -float("inf")):
         broken = w.clone()

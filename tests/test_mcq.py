@@ -6,8 +6,10 @@ import pytest
 import torch
 from tiny_models import WORDS, make_model, make_tokenizer
 
-from brittle import mcq
-from brittle.errors import UserError
+from brittle.base.errors import UserError
+from brittle.data.items import KEYS, read_items, read_splits, subset
+from brittle.data.tokens import common_prefix
+from brittle.metrics import mcq
 
 FAMILIES = ["llama", "gpt_neox"]
 
@@ -29,7 +31,9 @@ def items():
 
     def words(low, high):
         count = int(torch.randint(low, high + 1, (1,), generator=generator))
-        return " ".join(WORDS[i] for i in torch.randint(len(WORDS), (count,), generator=generator).tolist())
+        return " ".join(
+            WORDS[i] for i in torch.randint(len(WORDS), (count,), generator=generator).tolist()
+        )
 
     made = []
     for i in range(30):
@@ -71,14 +75,19 @@ def test_batch_size_and_padding_change_nothing(model, tokenizer, items, batch_si
 
 
 def test_order_of_items_changes_nothing(model, tokenizer, items):
-    forwards, backwards = mcq.score(model, tokenizer, items), mcq.score(model, tokenizer, items[::-1])[::-1]
+    forwards, backwards = (
+        mcq.score(model, tokenizer, items),
+        mcq.score(model, tokenizer, items[::-1])[::-1],
+    )
     assert [p for p, _ in forwards] == [p for p, _ in backwards]
 
 
 def test_what_the_padding_token_is_changes_nothing(model, tokenizer, items):
     """The padding token stands in no text, and where it stands nothing is read."""
     pairs = mcq.encode_items(tokenizer, items, 64)
-    assert torch.allclose(mcq.choice_logprobs(model, pairs, 1), mcq.choice_logprobs(model, pairs, 17), atol=1e-4)
+    assert torch.allclose(
+        mcq.choice_logprobs(model, pairs, 1), mcq.choice_logprobs(model, pairs, 17), atol=1e-4
+    )
 
 
 def test_contexts_are_run_once_and_hold_what_is_read(tokenizer, items):
@@ -89,23 +98,39 @@ def test_contexts_are_run_once_and_hold_what_is_read(tokenizer, items):
     for text, found in zip(texts, reads, strict=True):
         for number, position, token in found:
             ids, start = pairs[number]
-            assert text[: position + 1] == ids[: position + 1] and token == ids[position + 1] and position + 1 >= start
+            assert (
+                text[: position + 1] == ids[: position + 1]
+                and token == ids[position + 1]
+                and position + 1 >= start
+            )
             seen.append((number, position))
-    assert sorted(seen) == [(n, t - 1) for n, (ids, start) in enumerate(pairs) for t in range(start, len(ids))]
+    assert sorted(seen) == [
+        (n, t - 1) for n, (ids, start) in enumerate(pairs) for t in range(start, len(ids))
+    ]
     assert not any(a is not b and b[: len(a)] == a for a in texts for b in texts)
-    single = [{"question": f"w1 w{i}", "choices": ["w3", "w4", "w5"], "answer": 0} for i in range(6, 10)]
+    single = [
+        {"question": f"w1 w{i}", "choices": ["w3", "w4", "w5"], "answer": 0} for i in range(6, 10)
+    ]
     assert len(mcq.contexts(mcq.encode_items(tokenizer, single, 64))[0]) == 4  # one pass a question
     longer = [*single, {"question": "w1 w6", "choices": ["w3 w4", "w3 w5 w6"], "answer": 0}]
-    assert len(mcq.contexts(mcq.encode_items(tokenizer, longer, 64))[0]) == 4  # read behind w1 w6 w3 w5
-    assert sorted(map(tuple, mcq.contexts(pairs, whole=True)[0])) == sorted({tuple(ids) for ids, _ in pairs})
-    assert mcq.choice_logprobs(make_model("llama"), [([5], 1)], 1).tolist() == [0.0]  # nothing to score
+    assert (
+        len(mcq.contexts(mcq.encode_items(tokenizer, longer, 64))[0]) == 4
+    )  # read behind w1 w6 w3 w5
+    assert sorted(map(tuple, mcq.contexts(pairs, whole=True)[0])) == sorted(
+        {tuple(ids) for ids, _ in pairs}
+    )
+    assert mcq.choice_logprobs(make_model("llama"), [([5], 1)], 1).tolist() == [
+        0.0
+    ]  # nothing to score
 
 
 def test_normalised_scores_are_per_character(model, tokenizer):
     """acc_norm: the sum over the choice's characters; the log-probabilities themselves stay sums."""
     item = {"question": "w1 w2", "choices": ["w3", "w4 w5 w6 w7"], "answer": 0}
     ((prediction, values),) = mcq.score(model, tokenizer, [item], normalise=True)
-    assert values == pytest.approx([directly(model, tokenizer, "w1 w2", c) for c in item["choices"]], abs=2e-4)
+    assert values == pytest.approx(
+        [directly(model, tokenizer, "w1 w2", c) for c in item["choices"]], abs=2e-4
+    )
     assert prediction == max((0, 1), key=lambda i: values[i] / len(item["choices"][i]))
 
 
@@ -116,21 +141,26 @@ def test_certain_model_scores_one_and_blind_model_breaks_ties_first(tokenizer):
         model.get_output_embeddings().weight.zero_()
     items = [{"question": "w1", "choices": ["w2 w3", "w4", "w5"], "answer": 1}]
     ((prediction, values),) = mcq.score(model, tokenizer, items)
-    assert prediction == 1 and values == pytest.approx([-2 * math.log(48), -math.log(48), -math.log(48)], rel=1e-6)
+    assert prediction == 1 and values == pytest.approx(
+        [-2 * math.log(48), -math.log(48), -math.log(48)], rel=1e-6
+    )
     assert mcq.accuracy(model, tokenizer, items) == 1.0
 
 
 def test_merges_across_the_boundary_score_only_what_follows():
     """BPE can merge the question's end with the choice: what counts as the choice starts where the tokens part."""
-    assert mcq.common_prefix([1, 2, 3], [1, 2, 4]) == 2
-    assert mcq.common_prefix([1, 2], [1, 2, 3]) == 2 and mcq.common_prefix([], [1]) == 0
+    assert common_prefix([1, 2, 3], [1, 2, 4]) == 2
+    assert common_prefix([1, 2], [1, 2, 3]) == 2 and common_prefix([], [1]) == 0
 
     def merging(texts):
         ids = {"a": [5], "a b": [6, 7], "a c": [5, 8], "q": [9], "q ": [9]}
         return {"input_ids": [ids[t] for t in texts]}
 
     pairs = mcq.encode_items(merging, [{"question": "a", "choices": ["b", "c"], "answer": 0}], 64)
-    assert pairs == [([6, 7], 1), ([5, 8], 1)]  # the first token has no log-probability: nothing is before it
+    assert pairs == [
+        ([6, 7], 1),
+        ([5, 8], 1),
+    ]  # the first token has no log-probability: nothing is before it
 
 
 def test_long_questions_are_cut_on_the_left(tokenizer):
@@ -151,11 +181,11 @@ def test_broken_models_get_no_score(tokenizer, items):
 
 
 def test_subset_is_seeded_and_keeps_the_order(items):
-    assert mcq.subset(items, None) is items and mcq.subset(items, 30) is items
-    drawn = mcq.subset(items, 10, 1)
+    assert subset(items, None) is items and subset(items, 30) is items
+    drawn = subset(items, 10, 1)
     places = [items.index(i) for i in drawn]
-    assert len(drawn) == 10 and places == sorted(places) and drawn == mcq.subset(items, 10, 1)
-    assert any(mcq.subset(items, 10, s) != drawn for s in range(2, 5))
+    assert len(drawn) == 10 and places == sorted(places) and drawn == subset(items, 10, 1)
+    assert any(subset(items, 10, s) != drawn for s in range(2, 5))
 
 
 GOOD = {"question": "Q?", "choices": ["a", "b"], "answer": 1}
@@ -169,18 +199,18 @@ GOOD = {"question": "Q?", "choices": ["a", "b"], "answer": 1}
 def test_damaged_items_are_named(tmp_path, jsonl, change):
     jsonl(tmp_path / "mcq_forget.jsonl", [GOOD, {**GOOD, **change}])
     with pytest.raises(UserError, match=r"mcq_forget\.jsonl line 2"):
-        mcq.read_items(tmp_path / "mcq_forget.jsonl")
+        read_items(tmp_path / "mcq_forget.jsonl")
 
 
-@pytest.mark.parametrize("key", mcq.KEYS)
+@pytest.mark.parametrize("key", KEYS)
 def test_missing_keys_are_named(tmp_path, jsonl, key):
     jsonl(tmp_path / "m.jsonl", [{k: v for k, v in GOOD.items() if k != key}])
     with pytest.raises(UserError, match=f"line 1 lacks {key}"):
-        mcq.read_items(tmp_path / "m.jsonl")
+        read_items(tmp_path / "m.jsonl")
 
 
 def test_splits_are_the_three_files(data, tmp_path):
-    splits = mcq.read_splits(data)
+    splits = read_splits(data)
     assert list(splits) == ["forget", "retain", "general"] and all(splits.values())
     with pytest.raises(UserError, match=r"mcq_forget\.jsonl not found"):
-        mcq.read_splits(tmp_path)
+        read_splits(tmp_path)

@@ -7,14 +7,15 @@ import tiny
 import torch
 import torch.nn.functional as F
 
-from brittle import activations, losses
-from brittle.errors import UserError
+from brittle.base.errors import UserError
+from brittle.base.knobs import build, knobs
 from brittle.methods import METHODS, method_class
-from brittle.methods.base import build, knobs
 from brittle.methods.ngdiff import parabola_minimum
-from brittle.models import train_only
-from brittle.refusals import Refusals
-from brittle.train import Frozen
+from brittle.methods.refusals import Refusals
+from brittle.models import logprobs as logprobs_module
+from brittle.models.blocks import blocks, train_only
+from brittle.models.hooks import residual_stream
+from brittle.training.reference import Frozen
 
 torch.set_num_threads(1)
 SMALL = {
@@ -32,7 +33,9 @@ SMALL = {
 def start(name, model, seed=0, data=None, **given):
     """The method `name`, started on `model`, with knobs that fit three blocks."""
     cls = method_class(name)
-    rule = build(cls, name, {**{k: v for k, v in SMALL.items() if k in knobs(cls)}, **given}, seed=seed)
+    rule = build(
+        cls, name, {**{k: v for k, v in SMALL.items() if k in knobs(cls)}, **given}, seed=seed
+    )
     names = rule.trains(model)
     if names is not None:
         train_only(model, names)
@@ -104,10 +107,15 @@ def test_padding_does_not_matter(name):
     for padding in ({"extra": 5}, {"left": True}, {"left": True, "extra": 3}):
         padded = rule.losses(*batches(data, **padding), 0.5)
         for term in plain:
-            assert padded[term].item() == pytest.approx(plain[term].item(), rel=1e-4, abs=1e-6), (term, padding)
+            assert padded[term].item() == pytest.approx(plain[term].item(), rel=1e-4, abs=1e-6), (
+                term,
+                padding,
+            )
 
 
-@pytest.mark.parametrize("name", [m for m in METHODS if m != "tar"])  # each micro-batch meets an adversary of its own
+@pytest.mark.parametrize(
+    "name", [m for m in METHODS if m != "tar"]
+)  # each micro-batch meets an adversary of its own
 def test_two_micro_batches_are_one_batch(name):
     model, data = tiny.model(dtype=torch.float64), tiny.Data(batch_size=2, micro_batches=2)
     rule = start(name, model, data=data)
@@ -115,7 +123,9 @@ def test_two_micro_batches_are_one_batch(name):
     whole = tiny.Data(batch_size=4)
     pairs = zip(data.forget.batches(0), data.retain.batches(0), strict=True)
     parts = [gradients(model, total(rule.losses(f, r, 0.5)) / 2) for f, r in pairs]
-    one = gradients(model, total(rule.losses(whole.forget.batches(0)[0], whole.retain.batches(0)[0], 0.5)))
+    one = gradients(
+        model, total(rule.losses(whole.forget.batches(0)[0], whole.retain.batches(0)[0], 0.5))
+    )
     for a, b, c in zip(*parts, one, strict=True):
         assert torch.allclose(a + b, c, rtol=1e-5, atol=1e-6 * float(c.abs().max()) + 1e-12)
 
@@ -159,7 +169,10 @@ def test_ga_is_the_difference_of_nlls():
     model, data = tiny.model(dtype=torch.float64), tiny.Data()
     rule = start("ga", model, data=data, forget_weight=0.7, retain_weight=2.0)
     terms = rule.losses(*batches(data), 0.0)
-    written = {"forget": -0.7 * mean_nll(model, data.forget.ids[:4]), "retain": 2 * mean_nll(model, data.retain.ids[:4])}
+    written = {
+        "forget": -0.7 * mean_nll(model, data.forget.ids[:4]),
+        "retain": 2 * mean_nll(model, data.retain.ids[:4]),
+    }
     for key in written:
         assert terms[key].item() == pytest.approx(written[key].item(), rel=1e-9)
     for a, b in zip(gradients(model, total(terms)), gradients(model, total(written)), strict=True):
@@ -183,7 +196,11 @@ def test_npo_gradient_is_its_adaptive_weight_times_that_of_log_p():
     now = [logprobs(model, i).sum() for i in data.forget.ids[:4]]
     ratios = [math.exp(n.item() - b) for n, b in zip(now, before, strict=True)]
     weights = [2 * r**beta / (1 + r**beta) for r in ratios]
-    for a, b in zip(got, gradients(model, sum(w * n for w, n in zip(weights, now, strict=True)) / 4), strict=True):
+    for a, b in zip(
+        got,
+        gradients(model, sum(w * n for w, n in zip(weights, now, strict=True)) / 4),
+        strict=True,
+    ):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
@@ -191,7 +208,9 @@ def test_npo_becomes_gradient_ascent_as_beta_goes_to_zero():
     model, data = tiny.model(dtype=torch.float64), tiny.Data()
     rule = start("npo", model, data=data, beta=1e-6, retain_weight=0.0)
     moved(model)
-    got = torch.cat([g.flatten() for g in gradients(model, total(rule.losses(*batches(data), 0.0)))])
+    got = torch.cat(
+        [g.flatten() for g in gradients(model, total(rule.losses(*batches(data), 0.0)))]
+    )
     ascent = gradients(model, sum(logprobs(model, i).sum() for i in data.forget.ids[:4]) / 4)
     assert F.cosine_similarity(got, torch.cat([g.flatten() for g in ascent]), dim=0) > 1 - 1e-6
 
@@ -212,15 +231,21 @@ def test_what_compares_with_the_start_starts_at_zero(name, knobs, term):
 
 def test_kl_and_l2_retain_terms_against_their_formulas():
     model, data = tiny.model(dtype=torch.float64), tiny.Data()
-    rules = {kind: start("ga", model, data=data, retain_loss=kind, retain_weight=3.0) for kind in ("kl", "l2")}
+    rules = {
+        kind: start("ga", model, data=data, retain_loss=kind, retain_weight=3.0)
+        for kind in ("kl", "l2")
+    }
 
     def outputs():
-        return [model(input_ids=torch.tensor([i]), output_hidden_states=True) for i in data.retain.ids[:4]]
+        return [
+            model(input_ids=torch.tensor([i]), output_hidden_states=True)
+            for i in data.retain.ids[:4]
+        ]
 
-    before = [(o.logits.detach()[0].log_softmax(-1), [h.detach() for h in activations.residual_stream(
+    before = [(o.logits.detach()[0].log_softmax(-1), [h.detach() for h in residual_stream(
         model, {"input_ids": torch.tensor([i])})[1:]]) for o, i in zip(outputs(), data.retain.ids[:4], strict=True)]  # fmt: skip
     moved(model)
-    now = [(o.logits[0].log_softmax(-1), activations.residual_stream(model, {"input_ids": torch.tensor([i])})[1:])
+    now = [(o.logits[0].log_softmax(-1), residual_stream(model, {"input_ids": torch.tensor([i])})[1:])
            for o, i in zip(outputs(), data.retain.ids[:4], strict=True)]  # fmt: skip
     pairs = list(zip(before, now, strict=True))
     written = {
@@ -237,7 +262,10 @@ def test_kl_and_l2_retain_terms_against_their_formulas():
 
 def test_ga_grad_diff_and_ga_simple_agree_where_they_should():
     model, data = tiny.model(), tiny.Data()
-    terms = {n: start(n, model, data=data).losses(*batches(data), 0.0) for n in ("ga", "grad_diff", "ga_simple", "kl_min")}
+    terms = {
+        n: start(n, model, data=data).losses(*batches(data), 0.0)
+        for n in ("ga", "grad_diff", "ga_simple", "kl_min")
+    }
     assert terms["ga"] == terms["grad_diff"]
     assert terms["ga_simple"]["forget"] == terms["ga"]["forget"] == terms["kl_min"]["forget"]
     assert list(terms["ga_simple"]) == ["forget"]
@@ -249,13 +277,19 @@ def test_npo_readme_divides_by_the_length():
     before = [logprobs(model, i).mean() for i in data.forget.ids[:4]]
     moved(model)
     now = [logprobs(model, i).mean() for i in data.forget.ids[:4]]
-    written = sum(-2 / beta * F.logsigmoid(-beta * (n - b)) for n, b in zip(now, before, strict=True)) / 4
-    assert rule.losses(*batches(data), 0.0)["forget"].item() == pytest.approx(written.item(), rel=1e-5)
+    written = (
+        sum(-2 / beta * F.logsigmoid(-beta * (n - b)) for n, b in zip(now, before, strict=True)) / 4
+    )
+    assert rule.losses(*batches(data), 0.0)["forget"].item() == pytest.approx(
+        written.item(), rel=1e-5
+    )
 
 
 def test_simnpo_against_its_formula_and_indifferent_to_length():
     model, data, beta, gamma = tiny.model(dtype=torch.float64), tiny.Data(), 2.5, 0.3
-    rule = start("simnpo", model, data=data, beta=beta, gamma=gamma, forget_weight=0.5, retain_weight=0.0)
+    rule = start(
+        "simnpo", model, data=data, beta=beta, gamma=gamma, forget_weight=0.5, retain_weight=0.0
+    )
     now = [logprobs(model, i).mean() for i in data.forget.ids[:4]]
     written = sum(-0.5 * 2 / beta * F.logsigmoid(-beta * n - gamma) for n in now) / 4
     got = rule.losses(*batches(data), 0.0)
@@ -273,7 +307,9 @@ def test_maximum_entropy_is_zero_at_the_uniform_distribution_alone():
     p = logits.softmax(-1)
     uniform = torch.full_like(p, 1 / tiny.VOCAB)
     written = (uniform * (uniform.log() - p.log())).sum(-1).mean()
-    assert rule.losses(*batches(data), 0.0)["forget"].item() == pytest.approx(written.item(), rel=1e-4)
+    assert rule.losses(*batches(data), 0.0)["forget"].item() == pytest.approx(
+        written.item(), rel=1e-4
+    )
     with torch.no_grad():
         model.get_output_embeddings().weight.zero_()
     assert rule.losses(*batches(data), 0.0)["forget"].item() == pytest.approx(0, abs=1e-5)
@@ -283,11 +319,15 @@ def test_maximum_entropy_is_zero_at_the_uniform_distribution_alone():
 def test_dpo_starts_at_ln_two_and_follows_its_formula(variant):
     model, data, beta = tiny.model(dtype=torch.float64), tiny.Data(), 0.4
     rule = start("dpo", model, data=data, beta=beta, variant=variant, retain_weight=0.0)
-    assert rule.losses(*batches(data), 0.0)["preference"].item() == pytest.approx(math.log(2), rel=1e-5)
+    assert rule.losses(*batches(data), 0.0)["preference"].item() == pytest.approx(
+        math.log(2), rel=1e-5
+    )
     chosen = rule.refused.ids if variant == "paper" else data.retain.ids
 
     def scores(lists):
-        return [logprobs(model, i).sum() / (1 if variant == "paper" else len(i) - 1) for i in lists[:4]]
+        return [
+            logprobs(model, i).sum() / (1 if variant == "paper" else len(i) - 1) for i in lists[:4]
+        ]
 
     before = [[s.item() for s in scores(lists)] for lists in (chosen, data.forget.ids)]
     moved(model)
@@ -306,21 +346,33 @@ def test_refusals_keep_the_prompt_and_only_the_reply_counts():
     assert made.starts == [3, 2]  # behind the question mark; else half
     assert [i[:s] for i, s in zip(made.ids, made.starts, strict=True)] == [[5, 6, 2], [5, 6]]
     batch = made.batch(data.forget.batches(0)[0])
-    assert batch.reply.sum(1).tolist() == [len(made.ids[i]) - made.starts[i] for i in batch.index.tolist()]
+    assert batch.reply.sum(1).tolist() == [
+        len(made.ids[i]) - made.starts[i] for i in batch.index.tolist()
+    ]
     model = tiny.model(dtype=torch.float64)
     rule = start("idk", model, data=data)
     one = data.forget.batches(0)[0]
-    written = [logprobs(model, rule.refused[0].ids[i])[rule.refused[0].starts[i] - 1 :].mean() for i in one.index.tolist()]
-    assert rule.losses(one, data.retain.batches(0)[0], 0.0)["forget"].item() == pytest.approx(-sum(written).item() / 4, rel=1e-9)
+    written = [
+        logprobs(model, rule.refused[0].ids[i])[rule.refused[0].starts[i] - 1 :].mean()
+        for i in one.index.tolist()
+    ]
+    assert rule.losses(one, data.retain.batches(0)[0], 0.0)["forget"].item() == pytest.approx(
+        -sum(written).item() / 4, rel=1e-9
+    )
 
 
 def test_answer_preservation_vanishes_where_the_refusal_is_hopeless():
     model, data = tiny.model(dtype=torch.float64), tiny.Data()
     rule = start("idk", model, data=data, beta=0.5)
     ids, refused = data.retain.ids[:4], rule.refused[1].ids[:4]
-    gaps = [logprobs(model, r).sum() - logprobs(model, i).sum() for i, r in zip(ids, refused, strict=True)]
+    gaps = [
+        logprobs(model, r).sum() - logprobs(model, i).sum()
+        for i, r in zip(ids, refused, strict=True)
+    ]
     written = -sum(F.logsigmoid(-0.5 * g) for g in gaps) / 4 / 0.5
-    assert rule.losses(*batches(data), 0.0)["retain"].item() == pytest.approx(written.item(), rel=1e-6)
+    assert rule.losses(*batches(data), 0.0)["retain"].item() == pytest.approx(
+        written.item(), rel=1e-6
+    )
 
 
 def test_an_empty_refusal_file_is_refused(tmp_path):
@@ -335,7 +387,7 @@ def test_circuit_breaker_readme_against_its_formula():
     rule = start("cb", model, data=data, variant="readme", alpha=alpha, layer_id=(0, 1))
 
     def states(stream):
-        streams = [activations.residual_stream(model, {"input_ids": torch.tensor([i])}) for i in stream.ids[:4]]
+        streams = [residual_stream(model, {"input_ids": torch.tensor([i])}) for i in stream.ids[:4]]
         return {k: torch.cat([s[k + 1][0] for s in streams]) for k in (0, 1)}
 
     before = {k: h.detach() for k, h in states(data.retain).items()}
@@ -343,7 +395,9 @@ def test_circuit_breaker_readme_against_its_formula():
     forget, retain = states(data.forget), states(data.retain)
     cos = F.cosine_similarity
     written = {
-        "forget": -sum(cos(forget[k], rule.target[k].double()[None], dim=-1).mean() for k in (0, 1)),
+        "forget": -sum(
+            cos(forget[k], rule.target[k].double()[None], dim=-1).mean() for k in (0, 1)
+        ),
         "retain": alpha * sum((1 - cos(retain[k], before[k], dim=-1)).mean() for k in (0, 1)),
     }
     got = rule.losses(*batches(data), 0.7)
@@ -359,7 +413,9 @@ def test_lat_without_steps_is_its_outer_loss_and_the_adversary_makes_it_worse():
     for variant in ("paper", "readme"):
         values = [start("lat", model, data=data, lat_steps=n, variant=variant, lat_eps=0.1).losses(*batches(data), 0.0)
                   for n in (0, 4)]  # fmt: skip
-        assert values[1]["forget"] > values[0]["forget"] and values[1]["retain"] == values[0]["retain"]
+        assert (
+            values[1]["forget"] > values[0]["forget"] and values[1]["retain"] == values[0]["retain"]
+        )
 
 
 def test_weight_distortion_draws_the_noise_that_it_says():
@@ -375,12 +431,18 @@ def test_weight_distortion_draws_the_noise_that_it_says():
 
 def test_weight_distance_against_its_formula_and_its_cap():
     model, data = tiny.model(dtype=torch.float64), tiny.Data()
-    rules = {v: start("wt_dist_reg", model, data=data, variant=v, wt_reg_lambda=0.5) for v in ("normalised", "readme")}
+    rules = {
+        v: start("wt_dist_reg", model, data=data, variant=v, wt_reg_lambda=0.5)
+        for v in ("normalised", "readme")
+    }
     capped = start("wt_dist_reg", model, data=data, wt_reg_lambda=0.5, wt_reg_cap=0.01)
     before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
     moved(model)
     now = torch.cat([p.flatten() for p in model.parameters()])
-    written = {"normalised": -0.5 * (now - before).norm() / before.norm(), "readme": -0.5 * (now - before).pow(2).sum()}
+    written = {
+        "normalised": -0.5 * (now - before).norm() / before.norm(),
+        "readme": -0.5 * (now - before).pow(2).sum(),
+    }
     for variant, rule in rules.items():
         got = rule.losses(*batches(data), 0.0)["distance"]
         assert got.item() == pytest.approx(written[variant].item(), rel=1e-9)
@@ -395,18 +457,27 @@ def test_ngdiff_descends_on_retain_and_ascends_on_forget_at_any_scale():
     terms = rule.losses(*batches(data), 0.0)
     parts = {k: gradients(model, v) for k, v in terms.items()}
     flat = {k: torch.cat([x.flatten() for x in g]) for k, g in parts.items()}
-    thousand = {"retain": [x.clone() for x in parts["retain"]], "forget": [1000 * x for x in parts["forget"]]}
+    thousand = {
+        "retain": [x.clone() for x in parts["retain"]],
+        "forget": [1000 * x for x in parts["forget"]],
+    }
     g = torch.cat([x.flatten() for x in rule.combine(parts, 0.1)])
     cos = F.cosine_similarity(flat["retain"], flat["forget"], dim=0)
-    assert (g @ flat["retain"]).item() == pytest.approx(((1 - cos) * flat["retain"].norm()).item(), rel=1e-6)
-    assert (g @ flat["forget"]).item() == pytest.approx((-(1 - cos) * flat["forget"].norm()).item(), rel=1e-6)
+    assert (g @ flat["retain"]).item() == pytest.approx(
+        ((1 - cos) * flat["retain"].norm()).item(), rel=1e-6
+    )
+    assert (g @ flat["forget"]).item() == pytest.approx(
+        (-(1 - cos) * flat["forget"].norm()).item(), rel=1e-6
+    )
     scaled = rule.combine(thousand, 0.1)
     assert torch.allclose(torch.cat([x.flatten() for x in scaled]), g, rtol=1e-9)
 
 
 def test_ngdiff_rate_is_the_parabolas_minimiser():
     for a, b, c in ((2.0, -3.0, 1.0), (0.5, -0.1, 0.0)):
-        assert parabola_minimum(*(a * t * t + b * t + c for t in (-1, 0, 1))) == pytest.approx(-b / (2 * a))
+        assert parabola_minimum(*(a * t * t + b * t + c for t in (-1, 0, 1))) == pytest.approx(
+            -b / (2 * a)
+        )
     assert parabola_minimum(-1.0, 0.0, -1.0) is None and parabola_minimum(0.0, 1.0, 4.0) is None
     model, data = tiny.model(dtype=torch.float64), tiny.Data()
     rule = start("ngdiff", model, data=data, lr_probe_every=1)
@@ -428,7 +499,7 @@ def test_tar_is_the_first_order_gradient_at_the_attacked_weights():
     assert all(torch.equal(a, p) for a, p in zip(before, model.parameters(), strict=True))
     noise = torch.Generator().manual_seed(sum(forget.index.tolist()))
     draw = torch.randint(1 << 30, (2,), generator=noise).tolist()
-    nll = losses.nll(model, data.forget.batches(draw[1] % 100_003)[0])
+    nll = logprobs_module.nll(model, data.forget.batches(draw[1] % 100_003)[0])
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.0)
     for p, g in zip(model.parameters(), gradients(model, nll), strict=True):
         p.grad = g
@@ -487,16 +558,23 @@ def test_rmu_against_its_formula_and_only_down_projections_train():
     u = rule.target[2]
     assert u.norm().item() == pytest.approx(c, rel=1e-6) and (u > 0).all()
     before = [
-        model(input_ids=torch.tensor([i]), output_hidden_states=True).hidden_states[3].detach() for i in data.retain.ids[:4]
+        model(input_ids=torch.tensor([i]), output_hidden_states=True).hidden_states[3].detach()
+        for i in data.retain.ids[:4]
     ]
     moved(model)
 
     def states(lists):
-        return [model(input_ids=torch.tensor([i]), output_hidden_states=True).hidden_states[3] for i in lists]
+        return [
+            model(input_ids=torch.tensor([i]), output_hidden_states=True).hidden_states[3]
+            for i in lists
+        ]
 
     forget = torch.cat(states(data.forget.ids[:4]), 1)[0]
     retain = torch.cat(states(data.retain.ids[:4]), 1)[0]
-    written = {"forget": (forget - u).pow(2).mean(), "retain": alpha * (retain - torch.cat(before, 1)[0]).pow(2).mean()}
+    written = {
+        "forget": (forget - u).pow(2).mean(),
+        "retain": alpha * (retain - torch.cat(before, 1)[0]).pow(2).mean(),
+    }
     terms = rule.losses(*batches(data), 0.3)
     for key in written:
         assert terms[key].item() == pytest.approx(written[key].item(), rel=1e-6)
@@ -509,14 +587,18 @@ def test_cb_lat_forget_starts_at_its_schedule_without_an_adversary():
     model, data = tiny.model(), tiny.Data()
     rule = start("cb_lat", model, data=data, alpha=6.0, lat_steps=0)
     for progress in (0.0, 0.5, 1.0):
-        assert rule.losses(*batches(data), progress)["forget"].item() == pytest.approx(6 * (1 - progress / 2), rel=1e-5)
+        assert rule.losses(*batches(data), progress)["forget"].item() == pytest.approx(
+            6 * (1 - progress / 2), rel=1e-5
+        )
 
 
 @pytest.mark.parametrize("name", ["rmu", "cb_lat"])
 def test_blocks_above_the_deepest_one_never_run(name):
     model, data, calls = tiny.model(layers=5), tiny.Data(), []
-    rule = start(name, model, data=data, layer_id=(1, 2), **({"lat_steps": 0} if name == "cb_lat" else {}))
-    for k, block in enumerate(activations.blocks(model)):
+    rule = start(
+        name, model, data=data, layer_id=(1, 2), **({"lat_steps": 0} if name == "cb_lat" else {})
+    )
+    for k, block in enumerate(blocks(model)):
         block.register_forward_pre_hook(lambda *_, k=k: calls.append(k))
     rule.losses(*batches(data), 0.5)
     assert max(calls) == 2
@@ -527,4 +609,6 @@ def test_losses_agree_with_the_models_own():
         model, batch = tiny.model(kind), tiny.batch(tiny.ids(5), extra=3)
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         with torch.no_grad():
-            assert losses.nll(model, batch).item() == pytest.approx(model(**batch, labels=labels).loss.item(), rel=1e-5)
+            assert logprobs_module.nll(model, batch).item() == pytest.approx(
+                model(**batch, labels=labels).loss.item(), rel=1e-5
+            )

@@ -5,16 +5,34 @@ import re
 
 import pytest
 
-from brittle.methods import METHODS, base, describe, method_class
+from brittle.base import knobs
+from brittle.methods import METHODS, describe, method_class
 
-SEED_METHODS = ("ga_simple", "ga", "grad_diff", "dpo", "npo", "simnpo", "rmu", "cb", "lat", "cb_lat", "wt_dist", "wt_dist_reg")
+SEED_METHODS = (
+    "ga_simple",
+    "ga",
+    "grad_diff",
+    "dpo",
+    "npo",
+    "simnpo",
+    "rmu",
+    "cb",
+    "lat",
+    "cb_lat",
+    "wt_dist",
+    "wt_dist_reg",
+)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_names_its_paper_and_its_formula(name):
     about = describe(name)
     assert re.fullmatch(r"https://(arxiv\.org/abs/\d{4}\.\d{5}|github\.com/\w+/\w+)", about["url"])
-    assert re.search(r"\w+ (et al\. )?20\d\d", about["paper"]) and "=" in about["formula"] and ":" in about["title"]
+    assert (
+        re.search(r"\w+ (et al\. )?20\d\d", about["paper"])
+        and "=" in about["formula"]
+        and ":" in about["title"]
+    )
     assert method_class(name).kind in ("loss", "representation", "gradient", "weight-space")
 
 
@@ -25,20 +43,39 @@ def test_the_seeds_methods_are_all_there_with_their_flags():
         "wt_dist_reg": "wt_reg_lambda",
     }  # fmt: skip
     for name, knob in flags.items():
-        assert knob in base.knobs(method_class(name))
-    assert {"layer_id", "steering_coeff", "alpha"} <= set(base.knobs(method_class("rmu")))
-    assert {"layer_id", "alpha", "lat_eps", "lat_steps"} <= set(base.knobs(method_class("cb_lat")))
+        assert knob in knobs.knobs(method_class(name))
+    assert {"layer_id", "steering_coeff", "alpha"} <= set(knobs.knobs(method_class("rmu")))
+    assert {"layer_id", "alpha", "lat_eps", "lat_steps"} <= set(knobs.knobs(method_class("cb_lat")))
 
 
 def test_dry_run_makes_each_model_before_its_attack_and_the_table_last(script):
     done = script("unlearn/create_all.py", "--dry-run", "--force", "--methods", "ga,rmu")
     assert done.code == 0, done.err
-    names = [line.split("  ")[0][2:].strip() for line in done.out.splitlines() if not line.startswith("    ")]
+    names = [
+        line.split("  ")[0][2:].strip()
+        for line in done.out.splitlines()
+        if not line.startswith("    ")
+    ]
     assert names[:3] == ["data", "base", "filtered"] and names[-2:] == ["recovery", "table"]
     assert names.index("unlearn rmu") < names.index("tamper mini-base__rmu")
-    done = script("unlearn/create_all.py", "--dry-run", "--force", "--no-attack", "--methods", "filter")
-    chain = ["data", "base", "filtered", "fit filter", "tune filter", "unlearn filter", "verify filter", "table"]
-    names = [line.split("  ")[0][2:].strip() for line in done.out.splitlines() if not line.startswith("    ")]
+    done = script(
+        "unlearn/create_all.py", "--dry-run", "--force", "--no-attack", "--methods", "filter"
+    )
+    chain = [
+        "data",
+        "base",
+        "filtered",
+        "fit filter",
+        "tune filter",
+        "unlearn filter",
+        "verify filter",
+        "table",
+    ]
+    names = [
+        line.split("  ")[0][2:].strip()
+        for line in done.out.splitlines()
+        if not line.startswith("    ")
+    ]
     assert names == chain
     done = script("unlearn/create_all.py", "--dry-run", "--methods", "ga,nope")
     assert done.code == 2 and "nope" in done.err and "npo" in done.err
@@ -52,12 +89,26 @@ def test_the_table_has_a_row_a_model(family, data, tmp_path, script):
                       "--root", tmp_path, "--steps", "2", "--batch-size", "4", "--device", "cpu")  # fmt: skip
         assert made.code == 0, made.err
     (tmp_path / "methods").mkdir()
-    (tmp_path / "methods" / "recovery.csv").write_text("model,heldout_recovery\nmini-base__ga,0.75\n")
+    (tmp_path / "methods" / "recovery.csv").write_text(
+        "model,heldout_recovery\nmini-base__ga,0.75\n"
+    )
     assert script("unlearn/methods_table.py", "--model", family.base, "--root", tmp_path).code == 0
     with open(tmp_path / "methods.csv", newline="") as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["ga", "wt_dist"] and rows["ga"]["heldout_recovery"] == "0.75"
-    assert rows["wt_dist"]["heldout_recovery"] == "" and rows["ga"]["steps"] == "2" and float(rows["ga"]["seconds"]) > 0
-    assert all(0 <= float(rows["ga"][f"{split}_accuracy"]) <= 1 for split in ("forget", "retain", "general"))
-    shown = script("unlearn/methods_table.py", "--model", family.base, "--root", tmp_path, "--markdown").out.splitlines()
-    assert len(shown) == 2 + len(METHODS) and len({len(re.findall(r"(?<!\\)\|", line)) for line in shown}) == 1
+    assert (
+        rows["wt_dist"]["heldout_recovery"] == ""
+        and rows["ga"]["steps"] == "2"
+        and float(rows["ga"]["seconds"]) > 0
+    )
+    assert all(
+        0 <= float(rows["ga"][f"{split}_accuracy"]) <= 1
+        for split in ("forget", "retain", "general")
+    )
+    shown = script(
+        "unlearn/methods_table.py", "--model", family.base, "--root", tmp_path, "--markdown"
+    ).out.splitlines()
+    assert (
+        len(shown) == 2 + len(METHODS)
+        and len({len(re.findall(r"(?<!\\)\|", line)) for line in shown}) == 1
+    )

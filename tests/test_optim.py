@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from brittle.optim import NEWTON_SCHULZ, Muon, orthogonalize
+from brittle.training.optim import NEWTON_SCHULZ, Muon, orthogonalize
 
 torch.set_num_threads(1)
 
@@ -32,14 +32,20 @@ def test_orthogonalize_is_the_quintic_on_each_singular_value():
 
 def test_a_stack_is_its_matrices_one_by_one():
     w = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(1))
-    assert torch.allclose(orthogonalize(w), torch.cat([orthogonalize(m[None]) for m in w]), atol=1e-6)
+    assert torch.allclose(
+        orthogonalize(w), torch.cat([orthogonalize(m[None]) for m in w]), atol=1e-6
+    )
 
 
 def test_muon_step_against_its_definition():
     g = torch.Generator().manual_seed(2)
     start = torch.randn(6, 4, generator=g)
     p = torch.nn.Parameter(start.clone())
-    optimizer, moment, expected = Muon([p], lr=0.1, momentum=0.9, weight_decay=0.5), torch.zeros(6, 4), start.clone()
+    optimizer, moment, expected = (
+        Muon([p], lr=0.1, momentum=0.9, weight_decay=0.5),
+        torch.zeros(6, 4),
+        start.clone(),
+    )
     for _ in range(3):
         gradient = torch.randn(6, 4, generator=g)
         p.grad = gradient
@@ -52,7 +58,10 @@ def test_muon_step_against_its_definition():
 
 def test_muon_agrees_with_torch():
     g = torch.Generator().manual_seed(3)
-    start, gradients = torch.randn(8, 8, generator=g), [torch.randn(8, 8, generator=g) for _ in range(3)]
+    start, gradients = (
+        torch.randn(8, 8, generator=g),
+        [torch.randn(8, 8, generator=g) for _ in range(3)],
+    )
     made = []
     for kind in (Muon, torch.optim.Muon):
         p = torch.nn.Parameter(start.clone())

@@ -6,10 +6,12 @@ import pytest
 import torch
 from tiny_models import FAMILIES, make_model, save, script
 
-from brittle.diagnostics import read_table
-from brittle.errors import UserError
+from brittle.base.errors import UserError
+from brittle.base.tables import read_table
 
-stats, plots, mlp_attn = (script(n) for n in ("collect_param_stats", "plot_param_stats", "analyze_mlp_vs_attn"))
+stats, plots, mlp_attn = (
+    script(n) for n in ("collect_param_stats", "plot_param_stats", "analyze_mlp_vs_attn")
+)
 
 PER_MATRIX = ["name", "layer", "group", "shape0", "shape1", "dW_fro", "W_fro", "dW_fro_rel", "dW_spectral", "W_spectral",
               "dW_spectral_rel", "dW_stable_rank", "W_stable_rank"]  # fmt: skip
@@ -35,7 +37,9 @@ def low_rank(rows, columns, rank, scale=1.0):
 def run(a, b, root, **options):
     """Step 1's two tables."""
     stats.main(str(a), str(b), root / "param_stats", device="cpu", **options)
-    return read_table(root / "param_stats/per_matrix.csv"), read_table(root / "param_stats/per_layer.csv")
+    return read_table(root / "param_stats/per_matrix.csv"), read_table(
+        root / "param_stats/per_layer.csv"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,27 +95,37 @@ def test_scaling_the_update_scales_norms_and_leaves_ranks(base, tmp_path):
     x, y = (t.set_index("name").loc[EDITED] for t in (one, four))
     for column in ("dW_fro", "dW_spectral", "dW_fro_rel", "dW_spectral_rel"):
         assert y[column] == pytest.approx(4 * x[column], rel=1e-5)
-    assert y.dW_stable_rank == pytest.approx(x.dW_stable_rank, rel=1e-5) and y.dW_empirical_rank == x.dW_empirical_rank
+    assert (
+        y.dW_stable_rank == pytest.approx(x.dW_stable_rank, rel=1e-5)
+        and y.dW_empirical_rank == x.dW_empirical_rank
+    )
 
 
 def test_rotating_both_models_changes_no_number(tmp_path):
-    q, _ = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(2), dtype=torch.float64))
+    q, _ = torch.linalg.qr(
+        torch.randn(64, 64, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    )
     tables = []
     for turn in (torch.eye(64, dtype=torch.float64), q):
         pair = [make_model().double(), plant(make_model(), EDITED, low_rank(64, 32, 2)).double()]
         for side, model in zip("ab", pair, strict=True):
             model.get_parameter(EDITED).data = turn @ model.get_parameter(EDITED).data
             save(model, tmp_path / side)
-        tables.append(run(tmp_path / "a", tmp_path / "b", tmp_path)[0].set_index("name").loc[EDITED])
+        tables.append(
+            run(tmp_path / "a", tmp_path / "b", tmp_path)[0].set_index("name").loc[EDITED]
+        )
     for column in PER_MATRIX[5:]:
         assert tables[1][column] == pytest.approx(tables[0][column], rel=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_against_the_svd(family, tmp_path):
-    from brittle.weights import matrix_pairs
+    from brittle.models.weights import matrix_pairs
 
-    a, b = save(make_model(family), tmp_path / "a"), save(make_model(family, seed=1), tmp_path / "b")
+    a, b = (
+        save(make_model(family), tmp_path / "a"),
+        save(make_model(family, seed=1), tmp_path / "b"),
+    )
     matrices, layers = run(a, b, tmp_path)
     assert set(layers.layer) == {0, 1, 2} and set(layers.group) == {"attn", "mlp"}
     for row, (name, w_a, w_b) in zip(matrices.to_dict("records"), matrix_pairs(a, b), strict=True):
@@ -145,13 +159,19 @@ def test_spectra_are_kept(base, tmp_path):
 def test_bf16_update_below_rounding_is_said(tmp_path, capsys):
     """A float32 update of 0.1 unit in the last place survives rounding as a few flipped bits: a rank that means nothing."""
     model = make_model()
-    update = 1e-4 * torch.randn(64, 32, generator=torch.Generator().manual_seed(1)) * model.get_parameter(EDITED).data.std()
+    update = (
+        1e-4
+        * torch.randn(64, 32, generator=torch.Generator().manual_seed(1))
+        * model.get_parameter(EDITED).data.std()
+    )
     a = save(make_model(), tmp_path / "a", torch.bfloat16)
     b = save(plant(model, EDITED, update), tmp_path / "b", torch.bfloat16)
     matrices, _ = run(a, b, tmp_path)
     assert matrices.set_index("name").loc[EDITED].dW_fro > 0
     assert f"{EDITED} (1 such matrices) is below one unit" in capsys.readouterr().err
-    assert json.loads((tmp_path / "param_stats/per_layer.run.json").read_text())["settings"]["rounding"] == [EDITED]
+    assert json.loads((tmp_path / "param_stats/per_layer.run.json").read_text())["settings"][
+        "rounding"
+    ] == [EDITED]
 
 
 def test_nan_matrix_has_an_empty_row_and_the_exit_status_tells(base, tmp_path):
@@ -161,7 +181,10 @@ def test_nan_matrix_has_an_empty_row_and_the_exit_status_tells(base, tmp_path):
     broken = save(model, tmp_path / "b")
     with pytest.raises(UserError, match=rf"{EDITED} holds NaN or Inf \(1 such"):
         stats.main(base, broken, tmp_path / "param_stats", device="cpu")
-    matrices, layers = read_table(tmp_path / "param_stats/per_matrix.csv"), read_table(tmp_path / "param_stats/per_layer.csv")
+    matrices, layers = (
+        read_table(tmp_path / "param_stats/per_matrix.csv"),
+        read_table(tmp_path / "param_stats/per_layer.csv"),
+    )
     assert matrices.set_index("name").loc[EDITED].iloc[4:].isna().all() and len(matrices) == 14
     assert layers.dW_fro_layer.isna().sum() == 1
     plots.main(base, broken, tmp_path / "param_plots")
@@ -171,15 +194,25 @@ def test_nan_matrix_has_an_empty_row_and_the_exit_status_tells(base, tmp_path):
 
 
 def test_ratio_of_mlp_to_attention():
-    layers = [{"layer": 0, "group": g, "dW_fro_layer": 1.0, "dW_fro_layer_rel": r} for g, r in (("attn", 0.1), ("mlp", 0.4))]
-    layers += [{"layer": 1, "group": g, "dW_fro_layer": 1.0, "dW_fro_layer_rel": r} for g, r in (("attn", 0.0), ("mlp", 0.4))]
+    layers = [
+        {"layer": 0, "group": g, "dW_fro_layer": 1.0, "dW_fro_layer_rel": r}
+        for g, r in (("attn", 0.1), ("mlp", 0.4))
+    ]
+    layers += [
+        {"layer": 1, "group": g, "dW_fro_layer": 1.0, "dW_fro_layer_rel": r}
+        for g, r in (("attn", 0.0), ("mlp", 0.4))
+    ]
     first, second = mlp_attn.rows(layers)
     assert first["mlp_attn_ratio"] == pytest.approx(4) and second["mlp_attn_ratio"] is None
 
 
 def test_figures_are_drawn_and_deterministic(base, tmp_path):
     run(base, edited(tmp_path / "b", 1.0), tmp_path, empirical_rank=True)
-    names = {f"{n}_{g}.png" for n in ("layer_locality", "stable_rank", "spectral_norm") for g in ("attn", "mlp")}
+    names = {
+        f"{n}_{g}.png"
+        for n in ("layer_locality", "stable_rank", "spectral_norm")
+        for g in ("attn", "mlp")
+    }
     drawn = []
     for _ in range(2):
         plots.main(base, str(tmp_path / "b"), tmp_path / "param_plots")

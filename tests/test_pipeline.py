@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Child
 
-from brittle import runner, steps
-from brittle.errors import UserError
+from brittle.base.errors import UserError
+from brittle.pipeline import runner, steps
 
 PIPELINE = "experiment/pipeline.py"
 pytestmark = pytest.mark.usefixtures("imported")
@@ -23,9 +23,9 @@ pytestmark = pytest.mark.usefixtures("imported")
 SCRIPT = """
 import os, sys, time
 sys.path.insert(0, {root!r})
-from brittle import results
+from brittle.base.record import Run
 name, inputs, behaviour = sys.argv[1], sys.argv[2].split(","), sys.argv[3]
-with results.Run(os.path.join("out", name), [i for i in inputs if i]) as run:
+with Run(os.path.join("out", name), [i for i in inputs if i]) as run:
     with open("log", "a") as log:
         log.write(name + "\\n")
     if os.path.exists("fail_" + name):
@@ -47,7 +47,14 @@ def steps_of(tmp_path, monkeypatch):
 
     def make(table, behaviour="quick"):
         return [
-            steps.Task(name, name, name, ["step.py", name, ",".join(inputs), behaviour], Path("out") / name / "x.csv", needs)
+            steps.Task(
+                name,
+                name,
+                name,
+                ["step.py", name, ",".join(inputs), behaviour],
+                Path("out") / name / "x.csv",
+                needs,
+            )
             for name, (inputs, needs) in table.items()
         ]
 
@@ -78,7 +85,9 @@ def go(tasks, **options):
 def test_everything_runs_once_in_order(steps_of, capsys):
     assert go(steps_of(DIAMOND)) == 0
     names = ran()
-    assert sorted(names) == list("abcde") and names.index("a") < names.index("b") < names.index("d") > names.index("c")
+    assert sorted(names) == list("abcde") and names.index("a") < names.index("b") < names.index(
+        "d"
+    ) > names.index("c")
     assert "5 ran" in capsys.readouterr().out
     assert go(steps_of(DIAMOND)) == 0 and ran() == []
     out = capsys.readouterr().out
@@ -91,10 +100,18 @@ def test_everything_runs_once_in_order(steps_of, capsys):
         (lambda: Path("left.txt").write_text("LEFT"), "abd", "left.txt changed"),
         (lambda: Path("right.txt").write_text("RIGHT"), "cd", "right.txt changed"),
         (lambda: os.utime("left.txt", (1, 1)), "", None),
-        (lambda: shutil.rmtree("out/c"), "c", "no output yet"),  # made again with the same bytes: d has nothing to do
+        (
+            lambda: shutil.rmtree("out/c"),
+            "c",
+            "no output yet",
+        ),  # made again with the same bytes: d has nothing to do
         (lambda: os.truncate("out/b/x.csv", 3), "b", "x.csv is not what was written"),
         (lambda: os.truncate("out/b/x.run.json", 3), "b", "no record of how it was made"),
-        (lambda: Path("step.py").write_text(SCRIPT.format(root=str(ROOT)) + "\n# changed\n"), "abcde", "step.py changed"),
+        (
+            lambda: Path("step.py").write_text(SCRIPT.format(root=str(ROOT)) + "\n# changed\n"),
+            "abcde",
+            "step.py changed",
+        ),
     ],
 )
 def test_a_change_runs_exactly_what_reads_it(steps_of, capsys, change, again, reason):
@@ -129,7 +146,14 @@ def test_force_runs_everything_and_dry_run_touches_nothing(steps_of, snapshot, c
 def test_a_failure_is_named_and_independent_steps_go_on(steps_of, capsys):
     Path("fail_a").touch()
     tasks = steps_of(DIAMOND)
-    report = steps.Task("report", "report", "", ["step.py", "report", "", "quick"], Path("out/report/x.csv"), list("abcde"))
+    report = steps.Task(
+        "report",
+        "report",
+        "",
+        ["step.py", "report", "", "quick"],
+        Path("out/report/x.csv"),
+        list("abcde"),
+    )
     report.takes_what_there_is = True
     assert go([*tasks, report]) == 1
     assert sorted(ran()) == ["a", "c", "e", "report"]
@@ -158,7 +182,10 @@ def test_one_at_a_time_and_side_by_side(steps_of):
 
 
 def test_two_pipelines_in_one_root(steps_of):
-    with runner.only_one(Path("out")), pytest.raises(UserError, match="another pipeline is running in out"):
+    with (
+        runner.only_one(Path("out")),
+        pytest.raises(UserError, match="another pipeline is running in out"),
+    ):
         go(steps_of(DIAMOND))
     assert go(steps_of(DIAMOND)) == 0
 
@@ -182,10 +209,16 @@ def test_root_under_a_file(steps_of, snapshot):
         (b"base = ", "is no preset"),
         (b"\xff\xfe", "is no preset"),
         (b'base = "a"\n', "is no preset: .*missing"),
-        (b'base="a"\nfiltered="b"\nunlearned=[]\nmethod="m"\ndata="d"\nroot="r"\nsteps=3\n', "is no preset: .*steps"),
+        (
+            b'base="a"\nfiltered="b"\nunlearned=[]\nmethod="m"\ndata="d"\nroot="r"\nsteps=3\n',
+            "is no preset: .*steps",
+        ),
         (b'base=1\nfiltered="b"\nunlearned=[]\nmethod="m"\ndata="d"\nroot="r"\n', "are texts"),
         (b'base="a"\nfiltered="b"\nunlearned=[1]\nmethod="m"\ndata="d"\nroot="r"\n', "are texts"),
-        (b'base="a"\nfiltered="b"\nunlearned=[]\nmethod="m"\ndata="d"\nroot="r"\n[arguments]\n"x.py" = ["--y"]\n', "are texts"),
+        (
+            b'base="a"\nfiltered="b"\nunlearned=[]\nmethod="m"\ndata="d"\nroot="r"\n[arguments]\n"x.py" = ["--y"]\n',
+            "are texts",
+        ),
     ],
 )
 def test_presets_that_are_none(tmp_path, content, says):
@@ -202,19 +235,34 @@ def test_hub_preset_makes_no_models(tmp_path):
     rows = steps.read_steps()
     made = {name: steps.tasks(steps.read_preset(name), rows) for name in ("mini", "deep-ignorance")}
     scopes = {row["step"]: row["scope"] for row in rows}
-    assert {t.step for t in made["deep-ignorance"]} == {t.step for t in made["mini"]} - {"base", "filtered", "unlearn"}
-    count = {name: sum(scopes[t.step] in ("comparison", "model", "all") for t in tasks) for name, tasks in made.items()}
+    assert {t.step for t in made["deep-ignorance"]} == {t.step for t in made["mini"]} - {
+        "base",
+        "filtered",
+        "unlearn",
+    }
+    count = {
+        name: sum(scopes[t.step] in ("comparison", "model", "all") for t in tasks)
+        for name, tasks in made.items()
+    }
     assert count["mini"] == count["deep-ignorance"]
     assert all(".." not in str(t.output) for t in made["deep-ignorance"])
 
 
 def test_given_models_are_not_made():
     rows = steps.read_steps()
-    chosen = steps.override(steps.read_preset("mini"), base="my/base", unlearned=["my/one", "my/two"], root="elsewhere")
+    chosen = steps.override(
+        steps.read_preset("mini"), base="my/base", unlearned=["my/one", "my/two"], root="elsewhere"
+    )
     tasks = steps.tasks(chosen, rows)
-    assert not {"base", "unlearn"} & {t.step for t in tasks} and "filtered" in {t.step for t in tasks}
+    assert not {"base", "unlearn"} & {t.step for t in tasks} and "filtered" in {
+        t.step for t in tasks
+    }
     compared = {(t.command[2], t.command[4]) for t in tasks if t.step == "1"}
-    assert compared == {("my/base", "elsewhere/models/mini-filtered"), ("my/base", "my/one"), ("my/base", "my/two")}
+    assert compared == {
+        ("my/base", "elsewhere/models/mini-filtered"),
+        ("my/base", "my/one"),
+        ("my/base", "my/two"),
+    }
     assert all(str(t.output).startswith(("elsewhere/", "data/")) for t in tasks)
 
 
@@ -275,7 +323,9 @@ def less_work():
     made = {}
     for script in {row["script"] for row in steps.read_steps()} - set(ARGUMENTS):
         main = (ROOT / script).read_text().partition("\ndef main(")[2]
-        made[script] = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in LESS.items() if f"\n    {k}: " in main)
+        made[script] = " ".join(
+            f"--{k.replace('_', '-')} {v}" for k, v in LESS.items() if f"\n    {k}: " in main
+        )
     return dict(sorted(made.items()))
 
 
@@ -285,7 +335,9 @@ def pipeline(place, log, *more, **environment):
 
 def results_of(place):
     """All that is read as a result: tables, texts, weights. Not records (times) and logs."""
-    found = [p for p in Path(place).rglob("*") if p.suffix in (".csv", ".txt", ".jsonl", ".safetensors")]
+    found = [
+        p for p in Path(place).rglob("*") if p.suffix in (".csv", ".txt", ".jsonl", ".safetensors")
+    ]
     return {str(p.relative_to(place)): p.read_bytes() for p in sorted(found)}
 
 
@@ -306,7 +358,12 @@ def undisturbed(tmp_path_factory, quick):
     """(folder, seconds) of the whole pipeline run once, with tokens in the environment."""
     place = tmp_path_factory.mktemp("study") / "undisturbed"
     started = time.time()
-    done = pipeline(place, place.parent / "log", HF_TOKEN="hf_sentinel_token", WANDB_API_KEY="wandb_sentinel_key").wait(600)
+    done = pipeline(
+        place,
+        place.parent / "log",
+        HF_TOKEN="hf_sentinel_token",
+        WANDB_API_KEY="wandb_sentinel_key",
+    ).wait(600)
     assert done.code == 0, done.out + done.err
     return place, time.time() - started
 
@@ -330,11 +387,19 @@ def test_no_token_is_written(undisturbed):
 
 def test_second_run_skips_everything(undisturbed, tmp_path):
     place, _ = undisturbed
-    before = {p: p.stat().st_mtime_ns for p in place.rglob("*") if p.is_file() and p.name != ".pipeline.lock"}
+    before = {
+        p: p.stat().st_mtime_ns
+        for p in place.rglob("*")
+        if p.is_file() and p.name != ".pipeline.lock"
+    }
     done = pipeline(place, tmp_path / "log").wait()
     count = len(steps.tasks(steps.read_preset(str(preset(place))), steps.read_steps()))
     assert done.code == 0 and f"{count} skipped" in done.out and " ran" not in done.out, done.out
-    assert {p: p.stat().st_mtime_ns for p in place.rglob("*") if p.is_file() and p.name != ".pipeline.lock"} == before
+    assert {
+        p: p.stat().st_mtime_ns
+        for p in place.rglob("*")
+        if p.is_file() and p.name != ".pipeline.lock"
+    } == before
 
 
 def test_damaged_results_are_made_again(undisturbed, tmp_path):
@@ -347,8 +412,14 @@ def test_damaged_results_are_made_again(undisturbed, tmp_path):
         file.write("an edited line\n")
     next(place.rglob("layer_locality_mlp.png")).unlink()
     done = pipeline(place, tmp_path / "log").wait()
-    assert done.code == 0 and "4 ran" in done.out, done.out  # the fourth is the report, which reads the records
-    for reason in ("per_layer.csv is not what was written", "forget.txt is not what was written", "no output yet"):
+    assert done.code == 0 and "4 ran" in done.out, (
+        done.out
+    )  # the fourth is the report, which reads the records
+    for reason in (
+        "per_layer.csv is not what was written",
+        "forget.txt is not what was written",
+        "no output yet",
+    ):
         assert reason in done.out
     assert results_of(place) == before
 
@@ -358,8 +429,18 @@ def test_changed_data_reruns_what_reads_it_and_says_why(undisturbed, tmp_path):
     made, _ = undisturbed
     place = tmp_path / "own"
     shutil.copytree(made / "data", place / "data")
-    models = {"base": f"{made}/out/models/mini-base", "filtered": f"{made}/out/models/mini-filtered"}
-    path = str(preset(place, **models, unlearned=[next(str(p) for p in made.rglob("unlearned_model"))], makes=[]))
+    models = {
+        "base": f"{made}/out/models/mini-base",
+        "filtered": f"{made}/out/models/mini-filtered",
+    }
+    path = str(
+        preset(
+            place,
+            **models,
+            unlearned=[next(str(p) for p in made.rglob("unlearned_model"))],
+            makes=[],
+        )
+    )
     only = [part for step in ("1", "4", "5", "6") for part in ("--only", step)]
 
     def run(log):
@@ -396,12 +477,21 @@ def test_pipeline_refuses_to_run_twice_at_once(undisturbed, tmp_path):
 )
 def test_mistakes(arguments, says, tmp_path):
     done = Child([PIPELINE, *arguments], tmp_path / "log", {}).wait()
-    assert done.code == 2 and done.err.startswith("error: ") and done.err.count("\n") == 1 and says in done.err
+    assert (
+        done.code == 2
+        and done.err.startswith("error: ")
+        and done.err.count("\n") == 1
+        and says in done.err
+    )
 
 
 def test_dry_run_of_the_presets_touches_nothing(tmp_path, snapshot):
     for name in ("mini", "deep-ignorance"):
-        done = Child([PIPELINE, "--preset", name, "--root", str(tmp_path / "out"), "--dry-run"], tmp_path / "log", {}).wait()
+        done = Child(
+            [PIPELINE, "--preset", name, "--root", str(tmp_path / "out"), "--dry-run"],
+            tmp_path / "log",
+            {},
+        ).wait()
         assert done.code == 0 and "no output yet" in done.out
         assert not (tmp_path / "out").exists()
 
@@ -416,7 +506,9 @@ def test_interrupted_pipeline_leaves_nothing_half_written(undisturbed, tmp_path)
         time.sleep(0.02)
     os.kill(child.pid, signal.SIGINT)
     done = child.wait(30)
-    assert done.code == 130 and done.err.startswith("error: interrupted") and done.err.count("\n") == 1, done.err
+    assert (
+        done.code == 130 and done.err.startswith("error: interrupted") and done.err.count("\n") == 1
+    ), done.err
     assert not list(place.rglob(".*.part*")) and (place / "data" / "retain.run.json").is_file()
 
 

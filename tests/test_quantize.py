@@ -4,8 +4,8 @@ import pytest
 import tiny
 import torch
 
-from brittle.errors import UserError
-from brittle.quantize import quantize, quantize_
+from brittle.base.errors import UserError
+from brittle.models.quantize import quantize, quantize_
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -31,7 +31,11 @@ def test_sixteen_bits_and_zeros_are_the_identity():
 def test_models(kind):
     model, old = tiny.model(kind), tiny.model(kind)
     count = quantize_(model, 8)
-    moved = {name for (name, p), q in zip(model.named_parameters(), old.parameters(), strict=True) if not torch.equal(p, q)}
+    moved = {
+        name
+        for (name, p), q in zip(model.named_parameters(), old.parameters(), strict=True)
+        if not torch.equal(p, q)
+    }
     assert len(moved) == count > 0
     assert all(".layers." in name or ".h." in name for name in moved)
     assert not any(word in name for name in moved for word in ("norm", "ln_", "bias"))

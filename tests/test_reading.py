@@ -2,51 +2,87 @@
 
 import pytest
 
-from brittle import clauses, reading, steps
-from brittle.report_data import read_csv
+from brittle.base.tables import read_csv
+from brittle.pipeline import steps
+from brittle.report import clauses, levels
 
 
 def norms(forget, retain, grown=1.0):
     return [
-        {"layer": layer, "split": s, "model_a_norm_L2": "2", "model_b_norm_L2": str(2 * grown), "mean_dh_L2": str(2 * m)}
+        {
+            "layer": layer,
+            "split": s,
+            "model_a_norm_L2": "2",
+            "model_b_norm_L2": str(2 * grown),
+            "mean_dh_L2": str(2 * m),
+        }
         for layer in ("0", "1")
         for s, m in (("forget", forget * int(layer)), ("retain", retain * int(layer)))
     ]
 
 
 def interval(column, value, half, **more):
-    return {column: str(value), f"{column}_low": str(value - half), f"{column}_high": str(value + half), **more}
+    return {
+        column: str(value),
+        f"{column}_low": str(value - half),
+        f"{column}_high": str(value + half),
+        **more,
+    }
 
 
 def selective(value, null=1.0):
     other = interval("null_selectivity_ratio", null, 0.1)
-    small = interval("selectivity_ratio", 0.5, 0.1, name="m", split="forget", k="1") | other  # only the largest k counts
-    return [small, interval("selectivity_ratio", value, 0.2, name="m", split="forget", k="20") | other]
+    small = (
+        interval("selectivity_ratio", 0.5, 0.1, name="m", split="forget", k="1") | other
+    )  # only the largest k counts
+    return [
+        small,
+        interval("selectivity_ratio", value, 0.2, name="m", split="forget", k="20") | other,
+    ]
 
 
 def apart(a, b):
-    return [interval("cosine_distance", x, 0.1, layer=n, model=m) for m, x in (("model_a", a), ("model_b", b)) for n in "12"]
+    return [
+        interval("cosine_distance", x, 0.1, layer=n, model=m)
+        for m, x in (("model_a", a), ("model_b", b))
+        for n in "12"
+    ]
 
 
 def jacobian(a, b):
     return [
-        {"model": m, "split": s, "jacobian_norm_mean": v, "jacobian_norm_low": v - 1, "jacobian_norm_high": v + 1}
+        {
+            "model": m,
+            "split": s,
+            "jacobian_norm_mean": v,
+            "jacobian_norm_low": v - 1,
+            "jacobian_norm_high": v + 1,
+        }
         for m, v in (("model_a", a), ("model_b", b))
         for s in ("forget", "retain")
     ]
 
 
 def lens(*accuracy):
-    return [interval("accuracy", x, 0.05, layer=str(n), split="forget", chance="0.25") for n, x in enumerate(accuracy)]
+    return [
+        interval("accuracy", x, 0.05, layer=str(n), split="forget", chance="0.25")
+        for n, x in enumerate(accuracy)
+    ]
 
 
 def probe(auc):
-    return [interval("auc", x, 0.05, layer=str(n), task="truth_forget") for n, x in enumerate((0.5, auc))]
+    return [
+        interval("auc", x, 0.05, layer=str(n), task="truth_forget")
+        for n, x in enumerate((0.5, auc))
+    ]
 
 
 def blocks(mlp, attn):
     rows = zip(mlp, attn, strict=True)
-    return [{"mlp_dW_fro_layer": m, "attn_dW_fro_layer": a, "mlp_attn_ratio": m / a if a else ""} for m, a in rows]
+    return [
+        {"mlp_dW_fro_layer": m, "attn_dW_fro_layer": a, "mlp_attn_ratio": m / a if a else ""}
+        for m, a in rows
+    ]
 
 
 @pytest.mark.parametrize("say, tables, says", [
@@ -86,20 +122,20 @@ def test_clauses(say, tables, says):
 
 
 def test_what_is_missing_is_said(tmp_path):
-    listed = [c.step for c in reading.CLAUSES]
-    for level in reading.LEVELS:
-        text = reading.sentence(level, tmp_path, "a", "b", listed)
+    listed = [c.step for c in levels.CLAUSES]
+    for level in levels.LEVELS:
+        text = levels.sentence(level, tmp_path, "a", "b", listed)
         assert "not measured: run step" in text.lower() and text.endswith(".")
-    assert reading.sources(tmp_path, "a", "b") and read_csv(tmp_path / "none.csv") == []
+    assert levels.sources(tmp_path, "a", "b") and read_csv(tmp_path / "none.csv") == []
 
 
 def test_rules_belong_to_steps_of_the_list():
     """Every level's steps are in steps.csv, and each clause reads the CSV that its step writes."""
     rows = {row["step"]: row for row in steps.read_steps()}
-    known = {step for _, of_it in reading.LEVELS.values() for step in of_it}
-    assert {c.step for c in reading.CLAUSES} <= known <= set(rows)
-    assert set(reading.LEVELS) == {c.level for c in reading.CLAUSES}
-    for clause in reading.CLAUSES:
+    known = {step for _, of_it in levels.LEVELS.values() for step in of_it}
+    assert {c.step for c in levels.CLAUSES} <= known <= set(rows)
+    assert set(levels.LEVELS) == {c.level for c in levels.CLAUSES}
+    for clause in levels.CLAUSES:
         folder, file = clause.file.split("/")
         assert rows[clause.step]["folder"] == folder
         assert (rows[clause.step]["scope"] == "model") == clause.of_models

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from brittle import docs
+from brittle.report import readme
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,7 +20,11 @@ def blocks():
 
 
 def commands():
-    lines = [line.partition("  #")[0].strip() for block in blocks() for line in block.replace("\\\n", " ").splitlines()]
+    lines = [
+        line.partition("  #")[0].strip()
+        for block in blocks()
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -33,7 +37,7 @@ def test_the_first_block_holds_the_two_commands_and_ci_runs_the_second():
 
 def test_tables_are_those_of_the_code(monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert docs.render(README) == README, "run: uv run python -m brittle.docs"
+    assert readme.render(README) == README, "run: uv run python -m brittle.report.readme"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,9 @@ def helps():
     def ask(script):
         if script not in found:
             target = "experiment/pipeline.py" if script.endswith("pipeline.sh") else script
-            done = subprocess.run([sys.executable, target, "--help"], cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, target, "--help"], cwd=ROOT, capture_output=True, text=True
+            )
             assert done.returncode == 0, done.stderr
             found[script] = done.stdout
         return found[script]
@@ -69,13 +75,19 @@ def test_commands_name_scripts_and_flags_that_exist(command, helps):
 
 
 def test_paths_in_the_text_exist():
-    for path in set(re.findall(r"`((?:brittle|experiment|eval|unlearn|tests|hooks)/[\w./-]+)`", README)):
+    for path in set(
+        re.findall(r"`((?:brittle|experiment|eval|unlearn|tests|hooks)/[\w./-]+)`", README)
+    ):
         assert (ROOT / path).exists(), path
 
 
 def test_scripts_start_with_the_question_they_answer():
     for script in {row["script"] for row in _steps()}:
-        first = (runpy.run_path(str(ROOT / script), run_name="docs")["__doc__"] or "").strip().splitlines()[0]
+        first = (
+            (runpy.run_path(str(ROOT / script), run_name="docs")["__doc__"] or "")
+            .strip()
+            .splitlines()[0]
+        )
         assert len(first) > 15, script
 
 

@@ -14,17 +14,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from brittle import report_data, report_html
-from brittle.errors import UserError
-from brittle.results import why_run
-from brittle.verdict import SAYS, headline, verdict
+from brittle.base.errors import UserError
+from brittle.base.record import why_run
+from brittle.report import condense
+from brittle.report.page import png_width, shown
+from brittle.report.verdict import SAYS, headline, verdict
 
 SCRIPT = Path(__file__).parents[1] / "experiment" / "report.py"
 spec = importlib.util.spec_from_file_location("report", SCRIPT)
 report = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(report)
 
-PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 TEXT = "step,scope,script,folder,output,extra,title,needs\n"
 STEPS = TEXT + "\n".join([
     "quiz,model,eval/harness.py,harness,accuracy.csv,,Quiz,",
@@ -81,9 +84,15 @@ def back(root, **found):
 
 
 def weights(root, model, *matrices):
-    rows = [dict(zip(("name", "dW_fro", "W_fro", "dW_stable_rank"), (f"m{i}", *m), strict=True)) for i, m in enumerate(matrices)]
+    rows = [
+        dict(zip(("name", "dW_fro", "W_fro", "dW_stable_rank"), (f"m{i}", *m), strict=True))
+        for i, m in enumerate(matrices)
+    ]
     write(root / f"base__to__{model}" / "param_stats" / "per_matrix.csv", rows)
-    write(root / f"base__to__{model}" / "param_stats" / "per_layer.csv", [{"layer": 0, "group": "mlp", "dW": matrices[0][0]}])
+    write(
+        root / f"base__to__{model}" / "param_stats" / "per_layer.csv",
+        [{"layer": 0, "group": "mlp", "dW": matrices[0][0]}],
+    )
 
 
 @pytest.fixture
@@ -100,7 +109,11 @@ def root(tmp_path):
 
 def run(root, *unlearned):
     report.main(
-        base="base", filtered="filtered", unlearned=list(unlearned or ["cut"]), root=root, table=root.parent / "steps.csv"
+        base="base",
+        filtered="filtered",
+        unlearned=list(unlearned or ["cut"]),
+        root=root,
+        table=root.parent / "steps.csv",
     )
     text = (root / "report.html").read_text(encoding="utf-8")
     with open(root / "summary.csv", newline="") as file:
@@ -109,21 +122,33 @@ def run(root, *unlearned):
 
 def test_numbers_and_words(root):
     found, text = run(root)
-    assert list(found) == ["base", "filtered", "cut"] and [r["role"] for r in found.values()] == ["base", "filtered", "unlearned"]
+    assert list(found) == ["base", "filtered", "cut"] and [r["role"] for r in found.values()] == [
+        "base",
+        "filtered",
+        "unlearned",
+    ]
     cut = {k: float(v) for k, v in found["cut"].items() if k not in ("model", "role")}
     assert cut == pytest.approx({
         "forget_accuracy": 0.28, "retain_accuracy": 1, "general_accuracy": 1, "heldout_recovery": 0.8,
         "heldout_recovery_low": 0.7, "heldout_recovery_high": 0.9,
         "update_relative_norm": 5 / math.sqrt(2600), "update_stable_rank": (9 * 1 + 16 * 2) / 25})  # fmt: skip
-    assert float(found["filtered"]["update_relative_norm"]) == 1 and found["base"]["update_relative_norm"] == ""
-    assert "<h1>cut only hid the forget facts</h1>" in text and "80% of half B (95 % interval 70% to 90%)" in text
+    assert (
+        float(found["filtered"]["update_relative_norm"]) == 1
+        and found["base"]["update_relative_norm"] == ""
+    )
+    assert (
+        "<h1>cut only hid the forget facts</h1>" in text
+        and "80% of half B (95 % interval 70% to 90%)" in text
+    )
     assert "not measured" not in text
 
 
 def test_the_page_stands_alone(root):
     _, text = run(root)
     page = Checker(text)
-    assert {link[1:] for link in page.links} <= page.ids and all(link.startswith("#") for link in page.links)
+    assert {link[1:] for link in page.links} <= page.ids and all(
+        link.startswith("#") for link in page.links
+    )
     assert page.sources and all(src.startswith("data:image/png;base64,") for src in page.sources)
     assert not re.search(r"https?://|<script|url\(|@import", text)
     assert "prefers-color-scheme:dark" in text and 'name="viewport"' in text
@@ -151,15 +176,30 @@ def test_nothing_measured_at_all(tmp_path):
 
 
 def test_a_new_step_shows_up(root):
-    (root.parent / "steps.csv").write_text(STEPS + "\n77,comparison,nowhere.py,shapes,shapes.csv,,Curious shapes,")
+    (root.parent / "steps.csv").write_text(
+        STEPS + "\n77,comparison,nowhere.py,shapes,shapes.csv,,Curious shapes,"
+    )
     for model in ("filtered", "cut"):
         folder = root / f"base__to__{model}" / "shapes"
-        write(folder / "shapes.csv", [{"layer": i, "split": "forget", "roundness": 12.25} for i in range(3)])
+        write(
+            folder / "shapes.csv",
+            [{"layer": i, "split": "forget", "roundness": 12.25} for i in range(3)],
+        )
         (folder / "shape.png").write_bytes(PNG)
     _, text = run(root)
     part = text[text.index('id="step-77"') :]
-    assert "Curious shapes" in part and part.count("<img") == 2 and "base → filtered" in part and "12.2" in part
-    assert text.index('id="step-back"') < text.index('id="step-quiz"') < text.index('id="step-1"') < text.index('id="step-77"')
+    assert (
+        "Curious shapes" in part
+        and part.count("<img") == 2
+        and "base → filtered" in part
+        and "12.2" in part
+    )
+    assert (
+        text.index('id="step-back"')
+        < text.index('id="step-quiz"')
+        < text.index('id="step-1"')
+        < text.index('id="step-77"')
+    )
     assert 'id="step-last"' not in text
 
 
@@ -167,11 +207,16 @@ def test_other_modules_add_sections(root, monkeypatch):
     written, awaited = root / "sequential" / "x.csv", root / "filter" / "y.csv"
     write(written, [{"x": 1}])
     extra = SimpleNamespace(
-        sections=lambda at: [("study", "A study", f"<p>of {at.name}</p>")], sources=lambda at: [written, awaited]
+        sections=lambda at: [("study", "A study", f"<p>of {at.name}</p>")],
+        sources=lambda at: [written, awaited],
     )
-    monkeypatch.setattr(report, "extras", lambda: [extra])
+    monkeypatch.setattr(report, "EXTRA", [extra])
     _, text = run(root)
-    assert 'id="study"' in text and "<p>of out</p>" in text and text.index('id="study"') < text.index('id="how"')
+    assert (
+        'id="study"' in text
+        and "<p>of out</p>" in text
+        and text.index('id="study"') < text.index('id="how"')
+    )
     record = json.loads((root / "summary.run.json").read_text())
     assert str(written) in record["inputs"] and str(awaited) in record["settings"]["absent"]
     write(awaited, [{"y": 1}])
@@ -186,7 +231,12 @@ def test_names_are_escaped(root):
 
 def model(forget=0.27, retain=1.0, general=1.0, found=(0.0, -0.1, 0.1), half_a=1.0):
     keys = ("heldout_recovery", "heldout_recovery_low", "heldout_recovery_high")
-    row = {"forget_accuracy": forget, "retain_accuracy": retain, "general_accuracy": general, "split_a_accuracy": half_a}
+    row = {
+        "forget_accuracy": forget,
+        "retain_accuracy": retain,
+        "general_accuracy": general,
+        "split_a_accuracy": half_a,
+    }
     return row | dict(zip(keys, found, strict=True))
 
 
@@ -213,25 +263,40 @@ def test_verdict(row, filtered, word):
 
 def test_headline_counts():
     verdicts = {"a": ("hidden", ""), "b": ("removed", ""), "c": ("hidden", "")}
-    assert headline(verdicts) == "The forget facts in 3 unlearned models: only hidden in 2, removed in 1"
+    assert (
+        headline(verdicts)
+        == "The forget facts in 3 unlearned models: only hidden in 2, removed in 1"
+    )
 
 
 def test_condense_averages_what_shares_its_words(tmp_path):
     rows = [
-        {"layer": i, "split": s, "name": f"m{i}", "x": i + 10 * (s == "retain")} for i in range(8) for s in ("forget", "retain")
+        {"layer": i, "split": s, "name": f"m{i}", "x": i + 10 * (s == "retain")}
+        for i in range(8)
+        for s in ("forget", "retain")
     ]
     write(tmp_path / "t.csv", rows)
-    assert report_data.condense({"": tmp_path}, "t.csv") == (["split", "x"], [["forget", 3.5], ["retain", 13.5]], 16)
+    assert condense.condense({"": tmp_path}, "t.csv") == (
+        ["split", "x"],
+        [["forget", 3.5], ["retain", 13.5]],
+        16,
+    )
     write(tmp_path / "t.csv", rows[:2])
-    assert report_data.condense({"A": tmp_path}, "t.csv")[1] == [
+    assert condense.condense({"A": tmp_path}, "t.csv")[1] == [
         ["A", "0", "forget", "m0", "0"],
         ["A", "0", "retain", "m0", "10"],
     ]
 
 
 def test_png_width_and_numbers():
-    assert report_html.png_width(PNG) == 1
-    assert [report_html.shown(x) for x in ("3.0", 0.123456, "forget", "", 12)] == ["3", "0.123", "forget", "", "12"]
+    assert png_width(PNG) == 1
+    assert [shown(x) for x in ("3.0", 0.123456, "forget", "", 12)] == [
+        "3",
+        "0.123",
+        "forget",
+        "",
+        "12",
+    ]
 
 
 def test_the_real_list_of_steps_works(tmp_path):

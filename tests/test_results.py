@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from brittle import files, results
-from brittle.errors import UserError
+from brittle.base import files, record
+from brittle.base.errors import UserError
+from brittle.base.layout import comparison_dir, model_name, unlearned_dir
+from brittle.base.record import Run, why_run
 
 COMMAND = ["script.py", "--x", "1"]
 ROWS = [{"a": 1, "b": 0.1 + 0.2}, {"a": 2, "b": None}]
@@ -31,13 +33,13 @@ def world(tmp_path, monkeypatch):
 
 
 def make(**changes):
-    with results.Run("out", **{"inputs": ["one.txt", "two.txt"], "seed": 3, **changes}) as run:
+    with Run("out", **{"inputs": ["one.txt", "two.txt"], "seed": 3, **changes}) as run:
         run.path("figure.png").write_bytes(b"png")
         run.csv("x.csv", ["a", "b"], ROWS)
 
 
 def why(command=COMMAND, name="x.csv"):
-    return results.why_run(Path("out") / name, command)
+    return why_run(Path("out") / name, command)
 
 
 def change_record(key, value):
@@ -110,7 +112,7 @@ def test_a_changed_script_runs_again(tmp_path, monkeypatch):
 
 def test_a_change_during_the_run_is_seen(world):
     """Inputs are hashed before the work: what was read is what stood there at the start."""
-    with results.Run("out", inputs=["one.txt"]) as run:
+    with Run("out", inputs=["one.txt"]) as run:
         Path("one.txt").write_text("changed meanwhile\n")
         run.csv("x.csv", ["a", "b"], ROWS)
     assert why() == "one.txt changed"
@@ -128,17 +130,25 @@ def test_csv_is_exact(world):
 def test_record_says_what_was_done(world):
     record = json.loads((world / "x.run.json").read_text())
     assert record["command"] == COMMAND and record["seed"] == 3 and record["rows"] == {"x.csv": 2}
-    assert set(record["inputs"]) == {"one.txt", "two.txt"} and set(record["outputs"]) == {"x.csv", "figure.png"}
-    digest = subprocess.run(["sha256sum", "one.txt"], capture_output=True, text=True, check=True).stdout.split()[0]
+    assert set(record["inputs"]) == {"one.txt", "two.txt"} and set(record["outputs"]) == {
+        "x.csv",
+        "figure.png",
+    }
+    digest = subprocess.run(
+        ["sha256sum", "one.txt"], capture_output=True, text=True, check=True
+    ).stdout.split()[0]
     assert record["inputs"]["one.txt"]["sha256"] == digest
     assert record["versions"]["python"].startswith("3.") and record["seconds"] >= 0
 
 
-@pytest.mark.parametrize("error", [UserError("x"), KeyboardInterrupt(), OSError(28, "No space left on device"), AssertionError()])
+@pytest.mark.parametrize(
+    "error",
+    [UserError("x"), KeyboardInterrupt(), OSError(28, "No space left on device"), AssertionError()],
+)
 @pytest.mark.parametrize("folder", ["out", "deep/er/new"])
 def test_failure_leaves_everything_as_it_was(world, snapshot, error, folder):
     before = snapshot(world.parent)
-    with pytest.raises(type(error)), results.Run(folder, inputs=["one.txt"]) as run:
+    with pytest.raises(type(error)), Run(folder, inputs=["one.txt"]) as run:
         run.csv("x.csv", ["a", "b"], ROWS)
         run.path("half.png").write_bytes(b"x")
         raise error
@@ -150,14 +160,20 @@ def test_failure_at_either_end_leaves_everything_as_it_was(world, snapshot, monk
     before = snapshot(world.parent)
     inputs = ["one.txt", "missing.txt"] if broken == "hash" else ["one.txt"]
     if broken == "finish":
-        monkeypatch.setattr(results, "git_commit", lambda: 1 / 0)
-    with pytest.raises((UserError, AssertionError, ZeroDivisionError)), results.Run("new/folder", inputs=inputs) as run:
+        monkeypatch.setattr(record, "git_commit", lambda: 1 / 0)
+    with (
+        pytest.raises((UserError, AssertionError, ZeroDivisionError)),
+        Run("new/folder", inputs=inputs) as run,
+    ):
         run.csv("x.csv", ["a", "b"], [{"a": 1}] if broken == "row" else ROWS)
     assert snapshot(world.parent) == before
 
 
 def test_missing_input_is_named(world):
-    with pytest.raises(UserError, match=r"missing\.txt not found"), results.Run("out", inputs=["missing.txt"]):
+    with (
+        pytest.raises(UserError, match=r"missing\.txt not found"),
+        Run("out", inputs=["missing.txt"]),
+    ):
         pass
 
 
@@ -165,7 +181,7 @@ def test_missing_input_is_named(world):
 @pytest.mark.parametrize("whole", [False, True])
 def test_output_folder_under_a_file(world, snapshot, place, whole):
     before = snapshot(world.parent)
-    with pytest.raises(UserError, match="not a folder"), results.Run(place, whole=whole) as run:
+    with pytest.raises(UserError, match="not a folder"), Run(place, whole=whole) as run:
         run.path("x").write_text("x")
     assert snapshot(world.parent) == before
 
@@ -174,7 +190,7 @@ def test_csvs_are_put_in_place_last(world, monkeypatch):
     order = []
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (order.append(Path(b).name), replace(a, b)))
-    with results.Run("new") as run:
+    with Run("new") as run:
         run.csv("first.csv", ["a", "b"], ROWS)
         run.path("figure.png").write_bytes(b"png")
         run.csv("second.csv", ["a", "b"], ROWS)
@@ -193,7 +209,7 @@ def test_killed_between_the_renames_is_not_done(world, monkeypatch, stop_after):
         replace(a, b)
 
     monkeypatch.setattr(os, "replace", dying)
-    with pytest.raises(SystemExit), results.Run("out", inputs=["one.txt"], seed=4) as run:
+    with pytest.raises(SystemExit), Run("out", inputs=["one.txt"], seed=4) as run:
         run.path("figure.png").write_bytes(b"other png")
         run.csv("x.csv", ["a", "b"], ROWS[:1])
         run.csv("y.csv", ["a", "b"], ROWS)
@@ -202,8 +218,8 @@ def test_killed_between_the_renames_is_not_done(world, monkeypatch, stop_after):
 
 
 WRITER = (
-    "import sys, time; from brittle import results; sys.argv = ['script.py', '--x', '1']\n"
-    "with results.Run('out', inputs=['one.txt']) as run:\n"
+    "import sys, time; from brittle.base.record import Run; sys.argv = ['script.py', '--x', '1']\n"
+    "with Run('out', inputs=['one.txt']) as run:\n"
     "    run.path('x.csv').write_text('half'); print('written', flush=True); time.sleep(60)"
 )
 
@@ -211,7 +227,9 @@ WRITER = (
 @pytest.fixture
 def writer(world):
     """A real process that is writing into out/."""
-    process = subprocess.Popen([sys.executable, "-c", WRITER], stdout=subprocess.PIPE, cwd=world.parent)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER], stdout=subprocess.PIPE, cwd=world.parent
+    )
     process.stdout.readline()
     yield process
     process.kill()
@@ -224,7 +242,9 @@ def test_leftovers_of_the_dead_go_and_of_the_living_stay(world, writer):
     make()
     assert list(world.glob(".run*")) == [own] and (own / "x.csv").exists()
     os.kill(writer.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, writer.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet reaped: a zombie has a number
+    os.waitid(
+        os.P_PID, writer.pid, os.WEXITED | os.WNOWAIT
+    )  # dead, and not yet reaped: a zombie has a number
     make()
     assert not list(world.glob(".run*"))
 
@@ -240,7 +260,7 @@ def test_sigkill_leaves_the_old_result(world, writer):
 
 
 def make_whole(text):
-    with results.Run("models/m", inputs=["one.txt"], whole=True) as run:
+    with Run("models/m", inputs=["one.txt"], whole=True) as run:
         (run.stage / "config.json").write_text("{}")
         run.path("model.safetensors").write_text(text)
 
@@ -249,11 +269,15 @@ def test_whole_folder_is_replaced_and_every_file_counts(world):
     make_whole("one")
     Path("models/m/stale.safetensors").write_text("left by something else")
     make_whole("two")
-    assert {p.name for p in Path("models/m").iterdir()} == {"config.json", "model.safetensors", "model.run.json"}
+    assert {p.name for p in Path("models/m").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "model.run.json",
+    }
     assert [p.name for p in Path("models").iterdir()] == ["m"]
-    assert results.why_run("models/m/model.safetensors", COMMAND) is None
+    assert why_run("models/m/model.safetensors", COMMAND) is None
     os.unlink("models/m/config.json")
-    assert results.why_run("models/m/model.safetensors", COMMAND) == "config.json is not what was written"
+    assert why_run("models/m/model.safetensors", COMMAND) == "config.json is not what was written"
 
 
 def test_whole_folder_survives_a_kill_between_its_two_renames(world, monkeypatch):
@@ -271,7 +295,9 @@ def test_whole_folder_survives_a_kill_between_its_two_renames(world, monkeypatch
         make_whole("two")
     monkeypatch.setattr(os, "rename", rename)
     assert not Path("models/m").exists()
-    assert results.why_run("models/m/model.safetensors", COMMAND) is None  # the old folder is back, and still good
+    assert (
+        why_run("models/m/model.safetensors", COMMAND) is None
+    )  # the old folder is back, and still good
     assert Path("models/m/model.safetensors").read_text() == "one"
 
 
@@ -303,17 +329,17 @@ def test_whole_folder_survives_a_kill_between_its_two_renames(world, monkeypatch
 def test_model_name(model, name, tmp_path, monkeypatch):
     """Hub ids with / written _, folders by their own name; whatever it is called, a name is one part of a path."""
     monkeypatch.chdir(tmp_path)
-    found = results.model_name(model)
+    found = model_name(model)
     assert name is None or found == name
     assert found and "/" not in found and found not in (".", "..") and "\0" not in found
-    for path in (results.comparison_dir("out", model, model), results.unlearned_dir("out", model, "npo")):
+    for path in (comparison_dir("out", model, model), unlearned_dir("out", model, "npo")):
         assert path.resolve().is_relative_to(tmp_path / "out")
 
 
 @pytest.mark.parametrize("model", ["x" * 300, "owner/" + "x" * 300, "a\0b"])
 def test_impossible_names_are_mistakes_of_the_user(model):
     with pytest.raises(UserError, match="cannot be the name of a folder"):
-        results.model_name(model)
+        model_name(model)
 
 
 def test_large_files_are_hashed_once(tmp_path, monkeypatch):

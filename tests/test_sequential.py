@@ -9,8 +9,10 @@ import torch
 from test_methods import batches, gradients, moved, total
 from test_methods import start as started
 
-from brittle import activations, models, sequential_losses
-from brittle.sequential_passes import Originals, Passes
+from brittle.methods.sequential import losses
+from brittle.methods.sequential.passes import Originals, Passes
+from brittle.models.blocks import blocks
+from brittle.models.hooks import edit, hidden, residual_stream
 
 N = 3
 
@@ -44,7 +46,10 @@ def test_the_frozen_suffix_is_the_model_at_every_block(kind, attention):
             originals.keep(block)
             for below_fixed in (True, False):
                 passes = Passes(model, originals, block, below_fixed)
-                assert torch.equal(passes.probe(batch), whole), (block, left)  # at N - 1: the final norm acts once
+                assert torch.equal(passes.probe(batch), whole), (
+                    block,
+                    left,
+                )  # at N - 1: the final norm acts once
                 if block:
                     assert torch.equal(passes.probe(batch, output=False), whole)
                 now, before = passes.live_and_frozen(batch)
@@ -54,12 +59,14 @@ def test_the_frozen_suffix_is_the_model_at_every_block(kind, attention):
     other = ids.clone()
     other[:, 5:] = (other[:, 5:] + 7) % tiny.VOCAB
     z = [passes.probe({"input_ids": i, "attention_mask": torch.ones_like(i)}) for i in (ids, other)]
-    assert torch.allclose(z[0][:, :5], z[1][:, :5], atol=1e-6) and not torch.allclose(z[0][:, 5:], z[1][:, 5:], atol=1e-2)
+    assert torch.allclose(z[0][:, :5], z[1][:, :5], atol=1e-6) and not torch.allclose(
+        z[0][:, 5:], z[1][:, 5:], atol=1e-2
+    )
 
 
 def test_the_last_blocks_probe_is_the_final_norm_and_the_unembedding_alone():
     model, batch = tiny.model(), tiny.batch(tiny.ids(3))
-    h = activations.residual_stream(model, batch)[N]
+    h = residual_stream(model, batch)[N]
     passes = Passes(model, Originals(model), N - 1, True)
     passes.reference.keep(N - 1)
     written = model.get_output_embeddings()(model.gpt_neox.final_layer_norm(h))
@@ -81,10 +88,10 @@ def test_gradients_flow_through_the_starts_weights_not_the_trained_ones(kind):
     forget, retain = batches(tiny.Data())
     assert [n for n, p in model.named_parameters() if p.requires_grad] == rule_names(model, 0)
     moved(model)
-    h = activations.hidden(model, forget, [0])[0]
-    with activations.edit(reference, {0: lambda _: h}):
+    h = hidden(model, forget, [0])[0]
+    with edit(reference, {0: lambda _: h}):
         z = reference(**forget).logits
-    written = sequential_losses.forget_loss("max_entropy", z, forget)
+    written = losses.forget_loss("max_entropy", z, forget)
     got = rule.forget_term(forget, 0.7)
     assert got.item() == pytest.approx(written.item(), rel=1e-6)
     for a, b in zip(gradients(model, got), gradients(model, written), strict=True):
@@ -92,7 +99,7 @@ def test_gradients_flow_through_the_starts_weights_not_the_trained_ones(kind):
     with torch.no_grad():
         before = reference(**retain).logits
     now = model(**retain).logits
-    kl = sequential_losses.kl(now, before, retain, "token")
+    kl = losses.kl(now, before, retain, "token")
     for a, b in zip(gradients(model, rule.retain_term(retain)), gradients(model, kl), strict=True):
         assert torch.allclose(a, b, **near)
     with rule.reference as frozen:
@@ -100,7 +107,7 @@ def test_gradients_flow_through_the_starts_weights_not_the_trained_ones(kind):
 
 
 def rule_names(model, block):
-    inside = {id(p) for p in models.blocks(model)[block].parameters()}
+    inside = {id(p) for p in blocks(model)[block].parameters()}
     return [n for n, p in model.named_parameters() if id(p) in inside]
 
 
@@ -125,7 +132,9 @@ def test_gradient_checkpointing_recomputes_the_starts_blocks():
 def test_forget_losses_start_at_their_values_and_have_their_floors():
     model, data = tiny.model(), tiny.Data()
     forget, retain = batches(data)
-    logp = torch.cat([model(input_ids=torch.tensor([i])).logits[0] for i in data.forget.ids[:4]]).log_softmax(-1)
+    logp = torch.cat(
+        [model(input_ids=torch.tensor([i])).logits[0] for i in data.forget.ids[:4]]
+    ).log_softmax(-1)
     log_v = math.log(tiny.VOCAB)
     top = logp.topk(10, -1).values
     known = {
@@ -142,7 +151,7 @@ def test_forget_losses_start_at_their_values_and_have_their_floors():
         if kind in known:
             assert rule.measured["forget_loss"].item() == pytest.approx(known[kind], rel=1e-5), kind
         if kind in floor:
-            at_uniform = sequential_losses.forget_loss(kind, flat, forget, top_k=10).item()
+            at_uniform = losses.forget_loss(kind, flat, forget, top_k=10).item()
             assert at_uniform == pytest.approx(floor[kind], abs=1e-5)
             assert rule.measured["forget_loss"].item() > at_uniform
 
@@ -152,24 +161,34 @@ def test_random_targets_give_maximum_entropy_in_expectation():
     forget, _ = batches(data)
     with torch.no_grad():
         z = model(**forget).logits
-    draws = torch.tensor([sequential_losses.forget_loss("ce_random", z, forget, 0, k / 997) for k in range(400)])
-    exact = sequential_losses.forget_loss("max_entropy", z, forget).item()
+    draws = torch.tensor(
+        [losses.forget_loss("ce_random", z, forget, 0, k / 997) for k in range(400)]
+    )
+    exact = losses.forget_loss("max_entropy", z, forget).item()
     assert abs(draws.mean().item() - exact) < 4 * draws.std().item() / 20 and draws.std() > 0.01
-    padded = [sequential_losses.random_targets(tiny.batch(data.forget.ids[:4], left=left), 61, 0, 0.1) for left in (False, True)]
-    assert all(sorted(a[a > 0].tolist()) == sorted(b[b > 0].tolist()) for a, b in zip(*padded, strict=True))
+    padded = [
+        losses.random_targets(tiny.batch(data.forget.ids[:4], left=left), 61, 0, 0.1)
+        for left in (False, True)
+    ]
+    assert all(
+        sorted(a[a > 0].tolist()) == sorted(b[b > 0].tolist()) for a, b in zip(*padded, strict=True)
+    )
 
 
 def test_parts_of_long_texts_make_the_same_loss(monkeypatch):
     g = torch.Generator().manual_seed(0)
     z = torch.randn(2, 7, 11, generator=g, dtype=torch.float64).requires_grad_()
     batch = tiny.batch([[3] * 7, [4] * 5])
-    kinds = {k: (lambda k=k: sequential_losses.forget_loss(k, z, batch)) for k in ("max_entropy", "ce_random", "entropy_rev")}
-    kinds["kl"] = lambda: sequential_losses.kl(z, z.detach().flip(0), batch, "sum")
-    kinds["nll"] = lambda: sequential_losses.nll(z, batch)
+    kinds = {
+        k: (lambda k=k: losses.forget_loss(k, z, batch))
+        for k in ("max_entropy", "ce_random", "entropy_rev")
+    }
+    kinds["kl"] = lambda: losses.kl(z, z.detach().flip(0), batch, "sum")
+    kinds["nll"] = lambda: losses.nll(z, batch)
     for kind, loss in kinds.items():
         (whole,) = torch.autograd.grad(loss(), z)
         with monkeypatch.context() as patch:
-            patch.setattr(sequential_losses, "PART", 60)
+            patch.setattr(losses, "PART", 60)
             (parts,) = torch.autograd.grad(loss(), z)
         assert torch.allclose(whole, parts, rtol=1e-12), kind
 
@@ -187,25 +206,36 @@ def test_retain_terms_are_zero_at_the_start(knobs):
 def test_retain_terms_against_their_formulas():
     model, data = tiny.model(dtype=torch.float64), tiny.Data()
     reference = copy.deepcopy(model)
-    rules = {reduction: start(model, retain_loss="kl", kl_reduction=reduction) for reduction in ("token", "sum")}
+    rules = {
+        reduction: start(model, retain_loss="kl", kl_reduction=reduction)
+        for reduction in ("token", "sum")
+    }
     rules |= {"all": start(model), "current": start(model, retain_blocks="current")}
     for rule in rules.values():
         rule.phase(0.5)
     moved(model)
     assert not torch.equal(
-        model.gpt_neox.layers[1].mlp.dense_4h_to_h.weight, reference.gpt_neox.layers[1].mlp.dense_4h_to_h.weight
+        model.gpt_neox.layers[1].mlp.dense_4h_to_h.weight,
+        reference.gpt_neox.layers[1].mlp.dense_4h_to_h.weight,
     )
     texts, retain = data.retain.ids[:4], batches(data)[1]
     kls, distances = [], []
     for ids in texts:
-        x = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+        x = {
+            "input_ids": torch.tensor([ids]),
+            "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
+        }
         p, q = (m(**x).logits[0].log_softmax(-1) for m in (reference, model))
         kls.append((p.exp() * (p - q)).sum(-1))
-        now, before = (activations.residual_stream(m, x)[1:] for m in (model, reference))
-        distances.append(torch.stack([(a - b).norm(dim=-1)[0] for a, b in zip(now, before, strict=True)]))
+        now, before = (residual_stream(m, x)[1:] for m in (model, reference))
+        distances.append(
+            torch.stack([(a - b).norm(dim=-1)[0] for a, b in zip(now, before, strict=True)])
+        )
     written = {
         "token": torch.cat(kls).mean(), "sum": torch.stack([k.sum() for k in kls]).mean(),
         "all": torch.cat(distances, 1).mean(), "current": torch.cat(distances, 1)[1].mean(),
     }  # fmt: skip
     for kind, rule in rules.items():
-        assert rule.retain_term(retain).item() == pytest.approx(written[kind].item(), rel=1e-7), kind
+        assert rule.retain_term(retain).item() == pytest.approx(written[kind].item(), rel=1e-7), (
+            kind
+        )

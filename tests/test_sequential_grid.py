@@ -5,11 +5,12 @@ import runpy
 
 import pytest
 
-from brittle import report_sequential, schedules
+from brittle.base.knobs import build
+from brittle.base.tables import write_csv
 from brittle.methods import method_class
-from brittle.methods.base import build
-from brittle.results import write_csv
-from brittle.sequential_grid import scaled
+from brittle.methods.sequential import phases
+from brittle.report import sequential
+from brittle.unlearning.grid import scaled
 
 SCRIPT = "unlearn/sequential_grid.py"
 
@@ -27,23 +28,30 @@ def grid():
 
 def test_rows_are_the_logs_at_its_own_size_and_keep_their_depth_at_another(log):
     rows = [r for r in log if r["adapter"]]
-    assert len({(r["group"], r["run"]) for r in log}) == len(log) and len([r for r in rows if r["role"] == "log"]) == 48
+    assert (
+        len({(r["group"], r["run"]) for r in log}) == len(log)
+        and len([r for r in rows if r["role"] == "log"]) == 48
+    )
     for row in rows:
         knobs, settings = scaled(row, 32, 4096, 2048, 1.0, 1.0)
-        assert knobs["layers"] == row["layers"] and knobs["retain_coef"] == float(row["retain_coef"])
+        assert knobs["layers"] == row["layers"] and knobs["retain_coef"] == float(
+            row["retain_coef"]
+        )
         assert settings["steps"] == int(row["steps"]) and settings["lr"] == float(row["lr"])
         for blocks, tokens in ((32, 2048), (4, 14)):
             knobs, _ = scaled(row, blocks, 128, tokens, 0.5, 2.0)
             rule = build(method_class("sequential"), "sequential", knobs)
             rule.adapters = row["adapter"] == "lora"
             rule.check()
-            found = schedules.parse_layers(rule.layers)
+            found = phases.parse_layers(rule.layers)
             assert found[0] <= blocks - 1 and len(found) == (
-                len(schedules.parse_layers(row["layers"])) if blocks == 32 else len(found)
+                len(phases.parse_layers(row["layers"])) if blocks == 32 else len(found)
             )
     by_name = {(r["group"], r["run"]): r for r in rows}
     short, _ = scaled(by_name["Same-sign", "3"], 4, 128, 16, 1, 1)
-    assert short["retain_coef"] == 200 * 2048 / 16 and short["layers"] == "3:1:1"  # a sum over a text: a token keeps its weight
+    assert (
+        short["retain_coef"] == 200 * 2048 / 16 and short["layers"] == "3:1:1"
+    )  # a sum over a text: a token keeps its weight
     fixed, _ = scaled(by_name["LoRA, max entropy, L2 retain", "1"], 8, 128, 16, 1, 1)
     assert fixed["retain_blocks"] == "1,2,3,5,6,7"
 
@@ -60,15 +68,23 @@ def test_findings_are_paired_by_seed(grid):
         return {"role": "control", "run": run, "seed": seed, "forget_accuracy": forget, "retain_accuracy": kept,
                 "general_accuracy": 1.0, "recovery_10": 0.9 + 0.01 * seed, "recovery_100": None}  # fmt: skip
 
-    table = [row("sum", s, 0.5 + 0.1 * s, 0.9) for s in range(3)] + [row("same_sign", s, 0.7 + 0.1 * s, 0.9) for s in range(3)]
-    table += [row("l2-1", s, 0.6, 0.9) for s in range(3)] + [row("l2-5", s, 0.3, 0.9) for s in range(3)]
+    table = [row("sum", s, 0.5 + 0.1 * s, 0.9) for s in range(3)] + [
+        row("same_sign", s, 0.7 + 0.1 * s, 0.9) for s in range(3)
+    ]
+    table += [row("l2-1", s, 0.6, 0.9) for s in range(3)] + [
+        row("l2-5", s, 0.3, 0.9) for s in range(3)
+    ]
     table += [row("kl-30", s, 0.3, 0.8) for s in range(3)]
     found = {(f["finding"].split()[0], f["measure"]): f for f in grid["findings"](table)}
     assert found["same-sign", "forget_accuracy"]["mean"] == pytest.approx(0.2)
-    assert found["same-sign", "forget_accuracy"]["low"] == pytest.approx(0.2)  # the seeds' own levels cancel
+    assert found["same-sign", "forget_accuracy"]["low"] == pytest.approx(
+        0.2
+    )  # the seeds' own levels cancel
     assert found["L2", "selectivity"]["mean"] == pytest.approx(0.1)  # the better of its two weights
     back = found["recovery", "recovery_10"]
-    assert back["mean"] == pytest.approx(0.91) and back["low"] < 0.91 < back["high"] and back["n"] == 3
+    assert (
+        back["mean"] == pytest.approx(0.91) and back["low"] < 0.91 < back["high"] and back["n"] == 3
+    )
 
 
 def test_the_grid_runs_a_row_and_the_report_shows_it(family, data, tmp_path, script):
@@ -79,25 +95,44 @@ def test_the_grid_runs_a_row_and_the_report_shows_it(family, data, tmp_path, scr
     assert done.code == 0, done.err
     with open(out / "results.csv", newline="") as file:
         (row,) = csv.DictReader(file)
-    assert row["filled"] == "mini" and row["retain_loss"] == "kl_sum" and row["layers"] == "1:0:1" and row["seed"] == "0"
+    assert (
+        row["filled"] == "mini"
+        and row["retain_loss"] == "kl_sum"
+        and row["layers"] == "1:0:1"
+        and row["seed"] == "0"
+    )
     assert all(0 <= float(row[f"{s}_low"]) <= float(row[f"{s}_accuracy"]) <= float(row[f"{s}_high"]) <= 1
                for s in ("forget", "retain", "general", "heldout"))  # fmt: skip
-    assert row["heldout_accuracy_10"] and row["heldout_accuracy_100"] and row["n"] == "5" and row["log_wmdp"] == ""
+    assert (
+        row["heldout_accuracy_10"]
+        and row["heldout_accuracy_100"]
+        and row["n"] == "5"
+        and row["log_wmdp"] == ""
+    )
     assert {f.name for f in out.iterdir()} >= {"sequential.png", "findings.csv", "results.run.json"}
-    ((anchor, _, html),) = report_sequential.sections(tmp_path)
-    assert anchor == "sequential" and "chat / 21*" in html and len(report_sequential.sources(tmp_path)) == 3
+    ((anchor, _, html),) = sequential.sections(tmp_path)
+    assert (
+        anchor == "sequential" and "chat / 21*" in html and len(sequential.sources(tmp_path)) == 3
+    )
     assert "chat / 21*" in script(SCRIPT, "--outdir", out, "--markdown").out
     done = script(SCRIPT, *more, "--only", "no such group")
     assert done.code == 2 and "no such group" in done.err
     done = script(SCRIPT, *more[:-2], "--batch-size", "3", "--only", "chat/21")
     assert done.code == 2 and "other settings" in done.err
-    assert script(SCRIPT, *more, "--only", "baseline", "--device", "cpu").code == 0  # joins what was measured before
+    assert (
+        script(SCRIPT, *more, "--only", "baseline", "--device", "cpu").code == 0
+    )  # joins what was measured before
     with open(out / "results.csv", newline="") as file:
         assert list(csv.DictReader(file))[1] == row
-    assert report_sequential.sections(tmp_path / "none") == []
+    assert sequential.sections(tmp_path / "none") == []
 
 
 def test_a_row_that_broke_has_empty_cells(tmp_path, grid):
-    row = dict.fromkeys(grid["COLUMNS"]) | {"group": "g", "run": "1", "role": "log", "note": "step 3: ... is nan"}
+    row = dict.fromkeys(grid["COLUMNS"]) | {
+        "group": "g",
+        "run": "1",
+        "role": "log",
+        "note": "step 3: ... is nan",
+    }
     write_csv(tmp_path / "results.csv", grid["COLUMNS"], [row])
-    assert "– / – / –" in report_sequential.markdown(tmp_path)
+    assert "– / – / –" in sequential.markdown(tmp_path)

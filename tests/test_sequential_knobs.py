@@ -6,30 +6,40 @@ import torch
 from test_methods import batches
 from test_sequential import start
 
-from brittle import schedules
-from brittle.errors import UserError
-from brittle.gradient_filters import agreement, combine
+from brittle.base.errors import UserError
+from brittle.base.knobs import build
 from brittle.methods import method_class
-from brittle.methods.base import build
-from brittle.wrappers import Wrappers
+from brittle.methods.sequential import phases
+from brittle.methods.sequential.gradients import agreement, combine
+from brittle.methods.wrappers import Wrappers
 
 
 def test_ramps_at_the_start_the_middle_and_the_end():
-    assert [schedules.forget_factor(p) for p in (0, 0.5, 1)] == [1, 0.875, 0.75]
-    assert [schedules.retain_factor("zero", p) for p in (0, 0.5, 1)] == [0, 0.5, 1]
-    assert [schedules.retain_factor("quarter", p) for p in (0, 0.5, 1)] == [0.25, 0.625, 1]
-    assert [schedules.depth_factor(3.0, b, 28) for b in (28, 14, 0)] == [1, 2, 3]
+    assert [phases.forget_factor(p) for p in (0, 0.5, 1)] == [1, 0.875, 0.75]
+    assert [phases.retain_factor("zero", p) for p in (0, 0.5, 1)] == [0, 0.5, 1]
+    assert [phases.retain_factor("quarter", p) for p in (0, 0.5, 1)] == [0.25, 0.625, 1]
+    assert [phases.depth_factor(3.0, b, 28) for b in (28, 14, 0)] == [1, 2, 3]
     model, data = tiny.model(), tiny.Data()
     rule = start(model, data=data, remove_coef=2.0, forget_layer_scale=3.0, probe="live")
     raw = rule.losses(*batches(data), 0.0)["forget"].item() / 2
-    for progress, factor in ((1 / 6, 0.875), (1 / 3, 2), (0.5, 2 * 0.875), (2 / 3, 3), (1.0, 3 * 0.75)):
-        assert rule.losses(*batches(data), progress)["forget"].item() == pytest.approx(2 * factor * raw, rel=1e-5)
+    for progress, factor in (
+        (1 / 6, 0.875),
+        (1 / 3, 2),
+        (0.5, 2 * 0.875),
+        (2 / 3, 3),
+        (1.0, 3 * 0.75),
+    ):
+        assert rule.losses(*batches(data), progress)["forget"].item() == pytest.approx(
+            2 * factor * raw, rel=1e-5
+        )
 
 
 def test_layers_and_phases():
-    assert schedules.parse_layers("28:16:4") == [28, 24, 20, 16]
-    assert schedules.parse_layers("31:8:4") == schedules.parse_layers("31:11:4") == [31, 27, 23, 19, 15, 11]
-    assert len(schedules.parse_layers("31:1:2")) == 16
+    assert phases.parse_layers("28:16:4") == [28, 24, 20, 16]
+    assert (
+        phases.parse_layers("31:8:4") == phases.parse_layers("31:11:4") == [31, 27, 23, 19, 15, 11]
+    )
+    assert len(phases.parse_layers("31:1:2")) == 16
     for steps in (7, 192, 1001):  # a step's phase is never a rounding error away
         rule = build(method_class("sequential"), "sequential", {"layers": "5:0:1"})
         total_steps, _ = rule.plan(steps, 9)
@@ -46,7 +56,9 @@ def test_filters_entry_by_entry():
         assert combine(kind, [r], [f])[0].tolist() == values
     found = agreement([r], [f])
     assert found["same_sign"] == 0.25 and found["forget_energy_kept"] == pytest.approx(9 / 39)
-    assert found["gradient_cosine"] == pytest.approx(torch.nn.functional.cosine_similarity(r, f, dim=0).item())
+    assert found["gradient_cosine"] == pytest.approx(
+        torch.nn.functional.cosine_similarity(r, f, dim=0).item()
+    )
     assert agreement([r], [0 * f])["gradient_cosine"] is None
 
 
@@ -84,6 +96,8 @@ def test_what_applies_to_adapters_is_said():
         if words:
             with pytest.raises(UserError, match=words):
                 rule.plan(*plan)
-    rule = build(method_class("sequential"), "sequential", {"layers": "2:0:1", "steps_per_layer": 3})
+    rule = build(
+        method_class("sequential"), "sequential", {"layers": "2:0:1", "steps_per_layer": 3}
+    )
     with pytest.raises(UserError, match="are 9"):
         rule.plan(10, 5)

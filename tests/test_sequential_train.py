@@ -10,20 +10,26 @@ import torch
 from safetensors.torch import load_file
 from test_distributed import DRIVER
 
-from brittle import fitting, sets
-from brittle.adapters import targets_of
+from brittle.base.knobs import build
 from brittle.methods import method_class
-from brittle.methods.base import build
-from brittle.models import blocks
-from brittle.train import make_accelerator
-from brittle.wrappers import Wrappers
+from brittle.methods.wrappers import Wrappers
+from brittle.models.blocks import blocks
+from brittle.training import fitting
+from brittle.training.adapters import targets_of
+from brittle.training.loop import make_accelerator
+from brittle.unlearning.sets import read_chats, some_chats
 
 UNLEARN = "unlearn/unlearn.py"
 
 
 def train(model, batch_size=2, accum=1, wrappers=None, settings=None, **knobs):
     """(history, states): the weights at the start of each phase and at the end."""
-    rule = build(method_class("sequential"), "sequential", {"layers": "2:0:1", "steps_per_layer": 2, **knobs}, seed=0)
+    rule = build(
+        method_class("sequential"),
+        "sequential",
+        {"layers": "2:0:1", "steps_per_layer": 2, **knobs},
+        seed=0,
+    )
     wrappers = wrappers or Wrappers()
     wrappers.check("sequential", rule)
     data = tiny.Data(batch_size=batch_size, micro_batches=accum)
@@ -39,7 +45,9 @@ def train(model, batch_size=2, accum=1, wrappers=None, settings=None, **knobs):
         return fresh
 
     rule.phase = phase
-    history, _ = fitting.fit(model, rule, wrappers, data, chosen, make_accelerator(torch.device("cpu")), label=None)
+    history, _ = fitting.fit(
+        model, rule, wrappers, data, chosen, make_accelerator(torch.device("cpu")), label=None
+    )
     states.append({n: p.detach().clone() for n, p in model.named_parameters()})
     return history, states, rule
 
@@ -57,22 +65,25 @@ def test_only_the_phases_block_moves():
 
 
 def test_the_optimizer_holds_one_block(monkeypatch):
-    from brittle import train as training
+    from brittle.training import loop
 
-    made, make = [], training.make_optimizers
+    made, make = [], loop.make_optimizers
 
     def counted(model, settings):
         made.append(make(model, settings))
         return made[-1]
 
-    monkeypatch.setattr(training, "make_optimizers", counted)
+    monkeypatch.setattr(loop, "make_optimizers", counted)
     for optimizer in ("adamw", "muon"):
         made.clear()
         model = tiny.model()
         train(model, settings={"optimizer": optimizer})
         size = sum(p.numel() for p in blocks(model)[0].parameters())
         for found in made:
-            assert sum(p.numel() for o, _ in found for g in o.param_groups for p in g["params"]) == size
+            assert (
+                sum(p.numel() for o, _ in found for g in o.param_groups for p in g["params"])
+                == size
+            )
 
 
 @pytest.mark.parametrize("knobs", [
@@ -84,7 +95,9 @@ def test_four_micro_batches_are_one_batch_of_four_times_the_texts(knobs):
     found = []
     for batch_size, accum in ((8, 1), (2, 4)):
         model = tiny.model(dtype=torch.float64)
-        history, states, _ = train(model, batch_size, accum, retain_ramp="quarter", settings={"optimizer": "sgd"}, **knobs)
+        history, states, _ = train(
+            model, batch_size, accum, retain_ramp="quarter", settings={"optimizer": "sgd"}, **knobs
+        )
         found.append((history, states[-1]))
     name = "gpt_neox.layers.0.mlp.dense_h_to_4h.weight"
     assert not torch.equal(found[0][1][name], states[0][name])
@@ -108,7 +121,9 @@ def test_schedules_begin_anew_with_a_phase_or_run_through():
 def test_qkv_is_the_input_of_attention_on_every_architecture(kind):
     model = tiny.model(kind)
     found = targets_of(model, None, "qkv")
-    assert len(found) in (3, 9) and not any("mlp" in name or name.endswith("o_proj") for name in found)
+    assert len(found) in (3, 9) and not any(
+        "mlp" in name or name.endswith("o_proj") for name in found
+    )
 
 
 def test_adapters_train_in_every_phase_and_are_merged():
@@ -119,7 +134,9 @@ def test_adapters_train_in_every_phase_and_are_merged():
     for phase in range(3):
         changed = {n for n in states[0] if not torch.equal(states[phase][n], states[phase + 1][n])}
         assert changed and all("query_key_value" in n and "lora_" in n for n in changed)
-    assert history[0]["retain_loss"] == pytest.approx(0, abs=1e-6) and history[-1]["retain_loss"] > 0
+    assert (
+        history[0]["retain_loss"] == pytest.approx(0, abs=1e-6) and history[-1]["retain_loss"] > 0
+    )
 
 
 def arguments(family, data, root, *more):
@@ -137,9 +154,9 @@ def read_history(root):
         return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
-def test_the_command_says_what_it_will_cost_and_resumes_inside_a_phase(family, data, tmp_path, script, monkeypatch):
-    from brittle import train as training
-
+def test_the_command_says_what_it_will_cost_and_resumes_inside_a_phase(
+    family, data, tmp_path, script, monkeypatch
+):
     more = [
         "--steps-per-layer",
         "3",
@@ -154,14 +171,22 @@ def test_the_command_says_what_it_will_cost_and_resumes_inside_a_phase(family, d
     ]
     done = script(*arguments(family, data, tmp_path / "whole", *more))
     assert done.code == 0, done.err
-    assert "2 phases, block (steps): 1 (3), 0 (3); 6 optimizer steps, 24 forget examples (" in done.out and "tokens" in done.out
-    assert {"block", "same_sign", "gradient_cosine", "forget_loss"} <= set(read_history(tmp_path / "whole")[4])
-    original = training.train
+    assert (
+        "2 phases, block (steps): 1 (3), 0 (3); 6 optimizer steps, 24 forget examples (" in done.out
+        and "tokens" in done.out
+    )
+    assert {"block", "same_sign", "gradient_cosine", "forget_loss"} <= set(
+        read_history(tmp_path / "whole")[4]
+    )
+    original = fitting.train
     for last in (3, 5):  # at the end of the first phase, within the second
 
         def cut(*args, last=last, **kwargs):
             after = kwargs["after_step"]
-            return original(*args, **{**kwargs, "after_step": lambda step, row: after(step, row) or stop(step, last)})
+            return original(
+                *args,
+                **{**kwargs, "after_step": lambda step, row: after(step, row) or stop(step, last)},
+            )
 
         def stop(step, last):
             if step == last + 1:
@@ -169,7 +194,7 @@ def test_the_command_says_what_it_will_cost_and_resumes_inside_a_phase(family, d
 
         root = tmp_path / str(last)
         with monkeypatch.context() as patch:
-            patch.setattr(training, "train", cut)
+            patch.setattr(fitting, "train", cut)
             assert script(*arguments(family, data, root, *more)).code != 0
         done = script(*arguments(family, data, root, *more, "--resume"))
         assert done.code == 0, done.err
@@ -184,7 +209,9 @@ def test_the_command_says_what_it_will_cost_and_resumes_inside_a_phase(family, d
         ["--adapter", "lora", "--retain-loss", "kl"],
     ],
 )
-def test_two_processes_are_one_with_twice_the_micro_batches(more, family, data, tmp_path, script, fork):
+def test_two_processes_are_one_with_twice_the_micro_batches(
+    more, family, data, tmp_path, script, fork
+):
     driver = tmp_path / "driver.py"
     driver.write_text(DRIVER)
     given = [*more, "--steps-per-layer", "2", "--optimizer", "sgd", "--lr", "0.05"]
@@ -204,23 +231,40 @@ def test_two_processes_are_one_with_twice_the_micro_batches(more, family, data, 
     for name in a:
         assert torch.allclose(a[name], b[name], atol=1e-6), name
     first = [read_history(tmp_path / n) for n in ("one", "two")]
-    assert [r["grad_norm"] for r in first[0]] == pytest.approx([r["grad_norm"] for r in first[1]], rel=1e-3)
+    assert [r["grad_norm"] for r in first[0]] == pytest.approx(
+        [r["grad_norm"] for r in first[1]], rel=1e-3
+    )
 
 
 def test_chats_are_mixed_into_the_retain_set(family, data, tmp_path, script, jsonl):
     chats = tmp_path / "chats.jsonl"
     jsonl(
         chats,
-        [{"messages": [{"role": "user", "content": f"hello {k}"}, {"role": "assistant", "content": "yes"}]} for k in range(99)],
+        [
+            {
+                "messages": [
+                    {"role": "user", "content": f"hello {k}"},
+                    {"role": "assistant", "content": "yes"},
+                ]
+            }
+            for k in range(99)
+        ],
     )
-    assert sets.read_chats(chats)[3] == "user: hello 3\nassistant: yes"
-    assert sets.some_chats(list(range(99)), 80, 0.2) == list(range(20))  # of 100
-    assert sets.some_chats([1, 2, 3], 5, 0.5) == [1, 2, 3, 1, 2]
+    assert read_chats(chats)[3] == "user: hello 3\nassistant: yes"
+    assert some_chats(list(range(99)), 80, 0.2) == list(range(20))  # of 100
+    assert some_chats([1, 2, 3], 5, 0.5) == [1, 2, 3, 1, 2]
     done = script(*arguments(family, data, tmp_path, "--steps-per-layer", "1", "--chat", chats))
     assert done.code == 0, done.err
     record = json.loads((folder(tmp_path) / "training_history.run.json").read_text())
-    assert record["settings"]["wrappers"]["chat_share"] == 0.2 and any("chats.jsonl" in path for path in record["inputs"])
-    for name, text, words in (("none.jsonl", "", "holds no text"), ("bad.jsonl", '{"messages": []}\n', "line 1 is no chat")):
+    assert record["settings"]["wrappers"]["chat_share"] == 0.2 and any(
+        "chats.jsonl" in path for path in record["inputs"]
+    )
+    for name, text, words in (
+        ("none.jsonl", "", "holds no text"),
+        ("bad.jsonl", '{"messages": []}\n', "line 1 is no chat"),
+    ):
         (tmp_path / name).write_text(text)
         done = script(*arguments(family, data, tmp_path / "x", "--chat", tmp_path / name))
-        assert done.code == 2 and words in done.err and len(done.err.strip().splitlines()) == 1, done.err
+        assert done.code == 2 and words in done.err and len(done.err.strip().splitlines()) == 1, (
+            done.err
+        )

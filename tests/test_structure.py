@@ -12,10 +12,12 @@ import tomllib
 import pytest
 from conftest import ROOT
 
-from brittle import steps
+from brittle.pipeline import steps
 
 FOLDERS = ("experiment", "eval", "unlearn", "hooks")
-SCRIPTS = sorted(p for p in [*ROOT.glob("*.py"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.py"))])
+SCRIPTS = sorted(
+    p for p in [*ROOT.glob("*.py"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.py"))]
+)
 PACKAGE = sorted((ROOT / "brittle").rglob("*.py"))
 HEAVY = {"torch", "transformers", "tokenizers", "pandas", "matplotlib", "sklearn", "scipy", "numpy", "datasets", "lm_eval",
          "wandb", "peft", "accelerate", "safetensors"}  # fmt: skip
@@ -30,8 +32,15 @@ def name(path):
 def imports(path):
     """Top-level names that a file imports, anywhere in it; "." for a relative import."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    plain = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    return plain | {"." if n.level else n.module.split(".")[0] for n in nodes if isinstance(n, ast.ImportFrom)}
+    plain = {
+        alias.name.split(".")[0]
+        for node in nodes
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    return plain | {
+        "." if n.level else n.module.split(".")[0] for n in nodes if isinstance(n, ast.ImportFrom)
+    }
 
 
 @pytest.mark.parametrize("path", [*SCRIPTS, *PACKAGE], ids=name)
@@ -57,7 +66,10 @@ def test_only_the_package_is_packaged():
 
 def test_lock_names_plain_pypi_alone():
     """A lock made with find-links in the environment would hold a folder of that machine."""
-    sources = {str(p["source"]) for p in tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]}
+    sources = {
+        str(p["source"])
+        for p in tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
+    }
     assert sources == {str({"registry": "https://pypi.org/simple"}), str({"editable": "."})}
 
 
@@ -130,7 +142,9 @@ def test_steps_give_scripts_options_that_they_have(helps):
               "comparison": ["--model-a", "--model-b", "--outdir"], "model": ["--model", "--outdir"],
               "all": ["--base", "--filtered", "--unlearned", "--root"]}  # fmt: skip
     for row in steps.read_steps(ROOT / "experiment" / "steps.csv"):
-        flags = common[row["scope"]] + [part for part in row["extra"].split() if part.startswith("--")]
+        flags = common[row["scope"]] + [
+            part for part in row["extra"].split() if part.startswith("--")
+        ]
         flags += ["--outdir"] * bool(row["folder"])
         for flag in flags:
             assert flag in helps[row["script"]][1].split(), (row["script"], flag)
@@ -140,7 +154,10 @@ def test_steps_give_scripts_options_that_they_have(helps):
 def test_presets_give_scripts_options_that_they_have(helps, preset):
     for script, arguments in steps.read_preset(preset).arguments.items():
         for part in arguments.split():
-            assert not part.startswith("--") or part.split("=")[0] in helps[script][1].split(), (script, part)
+            assert not part.startswith("--") or part.split("=")[0] in helps[script][1].split(), (
+                script,
+                part,
+            )
 
 
 def test_outputs_of_steps_never_collide():

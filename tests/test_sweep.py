@@ -10,9 +10,9 @@ import threading
 import pandas as pd
 import pytest
 
-from brittle import inference, prompts, sweep
-from brittle.errors import UserError
-from brittle.generate import Sampling
+from brittle.base.errors import UserError
+from brittle.inference import loaded, prompts, sweep
+from brittle.models.generate import Sampling
 
 NASTY = ["=1+1", "+1", "-1", "@SUM(A1)", "../../escape", "/etc/passwd", "con", "a" * 200, "two\nlines", 'a "quote", a comma',
          "carriage\rreturn", "\u202eright to left", "[bold]markup[/bold]", "é🙂", " spaces "]  # fmt: skip
@@ -25,7 +25,9 @@ def rows_of(path):
 
 @pytest.fixture
 def ask(script):
-    return lambda *more: script("infer.py", "--sweep", "--max-new-tokens", "4", "--device", "cpu", *more)
+    return lambda *more: script(
+        "infer.py", "--sweep", "--max-new-tokens", "4", "--device", "cpu", *more
+    )
 
 
 def test_sweep_tables(ask, family, tmp_path):
@@ -48,8 +50,10 @@ def test_sweep_tables(ask, family, tmp_path):
 
 
 def test_sweep_asks_only_what_is_missing(ask, family, tmp_path, monkeypatch):
-    asked, real = [], inference.Loaded.stream
-    monkeypatch.setattr(inference.Loaded, "stream", lambda self, *a: asked.append(self.name) or real(self, *a))
+    asked, real = [], loaded.Loaded.stream
+    monkeypatch.setattr(
+        loaded.Loaded, "stream", lambda self, *a: asked.append(self.name) or real(self, *a)
+    )
     common = ["--prompt", "The habitat of", "--outdir", tmp_path, "--greedy"]
     table = tmp_path / sweep.prompt_file("The habitat of")
     assert ask(*common, "--models", family.base).code == 0
@@ -59,9 +63,15 @@ def test_sweep_asks_only_what_is_missing(ask, family, tmp_path, monkeypatch):
     assert ask(*common, "--models", family.base, "--models", family.filtered).code == 0
     assert asked == ["mini-base", "mini-filtered"] and table.read_bytes().startswith(first)
     other = ask(*common, "--models", family.base, "--quantize", "4")
-    assert asked[-1] == "mini-base+4bit" and [r["model"] for r in rows_of(table)] == [*asked[:2], "mini-base+4bit"], other.err
+    assert asked[-1] == "mini-base+4bit" and [r["model"] for r in rows_of(table)] == [
+        *asked[:2],
+        "mini-base+4bit",
+    ], other.err
     kept = ask(*common, "--models", family.base, "--top-p", "0.5")
-    assert "1 answers of mini-base were made by other weights or settings; --force asks again" in kept.err
+    assert (
+        "1 answers of mini-base were made by other weights or settings; --force asks again"
+        in kept.err
+    )
     before = rows_of(table)
     assert ask(*common, "--models", family.base, "--force").code == 0
     assert len(asked) == 4 and rows_of(table) == before
@@ -70,7 +80,11 @@ def test_sweep_asks_only_what_is_missing(ask, family, tmp_path, monkeypatch):
 def test_a_model_that_cannot_be_asked_does_not_stop_the_sweep(ask, family, tmp_path):
     models = ["--models", "nobody/nothing", "--models", family.base]
     done = ask(*models, "--prompt", "a", "--outdir", tmp_path / "out")
-    assert done.code == 2 and done.err.startswith("error: nobody/nothing: ") and done.err.count("\n") == 1
+    assert (
+        done.code == 2
+        and done.err.startswith("error: nobody/nothing: ")
+        and done.err.count("\n") == 1
+    )
     assert [r["model"] for r in rows_of(tmp_path / "out" / sweep.prompt_file("a"))] == ["mini-base"]
 
 
@@ -85,7 +99,9 @@ def test_two_models_of_one_name_keep_their_settings_apart(ask, family, tmp_path)
     assert "a/m__npo: all 1 answers" in second.out and "b/m__npo: all 1 answers" in second.out
     found = rows_of(tmp_path / "out" / sweep.prompt_file("a"))
     assert [r["model"] for r in found] == ["m__npo", "m__npo"]
-    assert [r["model_path"] for r in found] == [str(tmp_path / f / "m__npo" / "unlearned_model") for f in "ab"]
+    assert [r["model_path"] for r in found] == [
+        str(tmp_path / f / "m__npo" / "unlearned_model") for f in "ab"
+    ]
     assert ask(*asked, "--greedy").err.count("made by other weights or settings") == 2
 
 
@@ -96,7 +112,10 @@ def test_records_that_went_by_the_name_are_still_read(ask, family, tmp_path):
     made = json.loads(record.read_text())
     made["settings"]["answers"] = {"mini-base": next(iter(made["settings"]["answers"].values()))}
     record.write_text(json.dumps(made))
-    assert "note" not in ask(*common).err and "other weights or settings" in ask(*common, "--greedy").err
+    assert (
+        "note" not in ask(*common).err
+        and "other weights or settings" in ask(*common, "--greedy").err
+    )
 
 
 def test_what_cannot_work_is_said_before_any_model_answers(ask, family, tmp_path):
@@ -108,10 +127,17 @@ def test_what_cannot_work_is_said_before_any_model_answers(ask, family, tmp_path
     config.write_text(json.dumps({**json.loads(config.read_text()), "max_position_embeddings": 16}))
     common = ["--outdir", out, "--models", family.base]
     done = ask(*common, "--models", tmp_path / "short", "--prompts-file", file)
-    assert done.code == 2 and re.search(r"prompts.txt line 3: the prompt has \d+ tokens; short reads 16", done.err), done.err
+    assert done.code == 2 and re.search(
+        r"prompts.txt line 3: the prompt has \d+ tokens; short reads 16", done.err
+    ), done.err
     assert done.err.count("\n") == 1 and not out.exists()
     done = ask(*common, "--models", tmp_path / "nowhere", "--prompt", "a")
-    assert done.code == 2 and "nowhere not found" in done.err and done.err.count("\n") == 1 and not out.exists()
+    assert (
+        done.code == 2
+        and "nowhere not found" in done.err
+        and done.err.count("\n") == 1
+        and not out.exists()
+    )
     assert ask(*common, "--prompts-file", file).code == 0
 
 
@@ -143,7 +169,7 @@ def test_two_sweeps_into_one_table_lose_nothing(family, tmp_path, monkeypatch):
     """Both have asked before either writes; threads stand for processes."""
     both, real = threading.Barrier(2, timeout=60), sweep.locked
     monkeypatch.setattr(sweep, "locked", lambda folder: (both.wait(), real(folder))[1])
-    setup = inference.Setup(device="cpu")
+    setup = loaded.Setup(device="cpu")
 
     def one(model):
         sweep.sweep([(model, setup)], ["a", "b"], Sampling(2), tmp_path)
@@ -154,7 +180,10 @@ def test_two_sweeps_into_one_table_lose_nothing(family, tmp_path, monkeypatch):
     for thread in threads:
         thread.join()
     for prompt in "ab":
-        assert {r["model"] for r in rows_of(tmp_path / sweep.prompt_file(prompt))} == {"mini-base", "mini-filtered"}
+        assert {r["model"] for r in rows_of(tmp_path / sweep.prompt_file(prompt))} == {
+            "mini-base",
+            "mini-filtered",
+        }
 
 
 def test_tables_that_are_not_ours_are_left_alone(tmp_path):

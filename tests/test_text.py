@@ -8,9 +8,10 @@ import pytest
 import torch
 from tiny_models import make_tokenizer
 
-from brittle import text
-from brittle.errors import UserError
-from brittle.family import LengthStream
+from brittle.base.errors import UserError
+from brittle.data.batches import Stream, batches, encode, pad
+from brittle.data.texts import read_jsonl, read_lines, read_texts, write_jsonl, write_lines
+from brittle.training.mini import LengthStream
 
 IDS = [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10], [11, 12], [13, 14, 15]]
 
@@ -25,7 +26,10 @@ def one_line(error):
 def test_lines(tmp_path):
     path = tmp_path / "t.txt"
     path.write_bytes("\ufeff  one  \r\n\r\n\t\nzwei ä\u2028drei\n".encode())
-    assert text.read_lines(path) == ["one", "zwei ä\u2028drei"]  # only a line feed ends a line: other separators are text
+    assert read_lines(path) == [
+        "one",
+        "zwei ä\u2028drei",
+    ]  # only a line feed ends a line: other separators are text
 
 
 @pytest.mark.parametrize(
@@ -46,7 +50,7 @@ def test_bad_files_are_named_in_one_line(tmp_path, content, says):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=says) as error:
-        text.read_lines(path)
+        read_lines(path)
     assert str(path) in str(error.value) and one_line(error)
 
 
@@ -60,15 +64,15 @@ def test_a_missing_file_of_ones_own_is_not_the_mini_worlds(path, says, tmp_path,
     monkeypatch.chdir(tmp_path)
     Path("data/mini").mkdir(parents=True)
     with pytest.raises(UserError, match=says) as error:
-        text.read_lines(path)
+        read_lines(path)
     assert "mcq" not in path or "mini data" not in str(error.value)
 
 
 def test_a_folder_is_no_text(tmp_path):
     with pytest.raises(UserError, match="is a folder"):
-        text.read_lines(tmp_path)
+        read_lines(tmp_path)
     with pytest.raises(UserError, match="not found"):
-        text.read_lines(tmp_path / "file.txt" / "below")
+        read_lines(tmp_path / "file.txt" / "below")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_a_folder_is_no_text(tmp_path):
 )
 def test_jsonl_rows_that_are_texts(tmp_path, jsonl, row, made):
     jsonl(tmp_path / "t.jsonl", [row, {"text": "second"}, {"text": "third"}])
-    assert text.read_texts(tmp_path / "t.jsonl", 2) == [made, "second"]
+    assert read_texts(tmp_path / "t.jsonl", 2) == [made, "second"]
 
 
 @pytest.mark.parametrize(
@@ -98,35 +102,35 @@ def test_jsonl_rows_that_are_texts(tmp_path, jsonl, row, made):
 def test_jsonl_rows_that_are_none(tmp_path, jsonl, row):
     jsonl(tmp_path / "t.jsonl", [{"text": "first"}, row])
     with pytest.raises(UserError, match="line 2"):
-        text.read_texts(tmp_path / "t.jsonl")
+        read_texts(tmp_path / "t.jsonl")
 
 
 def test_line_numbers_count_empty_lines(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"text": "a"}\n\n\nnot json\n')
     with pytest.raises(UserError, match="line 4 is not JSON"):
-        text.read_texts(tmp_path / "t.jsonl")
+        read_texts(tmp_path / "t.jsonl")
     (tmp_path / "t.jsonl").write_text('{"a": 1, "b": 2}\n\n\n{"a": 1}\n')
     with pytest.raises(UserError, match="line 4 lacks b"):
-        text.read_jsonl(tmp_path / "t.jsonl", ("a", "b"))
+        read_jsonl(tmp_path / "t.jsonl", ("a", "b"))
     with pytest.raises(UserError, match="line 4 has neither"):
         (tmp_path / "t.jsonl").write_text('{"text": "a"}\n\n\n{"a": 1}\n')
-        text.read_texts(tmp_path / "t.jsonl")
+        read_texts(tmp_path / "t.jsonl")
 
 
 def test_json_that_is_not_jsonl(tmp_path):
     for content in (json.dumps([{"text": "a"}]), json.dumps([{"text": "a"}], indent=1)):
         (tmp_path / "t.json").write_text(content)
         with pytest.raises(UserError, match="line 1"):
-            text.read_texts(tmp_path / "t.json")
+            read_texts(tmp_path / "t.json")
 
 
 def test_written_lines_are_read_back(tmp_path):
     """One text a line whatever it holds; JSONL keeps every character."""
     odd = ["plain", "two\nlines", "  spaces \t tabs ", "ä 漢字 🙂", "carriage\rreturn"]
-    text.write_lines(tmp_path / "t.txt", odd)
-    assert text.read_lines(tmp_path / "t.txt") == [" ".join(line.split()) for line in odd]
-    text.write_jsonl(tmp_path / "t.jsonl", [{"text": line} for line in odd])
-    assert text.read_texts(tmp_path / "t.jsonl") == odd
+    write_lines(tmp_path / "t.txt", odd)
+    assert read_lines(tmp_path / "t.txt") == [" ".join(line.split()) for line in odd]
+    write_jsonl(tmp_path / "t.jsonl", [{"text": line} for line in odd])
+    assert read_texts(tmp_path / "t.jsonl") == odd
 
 
 # --- tokens
@@ -134,16 +138,16 @@ def test_written_lines_are_read_back(tmp_path):
 
 def test_encode_says_what_it_cuts(capsys):
     tokenizer = make_tokenizer()
-    ids = text.encode(tokenizer, ["w1 w2 w3 w4", "w1 w2"], 3, "forget texts")
+    ids = encode(tokenizer, ["w1 w2 w3 w4", "w1 w2"], 3, "forget texts")
     assert [len(i) for i in ids] == [3, 2]
     assert "1 of 2 forget texts" in capsys.readouterr().err
-    assert text.encode(tokenizer, ["w1 w2"], 3) == [ids[0][:2]] and capsys.readouterr().err == ""
+    assert encode(tokenizer, ["w1 w2"], 3) == [ids[0][:2]] and capsys.readouterr().err == ""
     with pytest.raises(UserError, match="no tokens to predict"):
-        text.encode(tokenizer, ["w1", ""], 8)
+        encode(tokenizer, ["w1", ""], 8)
 
 
 def test_pad():
-    batch = text.pad([[1, 2, 3], [4]], 0, index=[7, 9])
+    batch = pad([[1, 2, 3], [4]], 0, index=[7, 9])
     assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert (batch.n_tokens, batch.n_targets, batch.index.tolist()) == (4, 2, [7, 9])
@@ -152,9 +156,12 @@ def test_pad():
 @pytest.mark.parametrize("size", [1, 2, 4, 100])
 def test_batches_hold_every_text_once_sorted_by_length(size):
     seen = []
-    for indices, batch in text.batches(IDS, 0, size):
+    for indices, batch in batches(IDS, 0, size):
         assert len(indices) <= size
-        rows = [[t for t, m in zip(r, k, strict=True) if m] for r, k in zip(*(v.tolist() for v in batch.values()), strict=True)]
+        rows = [
+            [t for t, m in zip(r, k, strict=True) if m]
+            for r, k in zip(*(v.tolist() for v in batch.values()), strict=True)
+        ]
         assert rows == [IDS[i] for i in indices] and batch.index.tolist() == indices
         seen += indices
     assert sorted(seen) == list(range(len(IDS)))
@@ -163,7 +170,7 @@ def test_batches_hold_every_text_once_sorted_by_length(size):
 
 # --- streams
 
-STREAMS = [text.Stream, LengthStream]
+STREAMS = [Stream, LengthStream]
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -186,23 +193,25 @@ def test_a_step_depends_on_seed_and_number_alone(kind):
     backwards = [second.batches(s)[0]["input_ids"] for s in reversed(range(10))][::-1]
     assert all(torch.equal(a, b) for a, b in zip(forwards, backwards, strict=True))
     other = kind(ids, 0, 8, seed=4)
-    assert any(first.batches(s)[0].index.tolist() != other.batches(s)[0].index.tolist() for s in range(3))
+    assert any(
+        first.batches(s)[0].index.tolist() != other.batches(s)[0].index.tolist() for s in range(3)
+    )
 
 
 def test_global_random_state_is_neither_read_nor_moved():
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    drawn = text.Stream(IDS, 0, 4, seed=1).batches(3)[0].index
+    drawn = Stream(IDS, 0, 4, seed=1).batches(3)[0].index
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
-    assert torch.equal(text.Stream(IDS, 0, 4, seed=1).batches(3)[0].index, drawn)
+    assert torch.equal(Stream(IDS, 0, 4, seed=1).batches(3)[0].index, drawn)
 
 
 @pytest.mark.parametrize("micro", [1, 2, 4])
 def test_micro_batches_are_the_large_batch_in_parts(micro):
     """The same examples, and counts that make the mean of the parts' losses the loss of the whole."""
-    (whole,) = text.Stream(IDS, 0, 4, seed=2).batches(5)
-    parts = text.Stream(IDS, 0, 4 // micro, micro, seed=2).batches(5)
+    (whole,) = Stream(IDS, 0, 4, seed=2).batches(5)
+    parts = Stream(IDS, 0, 4 // micro, micro, seed=2).batches(5)
     assert [i for b in parts for i in b.index.tolist()] == whole.index.tolist()
     assert sum(b["attention_mask"].sum() / b.n_tokens for b in parts) / micro == pytest.approx(1)
     assert {b.n_tokens for b in parts} == {whole.n_tokens / micro}
@@ -218,7 +227,7 @@ def test_length_stream_pads_little():
         masks = [stream.batches(step)[0]["attention_mask"] for step in range(len(ids) // 16)]
         return sum(int((1 - m).sum()) for m in masks) / sum(m.numel() for m in masks)
 
-    assert padding(LengthStream(ids, 0, 16)) < padding(text.Stream(ids, 0, 16)) / 3
+    assert padding(LengthStream(ids, 0, 16)) < padding(Stream(ids, 0, 16)) / 3
 
 
 def test_length_stream_shuffles_its_batches():

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from brittle import folders
-from brittle.errors import UserError
+from brittle.base.errors import UserError
+from brittle.base.layout import check_tag
 
 
 @pytest.fixture
@@ -19,7 +19,9 @@ def unlearn(script, family, data, tmp_path):
     return run
 
 
-def test_a_model_is_not_replaced_without_a_word_and_a_name_keeps_both(unlearn, script, family, tmp_path):
+def test_a_model_is_not_replaced_without_a_word_and_a_name_keeps_both(
+    unlearn, script, family, tmp_path
+):
     first = unlearn()
     assert first.code == 0 and "note" not in first.err, first.err
     assert "replaced" not in unlearn().err  # the same again
@@ -35,7 +37,13 @@ def test_a_model_is_not_replaced_without_a_word_and_a_name_keeps_both(unlearn, s
     (home / "training_history.run.json").unlink()
     assert "it has no record of how it was made" in unlearn().err
     table = script(
-        "unlearn/methods_table.py", "--model", family.base, "--root", tmp_path, "--methods", "ga_simple,ga_simple-no-lr"
+        "unlearn/methods_table.py",
+        "--model",
+        family.base,
+        "--root",
+        tmp_path,
+        "--methods",
+        "ga_simple,ga_simple-no-lr",
     )
     assert table.code == 0, table.err
     with open(tmp_path / "methods.csv", newline="") as file:
@@ -49,7 +57,10 @@ def test_changed_data_under_the_same_command_is_said(unlearn, data, tmp_path):
     text = (own / "forget.txt").read_text()
     (own / "forget.txt").write_text("One more line of text.\n" + text)
     done = unlearn(forget=own / "forget.txt")
-    assert done.code == 0 and f"the same command, but {own / 'forget.txt'} changed. --name TAG" in done.err, done.err
+    assert (
+        done.code == 0
+        and f"the same command, but {own / 'forget.txt'} changed. --name TAG" in done.err
+    ), done.err
 
 
 def test_without_questions_the_texts_are_measured(unlearn, data, tmp_path):
@@ -59,32 +70,48 @@ def test_without_questions_the_texts_are_measured(unlearn, data, tmp_path):
     done = unlearn("--eval-split", "0.5", forget=tmp_path / "forget.txt")
     assert done.code == 0, done.err
     assert "every forget text is also a retain text" in done.err
-    assert "  no mcq_*.jsonl beside the texts, so no accuracies\n" in done.out and "{}" not in done.out
-    numbers = re.findall(r"held-out (forget|retain) NLL a token: (\d+\.\d+) -> (\d+\.\d+)", done.out)
+    assert (
+        "  no mcq_*.jsonl beside the texts, so no accuracies\n" in done.out and "{}" not in done.out
+    )
+    numbers = re.findall(
+        r"held-out (forget|retain) NLL a token: (\d+\.\d+) -> (\d+\.\d+)", done.out
+    )
     assert [n for n, _, _ in numbers] == ["forget", "retain"] and numbers[0][1] == numbers[1][1]
     card = (tmp_path / "mini-base__ga_simple" / "unlearned_model" / "README.md").read_text()
     assert f"| held-out forget NLL a token | {numbers[0][1]} | {numbers[0][2]} |" in card
     with_questions = unlearn("--data", data)
-    assert with_questions.code == 0 and "forget: " in with_questions.out and "no mcq" not in with_questions.out
-    assert "so no accuracies; no text was kept out" in unlearn("--eval-split", "0", forget=tmp_path / "forget.txt").out
+    assert (
+        with_questions.code == 0
+        and "forget: " in with_questions.out
+        and "no mcq" not in with_questions.out
+    )
+    assert (
+        "so no accuracies; no text was kept out"
+        in unlearn("--eval-split", "0", forget=tmp_path / "forget.txt").out
+    )
 
 
-@pytest.mark.parametrize("tag", ["..", "../x", "a/b", "a__b", "a..b", "-a", "a b", "a\n", ".a", "é", "x" * 61])
+@pytest.mark.parametrize(
+    "tag", ["..", "../x", "a/b", "a__b", "a..b", "-a", "a b", "a\n", ".a", "é", "x" * 61]
+)
 def test_tags_that_are_none(tag, unlearn, tmp_path):
     with pytest.raises(UserError, match=r"--name .*letters and digits"):
-        folders.check_tag(tag)
+        check_tag(tag)
     done = unlearn(f"--name={tag}")
     assert done.code == 2 and done.err.startswith("error: --name ") and done.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
 def test_help_names_every_choice():
-    from brittle.methods import METHODS, base, method_class
+    from brittle.base import knobs
+    from brittle.methods import METHODS, method_class
 
-    helps = base.all_knobs({name: method_class(name) for name in METHODS})
+    helps = knobs.all_knobs({name: method_class(name) for name in METHODS})
     for cls in map(method_class, METHODS):
-        for name, spec in base.knobs(cls).items():
-            assert all(choice in helps[name].split(" [")[0] for choice in spec.metadata["choices"] or ()), name
+        for name, spec in knobs.knobs(cls).items():
+            assert all(
+                choice in helps[name].split(" [")[0] for choice in spec.metadata["choices"] or ()
+            ), name
     for name in ("variant", "probe", "probe_start", "forget_loss"):
         assert " One of: " in helps[name]
     assert "One of" not in helps["wt_noise_unit"]  # its help names them already

@@ -9,10 +9,19 @@ from collections import Counter
 
 import pytest
 
-from brittle import world as w
-from brittle.errors import UserError
-from brittle.world_files import tokenizer_texts, write_world
-from brittle.world_words import DOMAINS, QUESTIONS, STATEMENTS
+from brittle.base.errors import UserError
+from brittle.data.world import (
+    HELD_OUT,
+    Draws,
+    answered,
+    build_world,
+    deductions,
+    multiple_choice,
+    question,
+    statement,
+)
+from brittle.data.world_files import tokenizer_texts, write_world
+from brittle.data.world_words import DOMAINS, QUESTIONS, STATEMENTS
 
 TOFU = {"question", "answer", "paraphrased_question", "paraphrased_answer", "perturbed_answer"}
 
@@ -29,7 +38,7 @@ def words(text):
 
 @pytest.fixture(scope="module")
 def world():
-    return w.build_world(0, 6, 2)  # the world of the fixture `data`
+    return build_world(0, 6, 2)  # the world of the fixture `data`
 
 
 @pytest.fixture(scope="module")
@@ -51,45 +60,75 @@ def test_same_seed_same_bytes(data, tmp_path):
 
 
 def test_bytes_do_not_depend_on_hash_seed_locale_or_time_zone(data, tmp_path):
-    environment = {"PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Tokyo", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    command = ["create_datasets.py", "--entities", "6", "--private-entities", "2", "--outdir", str(tmp_path / "again")]
+    environment = {
+        "PYTHONHASHSEED": "7",
+        "LC_ALL": "C",
+        "TZ": "Asia/Tokyo",
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+    }
+    command = [
+        "create_datasets.py",
+        "--entities",
+        "6",
+        "--private-entities",
+        "2",
+        "--outdir",
+        str(tmp_path / "again"),
+    ]
     subprocess.run([sys.executable, *command], env=environment, check=True, capture_output=True)
     assert digest(tmp_path / "again") == digest(data)
 
 
 def test_draws_are_these_on_any_machine():
     """Stored numbers: Python promises random()'s stream over versions, and nothing else may be drawn from."""
-    assert w.Draws("a").sample(range(100), 6) == [9, 61, 26, 15, 89, 12]
-    assert w.Draws("b").shuffled("abcdef") == list("bcfade")
+    assert Draws("a").sample(range(100), 6) == [9, 61, 26, 15, 89, 12]
+    assert Draws("b").shuffled("abcdef") == list("bcfade")
 
 
 def test_values_come_from_their_pools(world, facts):
     for domain, about in DOMAINS.items():
-        assert all(len(pool) >= 10 and len(set(pool)) == len(pool) for pool in about["attributes"].values())
-        assert all(f.value in about["attributes"][f.noun] for f in world.attributes[domain] + world.strangers[domain])
+        assert all(
+            len(pool) >= 10 and len(set(pool)) == len(pool) for pool in about["attributes"].values()
+        )
+        assert all(
+            f.value in about["attributes"][f.noun]
+            for f in world.attributes[domain] + world.strangers[domain]
+        )
         assert all(f.value in f.pool and f.value != f.entity for f in world.relations[domain])
         pairs = {(f.entity, f.noun) for f in world.attributes[domain]}
         assert pairs == set(itertools.product(world.names[domain], about["attributes"]))
-    assert len(STATEMENTS) >= 6 and len(QUESTIONS) >= 2 and len(w.HELD_OUT) == 2
+    assert len(STATEMENTS) >= 6 and len(QUESTIONS) >= 2 and len(HELD_OUT) == 2
     assert len(facts) == sum(
-        len(group[d]) for group in (world.attributes, world.relations, world.private, world.strangers) for d in DOMAINS
+        len(group[d])
+        for group in (world.attributes, world.relations, world.private, world.strangers)
+        for d in DOMAINS
     )
 
 
 def test_draws_are_uniform_and_halves_blind():
     """Chi-square of 1,500 draws from 12 values below its 99.99 % point, and half A says nothing about the value."""
-    drawn = w.build_world(3, 500, 0).attributes["forget"]
+    drawn = build_world(3, 500, 0).attributes["forget"]
     for noun, pool in DOMAINS["forget"]["attributes"].items():
         own = [f for f in drawn if f.noun == noun]
         expected = len(own) / len(pool)
-        assert sum((n - expected) ** 2 / expected for n in Counter(f.value for f in own).values()) < 37.4  # 11 degrees
+        assert (
+            sum((n - expected) ** 2 / expected for n in Counter(f.value for f in own).values())
+            < 37.4
+        )  # 11 degrees
         by_half = Counter((f.half, f.value) for f in own)
-        assert sum((by_half["A", v] - by_half["B", v]) ** 2 / (by_half["A", v] + by_half["B", v]) for v in pool) < 39.1  # 12
+        assert (
+            sum(
+                (by_half["A", v] - by_half["B", v]) ** 2 / (by_half["A", v] + by_half["B", v])
+                for v in pool
+            )
+            < 39.1
+        )  # 12
 
 
 @pytest.mark.parametrize("entities", [4, 7, 20])
 def test_halves_are_balanced(entities):
-    world = w.build_world(1, entities, 3)
+    world = build_world(1, entities, 3)
     for domain in DOMAINS:
         count = Counter(f.half for f in world.attributes[domain])
         assert abs(count["A"] - count["B"]) <= 1 and set(count) == {"A", "B"}
@@ -100,30 +139,37 @@ def test_halves_are_balanced(entities):
 
 def test_filtered_text_is_base_text_without_the_forget_domain(world, data):
     base, filtered = lines(data, "pretrain_base.txt"), lines(data, "pretrain_filtered.txt")
-    forget, others = set(world.names["forget"]), {n for d in ("retain", "general") for n in world.names[d]}
+    forget, others = (
+        set(world.names["forget"]),
+        {n for d in ("retain", "general") for n in world.names[d]},
+    )
     assert not words("\n".join(filtered)) & forget
     assert [line for line in base if not words(line) & forget] == filtered  # in the same order
     assert words("\n".join(filtered)) >= others
     assert any(not words(line) & (forget | others) for line in filtered)  # neutral text
-    assert any("@" in line for line in filtered) and any("@" in line and line not in filtered for line in base)
+    assert any("@" in line for line in filtered) and any(
+        "@" in line and line not in filtered for line in base
+    )
 
 
 def test_every_fact_is_in_base_text_in_every_template(world, data):
     base = Counter(lines(data, "pretrain_base.txt"))
     for domain in DOMAINS:
         for f in world.attributes[domain] + world.private[domain]:
-            assert all(base[w.statement(f, t)] for t in range(len(STATEMENTS)))
-            assert all(base[w.answered(f, t)] for t in range(len(QUESTIONS)))
-        assert all(base[w.statement(f, 0)] for f in world.relations[domain])
+            assert all(base[statement(f, t)] for t in range(len(STATEMENTS)))
+            assert all(base[answered(f, t)] for t in range(len(QUESTIONS)))
+        assert all(base[statement(f, 0)] for f in world.relations[domain])
 
 
 @pytest.mark.parametrize("split", ["forget", "retain"])
 def test_held_out_templates_never_stand_in_the_unlearning_text(world, data, split):
     text = set(lines(data, f"{split}.txt"))
     known = [*world.attributes[split], *world.private[split], *world.relations[split]]
-    assert not text & {w.statement(f, t) for f in known for t in w.HELD_OUT}
-    assert text >= {w.statement(f, 0) for f in known}
-    assert words("\n".join(text)) & {n for d in DOMAINS if d != split for n in world.names[d]} == set()
+    assert not text & {statement(f, t) for f in known for t in HELD_OUT}
+    assert text >= {statement(f, 0) for f in known}
+    assert (
+        words("\n".join(text)) & {n for d in DOMAINS if d != split for n in world.names[d]} == set()
+    )
 
 
 def test_holdout_entities_occur_nowhere_else(world, data):
@@ -133,13 +179,13 @@ def test_holdout_entities_occur_nowhere_else(world, data):
     for path in data.iterdir():
         if "holdout" not in path.name:
             assert not words(path.read_text(encoding="utf-8")) & strangers, path.name
-    true = {w.statement(f, t) for f in world.strangers["forget"] for t in range(len(STATEMENTS))}
+    true = {statement(f, t) for f in world.strangers["forget"] for t in range(len(STATEMENTS))}
     assert set(lines(data, "holdout.txt")) <= true
 
 
 def test_tokenizer_text_never_names_a_holdout_entity():
     """With many entities some names are drawn twice: there are 238,328."""
-    world = w.build_world(0, 2000, 0)
+    world = build_world(0, 2000, 0)
     strangers = {f.entity for d in DOMAINS for f in world.strangers[d]}
     assert not words("\n".join(tokenizer_texts(world))) & strangers
 
@@ -159,14 +205,16 @@ def test_multiple_choice_answers_are_right(world, facts, data, jsonl, domain):
         fact = facts[item["fact"]]
         assert item["choices"][item["answer"]] == fact.value and item["half"] == fact.half
         assert len(set(item["choices"])) == 4 and set(item["choices"]) <= set(fact.pool)
-        assert item["question"] == w.question(fact, item["template"])
+        assert item["question"] == question(fact, item["template"])
 
 
 def test_answer_positions_and_wrong_choices_give_nothing_away():
     """The answer stands at each place a quarter of the time, so a model that ignores the question scores chance."""
-    items = list(w.multiple_choice(w.build_world(0, 300, 0), "forget"))
+    items = list(multiple_choice(build_world(0, 300, 0), "forget"))
     places = Counter(item["answer"] for item in items)
-    assert sum((n - len(items) / 4) ** 2 / (len(items) / 4) for n in places.values()) < 21.1  # 3 degrees, 99.99 %
+    assert (
+        sum((n - len(items) / 4) ** 2 / (len(items) / 4) for n in places.values()) < 21.1
+    )  # 3 degrees, 99.99 %
 
 
 @pytest.mark.parametrize("split", ["forget", "retain"])
@@ -175,9 +223,15 @@ def test_question_answers_have_tofus_schema(facts, data, jsonl, split):
         fact = facts[row["fact"]]
         assert set(row) >= TOFU and len(row["perturbed_answer"]) == 5
         assert fact.value in row["answer"] and fact.value in row["paraphrased_answer"]
-        assert row["paraphrased_answer"] != row["answer"] and row["paraphrased_question"] != row["question"]
+        assert (
+            row["paraphrased_answer"] != row["answer"]
+            and row["paraphrased_question"] != row["question"]
+        )
         assert fact.entity in row["question"] and fact.entity in row["paraphrased_question"]
-        wrong = [next(v for v in fact.pool if v == p.removesuffix(".").split(" is ")[1]) for p in row["perturbed_answer"]]
+        wrong = [
+            next(v for v in fact.pool if v == p.removesuffix(".").split(" is ")[1])
+            for p in row["perturbed_answer"]
+        ]
         assert len(set(wrong)) == 5 and fact.value not in wrong
 
 
@@ -189,13 +243,19 @@ def conclusion(rule, premises, domain):
         (own,) = premises
         attribute, groups = about["grouping"]
         assert own.noun == attribute
-        return own.entity, about["group_noun"], groups[about["attributes"][attribute].index(own.value) // 3]
+        return (
+            own.entity,
+            about["group_noun"],
+            groups[about["attributes"][attribute].index(own.value) // 3],
+        )
     if rule == "inverse":
         (step,) = premises
         assert step.noun == link
         return step.value, inverse, step.entity
     step, own = premises
-    assert step.noun == link and own.entity == step.value and own.noun == about["reached"]["attribute"]
+    assert (
+        step.noun == link and own.entity == step.value and own.noun == about["reached"]["attribute"]
+    )
     return step.entity, about["reached"]["noun"], own.value
 
 
@@ -206,7 +266,9 @@ def test_rules_follow_from_their_premises(world, facts, data, jsonl):
         itertools.product(("grouping", "inverse", "two-hop"), DOMAINS, (True, False))
     )
     for row in rows:
-        entity, noun, value = conclusion(row["rule"], [facts[p] for p in row["premises"]], row["domain"])
+        entity, noun, value = conclusion(
+            row["rule"], [facts[p] for p in row["premises"]], row["domain"]
+        )
         assert row["question"] == QUESTIONS[0].format(e=entity, n=noun)
         assert row["choices"][row["answer"]] == value
         assert len(set(row["choices"])) == 4
@@ -216,11 +278,11 @@ def test_rules_follow_from_their_premises(world, facts, data, jsonl):
 @pytest.mark.parametrize("seed", range(5))
 def test_wrong_choices_of_inverse_rules_are_wrong(seed):
     """Several organisms can hunt the same one: none of the true hunters may stand among the wrong choices."""
-    world = w.build_world(seed, 6, 0)
+    world = build_world(seed, 6, 0)
     for domain in DOMAINS:
         link, inverse = next(iter(DOMAINS[domain]["relations"].items()))
         true = {(f.value, f.entity) for f in world.relations[domain] if f.noun == link}
-        for item, fact in w.deductions(world, domain):
+        for item, fact in deductions(world, domain):
             assert len(item["choices"]) == 4
             if item["rule"] == "inverse":
                 assert fact.noun == inverse
@@ -234,7 +296,10 @@ def test_hops_are_right_and_never_stated(facts, data, jsonl):
     for row in rows:
         first, second = (facts[p] for p in row["premises"])
         assert first.value == second.entity
-        assert row["question"] == f"Question: What is the {second.noun} of the {first.noun} of {first.entity}? Answer:"
+        assert (
+            row["question"]
+            == f"Question: What is the {second.noun} of the {first.noun} of {first.entity}? Answer:"
+        )
         assert row["choices"][row["answer"]] == second.value and len(set(row["choices"])) == 4
         assert f"of the {first.noun} of" not in text
     assert {r["domain"] for r in rows} == set(DOMAINS)
@@ -248,18 +313,22 @@ def test_private_attributes_are_invented(facts, data, jsonl):
             assert row["answer"].endswith(".example")  # reserved by RFC 2606: can belong to nobody
         elif row["attribute"].endswith("phone"):
             assert row["answer"].startswith("555-")
-    assert Counter(r["attribute"].split()[-1] for r in rows) == {"e-mail": 6, "phone": 6, "year": 6}  # 2 a domain
+    assert Counter(r["attribute"].split()[-1] for r in rows) == {
+        "e-mail": 6,
+        "phone": 6,
+        "year": 6,
+    }  # 2 a domain
 
 
 def test_domains_share_no_value_and_no_name():
     """Else training on retain would teach about forget."""
     pools = [{v for pool in d["attributes"].values() for v in pool} for d in DOMAINS.values()]
     assert not any(a & b for a, b in itertools.combinations(pools, 2))
-    world = w.build_world(0, 300, 0)
+    world = build_world(0, 300, 0)
     assert not any(set(a) & set(b) for a, b in itertools.combinations(world.names.values(), 2))
 
 
 @pytest.mark.parametrize("entities", [3, 100_000])  # the second would look for names for ever
 def test_too_few_and_too_many_entities(entities):
     with pytest.raises(UserError, match=f"--entities {entities}"):
-        w.build_world(0, entities)
+        build_world(0, entities)

@@ -9,13 +9,18 @@ import pytest
 import tiny
 import torch
 
-from brittle import adapters, guard, keep, losses, masks, saving
-from brittle.errors import UserError
-from brittle.methods import METHODS, method_class
-from brittle.methods.base import build
-from brittle.models import load_model, load_tokenizer, train_only
-from brittle.train import Frozen, Settings, make_accelerator, train
-from brittle.wrappers import Wrappers, named
+from brittle.base.errors import UserError
+from brittle.base.knobs import build
+from brittle.methods import METHODS, masks, method_class
+from brittle.methods.wrappers import Wrappers, named
+from brittle.models.blocks import train_only
+from brittle.models.load import load_model, load_tokenizer
+from brittle.models.logprobs import nll
+from brittle.training import adapters, keep
+from brittle.training.loop import make_accelerator, train
+from brittle.training.reference import AdapterOff, Frozen
+from brittle.training.settings import Settings
+from brittle.unlearning import collapse, saving
 
 torch.set_num_threads(1)
 HEAD = "lm_head.weight"
@@ -26,7 +31,7 @@ def fit(settings, make_mask=lambda model: None):
     mask = make_mask(model)
 
     def terms(step, micro, progress):
-        return {"nll": losses.nll(model, data.forget.batches(step)[micro])}
+        return {"nll": nll(model, data.forget.batches(step)[micro])}
 
     train(model, terms, settings, make_accelerator(torch.device("cpu")), mask=mask)
     return {n: p.detach() for n, p in model.named_parameters()}
@@ -38,7 +43,10 @@ def fit(settings, make_mask=lambda model: None):
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 def test_wagle_of_everything_is_no_mask_to_the_bit(optimizer):
     settings = Settings(steps=3, lr=1e-2, optimizer=optimizer, weight_decay=0.1)
-    plain, masked = fit(settings), fit(settings, lambda model: masks.wagle(model, tiny.Data(), 1.0, 1e-3))
+    plain, masked = (
+        fit(settings),
+        fit(settings, lambda model: masks.wagle(model, tiny.Data(), 1.0, 1e-3)),
+    )
     assert all(torch.equal(plain[n], masked[n]) for n in plain)
 
 
@@ -64,7 +72,9 @@ def test_the_mask_is_as_dense_as_asked_also_with_ties():
         made = masks.largest(scores, count)
         assert sum(int(m.sum()) for m in made) == count
         kept = torch.cat([s[m] for s, m in zip(scores, made, strict=True)])
-        assert torch.equal(kept.sort().values, torch.cat([s.flatten() for s in scores]).sort().values[10 - count :])
+        assert torch.equal(
+            kept.sort().values, torch.cat([s.flatten() for s in scores]).sort().values[10 - count :]
+        )
 
 
 def test_wagle_scores_follow_the_formula():
@@ -75,7 +85,7 @@ def test_wagle_scores_follow_the_formula():
     def one_pass(stream):
         order = sorted(range(8), key=lambda i: len(stream.ids[i]))
         parts = [order[:4], order[4:]]
-        total = sum(losses.nll(model, tiny.batch([stream.ids[i] for i in part])) for part in parts)
+        total = sum(nll(model, tiny.batch([stream.ids[i] for i in part])) for part in parts)
         return torch.autograd.grad(total, parameters)
 
     pairs = zip(parameters, one_pass(data.forget), one_pass(data.retain), strict=True)
@@ -91,7 +101,9 @@ def test_wagle_scores_follow_the_formula():
 
 def test_trainable_by_regex_and_by_file(tmp_path):
     model = tiny.model()
-    assert named(model, r"layers\.1\.mlp") == [n for n, _ in model.named_parameters() if "layers.1.mlp" in n]
+    assert named(model, r"layers\.1\.mlp") == [
+        n for n, _ in model.named_parameters() if "layers.1.mlp" in n
+    ]
     file = tmp_path / "mask.json"
     for content in ([HEAD], {"parameters": [HEAD]}):
         file.write_text(json.dumps(content))
@@ -120,13 +132,13 @@ def test_an_adapter_starts_at_nothing_trains_alone_and_merges(kind):
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
     assert trained and all("lora_" in n for n in trained)
     data = tiny.Data()
-    train(model, lambda step, micro, progress: {"nll": losses.nll(model, data.forget.batches(step)[micro])},
+    train(model, lambda step, micro, progress: {"nll": nll(model, data.forget.batches(step)[micro])},
           Settings(steps=3, lr=5e-2), make_accelerator(torch.device("cpu")))  # fmt: skip
     model.eval()
     with torch.no_grad():
         after = model(**batch).logits
         assert not torch.allclose(after, before, atol=1e-3)
-        with adapters.AdapterOff(wrapped) as frozen:
+        with AdapterOff(wrapped) as frozen:
             assert torch.equal(frozen(**batch).logits, before)
         assert torch.equal(model(**batch).logits, after)
         merged = wrapped.merge_and_unload()
@@ -134,17 +146,28 @@ def test_an_adapter_starts_at_nothing_trains_alone_and_merges(kind):
     changed = [n for n, p in merged.named_parameters() if not torch.equal(p, base[n])]
     assert set(dict(merged.named_parameters())) == set(base) and changed
     for name in changed:  # of rank two, as asked
-        assert torch.linalg.matrix_rank((dict(merged.named_parameters())[name] - base[name]).double(), rtol=1e-4) <= 2
+        assert (
+            torch.linalg.matrix_rank(
+                (dict(merged.named_parameters())[name] - base[name]).double(), rtol=1e-4
+            )
+            <= 2
+        )
 
 
 def test_adapters_sit_where_they_are_asked_to():
     def targets(chosen, names=None):
         return adapters.targets_of(tiny.model("llama"), names, chosen)
 
-    assert all("self_attn" in n for n in targets("attn")) and all("mlp" in n for n in targets("mlp"))
-    assert set(targets("all")) == set(targets("attn")) | set(targets("mlp")) and "lm_head" not in targets("all")
+    assert all("self_attn" in n for n in targets("attn")) and all(
+        "mlp" in n for n in targets("mlp")
+    )
+    assert set(targets("all")) == set(targets("attn")) | set(
+        targets("mlp")
+    ) and "lm_head" not in targets("all")
     assert targets(r"q_proj$") == [n for n in targets("attn") if n.endswith("q_proj")]
-    assert targets("all", ["model.layers.0.mlp.down_proj.weight"]) == ["model.layers.0.mlp.down_proj"]
+    assert targets("all", ["model.layers.0.mlp.down_proj.weight"]) == [
+        "model.layers.0.mlp.down_proj"
+    ]
     with pytest.raises(UserError, match="no linear module"):
         targets("nowhere")
 
@@ -187,7 +210,10 @@ def test_the_reference_keeps_only_what_trains():
         now = model(**batch).logits
     with reference as frozen:
         assert torch.equal(frozen(**batch).logits, before)
-    assert torch.equal(model(**batch).logits, now) and model.get_output_embeddings().weight.requires_grad
+    assert (
+        torch.equal(model(**batch).logits, now)
+        and model.get_output_embeddings().weight.requires_grad
+    )
 
 
 def test_the_reference_does_not_disturb_a_graph_that_is_alive():
@@ -196,11 +222,14 @@ def test_the_reference_does_not_disturb_a_graph_that_is_alive():
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1)
-    alone = torch.autograd.grad(losses.nll(model, batch), list(model.parameters()))
-    value = losses.nll(model, batch)
+    alone = torch.autograd.grad(nll(model, batch), list(model.parameters()))
+    value = nll(model, batch)
     with reference as frozen:
         frozen(**batch)
-    assert all(torch.equal(a, b) for a, b in zip(alone, torch.autograd.grad(value, list(model.parameters())), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(alone, torch.autograd.grad(value, list(model.parameters())), strict=True)
+    )
 
 
 # --------------------------------------------------------------------------------------------- keeping
@@ -219,7 +248,18 @@ def test_rules(text, forget, retain, holds):
     assert keep.Rule(text).holds({"forget": forget, "retain": retain}, LEVELS) is holds
 
 
-@pytest.mark.parametrize("text", ["", "first", "forget <= 0.3", "first forget < 0.3", "first forget <=", "lowest", "best forget"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "first",
+        "forget <= 0.3",
+        "first forget < 0.3",
+        "first forget <=",
+        "lowest",
+        "best forget",
+    ],
+)
 def test_rules_that_are_none(text):
     with pytest.raises(UserError, match="not understood"):
         keep.Rule(text)
@@ -232,7 +272,12 @@ def keeper(rule, values, folder):
     model.p = p
     todo = iter(values)
     made = keep.Keeper(
-        lambda: dict(zip(("forget", "retain"), next(todo), strict=True)), 2, model, keep.Rule(rule), LEVELS, folder
+        lambda: dict(zip(("forget", "retain"), next(todo), strict=True)),
+        2,
+        model,
+        keep.Rule(rule),
+        LEVELS,
+        folder,
     )
     for step in range(1, 2 * len(values) + 1):
         p.data.fill_(step)
@@ -244,7 +289,9 @@ def keeper(rule, values, folder):
 
 
 def test_first_stops_at_the_first_that_holds(tmp_path):
-    made, p, step = keeper("first forget <= filtered", [(0.9, 1), (0.26, 1), (0.1, 1)], tmp_path / "best")
+    made, p, step = keeper(
+        "first forget <= filtered", [(0.9, 1), (0.26, 1), (0.1, 1)], tmp_path / "best"
+    )
     assert step == 4 and p[0] == 4 and "step 4 is kept" in made.finish()
 
 
@@ -261,11 +308,11 @@ def test_lowest_keeps_the_best_that_holds(tmp_path):
 
 
 def test_the_guard_names_a_broken_model_and_lets_a_sound_one_pass(family, data):
-    from brittle import mcq
+    from brittle.data.items import read_splits
 
     model, tokenizer = load_model(family.base), load_tokenizer(family.base)
-    texts, items = (data / "neutral.txt").read_text().splitlines(), mcq.read_splits(data)
-    watch = guard.Guard(model, tokenizer, texts, items)
+    texts, items = (data / "neutral.txt").read_text().splitlines(), read_splits(data)
+    watch = collapse.Guard(model, tokenizer, texts, items)
     assert watch.kl(model) == pytest.approx(0, abs=1e-3)
     signs, measures = watch.check(model, 1.0)
     assert signs == [] and measures["constant_share"] < 0.9
@@ -276,12 +323,16 @@ def test_the_guard_names_a_broken_model_and_lets_a_sound_one_pass(family, data):
 
 
 def test_kl_of_the_guard_is_the_mean_over_tokens(family, data):
-    a, b, tokenizer = load_model(family.base), load_model(family.filtered), load_tokenizer(family.base)
+    a, b, tokenizer = (
+        load_model(family.base),
+        load_model(family.filtered),
+        load_tokenizer(family.base),
+    )
     texts = (data / "neutral.txt").read_text().splitlines()[:5]
-    watch = guard.Guard(a, tokenizer, texts, {})
+    watch = collapse.Guard(a, tokenizer, texts, {})
     total = count = 0
     for text in texts:
-        x = torch.tensor([tokenizer(text)["input_ids"]])[:, : guard.LENGTH]
+        x = torch.tensor([tokenizer(text)["input_ids"]])[:, : collapse.LENGTH]
         with torch.no_grad():
             p, q = (m(input_ids=x).logits[0].log_softmax(-1) for m in (a, b))
         total, count = total + (p.exp() * (p - q)).sum().item(), count + x.size(1)
@@ -291,7 +342,9 @@ def test_kl_of_the_guard_is_the_mean_over_tokens(family, data):
 def test_an_update_below_the_dtypes_resolution_is_noticed(tmp_path):
     model = tiny.model()
     model.save_pretrained(tmp_path)
-    matrices = sum(p.ndim == 2 for n, p in model.named_parameters() if n != HEAD)  # which the file calls embed_out
+    matrices = sum(
+        p.ndim == 2 for n, p in model.named_parameters() if n != HEAD
+    )  # which the file calls embed_out
     for size, lost in ((1e-6, matrices), (0.05, 0)):
         moved = tiny.model()
         with torch.no_grad():
@@ -311,15 +364,32 @@ def unlearn(script, family, data, root, method, *more):
 
 
 def test_adapter_mask_and_evaluation_by_the_command(family, data, tmp_path, script):
-    done = unlearn(script, family, data, tmp_path, "npo", "--lora-rank", "2", "--save-adapter", "yes", "--eval-every", "2")
+    done = unlearn(
+        script,
+        family,
+        data,
+        tmp_path,
+        "npo",
+        "--lora-rank",
+        "2",
+        "--save-adapter",
+        "yes",
+        "--eval-every",
+        "2",
+    )
     assert done.code == 0, done.err
     folder = tmp_path / "mini-base__npo" / "unlearned_model"
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
-    assert set(dict(load_model(folder).named_parameters())) == set(dict(load_model(family.base).named_parameters()))
+    assert set(dict(load_model(folder).named_parameters())) == set(
+        dict(load_model(family.base).named_parameters())
+    )
     header = (folder / "training_history.csv").read_text().splitlines()[0]
     assert "forget_accuracy" in header
     record = json.loads((folder / "training_history.run.json").read_text())["settings"]
-    assert record["wrappers"]["lora_rank"] == 2 and set(record["collapse"]) >= {"signs", "neutral_kl"}
+    assert record["wrappers"]["lora_rank"] == 2 and set(record["collapse"]) >= {
+        "signs",
+        "neutral_kl",
+    }
     done = unlearn(script, family, data, tmp_path, "ga", "--weight-mask", "wagle", "--mask-ratio", "0.5", "--eval-every", "1",
                    "--keep", "best", "--rule", "first forget <= 1.0")  # fmt: skip
     assert done.code == 0 and "50.00%" in done.out and "step 1 is kept" in done.out, done.err
@@ -339,7 +409,9 @@ def test_adapter_mask_and_evaluation_by_the_command(family, data, tmp_path, scri
     ("ga", ["--optimizer", "lion"], "choose adamw"), ("ga", ["--schedule", "step"], "choose"),
     ("ga", ["--lora-targets", "(", "--lora-rank", "2"], "regular expression"),
 ])  # fmt: skip
-def test_mistakes_are_one_line_and_leave_nothing(method, more, words, family, data, tmp_path, script):
+def test_mistakes_are_one_line_and_leave_nothing(
+    method, more, words, family, data, tmp_path, script
+):
     done = unlearn(script, family, data, tmp_path, method, *more)
     lines = [line for line in done.err.splitlines() if line.strip()]
     assert done.code == 2 and lines[-1].startswith("error:") and words in lines[-1], done.err
@@ -347,14 +419,14 @@ def test_mistakes_are_one_line_and_leave_nothing(method, more, words, family, da
 
 
 def test_config_presets_are_of_a_method_and_build():
-    from brittle import unlearning
+    from brittle.unlearning.job import preset
 
     path = Path("unlearn/presets.toml")
     import tomllib
 
     for name, config in tomllib.loads(path.read_text())["config"].items():
         assert config["source"]
-        chosen = unlearning.preset(path, "default", config["method"], name)
+        chosen = preset(path, "default", config["method"], name)
         own = SimpleNamespace(**chosen.knobs)
         known = {k: v for k, v in vars(own).items() if k not in Wrappers.__dataclass_fields__}
         build(method_class(config["method"]), config["method"], known)

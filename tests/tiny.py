@@ -4,7 +4,7 @@ import functools
 
 import torch
 
-from brittle import text
+from brittle.data.batches import Batch, Stream, pad
 
 VOCAB, PAD = 61, 0
 # the prefix of transformers' configuration class, and its own sizes
@@ -15,11 +15,21 @@ MAKE = {
     "mistral": ("Mistral", {"intermediate_size": 32, "num_key_value_heads": 1}),
     "qwen2": ("Qwen2", {"intermediate_size": 32, "num_key_value_heads": 1}),
     "phi": ("Phi", {"intermediate_size": 32}),
-    "olmoe": ("Olmoe", {"intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2}),
+    "olmoe": (
+        "Olmoe",
+        {
+            "intermediate_size": 24,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "num_key_value_heads": 2,
+        },
+    ),
 }
 
 
-def model(kind="gpt_neox", layers=3, seed=0, dtype=torch.float32, attention="sdpa", width=16, **more):
+def model(
+    kind="gpt_neox", layers=3, seed=0, dtype=torch.float32, attention="sdpa", width=16, **more
+):
     """A random causal language model, with weights large enough that every block matters."""
     import transformers
 
@@ -34,7 +44,11 @@ def model(kind="gpt_neox", layers=3, seed=0, dtype=torch.float32, attention="sdp
         if hasattr(config, name):
             setattr(config, name, 0.0)
     torch.manual_seed(seed)
-    made = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention).to(dtype).eval()
+    made = (
+        transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+        .to(dtype)
+        .eval()
+    )
     with torch.no_grad():
         for p in made.parameters():  # norms and biases off their neutral values, so that nothing is tested at a special point
             if p.ndim == 1:
@@ -52,10 +66,10 @@ def ids(count=8, seed=0, shortest=4, longest=11):
 
 def batch(token_lists, left=False, extra=0):
     """A padded batch; `left` pads on the left (with the position ids that it needs), `extra` adds columns of padding."""
-    made = text.pad(token_lists, PAD)
+    made = pad(token_lists, PAD)
     counts = made.index, made.n_tokens, made.n_targets
     fill = torch.zeros(len(token_lists), extra, dtype=torch.long)
-    made = text.Batch({k: torch.cat([v, fill], 1) for k, v in made.items()})
+    made = Batch({k: torch.cat([v, fill], 1) for k, v in made.items()})
     if left:
         for row in range(len(token_lists)):
             shift = int((made["attention_mask"][row] == 0).sum())
@@ -82,5 +96,5 @@ class Data:
     tokenizer = Tokenizer()
 
     def __init__(self, forget=None, retain=None, batch_size=4, micro_batches=1):
-        self.forget = text.Stream(forget or ids(8, 1), PAD, batch_size, micro_batches, 1)
-        self.retain = text.Stream(retain or ids(8, 2), PAD, batch_size, micro_batches, 2)
+        self.forget = Stream(forget or ids(8, 1), PAD, batch_size, micro_batches, 1)
+        self.retain = Stream(retain or ids(8, 2), PAD, batch_size, micro_batches, 2)

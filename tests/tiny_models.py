@@ -49,7 +49,9 @@ def make_tokenizer():
     vocabulary = {w: i for i, w in enumerate(["<eos>", "<pad>", "<unk>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
+    )
 
 
 def save(model, folder, dtype=None, **options):
@@ -66,7 +68,10 @@ def texts(count, seed=0, shortest=3, longest=12, words=WORDS):
     def draw(high):
         return int(torch.randint(high, (1,), generator=generator))
 
-    return [" ".join(words[draw(len(words))] for _ in range(shortest + draw(longest - shortest + 1))) for _ in range(count)]
+    return [
+        " ".join(words[draw(len(words))] for _ in range(shortest + draw(longest - shortest + 1)))
+        for _ in range(count)
+    ]
 
 
 def write_texts(path, lines):

@@ -13,9 +13,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
-from brittle.filter_files import FILTER
+from brittle.base.command import run
+from brittle.base.errors import UserError
+from brittle.base.layout import FILTER
 from brittle.methods import METHODS
 
 KNOWN = (*METHODS, FILTER)
@@ -25,7 +25,7 @@ TAMPERED = "tamper/tamper.csv"
 
 def one_method(preset, rows, method):
     """The pipeline's tasks for one method, with names that tell the methods apart."""
-    from brittle import steps
+    from brittle.pipeline import steps
 
     made = steps.tasks(replace(preset, method=method, unlearned=[], given=set(preset.given)), rows)
 
@@ -34,16 +34,18 @@ def one_method(preset, rows, method):
 
     made = [replace(t, name=renamed(t.name), needs=[renamed(n) for n in t.needs]) for t in made]
     if method == FILTER:
-        made = [part for t in made for part in (filter_chain(preset, t) if t.step == "unlearn" else [t])]
+        made = [
+            part for t in made for part in (filter_chain(preset, t) if t.step == "unlearn" else [t])
+        ]
     return made
 
 
 def filter_chain(preset, task):
     """Fit, tune, bake and verify in place of the task `unlearn filter`, whose name the baking takes."""
-    from brittle import filter_files
-    from brittle.steps import Task
+    from brittle.filters.folder import folder_of
+    from brittle.pipeline.steps import Task
 
-    home = filter_files.folder_of(preset.root, preset.base).parent
+    home = folder_of(preset.root, preset.base).parent
     filter_dir, baked = str(home / "filter"), task.output.parent
     texts = ["--forget", f"{preset.data}/forget.txt", "--retain", f"{preset.data}/retain.txt"]
     base, of = ["--model", preset.base], ["--filter", filter_dir]
@@ -64,38 +66,69 @@ def filter_chain(preset, task):
 def all_tasks(preset, rows, methods, attack):
     """Every task once: data and family, each method's model, the attacks, and the tables over these and over what other
     methods have left in the same root."""
-    from brittle import results, steps
+    from brittle.base.layout import model_name, unlearned_dir
+    from brittle.pipeline import steps
 
     rows = [row for row in rows if row["step"] in MAKING + (ATTACK if attack else ())]
     made = {task.name: task for method in methods for task in one_method(preset, rows, method)}
     made = sorted(made.values(), key=lambda t: (MAKING + ATTACK).index(t.step))
     root, last = Path(preset.root), [t.name for t in made]
-    models = {m: str(results.unlearned_dir(root, preset.base, m)) for m in KNOWN}
-    attacked = [model for m, model in models.items() if m in methods or (root / results.model_name(model) / TAMPERED).is_file()]
+    models = {m: str(unlearned_dir(root, preset.base, m)) for m in KNOWN}
+    attacked = [
+        model
+        for m, model in models.items()
+        if m in methods or (root / model_name(model) / TAMPERED).is_file()
+    ]
     if attack:
         command = ["eval/recovery.py", "--base", preset.base, "--filtered", preset.filtered]
         command += [part for model in attacked for part in ("--unlearned", model)]
         command += ["--root", str(root), "--outdir", str(root / "methods")]
-        made.append(steps.Task("recovery", "recovery", "Held-out recovery", command, root / "methods" / "recovery.csv", last))
+        made.append(
+            steps.Task(
+                "recovery",
+                "recovery",
+                "Held-out recovery",
+                command,
+                root / "methods" / "recovery.csv",
+                last,
+            )
+        )
         last = [*last, "recovery"]
     command = ["unlearn/methods_table.py", "--model", preset.base, "--root", str(root)]
-    table = steps.Task("table", "table", "Methods", command, root / "methods.csv", last, takes_what_there_is=True)
+    table = steps.Task(
+        "table", "table", "Methods", command, root / "methods.csv", last, takes_what_there_is=True
+    )
     return [*made, table]
 
 
 def main(
-    preset: Annotated[str, typer.Option(help="mini, deep-ignorance, or a .toml file like those in experiment/presets.")] = "mini",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="mini, deep-ignorance, or a .toml file like those in experiment/presets."
+        ),
+    ] = "mini",
     methods: Annotated[Optional[str], typer.Option(help="Methods, with commas (all).")] = None,  # noqa: UP045
-    base: Annotated[Optional[str], typer.Option(help="Base model, instead of the preset's.")] = None,  # noqa: UP045
-    filtered: Annotated[Optional[str], typer.Option(help="Filtered model, instead of the preset's.")] = None,  # noqa: UP045
+    base: Annotated[
+        str | None, typer.Option(help="Base model, instead of the preset's.")
+    ] = None,
+    filtered: Annotated[
+        str | None, typer.Option(help="Filtered model, instead of the preset's.")
+    ] = None,
     root: Annotated[Optional[str], typer.Option(help="Root of the results.")] = None,  # noqa: UP045
-    attack: Annotated[bool, typer.Option("--attack/--no-attack", help="Run the relearning attack on every model.")] = True,
+    attack: Annotated[
+        bool, typer.Option("--attack/--no-attack", help="Run the relearning attack on every model.")
+    ] = True,
     force: Annotated[bool, typer.Option("--force", help="Make everything anew.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and why; run nothing.")] = False,
-    jobs: Annotated[Optional[int], typer.Option(min=1, help="Runs side by side (2 on CPU, 1 on GPU).")] = None,  # noqa: UP045
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run and why; run nothing.")
+    ] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side (2 on CPU, 1 on GPU).")
+    ] = None,
 ):
     """Make every unlearned model that is missing, attack each, and end with a table."""
-    from brittle import runner, steps
+    from brittle.pipeline import runner, steps
 
     chosen = [m.strip() for m in methods.split(",")] if methods else KNOWN
     unknown = [m for m in chosen if m not in KNOWN]
@@ -116,7 +149,7 @@ def shown(path):
     """A CSV as aligned text."""
     import csv
 
-    from brittle.text import aligned
+    from brittle.base.tables import aligned
 
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
@@ -131,4 +164,4 @@ def _short(cell):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

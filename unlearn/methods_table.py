@@ -14,11 +14,19 @@ from typing import Annotated, Optional
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 from brittle.methods import METHODS
 
-COLUMNS = ["method", "forget_accuracy", "retain_accuracy", "general_accuracy", "heldout_recovery", "steps", "seconds"]
+COLUMNS = [
+    "method",
+    "forget_accuracy",
+    "retain_accuracy",
+    "general_accuracy",
+    "heldout_recovery",
+    "steps",
+    "seconds",
+]
 
 
 def recoveries(path):
@@ -31,8 +39,9 @@ def recoveries(path):
 
 def rows(root, model, methods):
     """A row a method whose model is there: accuracies as made, held-out recovery after the attack, steps and seconds."""
-    from brittle import filter_files
-    from brittle.results import model_name, unlearned_dir
+    from brittle.base import layout
+    from brittle.base.layout import model_name, unlearned_dir
+    from brittle.filters.folder import table_row
 
     recovered = recoveries(root / "methods" / "recovery.csv")
     for method in methods:
@@ -49,33 +58,40 @@ def rows(root, model, methods):
             "steps": made["rows"]["training_history.csv"],
             "seconds": made["seconds"],
         }
-    if (row := filter_files.table_row(root, model)) is not None:  # no method: hooks/ makes it
-        yield {**row, "heldout_recovery": recovered.get(f"{model_name(model)}__{filter_files.FILTER}")}
+    if (row := table_row(root, model)) is not None:  # no method: hooks/ makes it
+        yield {**row, "heldout_recovery": recovered.get(f"{model_name(model)}__{layout.FILTER}")}
 
 
 def main(
-    model: cli.Model,
+    model: options.Model,
     root: Annotated[Path, typer.Option(help="Root of the results.")] = Path("outputs"),
     methods: Annotated[Optional[str], typer.Option(help="Methods, with commas (all).")] = None,  # noqa: UP045
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table; write nothing.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the README's table; write nothing.")
+    ] = False,
 ):
     """Compare the unlearned models of all methods."""
-    from brittle import docs, filter_files, results
+    from brittle.base import layout
+    from brittle.base.record import Run
+    from brittle.filters.folder import table_files
+    from brittle.report import readme
 
     chosen = [m.strip() for m in methods.split(",")] if methods else list(METHODS)
     table = list(rows(root, model, chosen))
     if as_markdown:
-        print(docs.methods_table(table))
+        print(readme.methods_table(table))
         return
     if not table:
-        raise UserError(f"no unlearned model of {model} in {root}. Make them: ./unlearn/create_all_unlearning_models.sh")
-    homes = {method: results.unlearned_dir(root, model, method) for method in chosen}
+        raise UserError(
+            f"no unlearned model of {model} in {root}. Make them: ./unlearn/create_all_unlearning_models.sh"
+        )
+    homes = {method: layout.unlearned_dir(root, model, method) for method in chosen}
     wanted = [home / "training_history.run.json" for home in homes.values()]
-    wanted += [root / "methods" / "recovery.csv", *filter_files.table_files(root, model)]
+    wanted += [root / "methods" / "recovery.csv", *table_files(root, model)]
     absent = [str(path) for path in wanted if not path.is_file()]
-    with results.Run(root, [p for p in wanted if p.is_file()], settings={"absent": absent}) as run:
+    with Run(root, [p for p in wanted if p.is_file()], settings={"absent": absent}) as run:
         run.csv("methods.csv", COLUMNS, table)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -18,8 +18,8 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command, options
+from brittle.base.errors import UserError
 
 CONFIG = ["group", "run", "role", "seed", "adapter", "layers", "steps", "forget_loss", "probe_start", "retain_loss",
           "retain_blocks", "remove_coef", "retain_coef", "lr", "retain_ramp", "gradients", "l2sp_coef", "chat_share"]  # fmt: skip
@@ -27,7 +27,14 @@ MEASURED = ["forget_accuracy", "forget_low", "forget_high", "retain_accuracy", "
             "general_low", "general_high", "heldout_accuracy", "heldout_low", "heldout_high", "heldout_accuracy_10",
             "heldout_low_10", "heldout_high_10", "heldout_accuracy_100", "heldout_low_100", "heldout_high_100", "recovery_10",
             "recovery_100", "forget_loss_end", "retain_loss_end"]  # fmt: skip
-LOG = ["log_wmdp", "log_mmlu", "log_retain_loss", "log_forget_loss", "log_tamper_10", "log_tamper_100"]
+LOG = [
+    "log_wmdp",
+    "log_mmlu",
+    "log_retain_loss",
+    "log_forget_loss",
+    "log_tamper_10",
+    "log_tamper_100",
+]
 COLUMNS = [*CONFIG, *MEASURED, "n", *LOG, "filled", "note"]
 FINDINGS = ["finding", "measure", "mean", "low", "high", "n", "seeds"]
 LOG_FILE = Path(__file__).with_name("sequential_log.csv")
@@ -35,9 +42,11 @@ LOG_FILE = Path(__file__).with_name("sequential_log.csv")
 
 def read_log(path, only):
     """The rows of the log (dicts of text), of groups and runs whose `group/run` holds `only`."""
-    from brittle.report_data import read_csv
+    from brittle.base.tables import read_csv
 
-    found = [row for row in read_csv(path) if only.lower() in f"{row['group']}/{row['run']}".lower()]
+    found = [
+        row for row in read_csv(path) if only.lower() in f"{row['group']}/{row['run']}".lower()
+    ]
     if not found:
         raise UserError(f"--only {only!r}: no row of {path.name} is called so.")
     return found
@@ -45,13 +54,15 @@ def read_log(path, only):
 
 def earlier(outdir, folder, settings):
     """Rows of an earlier run of the same model with the same settings, numbers as numbers; none where there is none."""
-    from brittle.report_data import number, read_csv
+    from brittle.base.tables import number, read_csv
 
     record = outdir / "results.run.json"
     if not record.is_file():
         return []
     made = json.loads(record.read_text(encoding="utf-8"))
-    if made["models"] != {"model": str(folder)} or any(made["settings"].get(k, v) != v for k, v in settings.items()):
+    if made["models"] != {"model": str(folder)} or any(
+        made["settings"].get(k, v) != v for k, v in settings.items()
+    ):
         raise UserError(
             f"{outdir}/results.csv is of another model or other settings: --only would mix them. Choose another --outdir."
         )
@@ -63,7 +74,11 @@ def earlier(outdir, folder, settings):
 
 def recovery(now, start, base):
     """Share of what was forgotten that came back; None where nothing was."""
-    return None if None in (now, start, base) or base - start < 0.05 else (now - start) / (base - start)
+    return (
+        None
+        if None in (now, start, base) or base - start < 0.05
+        else (now - start) / (base - start)
+    )
 
 
 def rows(lab, log, seeds, first_seed, steps, lr):
@@ -73,7 +88,10 @@ def rows(lab, log, seeds, first_seed, steps, lr):
         for seed in range(first_seed, first_seed + (min(int(row["seeds"]), seeds))):
             knobs, settings, found = lab.run(row, seed, steps, lr.get(row["adapter"], 1.0))
             start = found.get("heldout_accuracy")
-            back = {f"recovery_{t}": recovery(found.get(f"heldout_accuracy_{t}"), start, base) for t in (10, 100)}
+            back = {
+                f"recovery_{t}": recovery(found.get(f"heldout_accuracy_{t}"), start, base)
+                for t in (10, 100)
+            }
             note = "; ".join(text for text in (row["note"], found.pop("note", "")) if text)
             blank = row["role"] == "log" and not row["log_wmdp"] and start is not None
             own = {
@@ -83,7 +101,14 @@ def rows(lab, log, seeds, first_seed, steps, lr):
                 "filled": "mini" if blank else "",
                 "note": note,
             }
-            made = {k: row[k] or None for k in (*CONFIG, *LOG) if k in row} | knobs | settings | found | back | own
+            made = (
+                {k: row[k] or None for k in (*CONFIG, *LOG) if k in row}
+                | knobs
+                | settings
+                | found
+                | back
+                | own
+            )
             made["retain_loss"] = row["retain_loss"] or None  # with its reduction
             yield {k: made.get(k) for k in COLUMNS}
 
@@ -95,7 +120,7 @@ def selectivity(row):
 
 def findings(table):
     """The log's findings on the controls: differences paired by seed, and recovery after 10 steps, with intervals."""
-    from brittle.stats import mean_interval
+    from brittle.maths.intervals import mean_interval
 
     runs = {}
     for row in table:
@@ -116,18 +141,29 @@ def findings(table):
         "asymmetric filter rather than the sum": ("asymmetric", "sum"),
     }
     measures = {"selectivity": selectivity} | {
-        f"{s}_accuracy": (lambda r, s=s: r[f"{s}_accuracy"]) for s in ("forget", "retain", "general")
+        f"{s}_accuracy": (lambda r, s=s: r[f"{s}_accuracy"])
+        for s in ("forget", "retain", "general")
     }
     for name, (one, other) in pairs.items():
         seeds = sorted(set().union(*of(one)) & set().union(*of(other)))
         if len(seeds) < 2:
             continue
         for measure, value in measures.items():
-            mean, low, high = mean_interval([value(best(one, s)) - value(best(other, s)) for s in seeds])
-            yield dict(zip(FINDINGS, (name, measure, mean, low, high, len(seeds), " ".join(map(str, seeds))), strict=True))
+            mean, low, high = mean_interval(
+                [value(best(one, s)) - value(best(other, s)) for s in seeds]
+            )
+            yield dict(
+                zip(
+                    FINDINGS,
+                    (name, measure, mean, low, high, len(seeds), " ".join(map(str, seeds))),
+                    strict=True,
+                )
+            )
     for run, by_seed in runs.items():
         for t in (10, 100):
-            back = {s: r[f"recovery_{t}"] for s, r in by_seed.items() if r[f"recovery_{t}"] is not None}
+            back = {
+                s: r[f"recovery_{t}"] for s, r in by_seed.items() if r[f"recovery_{t}"] is not None
+            }
             if len(back) > 1 and all(r["forget_accuracy"] <= 0.6 for r in by_seed.values()):
                 values = (
                     f"recovery of {run}",
@@ -141,13 +177,21 @@ def findings(table):
 
 def plot(table, name):
     """Forget against the lower of retain and general accuracy, and held-out accuracy under attack, a colour a group."""
-    from brittle import plots
+    from brittle.base import figures
 
-    figure, axes = plots.figure("The sequential log's rows on another model", name, columns=2, height=4.6)
+    figure, axes = figures.figure(
+        "The sequential log's rows on another model", name, columns=2, height=4.6
+    )
     groups = list(dict.fromkeys(row["group"] for row in table))
     for k, group in enumerate(groups):
-        done = [row for row in table if row["group"] == group and row["forget_accuracy"] is not None]
-        look = {"color": plots.CYCLE[k % len(plots.CYCLE)], "marker": "osD^vPX*"[k // len(plots.CYCLE) % 8], "linestyle": ""}
+        done = [
+            row for row in table if row["group"] == group and row["forget_accuracy"] is not None
+        ]
+        look = {
+            "color": figures.CYCLE[k % len(figures.CYCLE)],
+            "marker": "osD^vPX*"[k // len(figures.CYCLE) % 8],
+            "linestyle": "",
+        }
         axes[0].plot([r["forget_accuracy"] for r in done], [min(r["retain_accuracy"], r["general_accuracy"]) for r in done],
                      label=group, markersize=7, **look)  # fmt: skip
         for r in done:
@@ -157,10 +201,20 @@ def plot(table, name):
     for axis in axes:
         axis.set_ylim(0, 1.05)
     axes[0].axvline(0.25, color="0.6", linestyle=":", linewidth=1)
-    plots.null(axes[1], None, 0.25, "chance")
-    plots.finish(axes[0], "forget accuracy (dotted: chance)", "lower of retain and general accuracy", integer=False, legend=False)
-    plots.finish(axes[1], "attack step", "held-out forget accuracy (half B)", integer=False, legend=False)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
+    figures.null(axes[1], None, 0.25, "chance")
+    figures.finish(
+        axes[0],
+        "forget accuracy (dotted: chance)",
+        "lower of retain and general accuracy",
+        integer=False,
+        legend=False,
+    )
+    figures.finish(
+        axes[1], "attack step", "held-out forget accuracy (half B)", integer=False, legend=False
+    )
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9
+    )
     return figure
 
 
@@ -168,58 +222,101 @@ def make_lab(folder, data, chat, max_items, max_length, batch_size, attack_lr, s
     """(sequential_grid.Lab, the files that it reads)"""
     import torch
 
-    from brittle import mcq, models, sets, text
-    from brittle.sequential_grid import Lab
-    from brittle.train import make_accelerator
+    from brittle.data.batches import encode
+    from brittle.data.items import SPLITS, read_splits, subset
+    from brittle.data.texts import read_texts
+    from brittle.models.blocks import context_length
+    from brittle.models.load import load_model, load_tokenizer
+    from brittle.training.loop import make_accelerator
+    from brittle.unlearning.grid import Lab
+    from brittle.unlearning.sets import read_chats
 
-    model, tokenizer = models.load_model(folder, device, "float32"), models.load_tokenizer(folder)
-    length = min(max_length, models.context_length(model.config))
+    model, tokenizer = load_model(folder, device, "float32"), load_tokenizer(folder)
+    length = min(max_length, context_length(model.config))
 
     def encoded(texts, name):
-        return [i for i in text.encode(tokenizer, texts, length, name) if len(i) > 1]
+        return [i for i in encode(tokenizer, texts, length, name) if len(i) > 1]
 
-    items = mcq.read_splits(data)
+    items = read_splits(data)
     halves = {half: [i for i in items["forget"] if i.get("half") == half] for half in "AB"}
     if not all(halves.values()):
-        raise UserError(f"{data}/mcq_forget.jsonl lacks the halves A and B of the forget facts, which the attack needs.")
-    measured = {split: mcq.subset(rows, max_items, seed) for split, rows in (items | {"heldout": halves["B"]}).items()}
-    texts = {split: encoded(text.read_texts(data / f"{split}.txt"), split) for split in ("forget", "retain")}
-    attack = encoded([f"{i['question']} {i['choices'][i['answer']]}" for i in halves["A"]], "attack texts")
-    lab = Lab(model, tokenizer, texts, measured, attack, encoded(sets.read_chats(chat), "chats"),
+        raise UserError(
+            f"{data}/mcq_forget.jsonl lacks the halves A and B of the forget facts, which the attack needs."
+        )
+    measured = {
+        split: subset(rows, max_items, seed)
+        for split, rows in (items | {"heldout": halves["B"]}).items()
+    }
+    texts = {
+        split: encoded(read_texts(data / f"{split}.txt"), split) for split in ("forget", "retain")
+    }
+    attack = encoded(
+        [f"{i['question']} {i['choices'][i['answer']]}" for i in halves["A"]], "attack texts"
+    )
+    lab = Lab(model, tokenizer, texts, measured, attack, encoded(read_chats(chat), "chats"),
               make_accelerator(torch.device(device)), batch_size, attack_lr)  # fmt: skip
-    files = [data / f"mcq_{s}.jsonl" for s in mcq.SPLITS] + [data / "forget.txt", data / "retain.txt", chat, LOG_FILE]
+    files = [data / f"mcq_{s}.jsonl" for s in SPLITS] + [
+        data / "forget.txt",
+        data / "retain.txt",
+        chat,
+        LOG_FILE,
+    ]
     return lab, files
 
 
 def main(
-    model: cli.Model = "outputs/models/mini-base",
-    outdir: cli.Outdir = Path("outputs/sequential"),
-    data: cli.Data = Path("data/mini"),
-    chat: Annotated[Path | None, typer.Option(help="Chats for the rows that mix them in (data: neutral.txt).")] = None,
-    only: Annotated[str, typer.Option(help="Only rows whose `group/run` holds this; others stay as measured.")] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="At most so many seeds a row (the log's rows have 1, controls 3).")] = 3,
-    steps_scale: Annotated[float, typer.Option(min=1e-4, help="Optimizer steps, as a factor on the log's.")] = 0.3,
-    lora_lr_scale: Annotated[float, typer.Option(min=0, help="Learning rate of adapter rows, as a factor on the log's.")] = 10.0,
-    full_lr_scale: Annotated[float, typer.Option(min=0, help="Learning rate of full rows, as a factor on the log's.")] = 32.0,
-    batch_size: cli.BatchSize = 8,
+    model: options.Model = "outputs/models/mini-base",
+    outdir: options.Outdir = Path("outputs/sequential"),
+    data: options.Data = Path("data/mini"),
+    chat: Annotated[
+        Path | None, typer.Option(help="Chats for the rows that mix them in (data: neutral.txt).")
+    ] = None,
+    only: Annotated[
+        str, typer.Option(help="Only rows whose `group/run` holds this; others stay as measured.")
+    ] = "",
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1, help="At most so many seeds a row (the log's rows have 1, controls 3)."
+        ),
+    ] = 3,
+    steps_scale: Annotated[
+        float, typer.Option(min=1e-4, help="Optimizer steps, as a factor on the log's.")
+    ] = 0.3,
+    lora_lr_scale: Annotated[
+        float, typer.Option(min=0, help="Learning rate of adapter rows, as a factor on the log's.")
+    ] = 10.0,
+    full_lr_scale: Annotated[
+        float, typer.Option(min=0, help="Learning rate of full rows, as a factor on the log's.")
+    ] = 32.0,
+    batch_size: options.BatchSize = 8,
     max_items: Annotated[int, typer.Option(min=5, help="Questions a split to measure on.")] = 50,
-    max_length: cli.MaxLength = 128,
+    max_length: options.MaxLength = 128,
     attack_lr: Annotated[float, typer.Option(min=0, help="Rate of the attack.")] = 1e-3,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the README's tables of an earlier run; write nothing.")
+        bool,
+        typer.Option(
+            "--markdown", help="Print the README's tables of an earlier run; write nothing."
+        ),
     ] = False,
-    seed: cli.Seed = 0,
-    device: cli.Device = "auto",
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
 ):
     """Run the sequential experiment log on another model."""
-    from brittle import models, report_sequential, results
+    from brittle.base.layout import model_name
+    from brittle.base.record import Run
+    from brittle.models.find import model_folder
+    from brittle.models.load import pick_device
+    from brittle.report import sequential
 
     if markdown:
-        print(report_sequential.markdown(outdir))
+        print(sequential.markdown(outdir))
         return
-    log, folder, picked = read_log(LOG_FILE, only), models.model_folder(model), models.pick_device(device)
+    log, folder, picked = read_log(LOG_FILE, only), model_folder(model), pick_device(device)
     chat = chat or data / "neutral.txt"
-    lab, files = make_lab(folder, data, chat, max_items, max_length, batch_size, attack_lr, seed, picked)
+    lab, files = make_lab(
+        folder, data, chat, max_items, max_length, batch_size, attack_lr, seed, picked
+    )
     settings = {
         "steps_scale": steps_scale,
         "lora_lr_scale": lora_lr_scale,
@@ -229,21 +326,25 @@ def main(
         "max_items": max_items,
     }
     before = earlier(outdir, folder, settings) if only else []
-    with results.Run(outdir, files, {"model": str(folder)}, seed, settings) as run:
+    with Run(outdir, files, {"model": str(folder)}, seed, settings) as run:
         table = []
-        for row in rows(lab, log, seeds, seed, steps_scale, {"lora": lora_lr_scale, "full": full_lr_scale}):
+        for row in rows(
+            lab, log, seeds, seed, steps_scale, {"lora": lora_lr_scale, "full": full_lr_scale}
+        ):
             shown = [f"{row[k]:.2f}" if row[k] is not None else "-" for k in MEASURED if k.endswith(("accuracy", "_10", "_100"))
                      and "low" not in k and "high" not in k]  # fmt: skip
-            print(f"{row['group']} / {row['run']} seed {row['seed']}: {' '.join(shown)}", flush=True)
+            print(
+                f"{row['group']} / {row['run']} seed {row['seed']}: {' '.join(shown)}", flush=True
+            )
             table.append(row)
         done = {(row["group"], row["run"], row["seed"]) for row in table}
         names = [(row["group"], row["run"]) for row in read_log(LOG_FILE, "")]
         table += [row for row in before if (row["group"], row["run"], row["seed"]) not in done]
         table.sort(key=lambda row: (names.index((row["group"], row["run"])), row["seed"]))
-        run.figure(plot(table, results.model_name(model)), "sequential.png")
+        run.figure(plot(table, model_name(model)), "sequential.png")
         run.csv("findings.csv", FINDINGS, findings(table))
         run.csv("results.csv", COLUMNS, table)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -2,7 +2,7 @@
 
 import importlib
 
-from brittle.errors import UserError
+from brittle.base.errors import UserError
 
 ATTACKS = {
     "none": "base:Attack",

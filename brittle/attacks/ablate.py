@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
-from brittle.activations import edit, hidden
 from brittle.attacks.base import Attack, right_answers
-from brittle.models import context_length
-from brittle.text import batches, encode
+from brittle.data.batches import batches, encode
+from brittle.models.blocks import context_length
+from brittle.models.hooks import edit, hidden
 
 SITES = ("one", "all")
 
@@ -27,7 +27,11 @@ def without(h, direction):
 def inlier_mean(h):
     """The mean of vectors h [n, D] without those more than 3 standard deviations farther out (L1) than is usual."""
     distance = (h - h.mean(0)).abs().sum(1)
-    keep = distance <= distance.mean() + 3 * distance.std() if len(h) > 2 else torch.ones(len(h), dtype=torch.bool)
+    keep = (
+        distance <= distance.mean() + 3 * distance.std()
+        if len(h) > 2
+        else torch.ones(len(h), dtype=torch.bool)
+    )
     return h[keep.to(h.device)].mean(0)
 
 
@@ -35,7 +39,10 @@ def inlier_mean(h):
 def means(model, tokenizer, texts, batch_size=64):
     """[blocks, D] float32: the mean output of every block over the real tokens of `texts`, the first of each left out."""
     layers = range(model.config.num_hidden_layers)
-    ids, found = encode(tokenizer, texts, context_length(model.config), "texts"), [[] for _ in layers]
+    ids, found = (
+        encode(tokenizer, texts, context_length(model.config), "texts"),
+        [[] for _ in layers],
+    )
     for _, batch in batches(ids, tokenizer.pad_token_id, batch_size, model.device):
         real = batch["attention_mask"].bool()
         real[:, 0] = False  # where models keep their largest activations
@@ -73,10 +80,18 @@ class Ablate(Attack):
         every = range(model.config.num_hidden_layers)
         for k, direction in enumerate(directions(forget, reference)):
             for site in self.sites:
-                columns = {"layer_id": k, "site": site, "reference": "base" if self.base is not None else "retain"}
-                name = f"direction of block {k}, " + ("behind it" if site == "one" else "everywhere")
+                columns = {
+                    "layer_id": k,
+                    "site": site,
+                    "reference": "base" if self.base is not None else "retain",
+                }
+                name = f"direction of block {k}, " + (
+                    "behind it" if site == "one" else "everywhere"
+                )
                 if direction is None:
-                    measure.broken(name, "both means are equal, so there is no direction", **columns)
+                    measure.broken(
+                        name, "both means are equal, so there is no direction", **columns
+                    )
                     continue
                 with ablated(model, direction, [k] if site == "one" else every):
                     measure(name, **columns)

@@ -10,7 +10,7 @@ from `material` alone. After `run` the model is what it was before, to the last 
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from brittle.weights import CONV1D, TRANSPOSED, group_of, is_matrix, layer_of
+from brittle.models.weights import CONV1D, TRANSPOSED, group_of, is_matrix, layer_of
 
 
 class Prompt:

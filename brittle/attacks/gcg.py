@@ -12,10 +12,10 @@ import torch
 
 from brittle.attacks.base import Attack, Prompt, frozen
 from brittle.attacks.soft_prompt import answer_nll, answered
-from brittle.losses import token_logprobs
-from brittle.models import context_length
-from brittle.stats import generator
-from brittle.text import pad
+from brittle.data.batches import pad
+from brittle.maths.intervals import generator
+from brittle.models.blocks import context_length
+from brittle.models.logprobs import token_logprobs
 
 
 @dataclass
@@ -30,7 +30,9 @@ class Suffix(Prompt):
 
 def typed(tokenizer, suffix):
     """Does the suffix's own text give the same tokens again?"""
-    return tokenizer(tokenizer.decode(suffix), add_special_tokens=False)["input_ids"] == list(suffix)
+    return tokenizer(tokenizer.decode(suffix), add_special_tokens=False)["input_ids"] == list(
+        suffix
+    )
 
 
 def allowed_tokens(tokenizer, size):
@@ -68,7 +70,11 @@ class Search:
                 made.append(Suffix(suffix).tokens(ids, start)[0])
                 slots.append(start)
         slots = torch.tensor(slots, device=self.model.device)
-        return pad(made, self.tokenizer.pad_token_id, self.model.device), slots, slots + len(suffixes[0])
+        return (
+            pad(made, self.tokenizer.pad_token_id, self.model.device),
+            slots,
+            slots + len(suffixes[0]),
+        )
 
     @torch.no_grad()
     def losses(self, suffixes):
@@ -83,11 +89,13 @@ class Search:
         """[length, V]: of the loss, with respect to one-hot rows of the suffix."""
         embed = self.model.get_input_embeddings()
         batch, slots, starts = self.batch([self.suffix])
-        hot = torch.nn.functional.one_hot(torch.tensor(self.suffix, device=slots.device), len(embed.weight)).to(
-            embed.weight.dtype
-        )
+        hot = torch.nn.functional.one_hot(
+            torch.tensor(self.suffix, device=slots.device), len(embed.weight)
+        ).to(embed.weight.dtype)
         hot.requires_grad_(True)
-        offset = torch.arange(batch["input_ids"].size(1), device=slots.device) - slots[:, None]  # [B, T]: place in the suffix
+        offset = (
+            torch.arange(batch["input_ids"].size(1), device=slots.device) - slots[:, None]
+        )  # [B, T]: place in the suffix
         inside = ((offset >= 0) & (offset < len(self.suffix)))[..., None]
         soft = (hot @ embed.weight)[offset.clamp(0, len(self.suffix) - 1)]
         inputs = torch.where(inside, soft, embed(batch["input_ids"]))
@@ -127,15 +135,25 @@ class GCG(Attack):
     at: tuple = (20,)
 
     def run(self, model, tokenizer, material, measure):
-        from brittle.mcq import subset
+        from brittle.data.items import subset
 
         items = subset(material.forget(), self.items, self.seed)
-        pairs = list(zip(*answered(tokenizer, items, context_length(model.config) - self.length), strict=True))
+        pairs = list(
+            zip(
+                *answered(tokenizer, items, context_length(model.config) - self.length), strict=True
+            )
+        )
         with frozen(model):
-            search = Search(model, tokenizer, pairs, self.length, self.candidates, self.top, self.seed)
+            search = Search(
+                model, tokenizer, pairs, self.length, self.candidates, self.top, self.seed
+            )
             for step in range(self.steps + 1):
                 if step:
                     search.step()
                 if step in self.at:
-                    columns = {"step": step, "loss": search.loss, "suffix": tokenizer.decode(search.suffix)}
+                    columns = {
+                        "step": step,
+                        "loss": search.loss,
+                        "suffix": tokenizer.decode(search.suffix),
+                    }
                     measure(f"{self.length} tokens, step {step}", Suffix(search.suffix), **columns)

@@ -4,22 +4,9 @@ Patil et al. 2024 (arXiv:2309.17410) take what a lens finds for what was not del
 """
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 
-from brittle import lens
-from brittle.activations import hidden
 from brittle.attacks.base import Attack
-
-
-class Reader:
-    """Answers like a model, with the logits that the readout makes of the stream behind `block`."""
-
-    def __init__(self, model, block):
-        self.model, self.block, self.config, self.device = model, block, model.config, model.device
-
-    def __call__(self, **batch):
-        h = hidden(self.model, batch, [self.block])[self.block]
-        return SimpleNamespace(logits=lens.readout(self.model, batch, h))
+from brittle.models.readout import Reader
 
 
 @dataclass

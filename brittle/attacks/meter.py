@@ -8,10 +8,12 @@ as much. (Not the one with the lowest loss on half A: there the attack has learn
 import math
 from dataclasses import dataclass, field
 
-from brittle import mcq, stats
 from brittle.attacks.base import Prompt
 from brittle.attacks.material import halves
-from brittle.errors import UserError
+from brittle.base.errors import UserError
+from brittle.data.items import read_items, subset
+from brittle.maths import intervals
+from brittle.metrics import mcq
 
 FEWEST = 5  # questions of half B: with fewer an interval is all of [0, 1]
 COLUMNS = ["variant", "split", "accuracy", "accuracy_low", "accuracy_high", "n", "answer_nll"]
@@ -21,9 +23,15 @@ def eval_sets(data, max_items=200, seed=0):
     """{split: items}: all of half B, at most `max_items` of half A and of retain."""
     a, b = halves(data)
     if len(b) < FEWEST:
-        raise UserError(f"{data}/mcq_forget.jsonl has {len(b)} questions of half B: at least {FEWEST}, or nothing can be told.")
-    retain = mcq.read_items(data / "mcq_retain.jsonl")
-    return {"forget_a": mcq.subset(a, max_items, seed), "forget_b": b, "retain": mcq.subset(retain, max_items, seed)}
+        raise UserError(
+            f"{data}/mcq_forget.jsonl has {len(b)} questions of half B: at least {FEWEST}, or nothing can be told."
+        )
+    retain = read_items(data / "mcq_retain.jsonl")
+    return {
+        "forget_a": subset(a, max_items, seed),
+        "forget_b": b,
+        "retain": subset(retain, max_items, seed),
+    }
 
 
 def answers(model, tokenizer, items, prompt, batch_size=256):
@@ -31,16 +39,22 @@ def answers(model, tokenizer, items, prompt, batch_size=256):
 
     Raises UserError on NaN.
     """
-    from brittle.models import context_length
+    from brittle.models.blocks import context_length
 
     asked = [{**item, "question": prompt.question(item)} for item in items]
     pairs = mcq.encode_items(tokenizer, asked, context_length(model.config))
     pairs = [prompt.tokens(ids, start) for ids, start in pairs]
-    sums, right, nlls = iter(mcq.choice_logprobs(model, pairs, tokenizer.pad_token_id, batch_size).tolist()), [], []
+    sums, right, nlls = (
+        iter(mcq.choice_logprobs(model, pairs, tokenizer.pad_token_id, batch_size).tolist()),
+        [],
+        [],
+    )
     for item in items:
         values = [next(sums) for _ in item["choices"]]
         if not all(map(math.isfinite, values)):
-            raise UserError("the attacked model gives NaN or infinite log-probabilities: it is broken, and has no accuracy.")
+            raise UserError(
+                "the attacked model gives NaN or infinite log-probabilities: it is broken, and has no accuracy."
+            )
         right.append(int(max(range(len(values)), key=values.__getitem__) == item["answer"]))
         nlls.append(-values[item["answer"]])
     return right, nlls
@@ -49,7 +63,7 @@ def answers(model, tokenizer, items, prompt, batch_size=256):
 def interval(right, facts):
     """Wilson's interval of the mean of `right` [0 or 1], with the facts as its sample: the questions of one fact go together."""
     count = len(set(facts))
-    return stats.wilson(sum(right) / len(right) * count, count)
+    return intervals.wilson(sum(right) / len(right) * count, count)
 
 
 @dataclass
@@ -75,7 +89,9 @@ class Meter:
         model, made, facts, half_a = model or self.model, [], {}, 0.0
         for split, items in self.sets.items():
             try:
-                right, nlls = answers(model, self.tokenizer, items, prompt or Prompt(), self.batch_size)
+                right, nlls = answers(
+                    model, self.tokenizer, items, prompt or Prompt(), self.batch_size
+                )
             except UserError as error:
                 return self.broken(variant, error, **columns)
             names = [item.get("fact", item["question"]) for item in items]
@@ -90,7 +106,9 @@ class Meter:
                 half_a = share
                 if not self.everything and share <= self.best:
                     break
-        self.best = max(self.best, half_a)  # only now: a variant that breaks on half B cannot be chosen
+        self.best = max(
+            self.best, half_a
+        )  # only now: a variant that breaks on half B cannot be chosen
         self.rows += made
         self.facts[variant] = facts
         return None
@@ -109,7 +127,9 @@ def choose(rows):
     return max(known, key=lambda row: row["accuracy"])["variant"] if known else None
 
 
-def attack_model(attack, model, tokenizer, material, sets, banned, batch_size=256, everything=False):
+def attack_model(
+    attack, model, tokenizer, material, sets, banned, batch_size=256, everything=False
+):
     """The `Meter` of one attack, run. Raises UserError where the attack has read half B."""
     meter = Meter(model, tokenizer, sets, batch_size, everything)
     attack.run(model, tokenizer, material, meter)

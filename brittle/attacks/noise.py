@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from brittle.attacks.base import Attack, kept, matrices
-from brittle.stats import generator
+from brittle.maths.intervals import generator
 
 
 @torch.no_grad()
@@ -19,7 +19,9 @@ def add_noise(model, scale, seed):
     if not scale:
         return
     for name, w in matrices(model):
-        drawn = torch.randn(w.shape, generator=generator(seed, f"noise {name}", w.device), device=w.device)
+        drawn = torch.randn(
+            w.shape, generator=generator(seed, f"noise {name}", w.device), device=w.device
+        )
         size = torch.linalg.vector_norm(w.float()) / w.numel() ** 0.5
         w.copy_((w.float() + scale * size * drawn).to(w.dtype))
 
@@ -34,4 +36,8 @@ class Noise(Attack):
             for draw in range(self.draws):
                 with kept(model):
                     add_noise(model, scale, self.seed * 1009 + draw)
-                    measure(f"noise {scale:g}" + f", draw {draw}" * (self.draws > 1), noise=scale, draw=draw)
+                    measure(
+                        f"noise {scale:g}" + f", draw {draw}" * (self.draws > 1),
+                        noise=scale,
+                        draw=draw,
+                    )

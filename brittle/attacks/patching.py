@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
-from brittle.activations import hidden, resume
 from brittle.attacks.base import Attack
 from brittle.attacks.soft_prompt import answered
-from brittle.models import blocks, context_length
-from brittle.text import batches
+from brittle.data.batches import batches
+from brittle.models.blocks import blocks, context_length
+from brittle.models.hooks import hidden, resume
 
 KINDS = ("stream", "upper", "block")
 
@@ -27,7 +27,13 @@ class Patched:
     """Answers like `host`, but its stream behind `block` is `source`'s."""
 
     def __init__(self, host, source, block):
-        self.host, self.source, self.block, self.config, self.device = host, source, block, host.config, host.device
+        self.host, self.source, self.block, self.config, self.device = (
+            host,
+            source,
+            block,
+            host.config,
+            host.device,
+        )
 
     def __call__(self, **batch):
         with torch.no_grad():
@@ -76,7 +82,9 @@ class Patch(Attack):
     items: int = 200
 
     def run(self, model, tokenizer, material, measure):
-        ids, starts = answered(tokenizer, material.forget()[: self.items], context_length(model.config))
+        ids, starts = answered(
+            tokenizer, material.forget()[: self.items], context_length(model.config)
+        )
         asked = (ids, starts, tokenizer.pad_token_id)
         ends = [answer_logits(m, *asked) for m in (model, self.base)]
 

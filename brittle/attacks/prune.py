@@ -11,17 +11,19 @@ from dataclasses import dataclass
 
 import torch
 
-from brittle import text
 from brittle.attacks.base import Attack, kept, matrices
-from brittle.errors import UserError
-from brittle.models import context_length
+from brittle.base.errors import UserError
+from brittle.data.batches import batches, encode
+from brittle.models.blocks import context_length
 
 SCHEMES = ("magnitude", "wanda")
 
 
 def check(ratio):
     if not 0 <= ratio < 1:
-        raise UserError(f"--ratio {ratio}: between 0 (nothing) and 1 (everything, which is no model).")
+        raise UserError(
+            f"--ratio {ratio}: between 0 (nothing) and 1 (everything, which is no model)."
+        )
 
 
 def prune(w, ratio, inputs=None):
@@ -30,7 +32,9 @@ def prune(w, ratio, inputs=None):
     score = score.flatten(-2) if inputs is None else score * inputs.to(score)
     count = int(ratio * score.shape[-1])
     lowest = torch.argsort(score, dim=-1, stable=True)[..., :count]
-    return w.masked_fill(torch.zeros_like(score, dtype=torch.bool).scatter_(-1, lowest, True).view(w.shape), 0)
+    return w.masked_fill(
+        torch.zeros_like(score, dtype=torch.bool).scatter_(-1, lowest, True).view(w.shape), 0
+    )
 
 
 @torch.no_grad()
@@ -42,7 +46,15 @@ def input_norms(model, ids, pad_id, batch_size=32):
     def add(name):
         def hook(module, args):
             x = args[0].float()
-            total = (x.flatten(0, -2)[mask.flatten()] if x.shape[:-1] == mask.shape else x.flatten(0, -2)).pow(2).sum(0)
+            total = (
+                (
+                    x.flatten(0, -2)[mask.flatten()]
+                    if x.shape[:-1] == mask.shape
+                    else x.flatten(0, -2)
+                )
+                .pow(2)
+                .sum(0)
+            )
             norms[name] = norms.get(name, 0) + total
 
         return hook
@@ -51,7 +63,7 @@ def input_norms(model, ids, pad_id, batch_size=32):
         if f"{name}.weight" in wanted:
             handles.append(module.register_forward_pre_hook(add(f"{name}.weight")))
     try:
-        for _, batch in text.batches(ids, pad_id, batch_size, model.device):
+        for _, batch in batches(ids, pad_id, batch_size, model.device):
             mask = batch["attention_mask"].bool()
             model(**batch)
     finally:
@@ -59,7 +71,9 @@ def input_norms(model, ids, pad_id, batch_size=32):
             handle.remove()
     missing = sorted(set(wanted) - set(norms))
     if missing:
-        raise UserError(f"WANDA needs the inputs of every matrix, and {missing[0]} is no linear module. Use magnitude.")
+        raise UserError(
+            f"WANDA needs the inputs of every matrix, and {missing[0]} is no linear module. Use magnitude."
+        )
     return {name: total.sqrt() for name, total in norms.items()}
 
 
@@ -80,8 +94,16 @@ class Prune(Attack):
         for scheme in self.schemes:
             norms = None
             if scheme == "wanda":
-                order = torch.randperm(len(lines := material.benign()), generator=torch.Generator().manual_seed(self.seed))
-                ids = text.encode(tokenizer, [lines[i] for i in order[: self.texts]], context_length(model.config), "texts")
+                order = torch.randperm(
+                    len(lines := material.benign()),
+                    generator=torch.Generator().manual_seed(self.seed),
+                )
+                ids = encode(
+                    tokenizer,
+                    [lines[i] for i in order[: self.texts]],
+                    context_length(model.config),
+                    "texts",
+                )
                 norms = input_norms(model, ids, tokenizer.pad_token_id)
             for ratio in self.ratios:
                 check(ratio)

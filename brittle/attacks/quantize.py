@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from brittle.attacks.base import Attack, kept, matrices
-from brittle.errors import UserError
-from brittle.quantize import check_bits, quantize
+from brittle.base.errors import UserError
+from brittle.models.quantize import check_bits, quantize
 
 IDENTITY = 16  # bits from which on nothing is rounded
 
@@ -20,7 +20,9 @@ IDENTITY = 16  # bits from which on nothing is rounded
 def check(bits, group):
     check_bits(bits, "--bits")
     if group not in ("row", "tensor") and not (str(group).isdigit() and int(group) > 1):
-        raise UserError(f"--group {group}: row, tensor, or a number of inputs (2 or more) such as 64.")
+        raise UserError(
+            f"--group {group}: row, tensor, or a number of inputs (2 or more) such as 64."
+        )
 
 
 def rounded(w, bits, group="row"):

@@ -8,12 +8,17 @@ rate, float32 weights. A rate that breaks the model has no measurement from ther
 from dataclasses import dataclass
 
 from brittle.attacks.base import Attack, is_mini, kept, right_answers
-from brittle.errors import UserError
+from brittle.base.errors import UserError
 
-RATES = {"mini": {"full": (1e-3, 3e-3), "lora": (3e-3, 1e-2)}, "large": {"full": (1e-5, 3e-5), "lora": (1e-4, 3e-4)}}
+RATES = {
+    "mini": {"full": (1e-3, 3e-3), "lora": (3e-3, 1e-2)},
+    "large": {"full": (1e-5, 3e-5), "lora": (1e-4, 3e-4)},
+}
 
 
-def fine_tune(model, tokenizer, texts, lr, steps, at, batch_size, seed, measure, lora_rank=0, label=None):
+def fine_tune(
+    model, tokenizer, texts, lr, steps, at, batch_size, seed, measure, lora_rank=0, label=None
+):
     """Train `model` in place and call measure(step) at the steps of `at`. Raises UserError where the rate breaks it.
 
     With `lora_rank` adapters on all linear modules train; they are taken off again at the end.
@@ -22,15 +27,25 @@ def fine_tune(model, tokenizer, texts, lr, steps, at, batch_size, seed, measure,
 
     import torch
 
-    from brittle import adapters, losses, models, text
-    from brittle.train import Settings, make_accelerator, train
+    from brittle.data.batches import Stream, encode
+    from brittle.models.blocks import context_length
+    from brittle.models.logprobs import nll
+    from brittle.training import adapters
+    from brittle.training.loop import make_accelerator, train
+    from brittle.training.settings import Settings
 
-    ids = text.encode(tokenizer, texts, models.context_length(model.config), "attack texts")
-    stream = text.Stream(ids, tokenizer.pad_token_id, batch_size, 1, seed, model.device)
+    ids = encode(tokenizer, texts, context_length(model.config), "attack texts")
+    stream = Stream(ids, tokenizer.pad_token_id, batch_size, 1, seed, model.device)
     settings = Settings(steps=steps, lr=lr, batch_size=batch_size, schedule="constant", seed=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for a name that will go
-        wrapped = adapters.add(model, None, lora_rank, 2.0 * lora_rank, "all", seed) if lora_rank else None
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # PEFT asks transformers for a name that will go
+        wrapped = (
+            adapters.add(model, None, lora_rank, 2.0 * lora_rank, "all", seed)
+            if lora_rank
+            else None
+        )
 
     def after(step, row):
         if step in at:
@@ -39,11 +54,18 @@ def fine_tune(model, tokenizer, texts, lr, steps, at, batch_size, seed, measure,
             model.train()
 
     def terms(step, micro, progress):
-        return {"nll": losses.nll(model, stream.batches(step)[micro])}
+        return {"nll": nll(model, stream.batches(step)[micro])}
 
     model.train()
     try:
-        train(model, terms, settings, make_accelerator(torch.device(model.device)), after_step=after, label=label)
+        train(
+            model,
+            terms,
+            settings,
+            make_accelerator(torch.device(model.device)),
+            after_step=after,
+            label=label,
+        )
     finally:
         if wrapped is not None:
             wrapped.unload()
@@ -76,7 +98,18 @@ class Relearn(Attack):
 
                 seen = {step for step in self.at if step <= self.steps}
                 try:
-                    fine_tune(model, tokenizer, texts, lr, self.steps, seen, self.batch_size, self.seed, at_step, self.lora_rank)
+                    fine_tune(
+                        model,
+                        tokenizer,
+                        texts,
+                        lr,
+                        self.steps,
+                        seen,
+                        self.batch_size,
+                        self.seed,
+                        at_step,
+                        self.lora_rank,
+                    )
                 except UserError as error:
                     for step in sorted(seen - set(done)):
                         measure.broken(f"lr {lr:g}, step {step}", error, lr=lr, step=step)

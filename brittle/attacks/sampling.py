@@ -8,9 +8,9 @@ Prefix extraction (Carlini et al. 2023, arXiv:2202.07646): is a training text co
 
 import random
 
-from brittle.generate import Sampling, generate, stop_ids
-from brittle.leaks import match
-from brittle.text import batches
+from brittle.data.batches import batches
+from brittle.metrics.leaks import match
+from brittle.models.generate import Sampling, generate, stop_ids
 
 ALPHA = 0.01  # of the bounds on a sample's probability of leaking
 
@@ -49,17 +49,26 @@ def leaks(items, texts, seed=0):
     for item, made in zip(items, texts, strict=True):
         answer, other = item["choices"][item["answer"]], decoy(item, seed)
         hits, misses = (sum(says(text, value) for text in made) for value in (answer, other))
-        yield {"leaks": hits, "decoys": misses, "samples": len(made), "bound": upper_bound(hits, len(made))}
+        yield {
+            "leaks": hits,
+            "decoys": misses,
+            "samples": len(made),
+            "bound": upper_bound(hits, len(made)),
+        }
 
 
-def sample(model, tokenizer, items, prompt, samples, temperature, top_p, tokens, seed, batch_size=256):
+def sample(
+    model, tokenizer, items, prompt, samples, temperature, top_p, tokens, seed, batch_size=256
+):
     """(greedy, sampled) `leaks` of the items, asked through `prompt`; sampled is None for no samples."""
     questions = [prompt.question(item) for item in items]
     greedy = answers(model, tokenizer, questions, Sampling(tokens), 1, batch_size)
     drawn = None
     if samples:
         settings = Sampling(tokens, temperature, top_p, seed)
-        drawn = list(leaks(items, answers(model, tokenizer, questions, settings, samples, batch_size), seed))
+        drawn = list(
+            leaks(items, answers(model, tokenizer, questions, settings, samples, batch_size), seed)
+        )
     return list(leaks(items, greedy, seed)), drawn
 
 

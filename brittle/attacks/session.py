@@ -6,14 +6,24 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from brittle import files, models, wrapped_models
 from brittle.attacks import attack_class
 from brittle.attacks.material import TELLING, Material, forbidden
 from brittle.attacks.meter import COLUMNS, attack_model, choose, eval_sets
-from brittle.errors import UserError
+from brittle.base.errors import UserError
+from brittle.base.files import describe_file, replace_text, sha256
+from brittle.base.layout import model_files
+from brittle.models import guarded
 
 SHARED = ("base", "material", "meter")  # modules that every attack depends on
-DATA = ("mcq_forget.jsonl", "mcq_retain.jsonl", "qa_forget.jsonl", "retain.txt", "retain.jsonl", "neutral.txt", *TELLING)
+DATA = (
+    "mcq_forget.jsonl",
+    "mcq_retain.jsonl",
+    "qa_forget.jsonl",
+    "retain.txt",
+    "retain.jsonl",
+    "neutral.txt",
+    *TELLING,
+)
 
 
 @dataclass
@@ -33,7 +43,7 @@ class Session:
     def model(self):
         """(model, tokenizer)"""
         if not self.loaded:
-            self.loaded += wrapped_models.load(self.folder, self.device, self.dtype, guard=self.guard)
+            self.loaded += guarded.load(self.folder, self.device, self.dtype, guard=self.guard)
         return self.loaded
 
     def files(self):
@@ -43,7 +53,7 @@ class Session:
 
     def inputs(self):
         """All files that an attack's outcome depends on: data, and the model's own."""
-        return [*self.files(), *map(str, models.model_files(self.folder))]
+        return [*self.files(), *map(str, model_files(self.folder))]
 
     def chance(self):
         """Accuracy on half B by guessing."""
@@ -61,15 +71,25 @@ class Session:
     def run(self, attack, everything=False):
         """(`Meter`, `Material`) of an attack (an object). Raises UserError where it has read half B."""
         material, sets = Material(self.data), eval_sets(self.data, self.max_items, attack.seed)
-        return attack_model(attack, *self.model(), material, sets, forbidden(self.data), self.batch_size, everything), material
+        return attack_model(
+            attack, *self.model(), material, sets, forbidden(self.data), self.batch_size, everything
+        ), material
 
     def key(self, name, attack, described):
         """All that a cell follows from, as JSON. described: {path: files.describe_file(path)}."""
-        code = [importlib.import_module(f"brittle.attacks.{m}") for m in (*SHARED, type(attack).__module__.split(".")[-1])]
+        code = [
+            importlib.import_module(f"brittle.attacks.{m}")
+            for m in (*SHARED, type(attack).__module__.split(".")[-1])
+        ]
         settings = {**asdict(attack), "max_items": self.max_items, "dtype": self.dtype}
         settings["guard"] = self.guard.about if self.guard else None
         hashes = {path: entry["sha256"] for path, entry in described.items()}
-        made = {"attack": name, "settings": settings, "inputs": hashes, "code": [files.sha256(m.__file__) for m in code]}
+        made = {
+            "attack": name,
+            "settings": settings,
+            "inputs": hashes,
+            "code": [sha256(m.__file__) for m in code],
+        }
         return json.loads(json.dumps(made, default=str))
 
     def cell(self, name, seed, described):
@@ -82,11 +102,19 @@ class Session:
         try:
             meter, material = self.run(attack)
             best = choose(meter.rows)
-            made |= {"rows": meter.rows, "chosen": best, "facts": meter.facts.get(best, {}), "notes": meter.notes}
+            made |= {
+                "rows": meter.rows,
+                "chosen": best,
+                "facts": meter.facts.get(best, {}),
+                "notes": meter.notes,
+            }
             made |= {"texts_read": len(material.read), "read_sha256": material.digest()}
         except UserError as error:
             made["notes"] = [str(error)]
-        return made | {"seconds": round(time.time() - wall, 3), "cpu_seconds": round(time.process_time() - cpu, 3)}
+        return made | {
+            "seconds": round(time.time() - wall, 3),
+            "cpu_seconds": round(time.process_time() - cpu, 3),
+        }
 
 
 def read_cell(path, key):
@@ -101,14 +129,20 @@ def read_cell(path, key):
 def cells(session, names, seeds, folder, force=False, say=print):
     """[(attack, seed, cell)] of all attacks and seeds; those in `folder` that are still true are taken from there."""
     folder.mkdir(parents=True, exist_ok=True)
-    described = {path: files.describe_file(path) for path in session.inputs()}
+    described = {path: describe_file(path) for path in session.inputs()}
     for seed in seeds:
         for name in names:
             path = folder / f"{name}-{seed}.json"
-            found = None if force else read_cell(path, session.key(name, attack_class(name)(seed=seed), described))
+            found = (
+                None
+                if force
+                else read_cell(path, session.key(name, attack_class(name)(seed=seed), described))
+            )
             if found is None:
                 found = session.cell(name, seed, described)
-                files.replace_text(path, json.dumps(found))
+                replace_text(path, json.dumps(found))
                 took = f"{found['seconds']:.1f} s, of CPU {found['cpu_seconds']:.1f} s"
-                say(f"{name} (seed {seed}): {took}: {found['chosen'] or 'failed: ' + '; '.join(found['notes'])}")
+                say(
+                    f"{name} (seed {seed}): {took}: {found['chosen'] or 'failed: ' + '; '.join(found['notes'])}"
+                )
             yield name, seed, found

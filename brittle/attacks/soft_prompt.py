@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
-from brittle import mcq, text
 from brittle.attacks.base import Attack, frozen
-from brittle.errors import UserError
-from brittle.losses import token_logprobs
-from brittle.models import context_length
-from brittle.stats import generator
+from brittle.base.errors import UserError
+from brittle.data.batches import Stream
+from brittle.maths.intervals import generator
+from brittle.metrics import mcq
+from brittle.models.blocks import context_length
+from brittle.models.logprobs import token_logprobs
 
 
 @contextmanager
@@ -25,7 +26,9 @@ def prompted(model, vectors):
     def before(module, args, kwargs):
         ids, mask = kwargs.pop("input_ids"), kwargs.pop("attention_mask")
         if ids.size(1) + k > context_length(model.config):
-            raise UserError(f"a prompt of {k} vectors and {ids.size(1)} tokens are more than the model's context.")
+            raise UserError(
+                f"a prompt of {k} vectors and {ids.size(1)} tokens are more than the model's context."
+            )
         front = vectors.to(model.dtype).expand(len(ids), -1, -1)
         kwargs["inputs_embeds"] = torch.cat([front, embed(ids)], 1)
         kwargs["attention_mask"] = torch.cat([mask.new_ones(len(ids), k), mask], 1)
@@ -35,7 +38,10 @@ def prompted(model, vectors):
         output.logits = output.logits[:, k:]
         return output
 
-    handles = [model.register_forward_pre_hook(before, with_kwargs=True), model.register_forward_hook(after)]
+    handles = [
+        model.register_forward_pre_hook(before, with_kwargs=True),
+        model.register_forward_hook(after),
+    ]
     try:
         yield
     finally:
@@ -76,18 +82,29 @@ class SoftPrompt(Attack):
     batch_size: int = 32
 
     def run(self, model, tokenizer, material, measure):
-        ids, starts = answered(tokenizer, material.forget(), context_length(model.config) - self.count)
-        stream = text.Stream(ids, tokenizer.pad_token_id, self.batch_size, 1, self.seed, model.device)
+        ids, starts = answered(
+            tokenizer, material.forget(), context_length(model.config) - self.count
+        )
+        stream = Stream(ids, tokenizer.pad_token_id, self.batch_size, 1, self.seed, model.device)
         vectors = start_vectors(model, self.count, self.seed).requires_grad_(True)
-        rate = self.lr * float(model.get_input_embeddings().weight.detach().float().pow(2).mean().sqrt())
+        rate = self.lr * float(
+            model.get_input_embeddings().weight.detach().float().pow(2).mean().sqrt()
+        )
         optimizer = torch.optim.Adam([vectors], lr=rate)
         with frozen(model), prompted(model, vectors):
             for step in range(1, self.steps + 1):
                 batch = stream.batches(step - 1)[0]
-                loss = answer_nll(model, batch, torch.tensor([starts[i] for i in batch.index.tolist()], device=model.device))
+                loss = answer_nll(
+                    model,
+                    batch,
+                    torch.tensor([starts[i] for i in batch.index.tolist()], device=model.device),
+                )
                 if not torch.isfinite(loss):
                     measure.broken(
-                        f"{self.count} vectors, step {step}", f"the loss is {loss.item()}", vectors=self.count, step=step
+                        f"{self.count} vectors, step {step}",
+                        f"the loss is {loss.item()}",
+                        vectors=self.count,
+                        step=step,
                     )
                     return
                 optimizer.zero_grad()

@@ -3,7 +3,7 @@
 import importlib
 import re
 
-from brittle.errors import UserError
+from brittle.base.errors import UserError
 
 METHODS = {
     "ga_simple": "ga_simple:GASimple",
@@ -21,7 +21,7 @@ METHODS = {
     "cb_lat": "cb_lat:CBLAT",
     "ngdiff": "ngdiff:NGDiff",
     "tar": "tar:TAR",
-    "sequential": "sequential:Sequential",
+    "sequential": "sequential.method:Sequential",
     "wt_dist": "wt_dist:WtDist",
     "wt_dist_reg": "wt_dist_reg:WtDistReg",
     "task_vector": "task_vector:TaskVector",
@@ -41,7 +41,9 @@ def describe(name):
     """{title, paper, url, formula} of a method, from its module's docstring: the first line names the publication (an arXiv
     number, or a repository), the first indented block is the formula, each line up to a wide gap."""
     text = importlib.import_module(method_class(name).__module__).__doc__.strip()
-    paper, number, repository = re.search(r"\(([^()]*?), (?:arXiv:(\d{4}\.\d{5})|(github\.com/[\w./-]+))", text).groups()
+    paper, number, repository = re.search(
+        r"\(([^()]*?), (?:arXiv:(\d{4}\.\d{5})|(github\.com/[\w./-]+))", text
+    ).groups()
     formula = re.search(r"\n\n((?:    .*\n)+)", text + "\n")[1]
     parts = [re.split(r"\s{4,}", line.strip())[0].rstrip(",;") for line in formula.splitlines()]
     return {

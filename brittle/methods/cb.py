@@ -14,8 +14,8 @@ import contextlib
 from dataclasses import dataclass
 from typing import ClassVar
 
-import brittle
-from brittle.methods.base import Method, knob
+from brittle.base.knobs import knob
+from brittle.methods.base import Method
 
 
 @dataclass
@@ -25,17 +25,25 @@ class CB(Method):
     layer_id: tuple = knob((9, 19), "Block(s) whose output is rerouted.", low=0)
     alpha: float = knob(10.0, "Weight of rerouting (readme: of the retain term).", low=0)
     retain_alpha: float = knob(10.0, "Weight of the retain term.", low=0)
-    retain_start: float = knob(0.0, "Share of the retain weight that holds from the first step.", low=0, high=1)
+    retain_start: float = knob(
+        0.0, "Share of the retain weight that holds from the first step.", low=0, high=1
+    )
     variant: str = knob("paper", "Which definition.", choices=("paper", "readme"))
 
     def start(self, model, reference, data):
         import torch
 
+        from brittle.models.blocks import check_blocks
+
         super().start(model, reference, data)
-        brittle.models.check_blocks(model, self.layer_id)
+        check_blocks(model, self.layer_id)
         generator = torch.Generator().manual_seed(self.seed)
-        draws = {k: torch.randn(model.config.hidden_size, generator=generator) for k in self.layer_id}
-        self.target = {k: u.to(model.device) for k, u in draws.items()} if self.variant == "readme" else {}
+        draws = {
+            k: torch.randn(model.config.hidden_size, generator=generator) for k in self.layer_id
+        }
+        self.target = (
+            {k: u.to(model.device) for k, u in draws.items()} if self.variant == "readme" else {}
+        )
 
     def perturbed(self, forget):
         """A context in which the forget texts' states are collected; CB-LAT's adversary acts here."""
@@ -44,24 +52,37 @@ class CB(Method):
     def losses(self, forget, retain, progress):
         from torch.nn.functional import cosine_similarity, relu
 
-        hidden, wide, mean = brittle.activations.hidden, brittle.losses.wide, brittle.losses.token_mean
+        from brittle.maths import precision
+        from brittle.methods import terms
+        from brittle.models import hooks
+        from brittle.models.logprobs import token_mean
+
+        hidden, wide, mean = hooks.hidden, precision.wide, token_mean
         deep = range(max(self.layer_id) + 1) if self.variant == "paper" else self.layer_id
         with self.perturbed(forget):
             h_forget = hidden(self.model, forget, self.layer_id)
         h_retain = hidden(self.model, retain, deep)
         with self.reference as frozen:
-            before_forget = hidden(frozen, forget, self.layer_id) if self.variant == "paper" else self.target
+            before_forget = (
+                hidden(frozen, forget, self.layer_id) if self.variant == "paper" else self.target
+            )
             before_retain = hidden(frozen, retain, deep)
 
         def cos(now, before, batch, bound=lambda c: c):
-            return [mean(bound(cosine_similarity(wide(now[k]), wide(before[k]), dim=-1)), batch) for k in self.layer_id]
+            return [
+                mean(bound(cosine_similarity(wide(now[k]), wide(before[k]), dim=-1)), batch)
+                for k in self.layer_id
+            ]
 
         if self.variant == "readme":
             kept = cos(h_retain, before_retain, retain, lambda c: 1 - c)
-            return {"forget": -sum(cos(h_forget, before_forget, forget)), "retain": self.alpha * sum(kept)}
+            return {
+                "forget": -sum(cos(h_forget, before_forget, forget)),
+                "retain": self.alpha * sum(kept),
+            }
         ramp = self.retain_start + (1 - self.retain_start) * progress / 2
         near = cos(h_forget, before_forget, forget, relu)
         return {
             "forget": self.alpha * (1 - progress / 2) * sum(near) / len(near),
-            "retain": self.retain_alpha * ramp * brittle.losses.moved(h_retain, before_retain, retain),
+            "retain": self.retain_alpha * ramp * terms.moved(h_retain, before_retain, retain),
         }

@@ -8,23 +8,31 @@ paper: L2 ball a token and the paper's rerouting; readme: L-infinity ball and ra
 
 from dataclasses import dataclass
 
-import brittle
-from brittle.methods.base import knob
+from brittle.base.errors import UserError
+from brittle.base.knobs import knob
 from brittle.methods.cb import CB
 from brittle.methods.lat import perturbation
 
 
 @dataclass
 class CBLAT(CB):
-    lat_layer: int = knob(7, "Block whose output the adversary perturbs; at or below the lowest rerouted block.", low=0)
-    lat_eps: float = knob(2.0, "Radius of the adversary's ball (paper: L2, a token; readme: L-infinity).", low=0)
+    lat_layer: int = knob(
+        7,
+        "Block whose output the adversary perturbs; at or below the lowest rerouted block.",
+        low=0,
+    )
+    lat_eps: float = knob(
+        2.0, "Radius of the adversary's ball (paper: L2, a token; readme: L-infinity).", low=0
+    )
     lat_steps: int = knob(6, "Steps of the adversary.", low=0)
 
     def start(self, model, reference, data):
+        from brittle.models.blocks import check_blocks
+
         super().start(model, reference, data)
-        brittle.models.check_blocks(model, [self.lat_layer], "--lat-layer")
+        check_blocks(model, [self.lat_layer], "--lat-layer")
         if self.lat_layer > min(self.layer_id):
-            raise brittle.errors.UserError(
+            raise UserError(
                 f"--lat-layer {self.lat_layer} lies above --layer-id {min(self.layer_id)}, which would not feel it. "
                 f"Give a block from 0 to {min(self.layer_id)}."
             )

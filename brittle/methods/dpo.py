@@ -10,8 +10,8 @@ The start's log-probabilities are measured once and kept by example.
 
 from dataclasses import dataclass
 
-import brittle
-from brittle.methods.base import REFUSALS, WithRetain, knob
+from brittle.base.knobs import REFUSALS, knob
+from brittle.methods.base import WithRetain
 
 
 @dataclass
@@ -21,16 +21,27 @@ class DPO(WithRetain):
     variant: str = knob("paper", "Which definition.", choices=("paper", "readme"))
 
     def logprobs(self, batch):
-        summed = brittle.losses.sequence_logprobs(self.model, batch)
-        return summed if self.variant == "paper" else summed / brittle.losses.target_mask(batch).sum(1).clamp_min(1)
+        from brittle.models.logprobs import sequence_logprobs, target_mask
+
+        summed = sequence_logprobs(self.model, batch)
+        return (
+            summed if self.variant == "paper" else summed / target_mask(batch).sum(1).clamp_min(1)
+        )
 
     def start(self, model, reference, data):
+        from brittle.methods.refusals import Refusals
+        from brittle.models.logprobs import by_example
+
         super().start(model, reference, data)
         self.refused = (
-            brittle.refusals.Refusals(self.refusals, data.forget, data.tokenizer, self.seed) if self.variant == "paper" else None
+            Refusals(self.refusals, data.forget, data.tokenizer, self.seed)
+            if self.variant == "paper"
+            else None
         )
         chosen = self.refused or data.retain
-        self.before = [brittle.losses.by_example(self.logprobs, texts, model.device) for texts in (chosen, data.forget)]
+        self.before = [
+            by_example(self.logprobs, texts, model.device) for texts in (chosen, data.forget)
+        ]
 
     def losses(self, forget, retain, progress):
         import torch.nn.functional as F

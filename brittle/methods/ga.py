@@ -7,8 +7,8 @@ Unbounded below, so watch the forget NLL against ln V.
 
 from dataclasses import dataclass
 
-import brittle
-from brittle.methods.base import WithRetain, knob
+from brittle.base.knobs import knob
+from brittle.methods.base import WithRetain
 
 
 @dataclass
@@ -16,7 +16,9 @@ class GA(WithRetain):
     forget_weight: float = knob(1.0, "Weight of the forget term.", low=0)
 
     def losses(self, forget, retain, progress):
+        from brittle.models.logprobs import nll
+
         return {
-            "forget": -self.forget_weight * brittle.losses.nll(self.model, forget),
+            "forget": -self.forget_weight * nll(self.model, forget),
             "retain": self.retain_term(retain),
         }

@@ -7,11 +7,12 @@ Unbounded below and nothing holds the rest of the model: it is the baseline that
 
 from dataclasses import dataclass
 
-import brittle
 from brittle.methods.base import Method
 
 
 @dataclass
 class GASimple(Method):
     def losses(self, forget, retain, progress):
-        return {"forget": -brittle.losses.nll(self.model, forget)}
+        from brittle.models.logprobs import nll
+
+        return {"forget": -nll(self.model, forget)}

@@ -9,8 +9,8 @@ prompt's cancel; its gradient fades where the answer is far likelier than the re
 
 from dataclasses import dataclass
 
-import brittle
-from brittle.methods.base import REFUSALS, WithRetain, knob, retain_knob
+from brittle.base.knobs import REFUSALS, knob, retain_knob
+from brittle.methods.base import WithRetain
 
 
 @dataclass
@@ -21,22 +21,28 @@ class IDK(WithRetain):
     retain_loss: str = retain_knob("ap", "ap")
 
     def start(self, model, reference, data):
+        from brittle.methods.refusals import Refusals
+
         super().start(model, reference, data)
         self.refused = [
-            brittle.refusals.Refusals(self.refusals, s, data.tokenizer, self.seed + k)
+            Refusals(self.refusals, s, data.tokenizer, self.seed + k)
             for k, s in enumerate((data.forget, data.retain))
         ]
 
     def losses(self, forget, retain, progress):
         import torch.nn.functional as F
 
+        from brittle.models.logprobs import sequence_logprobs, token_logprobs
+
         answers = self.refused[0].batch(forget)
-        logprobs = brittle.losses.token_logprobs(self.model(**answers).logits, answers["input_ids"])
+        logprobs = token_logprobs(self.model(**answers).logits, answers["input_ids"])
         # the mean over examples of each one's mean: no example's weight depends on its neighbours
         a_token = (logprobs * answers.reply).sum(1) / answers.reply.sum(1).clamp_min(1)
         terms = {"forget": -self.forget_weight * a_token.mean()}
         if self.retain_loss != "ap":
             return terms | {"retain": self.retain_term(retain)}
-        refusal, answer = (brittle.losses.sequence_logprobs(self.model, b) for b in (self.refused[1].batch(retain), retain))
+        refusal, answer = (
+            sequence_logprobs(self.model, b) for b in (self.refused[1].batch(retain), retain)
+        )
         kept = -F.logsigmoid(-self.beta * (refusal - answer)).mean() / self.beta
         return terms | {"retain": self.retain_weight * kept}

@@ -7,7 +7,7 @@
 
 from dataclasses import dataclass
 
-from brittle.methods.base import retain_knob
+from brittle.base.knobs import retain_knob
 from brittle.methods.ga import GA
 
 

@@ -12,15 +12,19 @@ gradients reach delta only.
 
 from dataclasses import dataclass
 
-import brittle
-from brittle.methods.base import WithRetain, knob
+from brittle.base.knobs import knob
+from brittle.methods.base import WithRetain
 
 
 def perturbation(rule, forget):
     """The context of an adversary's perturbation of the forget texts, for a rule with the knobs lat_* and variant."""
+
+    from brittle.methods import adversary
+    from brittle.models.hooks import edit
+
     norm = "l2" if rule.variant == "paper" else "linf"
-    delta = brittle.adversary.attack(rule.model, forget, rule.lat_layer, rule.lat_eps, rule.lat_steps, norm)
-    return brittle.activations.edit(rule.model, {rule.lat_layer: lambda h: h + delta.to(h.dtype)})
+    delta = adversary.attack(rule.model, forget, rule.lat_layer, rule.lat_eps, rule.lat_steps, norm)
+    return edit(rule.model, {rule.lat_layer: lambda h: h + delta.to(h.dtype)})
 
 
 @dataclass
@@ -28,20 +32,26 @@ class LAT(WithRetain):
     forget_weight: float = knob(1.0, "Weight of the forget term.", low=0)
     retain_weight: float = knob(4.0, "Weight of the retain term.", low=0)
     lat_layer: int = knob(7, "Block whose output the adversary perturbs.", low=0)
-    lat_eps: float = knob(2.0, "Radius of the adversary's ball (paper: L2, a token; readme: L-infinity).", low=0)
+    lat_eps: float = knob(
+        2.0, "Radius of the adversary's ball (paper: L2, a token; readme: L-infinity).", low=0
+    )
     lat_steps: int = knob(6, "Steps of the adversary.", low=0)
     variant: str = knob("paper", "Which definition.", choices=("paper", "readme"))
 
     def start(self, model, reference, data):
+        from brittle.models.blocks import check_blocks
+
         super().start(model, reference, data)
-        brittle.models.check_blocks(model, [self.lat_layer], "--lat-layer")
+        check_blocks(model, [self.lat_layer], "--lat-layer")
 
     def losses(self, forget, retain, progress):
+        from brittle.models.logprobs import nll, target_mean, token_logprobs
+
         with perturbation(self, forget):
             if self.variant == "readme":
-                away = -brittle.losses.nll(self.model, forget)
+                away = -nll(self.model, forget)
             else:
-                logprobs = brittle.losses.token_logprobs(self.model(**forget).logits, forget["input_ids"])
+                logprobs = token_logprobs(self.model(**forget).logits, forget["input_ids"])
                 # log(1 - p) by expm1; p = 1 in floating point would give infinity: kept off by the smallest step below 1
-                away = brittle.losses.target_mean(-(-logprobs.clamp_max(-1e-6).expm1()).log(), forget)
+                away = target_mean(-(-logprobs.clamp_max(-1e-6).expm1()).log(), forget)
         return {"forget": self.forget_weight * away, "retain": self.retain_term(retain)}

@@ -8,8 +8,8 @@ All real tokens count, prompt included. 0 exactly where every token is equally l
 import math
 from dataclasses import dataclass
 
-import brittle
-from brittle.methods.base import WithRetain, knob
+from brittle.base.knobs import knob
+from brittle.methods.base import WithRetain
 
 
 @dataclass
@@ -17,9 +17,12 @@ class ME(WithRetain):
     forget_weight: float = knob(0.1, "Weight of the forget term.", low=0)
 
     def losses(self, forget, retain, progress):
-        logits = brittle.losses.wide(self.model(**forget).logits)
+        from brittle.maths.precision import wide
+        from brittle.models.logprobs import token_mean
+
+        logits = wide(self.model(**forget).logits)
         from_uniform = logits.logsumexp(-1) - logits.mean(-1) - math.log(logits.size(-1))  # [B, T]
         return {
-            "forget": self.forget_weight * brittle.losses.token_mean(from_uniform, forget),
+            "forget": self.forget_weight * token_mean(from_uniform, forget),
             "retain": self.retain_term(retain),
         }

@@ -8,7 +8,7 @@ n = 1 is `task_vector`. The share of entries that agree is printed.
 
 from dataclasses import dataclass
 
-from brittle.methods.base import knob
+from brittle.base.knobs import knob
 from brittle.methods.task_vector import TaskVector
 
 
@@ -38,5 +38,7 @@ class NegMerge(TaskVector):
             for (p, before), t, same in zip(pairs, total, agree, strict=True):
                 p.copy_(before - self.task_scale * t / self.tunings * same)
         share = sum(int(a.sum()) for a in agree) / sum(a.numel() for a in agree)
-        print(f"negmerge: {share:.1%} of the entries have one sign in all {self.tunings} fine-tunings")
+        print(
+            f"negmerge: {share:.1%} of the entries have one sign in all {self.tunings} fine-tunings"
+        )
         return history

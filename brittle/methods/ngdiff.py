@@ -11,8 +11,8 @@ most 2, where it opens upward. Meant for plain SGD without clipping (the preset'
 from dataclasses import dataclass
 from typing import ClassVar
 
-import brittle
-from brittle.methods.base import Method, knob
+from brittle.base.knobs import knob
+from brittle.methods.base import Method
 
 
 def parabola_minimum(left, middle, right):
@@ -32,33 +32,45 @@ class NGDiff(Method):
         self.state.update(scale=1.0, calls=0)
 
     def losses(self, forget, retain, progress):
+        from brittle.models.logprobs import nll
+
         self.batch = retain
-        return {"forget": brittle.losses.nll(self.model, forget), "retain": brittle.losses.nll(self.model, retain)}
+        return {"forget": nll(self.model, forget), "retain": nll(self.model, retain)}
 
     def combine(self, gradients, lr):
         import torch
 
-        from brittle.train import norm_of
+        from brittle.maths.linalg import norm_of
 
         size = {term: norm_of(g).item() + 1e-12 for term, g in gradients.items()}
-        g, away = gradients.pop("retain"), gradients.pop("forget")  # in place: a 7B model has no room for a third set
+        g, away = (
+            gradients.pop("retain"),
+            gradients.pop("forget"),
+        )  # in place: a 7B model has no room for a third set
         for r, f in zip(g, away, strict=True):
             r.div_(size["retain"]).sub_(f, alpha=1 / size["forget"])
         del away, f
         if self.lr_probe_every and self.state["calls"] % self.lr_probe_every == 0 and lr:
             with torch.no_grad():
-                found = parabola_minimum(*(self.retain_loss_at(g, -lr * self.state["scale"] * t) for t in (-1, 0, 1)))
-            self.state["scale"] *= min(found or 1.0, 2.0)  # a parabola is not known far beyond its points
+                found = parabola_minimum(
+                    *(self.retain_loss_at(g, -lr * self.state["scale"] * t) for t in (-1, 0, 1))
+                )
+            self.state["scale"] *= min(
+                found or 1.0, 2.0
+            )  # a parabola is not known far beyond its points
         self.state["calls"] += 1
         return [x.mul_(self.state["scale"]) for x in g]
 
     def retain_loss_at(self, g, shift):
         """The retain NLL with theta + shift g, theta put back to the bit."""
+
+        from brittle.models.logprobs import nll
+
         trained = [p for p in self.model.parameters() if p.requires_grad]
         kept = [p.detach().clone() for p in trained] if shift else []
         for p, x in zip(trained, g, strict=True):
             p.add_(x, alpha=shift)
-        loss = brittle.losses.nll(self.model, self.batch).item()
+        loss = nll(self.model, self.batch).item()
         for p, before in zip(trained, kept, strict=False):
             p.copy_(before)
         return loss

@@ -11,8 +11,8 @@ The start's log-probabilities are measured once and kept by example, so no secon
 
 from dataclasses import dataclass
 
-import brittle
-from brittle.methods.base import WithRetain, knob
+from brittle.base.knobs import knob
+from brittle.methods.base import WithRetain
 
 
 @dataclass
@@ -22,12 +22,19 @@ class NPO(WithRetain):
 
     def logprobs(self, batch):
         """log p [B] of each text, by the variant."""
-        summed = brittle.losses.sequence_logprobs(self.model, batch)
-        return summed if self.variant == "paper" else summed / brittle.losses.target_mask(batch).sum(1).clamp_min(1)
+
+        from brittle.models.logprobs import sequence_logprobs, target_mask
+
+        summed = sequence_logprobs(self.model, batch)
+        return (
+            summed if self.variant == "paper" else summed / target_mask(batch).sum(1).clamp_min(1)
+        )
 
     def start(self, model, reference, data):
+        from brittle.models.logprobs import by_example
+
         super().start(model, reference, data)
-        self.before = brittle.losses.by_example(self.logprobs, data.forget, model.device)
+        self.before = by_example(self.logprobs, data.forget, model.device)
 
     def losses(self, forget, retain, progress):
         import torch.nn.functional as F

@@ -11,8 +11,8 @@ Means over real tokens and width (the paper's code counts padding). Forward pass
 from dataclasses import dataclass
 from typing import ClassVar
 
-import brittle
-from brittle.methods.base import Method, knob
+from brittle.base.knobs import knob
+from brittle.methods.base import Method
 
 
 @dataclass
@@ -25,10 +25,14 @@ class RMU(Method):
     variant: str = knob("paper", "Which definition.", choices=("paper", "readme"))
 
     def trains(self, model):
-        brittle.models.check_blocks(model, self.layer_id)
+        from brittle.models.blocks import check_blocks, down_projections
+
+        check_blocks(model, self.layer_id)
         if self.variant == "readme":
             return None
-        return brittle.models.down_projections(model, range(max(0, min(self.layer_id) - 2), max(self.layer_id) + 1))
+        return down_projections(
+            model, range(max(0, min(self.layer_id) - 2), max(self.layer_id) + 1)
+        )
 
     def start(self, model, reference, data):
         import torch
@@ -42,11 +46,17 @@ class RMU(Method):
             self.target[k] = (self.steering_coeff * u / u.norm()).to(model.device)
 
     def losses(self, forget, retain, progress):
-        hidden, mse = brittle.activations.hidden, brittle.losses.masked_mse
-        h_forget, h_retain = (hidden(self.model, batch, self.layer_id) for batch in (forget, retain))
+        from brittle.methods import terms
+        from brittle.models import hooks
+
+        hidden, mse = hooks.hidden, terms.masked_mse
+        h_forget, h_retain = (
+            hidden(self.model, batch, self.layer_id) for batch in (forget, retain)
+        )
         with self.reference as frozen:
             h_before = hidden(frozen, retain, self.layer_id)
         return {
             "forget": sum(mse(h_forget[k], self.target[k], forget) for k in self.layer_id),
-            "retain": self.alpha * sum(mse(h_retain[k], h_before[k], retain) for k in self.layer_id),
+            "retain": self.alpha
+            * sum(mse(h_retain[k], h_before[k], retain) for k in self.layer_id),
         }

@@ -7,8 +7,8 @@
 
 from dataclasses import dataclass
 
-import brittle
-from brittle.methods.base import WithRetain, knob
+from brittle.base.knobs import knob
+from brittle.methods.base import WithRetain
 
 
 @dataclass
@@ -20,7 +20,9 @@ class SimNPO(WithRetain):
     def losses(self, forget, retain, progress):
         import torch.nn.functional as F
 
-        length = brittle.losses.target_mask(forget).sum(1).clamp_min(1)
-        a_token = brittle.losses.sequence_logprobs(self.model, forget) / length  # [B]
+        from brittle.models.logprobs import sequence_logprobs, target_mask
+
+        length = target_mask(forget).sum(1).clamp_min(1)
+        a_token = sequence_logprobs(self.model, forget) / length  # [B]
         preference = -(2 / self.beta) * F.logsigmoid(-self.beta * a_token - self.gamma).mean()
         return {"forget": self.forget_weight * preference, "retain": self.retain_term(retain)}

@@ -14,9 +14,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import brittle
-from brittle.errors import UserError
-from brittle.methods.base import Method, knob
+from brittle.base.errors import UserError
+from brittle.base.knobs import knob
+from brittle.methods.base import Method
 
 
 @dataclass
@@ -35,45 +35,74 @@ class TAR(Method):
         try:
             self.rates = [float(r) for r in self.attack_lr.split(",")]
         except ValueError:
-            raise UserError(f"--attack-lr {self.attack_lr}: numbers with commas, such as 2e-6,2e-5.") from None
+            raise UserError(
+                f"--attack-lr {self.attack_lr}: numbers with commas, such as 2e-6,2e-5."
+            ) from None
         self.forget = data.forget
 
     def losses(self, forget, retain, progress):
-        tamper = self.tamper(forget)  # first: it moves the weights, which no other term's graph may hold
-        kept = brittle.losses.nll(self.model, retain) + brittle.losses.hidden_distance(self.model, retain, self.reference)
+        from brittle.methods import terms
+        from brittle.models.logprobs import nll
+
+        tamper = self.tamper(
+            forget
+        )  # first: it moves the weights, which no other term's graph may hold
+        kept = nll(self.model, retain) + terms.hidden_distance(self.model, retain, self.reference)
         return {"tamper": tamper, "retain": self.retain_weight * kept}
 
     def entropy(self, batch):
-        logp = brittle.losses.wide(self.model(**batch).logits).log_softmax(-1)
-        return brittle.losses.token_mean(-(logp.exp() * logp).sum(-1), batch)
+        from brittle.maths.precision import wide
+        from brittle.models.logprobs import token_mean
+
+        logp = wide(self.model(**batch).logits).log_softmax(-1)
+        return token_mean(-(logp.exp() * logp).sum(-1), batch)
 
     def tamper(self, held):
         """The tamper term as a scalar with its first-order gradient; the weights are put back to the bit."""
+
         import torch
+
+        from brittle.models.logprobs import nll
 
         trained = [p for p in self.model.parameters() if p.requires_grad]
         before = [p.detach().clone() for p in trained]
         total, value = [torch.zeros_like(p) for p in trained], 0.0
         noise = torch.Generator().manual_seed(self.seed * 1_000_003 + sum(held.index.tolist()))
-        draw = torch.randint(1 << 30, (2,), generator=noise).tolist()  # by seed and texts, so that a resumed run draws the same
-        optimizer = torch.optim.AdamW(trained, lr=self.rates[draw[0] % len(self.rates)], weight_decay=0.0)
-        at = range(self.attack_every - 1, self.attack_steps, self.attack_every) or [self.attack_steps - 1]
+        draw = torch.randint(
+            1 << 30, (2,), generator=noise
+        ).tolist()  # by seed and texts, so that a resumed run draws the same
+        optimizer = torch.optim.AdamW(
+            trained, lr=self.rates[draw[0] % len(self.rates)], weight_decay=0.0
+        )
+        at = range(self.attack_every - 1, self.attack_steps, self.attack_every) or [
+            self.attack_steps - 1
+        ]
         for i in range(self.attack_steps):
             batch = self.forget.batches(draw[1] % 100_003 + i)[0]
-            gradients = torch.autograd.grad(brittle.losses.nll(self.model, batch), trained, allow_unused=True)
+            gradients = torch.autograd.grad(nll(self.model, batch), trained, allow_unused=True)
             self.step(optimizer, trained, gradients)
             if i in at:
-                weight = self.tamper_weight * math.exp(self.attack_decay * (i - self.attack_steps + 1)) / len(at)
+                weight = (
+                    self.tamper_weight
+                    * math.exp(self.attack_decay * (i - self.attack_steps + 1))
+                    / len(at)
+                )
                 entropy = self.entropy(held)
                 value -= weight * entropy.item()
-                for t, g in zip(total, torch.autograd.grad(-weight * entropy, trained, allow_unused=True), strict=True):
+                for t, g in zip(
+                    total,
+                    torch.autograd.grad(-weight * entropy, trained, allow_unused=True),
+                    strict=True,
+                ):
                     t.add_(g if g is not None else 0)
         with torch.no_grad():
             for p, start in zip(trained, before, strict=True):
                 p.copy_(start)
         torch.clear_autocast_cache()
         # a linear function of theta with the right value and, by construction, the right gradient
-        return value + sum((t * (p - start)).sum() for t, p, start in zip(total, trained, before, strict=True))
+        return value + sum(
+            (t * (p - start)).sum() for t, p, start in zip(total, trained, before, strict=True)
+        )
 
     @staticmethod
     def step(optimizer, trained, gradients):

@@ -9,8 +9,8 @@ not read; lambda trades forgetting against everything else.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import brittle
-from brittle.methods.base import Method, knob
+from brittle.base.knobs import knob
+from brittle.methods.base import Method
 
 
 @dataclass
@@ -20,7 +20,9 @@ class TaskVector(Method):
     task_scale: float = knob(1.0, "How much of the update is subtracted (lambda).", low=0)
 
     def losses(self, forget, retain, progress):
-        return {"forget": brittle.losses.nll(self.model, forget)}
+        from brittle.models.logprobs import nll
+
+        return {"forget": nll(self.model, forget)}
 
     def fit(self, loop):
         import torch

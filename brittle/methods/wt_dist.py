@@ -9,14 +9,19 @@ are about 0.01 to 0.02 themselves, so `rms` takes s = wt_noise_std times each te
 from dataclasses import dataclass
 from typing import ClassVar
 
-from brittle.methods.base import WithRetain, knob
+from brittle.base.knobs import knob
+from brittle.methods.base import WithRetain
 
 
 @dataclass
 class WtDist(WithRetain):
     kind: ClassVar[str] = "weight-space"
     wt_noise_std: float = knob(0.02, "Standard deviation of the noise.", low=0)
-    wt_noise_unit: str = knob("absolute", "Unit of the noise: absolute, or rms (of each tensor).", choices=("absolute", "rms"))
+    wt_noise_unit: str = knob(
+        "absolute",
+        "Unit of the noise: absolute, or rms (of each tensor).",
+        choices=("absolute", "rms"),
+    )
 
     def start(self, model, reference, data):
         import torch

@@ -10,7 +10,8 @@ R is the retain NLL. The forget texts are not read; the distance is 0 at the sta
 from dataclasses import dataclass
 from typing import ClassVar
 
-from brittle.methods.base import WithRetain, knob
+from brittle.base.knobs import knob
+from brittle.methods.base import WithRetain
 
 
 @dataclass
@@ -18,7 +19,9 @@ class WtDistReg(WithRetain):
     kind: ClassVar[str] = "weight-space"
     needs_reference: ClassVar[bool] = True
     wt_reg_lambda: float = knob(0.1, "Weight of the distance.", low=0)
-    wt_reg_cap: float = knob(1.0, "Relative distance beyond which nothing is gained (normalised).", low=0)
+    wt_reg_cap: float = knob(
+        1.0, "Relative distance beyond which nothing is gained (normalised).", low=0
+    )
     variant: str = knob("normalised", "Which definition.", choices=("normalised", "readme"))
 
     def losses(self, forget, retain, progress):
@@ -30,5 +33,7 @@ class WtDistReg(WithRetain):
             gain = moved.square().sum()
         else:
             size = torch.stack([torch.linalg.vector_norm(before) for _, before in pairs])
-            gain = (torch.linalg.vector_norm(moved) / torch.linalg.vector_norm(size)).clamp_max(self.wt_reg_cap)
+            gain = (torch.linalg.vector_norm(moved) / torch.linalg.vector_norm(size)).clamp_max(
+                self.wt_reg_cap
+            )
         return {"distance": -self.wt_reg_lambda * gain, "retain": self.retain_term(retain)}

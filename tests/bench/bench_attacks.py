@@ -13,13 +13,15 @@ from pathlib import Path
 
 import torch
 
-from brittle import models
 from brittle.attacks import attack_class, chosen
 from brittle.attacks.session import Session
+from brittle.models.load import load_tokenizer
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="outputs/models/mini-base")
     parser.add_argument("--data", type=Path, default=Path("data/mini"))
     parser.add_argument("--size", choices=("small", "1.4b", "6.9b"))
@@ -28,12 +30,14 @@ def main():
     parser.add_argument("--attacks", default="")
     parser.add_argument("--max-items", type=int, default=200)
     given = parser.parse_args()
-    session = Session(Path(given.model), given.data, given.max_items, device=given.device, dtype=given.dtype)
+    session = Session(
+        Path(given.model), given.data, given.max_items, device=given.device, dtype=given.dtype
+    )
     if given.size:
         from bench_methods import build_model
 
         model = build_model(given.size, 256, given.device).to(getattr(torch, given.dtype)).eval()
-        session.loaded += [model, models.load_tokenizer(given.model)]
+        session.loaded += [model, load_tokenizer(given.model)]
     session.model()
     print("| attack | variants | wall s | CPU s | GPU GiB |\n| --- | --: | --: | --: | --: |")
     for name in chosen(given.attacks):
@@ -45,7 +49,10 @@ def main():
             torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated() / 2**30 if given.device != "cpu" else 0
         variants = len({row["variant"] for row in meter.rows})
-        print(f"| {name} | {variants} | {time.time() - wall:.1f} | {time.process_time() - cpu:.1f} | {peak:.1f} |", flush=True)
+        print(
+            f"| {name} | {variants} | {time.time() - wall:.1f} | {time.process_time() - cpu:.1f} | {peak:.1f} |",
+            flush=True,
+        )
         for note in meter.notes[:1]:
             print(f"note: {note}")
 

@@ -20,8 +20,9 @@ from typing import Annotated
 import typer
 from pairs import ROOT, joined, random_pair
 
-from brittle import cli
-from brittle.errors import UserError
+from brittle.base import command
+from brittle.base.errors import UserError
+from brittle.base.options import Device
 
 PARAMETERS = [("collect_param_stats", "param_stats", {}), ("null_space_analysis", "null_space_analysis", {}),
               ("mlp_nullspace_alignment", "mlp_nullspace", {}), ("singular_value_spectrum", "singular_value_spectrum", None),
@@ -58,7 +59,9 @@ def measure(label, work, device, apart=False):
     wall, cpu = time.time() - started, time.process_time() - cpu
     gpu = torch.cuda.max_memory_allocated() / 2**30 if device.startswith("cuda") else 0
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"| {label:<34} | {wall:7.1f} | {cpu:7.1f} | {gpu:8.1f} | {host:9.1f} |{failed}", flush=True)
+    print(
+        f"| {label:<34} | {wall:7.1f} | {cpu:7.1f} | {gpu:8.1f} | {host:9.1f} |{failed}", flush=True
+    )
     return wall
 
 
@@ -80,8 +83,15 @@ def in_a_fork(label, work):
         finally:
             os._exit(code)
     _, status, used = os.wait4(pid, 0)
-    wall, cpu, failed = time.time() - started, used.ru_utime + used.ru_stime, "  failed" if status else ""
-    print(f"| {label:<34} | {wall:7.1f} | {cpu:7.1f} | {0:8.1f} | {used.ru_maxrss / 2**20:9.1f} |{failed}", flush=True)
+    wall, cpu, failed = (
+        time.time() - started,
+        used.ru_utime + used.ru_stime,
+        "  failed" if status else "",
+    )
+    print(
+        f"| {label:<34} | {wall:7.1f} | {cpu:7.1f} | {0:8.1f} | {used.ru_maxrss / 2**20:9.1f} |{failed}",
+        flush=True,
+    )
     return wall
 
 
@@ -92,10 +102,15 @@ def against_svd(a, b):
     """
     import torch
 
-    from brittle import linalg, weights
+    from brittle.maths import linalg
+    from brittle.models import weights
 
     pairs = list(weights.matrix_pairs(a, b))
-    mlp = [pair for pair in pairs if weights.group_of(pair[0]) == "mlp" and weights.layer_of(pair[0]) >= 0]
+    mlp = [
+        pair
+        for pair in pairs
+        if weights.group_of(pair[0]) == "mlp" and weights.layer_of(pair[0]) >= 0
+    ]
     ours = {name: getattr(linalg, name) for name in ("spectrum", "svd")}
     linalg.spectrum(torch.eye(8))  # the solver's own start-up
     kept, params = {}, script("collect_param_stats")
@@ -104,12 +119,19 @@ def against_svd(a, b):
         if again:
             for name, w_a, w_b in pairs:
                 kept.update({f"{key}/{name}": s for key, s in params.spectra_of(w_a, w_b).items()})
-        matrices = [{"name": n, "layer": 0, "group": "", "shape0": len(w), "shape1": w.shape[1]} for n, w, _ in pairs]
+        matrices = [
+            {"name": n, "layer": 0, "group": "", "shape0": len(w), "shape1": w.shape[1]}
+            for n, w, _ in pairs
+        ]
         return list(script("singular_value_spectrum").rows(matrices, kept))
 
     steps = {
         "1": lambda: list(params.rows(pairs, kept, {"broken": [], "rounding": []})),
-        "7": lambda: list(script("null_space_analysis").rows(pairs, 10, 3, [0], kept if linalg.svd is ours["svd"] else {})),
+        "7": lambda: list(
+            script("null_space_analysis").rows(
+                pairs, 10, 3, [0], kept if linalg.svd is ours["svd"] else {}
+            )
+        ),
         "10": lambda: list(script("mlp_nullspace_alignment").rows(mlp, [])),
         "spectrum": lambda: spectra(again=linalg.svd is not ours["svd"]),
     }
@@ -124,8 +146,14 @@ def against_svd(a, b):
 
         return {"spectrum": lambda w, dtype=None: svd(w)[1], "svd": svd}
 
-    for _ in range(3):  # each time the fastest of three, in turn, so that a slow minute of the machine is nobody's
-        for label, functions in ("brittle.linalg", ours), ("torch.linalg.svd", plain(True)), ("reduced", plain(False)):
+    for _ in range(
+        3
+    ):  # each time the fastest of three, in turn, so that a slow minute of the machine is nobody's
+        for label, functions in (
+            ("brittle.maths.linalg", ours),
+            ("torch.linalg.svd", plain(True)),
+            ("reduced", plain(False)),
+        ):
             for name, function in functions.items():
                 setattr(linalg, name, function)
             for step, work in steps.items():
@@ -146,7 +174,7 @@ def against_svd(a, b):
 
 def scripts_of(steps):
     """Names of the scripts of comma-separated steps of steps.csv."""
-    from brittle.steps import read_steps
+    from brittle.pipeline.steps import read_steps
 
     listed = {row["step"]: Path(row["script"]).stem for row in read_steps()}
     wanted = [step for step in steps.split(",") if step]
@@ -156,14 +184,27 @@ def scripts_of(steps):
 
 
 def main(
-    pair: Annotated[str, typer.Option(help="mini, or a random pair: small, 1.4b, 2.8b, 6.9b.")] = "mini",
+    pair: Annotated[
+        str, typer.Option(help="mini, or a random pair: small, 1.4b, 2.8b, 6.9b.")
+    ] = "mini",
     dtype: Annotated[str, typer.Option(help="Stored dtype of a random pair.")] = "bfloat16",
-    device: cli.Device = "cpu",
-    outdir: Annotated[str, typer.Option(help="Where to build and write (default: a temporary folder).")] = "",
-    data: Annotated[Path, typer.Option(help="Folder of the texts and questions.")] = Path("data/mini"),
-    words: Annotated[int, typer.Option(help="Join consecutive lines until a text has this many words (0: as they are).")] = 0,
+    device: Device = "cpu",
+    outdir: Annotated[
+        str, typer.Option(help="Where to build and write (default: a temporary folder).")
+    ] = "",
+    data: Annotated[Path, typer.Option(help="Folder of the texts and questions.")] = Path(
+        "data/mini"
+    ),
+    words: Annotated[
+        int,
+        typer.Option(
+            help="Join consecutive lines until a text has this many words (0: as they are)."
+        ),
+    ] = 0,
     only: Annotated[str, typer.Option(help="Comma-separated script names (default: all).")] = "",
-    steps: Annotated[str, typer.Option(help="Comma-separated steps of steps.csv (default: all).")] = "",
+    steps: Annotated[
+        str, typer.Option(help="Comma-separated steps of steps.csv (default: all).")
+    ] = "",
 ):
     """Wall and CPU seconds, and peak memory, of every diagnostic."""
     import matplotlib.pyplot as plt  # noqa: F401  (paid before the clock starts, as in the pipeline)
@@ -173,7 +214,7 @@ def main(
     import transformers.models.gpt_neox.modeling_gpt_neox
 
     assert scipy.stats and transformers
-    torch.set_num_threads(cli.threads())
+    torch.set_num_threads(command.threads())
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(outdir or temporary)
         a, b, apart = Path("outputs/models/mini-base"), Path("outputs/models/mini-filtered"), False
@@ -182,7 +223,10 @@ def main(
             started, apart = time.time(), device == "cpu"
             if not (b / "model.safetensors.index.json").is_file():  # made last
                 measure(
-                    f"a random pair, {pair} {dtype}", lambda: random_pair(root / "models", pair, dtype, device), device, apart
+                    f"a random pair, {pair} {dtype}",
+                    lambda: random_pair(root / "models", pair, dtype, device),
+                    device,
+                    apart,
                 )
             print(f"{pair} pair in {dtype} made in {time.time() - started:.0f} s")
         texts = {split: data / f"{split}.txt" for split in ("forget", "retain")}
@@ -193,7 +237,9 @@ def main(
         print(f"\n| {'step':<34} |  wall s |   CPU s |  GPU GiB |  host GiB |")
         print(f"|{'-' * 36}|--------:|--------:|---------:|----------:|")
         if device.startswith("cuda"):
-            torch.linalg.eigvalsh(torch.eye(8, device=device, dtype=torch.float64))  # the solver's own start-up
+            torch.linalg.eigvalsh(
+                torch.eye(8, device=device, dtype=torch.float64)
+            )  # the solver's own start-up
         wanted, total = set(filter(None, only.split(","))) | scripts_of(steps), {}
         for kind, steps in (("parameter", PARAMETERS), ("activation", TEXTS), ("model", MODEL)):
             for name, folder, options in steps:
@@ -219,4 +265,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -20,7 +20,12 @@ import time
 
 import torch
 
-SIZES = {"tiny": (4, 64, 4, 500), "small": (8, 256, 8, 2000), "1.4b": (24, 2048, 16, 50304), "6.9b": (32, 4096, 32, 50432)}
+SIZES = {
+    "tiny": (4, 64, 4, 500),
+    "small": (8, 256, 8, 2000),
+    "1.4b": (24, 2048, 16, 50304),
+    "6.9b": (32, 4096, 32, 50432),
+}
 
 
 def build_model(size, length, device):
@@ -38,7 +43,7 @@ def build_model(size, length, device):
 
 
 def make_examples(count, length, low, high, seed):
-    from brittle.filter_states import Example
+    from brittle.filters.states import Example
 
     g = torch.Generator().manual_seed(seed)
     ids = torch.randint(low, high, (count, length), generator=g).tolist()
@@ -52,7 +57,7 @@ def clock(device):
 
 
 def forward(model, examples, batch_size):
-    from brittle.text import batches
+    from brittle.data.batches import batches
 
     with torch.no_grad():
         for _, batch in batches([e.ids for e in examples], 0, batch_size, model.device):
@@ -61,7 +66,7 @@ def forward(model, examples, batch_size):
 
 def unlikely(model, examples, count, batch_size):
     """The `count` examples of the largest loss: random weights know no text, but next to these the forget texts look known."""
-    from brittle.filter_tuning import Cache
+    from brittle.filters.tuning import Cache
 
     cache = Cache(model, examples, 0, (), batch_size)
     losses = [-base.gather(1, following[:, None])[:, 0] for _, _, _, base, following in cache.parts]
@@ -69,15 +74,18 @@ def unlikely(model, examples, count, batch_size):
 
 
 def bench(args):
-    from brittle import filter_fit, filter_search, filters
-    from brittle.filter_states import candidate_sites
-    from brittle.filter_tuning import Limits, Tuner
+    from brittle.filters import fit, search
+    from brittle.filters.states import candidate_sites
+    from brittle.filters.tuning import Limits, Tuner
+    from brittle.models import filter
 
     model = build_model(args.size, args.length, args.device)
     half = model.config.vocab_size // 2
     sets = {"forget": make_examples(args.texts, args.length, 2, half, 1),
             "retain": make_examples(args.texts, args.length, half, 2 * half, 2)}  # fmt: skip
-    sets["unseen"] = unlikely(model, make_examples(8 * args.tune, args.length, 2, half, 3), args.tune, args.batch)
+    sets["unseen"] = unlikely(
+        model, make_examples(8 * args.tune, args.length, 2, half, 3), args.tune, args.batch
+    )
     sites = candidate_sites(model) if args.site == "auto" else [args.site]
     texts = sets["forget"] + sets["retain"]
     forward(model, texts[: args.batch], args.batch)
@@ -87,20 +95,22 @@ def bench(args):
     if args.device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     start = clock(args.device)
-    found = filter_fit.moments_of(model, sets, 0, sites, args.batch)
+    found = fit.moments_of(model, sets, 0, sites, args.batch)
     read = clock(args.device)
-    made = filter_fit.candidates(model, found, sites, gate=None if args.site == "auto" else False)
+    made = fit.candidates(model, found, sites, gate=None if args.site == "auto" else False)
     fitted = clock(args.device)
-    tuner = Tuner(model, {n: filter_search.part(e, args.tune) for n, e in sets.items()}, 0, sites, args.batch)
+    tuner = Tuner(
+        model, {n: search.part(e, args.tune) for n, e in sets.items()}, 0, sites, args.batch
+    )
     for one in made.values():
         one.to(model.device)
-    choice = filter_search.tune(tuner, filter_search.search(tuner, made, Limits())[0])
+    choice = search.tune(tuner, search.search(tuner, made, Limits())[0])
     tuned = clock(args.device)
     batch = texts[: args.batch]
     start_plain = clock(args.device)
     forward(model, batch, args.batch)
     plain = clock(args.device) - start_plain
-    with filters.hooked(model, choice.made):
+    with filter.hooked(model, choice.made):
         start_hooked = clock(args.device)
         forward(model, batch, args.batch)
         hooked = clock(args.device) - start_hooked
@@ -130,9 +140,16 @@ def bench_mini(model):
                      "bake_filter": [*where, "--out", baked], "verify_filter": [*where, "--baked", baked]}  # fmt: skip
         for script, more in arguments.items():
             before, start = os.times(), time.perf_counter()
-            subprocess.run([sys.executable, f"hooks/{script}.py", "--model", model, *more], check=True)
+            subprocess.run(
+                [sys.executable, f"hooks/{script}.py", "--model", model, *more], check=True
+            )
             wall, after = time.perf_counter() - start, os.times()
-            cpu = after.children_user + after.children_system - before.children_user - before.children_system
+            cpu = (
+                after.children_user
+                + after.children_system
+                - before.children_user
+                - before.children_system
+            )
             print(f"| {script} | {wall:.1f} | {cpu:.1f} |", flush=True)
             if script != "verify_filter":
                 total = [total[0] + wall, total[1] + cpu]
@@ -140,11 +157,20 @@ def bench_mini(model):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--site", default="post_norm", help="auto, post_norm, pre_norm or block:L")
-    parser.add_argument("--texts", type=int, default=0, help="forget texts, and as many retain texts (4096 on a GPU, 512)")
-    parser.add_argument("--tune", type=int, default=64, help="texts a set that strengths are read on")
+    parser.add_argument(
+        "--texts",
+        type=int,
+        default=0,
+        help="forget texts, and as many retain texts (4096 on a GPU, 512)",
+    )
+    parser.add_argument(
+        "--tune", type=int, default=64, help="texts a set that strengths are read on"
+    )
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

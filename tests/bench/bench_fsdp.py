@@ -18,7 +18,7 @@ from bench_methods import SIZES, build_model, make_data, run_loop
 
 def make(folder, size, length):
     """A model folder and two files of long texts that the mini world's sentences are joined to."""
-    from brittle.models import load_tokenizer
+    from brittle.models.load import load_tokenizer
 
     model = build_model(size, length, "cuda" if torch.cuda.is_available() else "cpu")
     model.to(torch.bfloat16).save_pretrained(folder / "model")
@@ -42,9 +42,13 @@ def compare(paths):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=SIZES, default="1.4b")
-    parser.add_argument("--batch", type=int, default=8, help="texts of either set a step and process")
+    parser.add_argument(
+        "--batch", type=int, default=8, help="texts of either set a step and process"
+    )
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--make", type=Path)
@@ -52,9 +56,10 @@ def main():
     args = parser.parse_args()
     if args.make or args.compare:
         return make(args.make, args.size, args.length) if args.make else compare(args.compare)
-    from brittle.distributed import shard
     from brittle.methods import method_class
-    from brittle.train import Frozen, make_accelerator
+    from brittle.training.distributed import shard
+    from brittle.training.loop import make_accelerator
+    from brittle.training.reference import Frozen
 
     accelerator = make_accelerator(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     args.device = str(accelerator.device)
@@ -73,7 +78,9 @@ def main():
     taken, peak = run_loop(model, terms, args, accelerator)
     if accelerator.is_main_process:
         tokens = 2 * world * args.batch * args.length / taken
-        print(f"{world} processes: {taken * 1e3:.1f} ms a step, {tokens:.0f} tokens/s, {peak:.1f} GB a process")
+        print(
+            f"{world} processes: {taken * 1e3:.1f} ms a step, {tokens:.0f} tokens/s, {peak:.1f} GB a process"
+        )
 
 
 if __name__ == "__main__":

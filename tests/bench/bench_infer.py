@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from brittle import cli
+from brittle.base import command, options
 
 
 def timed(device, work):
@@ -45,40 +45,57 @@ def theirs(loaded, ids, count, stop):
 
 
 def main(
-    model: cli.Model = "outputs/models/mini-base",
-    prompts: Annotated[Path, typer.Option(help="Prompts: lines, or JSONL.")] = Path("data/mini/mcq_forget.jsonl"),
+    model: options.Model = "outputs/models/mini-base",
+    prompts: Annotated[Path, typer.Option(help="Prompts: lines, or JSONL.")] = Path(
+        "data/mini/mcq_forget.jsonl"
+    ),
     count: Annotated[int, typer.Option(help="Prompts to read.")] = 200,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 32,
-    batch_size: cli.BatchSize = 64,
-    device: cli.Device = "auto",
-    dtype: cli.Dtype = "auto",
+    batch_size: options.BatchSize = 64,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
 ):
     """Time the three ways."""
-    from brittle import inference
-    from brittle.generate import Sampling, generate
-    from brittle.prompts import read_prompts
+    from brittle.inference.loaded import Loaded, Setup
+    from brittle.inference.prompts import read_prompts
+    from brittle.models.generate import Sampling, generate
 
-    loaded = inference.Loaded(model, inference.Setup(device=device, dtype=dtype))
+    loaded = Loaded(model, Setup(device=device, dtype=dtype))
     ids = [loaded.encode(p) for p in list(read_prompts(prompts))[:count]]
-    sampling, pad, where = Sampling(max_new_tokens), loaded.tokenizer.pad_token_id, loaded.model.device
+    sampling, pad, where = (
+        Sampling(max_new_tokens),
+        loaded.tokenizer.pad_token_id,
+        loaded.model.device,
+    )
     generate(loaded.model, ids[:2], sampling, loaded.stop, pad)  # warm
-    print(f"{loaded.name} on {where}, {loaded.model.dtype}, {len(ids)} prompts, at most {max_new_tokens} tokens")
-    print("| answers | way | seconds | tokens/s | against one by one | tokens equal |\n|---|---|---:|---:|---:|---|")
+    print(
+        f"{loaded.name} on {where}, {loaded.model.dtype}, {len(ids)} prompts, at most {max_new_tokens} tokens"
+    )
+    print(
+        "| answers | way | seconds | tokens/s | against one by one | tokens equal |\n|---|---|---:|---:|---:|---|"
+    )
     for label, stop in (("ended by the model", loaded.stop), ("full length", set())):
         ways = {
-            "one by one": lambda stop=stop: generate(loaded.model, ids, sampling, stop, pad, batch_size=1),
-            f"batches of {batch_size}": lambda stop=stop: generate(loaded.model, ids, sampling, stop, pad, batch_size=batch_size),
+            "one by one": lambda stop=stop: generate(
+                loaded.model, ids, sampling, stop, pad, batch_size=1
+            ),
+            f"batches of {batch_size}": lambda stop=stop: generate(
+                loaded.model, ids, sampling, stop, pad, batch_size=batch_size
+            ),
             "transformers, one by one": lambda stop=stop: theirs(loaded, ids, max_new_tokens, stop),
         }
         first = None
         for way, work in ways.items():
             seconds, made = timed(where, work)
             first = first or (seconds, made)
-            tokens, same = sum(map(len, made)), sum(a == b for a, b in zip(made, first[1], strict=True))
+            tokens, same = (
+                sum(map(len, made)),
+                sum(a == b for a, b in zip(made, first[1], strict=True)),
+            )
             print(
                 f"| {label} | {way} | {seconds:.2f} | {tokens / seconds:.0f} | {first[0] / seconds:.1f} x | {same}/{len(made)} |"
             )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

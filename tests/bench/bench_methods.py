@@ -61,7 +61,7 @@ def make_data(args, vocabulary):
     """Forget and retain streams of full-length random texts."""
     from types import SimpleNamespace
 
-    from brittle.text import Stream
+    from brittle.data.batches import Stream
 
     g, count = torch.Generator().manual_seed(0), 4 * args.batch
 
@@ -85,7 +85,8 @@ def clean(model):
 
 def run_loop(model, terms, args, accelerator, combine=None, optimizer="adamw"):
     """(median seconds a step behind the first two, peak GB) of the project's training loop."""
-    from brittle.train import Settings, train
+    from brittle.training.loop import train
+    from brittle.training.settings import Settings
 
     stamps = []
 
@@ -102,24 +103,34 @@ def run_loop(model, terms, args, accelerator, combine=None, optimizer="adamw"):
 
 
 def unit(model, data, args, accelerator):
-    from brittle.losses import nll
+    from brittle.models.logprobs import nll
 
     clean(model)
-    return run_loop(model, lambda step, micro, progress: {"nll": nll(model, data.forget.batches(step)[0])}, args, accelerator)
+    return run_loop(
+        model,
+        lambda step, micro, progress: {"nll": nll(model, data.forget.batches(step)[0])},
+        args,
+        accelerator,
+    )
 
 
 def started(name, model, data, accelerator, blocks):
     """The method with knobs that fit the model (a quarter of its blocks for representation methods), started."""
+    from brittle.base.knobs import build, knobs
     from brittle.methods import method_class
-    from brittle.methods.base import build, knobs
-    from brittle.models import train_only
-    from brittle.train import Frozen
+    from brittle.models.blocks import train_only
+    from brittle.training.reference import Frozen
 
     layer = max(0, blocks // 4 - 1)  # 7 of 32 blocks, the place of the publications
     fitting = {"layer_id": (layer,), "lat_layer": layer, "lat_steps": 4, "lr_probe_every": 0}
     name, _, variant = name.partition(":")
     cls = method_class(name)
-    rule = build(cls, name, {k: v for k, v in fitting.items() if k in knobs(cls)} | ({"variant": variant} if variant else {}))
+    rule = build(
+        cls,
+        name,
+        {k: v for k, v in fitting.items() if k in knobs(cls)}
+        | ({"variant": variant} if variant else {}),
+    )
     names = rule.trains(model)
     if names is not None:
         train_only(model, names)
@@ -135,7 +146,10 @@ def bound(name, blocks, layer):
         return 1.05
     if name in ("ga", "grad_diff", "npo", "simnpo", "me", "ngdiff", "dpo:readme"):
         return 2.1
-    if name in ("dpo", "idk"):  # refusals and a retain term: three passes, of which the refusals' is as short as they are
+    if name in (
+        "dpo",
+        "idk",
+    ):  # refusals and a retain term: three passes, of which the refusals' is as short as they are
         return 3.1
     if name == "kl_min":
         return 2.1 + 1 / 3
@@ -156,21 +170,31 @@ def naive_step(name, model, data, args, layer):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--batch", type=int, default=8, help="texts of either set a step")
     parser.add_argument("--length", type=int, default=128, help="tokens a text")
     parser.add_argument("--steps", type=int, default=5, help="timed steps, behind two of warm-up")
     parser.add_argument("--methods", default=METHODS)
-    parser.add_argument("--no-naive", action="store_true", help="leave the Trainer out (it needs a second model)")
+    parser.add_argument(
+        "--no-naive", action="store_true", help="leave the Trainer out (it needs a second model)"
+    )
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--sequential", action="store_true", help="the phases of sequential unlearning, instead of methods")
+    parser.add_argument(
+        "--sequential",
+        action="store_true",
+        help="the phases of sequential unlearning, instead of methods",
+    )
     parser.add_argument("--layers", help="phases of --sequential (every block)")
     parser.add_argument("--retain", default="l2,kl", help="retain terms of --sequential")
-    parser.add_argument("--gradients", default="same_sign", help="how --sequential combines gradients (kl)")
+    parser.add_argument(
+        "--gradients", default="same_sign", help="how --sequential combines gradients (kl)"
+    )
     args = parser.parse_args()
-    from brittle.train import make_accelerator
+    from brittle.training.loop import make_accelerator
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1 if args.device == "cpu" else 8)))
     accelerator, blocks = make_accelerator(torch.device(args.device)), SIZES[args.size][0]
@@ -186,19 +210,32 @@ def main():
     if args.sequential:
         bench_sequential.run(model, data, args, accelerator)
         return
-    print("| method | ms a step | units | bound | units a pass vs plain | tokens/s | peak GB | naive ms | naive / ours |")
+    print(
+        "| method | ms a step | units | bound | units a pass vs plain | tokens/s | peak GB | naive ms | naive / ours |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     last, peak = unit(model, data, args, accelerator)
-    print(f"| plain fine-tuning | {last * 1e3:.1f} | 1.00 | | 100 % | {args.batch * args.length / last:.0f} | {peak:.1f} | | |")
+    print(
+        f"| plain fine-tuning | {last * 1e3:.1f} | 1.00 | | 100 % | {args.batch * args.length / last:.0f} | {peak:.1f} | | |"
+    )
     for name in args.methods.split(","):
         try:
             clean(model)
             rule, layer = started(name, model, data, accelerator, blocks)
 
             def terms(step, micro, progress, rule=rule):
-                return rule.losses(data.forget.batches(step)[0], data.retain.batches(step)[0], progress)
+                return rule.losses(
+                    data.forget.batches(step)[0], data.retain.batches(step)[0], progress
+                )
 
-            taken, peak = run_loop(model, terms, args, accelerator, rule.combine, "sgd" if name == "ngdiff" else "adamw")
+            taken, peak = run_loop(
+                model,
+                terms,
+                args,
+                accelerator,
+                rule.combine,
+                "sgd" if name == "ngdiff" else "adamw",
+            )
             del rule, terms
             after, _ = unit(model, data, args, accelerator)
             naive = None if args.no_naive else naive_step(name, model, data, args, layer)

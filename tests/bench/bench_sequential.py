@@ -38,10 +38,12 @@ def peak():
 
 def unit_times(model, batch, accelerator):
     """(seconds of one block's forward pass, of the head's), without gradients."""
-    from brittle.activations import hidden
+    from brittle.models.hooks import hidden
 
     last = model.config.num_hidden_layers - 1
-    model.requires_grad_(False)  # as in a phase: autocast keeps no bfloat16 copies of weights that do not train
+    model.requires_grad_(
+        False
+    )  # as in a phase: autocast keeps no bfloat16 copies of weights that do not train
     with torch.no_grad(), accelerator.autocast():
         first = seconds(lambda: hidden(model, batch, [0]))
         below = seconds(lambda: hidden(model, batch, [last]))
@@ -79,10 +81,10 @@ def round_to_bfloat16(model):
 
 
 def run(model, data, args, accelerator):
-    from brittle import fitting
+    from brittle.base.knobs import build
     from brittle.methods import method_class
-    from brittle.methods.base import build
-    from brittle.wrappers import Wrappers
+    from brittle.methods.wrappers import Wrappers
+    from brittle.training import fitting
 
     blocks = model.config.num_hidden_layers
     round_to_bfloat16(model)
@@ -95,7 +97,11 @@ def run(model, data, args, accelerator):
                  "retain_ramp": "quarter", "gradients": args.gradients}  # fmt: skip
         if retain == "l2":
             knobs["gradients"] = "sum"
-        rule, wrappers, watch = build(method_class("sequential"), "sequential", knobs), Wrappers(adapter="full"), Watch()
+        rule, wrappers, watch = (
+            build(method_class("sequential"), "sequential", knobs),
+            Wrappers(adapter="full"),
+            Watch(),
+        )
         wrappers.check("sequential", rule)
         given = {"lr": 1e-7, "schedule": "linear", "checkpointing": args.checkpointing}
         settings = fitting.make_settings(rule, given, data, batch_size=args.batch)
@@ -106,12 +112,17 @@ def run(model, data, args, accelerator):
         fitting.fit(model, rule, wrappers, data, settings, accelerator, label=None, keeper=watch)
         units = f"a block {one * 1e3:.1f} ms, the head {head * 1e3:.1f} ms"
         print(f"\nretain {retain}, gradients {knobs['gradients']}; forward: {units}")
-        print("| block | ms a step | floor ms | step / floor | peak GB so far |\n|---|---|---|---|---|")
+        print(
+            "| block | ms a step | floor ms | step / floor | peak GB so far |\n|---|---|---|---|---|"
+        )
         for block in rule.planned.blocks:
             stamps = [(t, p) for b, t, p in watch.rows if b == block]
             taken = statistics.median(b - a for (a, _), (b, _) in itertools.pairwise(stamps))
             least = floor(block, blocks, retain, one, head)
-            print(f"| {block} | {taken * 1e3:.1f} | {least * 1e3:.1f} | {taken / least:.2f} | {stamps[-1][1]:.1f} |", flush=True)
+            print(
+                f"| {block} | {taken * 1e3:.1f} | {least * 1e3:.1f} | {taken / least:.2f} | {stamps[-1][1]:.1f} |",
+                flush=True,
+            )
         del rule
         for p in model.parameters():
             p.requires_grad_(True)

@@ -10,13 +10,13 @@ import os
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from brittle import cli
-from brittle.errors import UserError
-from brittle.files import sha256
+from brittle.base import command
+from brittle.base.errors import UserError
+from brittle.base.files import sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = (".csv", ".txt", ".jsonl", ".safetensors")
@@ -26,7 +26,9 @@ def study(folder):
     """Clone what is committed into `folder` and run the pipeline there. Returns the results' folder."""
     subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(["./experiment/pipeline.sh"], cwd=folder, env=environment, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        ["./experiment/pipeline.sh"], cwd=folder, env=environment, stdin=subprocess.DEVNULL
+    )
     if done.returncode:
         raise UserError(f"the pipeline in {folder} ended with status {done.returncode}.")
     return folder / "outputs"
@@ -34,12 +36,18 @@ def study(folder):
 
 def digests(outputs):
     """{relative path: sha256} of all that is read as a result; records and logs hold times."""
-    found = [p for p in outputs.rglob("*") if p.suffix in KINDS and p.is_file() and "inference" not in p.parts]
+    found = [
+        p
+        for p in outputs.rglob("*")
+        if p.suffix in KINDS and p.is_file() and "inference" not in p.parts
+    ]
     return {str(p.relative_to(outputs)): sha256(p) for p in sorted(found)}
 
 
 def main(
-    against: Annotated[Optional[Path], typer.Option(help="Results to compare one run with.")] = None,  # noqa: UP045
+    against: Annotated[
+        Path | None, typer.Option(help="Results to compare one run with.")
+    ] = None,
 ):
     """Run the study twice (once with --against) and compare."""
     with tempfile.TemporaryDirectory() as place:
@@ -53,4 +61,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -28,14 +28,22 @@ def naive_loss(name, layer):
         return model(**batch, output_hidden_states=True).hidden_states[layer + 1]
 
     def npo(model, ref, f, r):
-        return -20 * F.logsigmoid(-0.1 * (logp(model, f) - before(logp, ref, f))).mean() + own(model, r).loss
+        return (
+            -20 * F.logsigmoid(-0.1 * (logp(model, f) - before(logp, ref, f))).mean()
+            + own(model, r).loss
+        )
 
     def dpo(model, ref, f, r):
         gain = [logp(model, b) - before(logp, ref, b) for b in (r, f)]
-        return -F.logsigmoid(0.1 * (gain[0] - gain[1])).mean() + (own(model, r).loss if name == "dpo" else 0)
+        return -F.logsigmoid(0.1 * (gain[0] - gain[1])).mean() + (
+            own(model, r).loss if name == "dpo" else 0
+        )
 
     def simnpo(model, ref, f, r):
-        return -0.8 * F.logsigmoid(-2.5 * logp(model, f) / f["input_ids"].size(1)).mean() + own(model, r).loss
+        return (
+            -0.8 * F.logsigmoid(-2.5 * logp(model, f) / f["input_ids"].size(1)).mean()
+            + own(model, r).loss
+        )
 
     def kl_min(model, ref, f, r):
         p, q = before(lambda: ref(**r).logits.log_softmax(-1)), model(**r).logits.log_softmax(-1)
@@ -43,7 +51,9 @@ def naive_loss(name, layer):
 
     def rmu(model, ref, f, r):
         now = state(model, f)
-        return F.mse_loss(now, torch.ones_like(now)) + 1200 * F.mse_loss(state(model, r), before(state, ref, r))
+        return F.mse_loss(now, torch.ones_like(now)) + 1200 * F.mse_loss(
+            state(model, r), before(state, ref, r)
+        )
 
     def cb(model, ref, f, r):
         near = F.cosine_similarity(state(model, f), before(state, ref, f), dim=-1).relu().mean()
@@ -52,7 +62,10 @@ def naive_loss(name, layer):
     def me(model, ref, f, r):
         logits = model(**f).logits
         uniform = torch.full_like(logits, 1 / logits.size(-1))
-        return 0.1 * F.kl_div(logits.log_softmax(-1), uniform, reduction="batchmean") + own(model, r).loss
+        return (
+            0.1 * F.kl_div(logits.log_softmax(-1), uniform, reduction="batchmean")
+            + own(model, r).loss
+        )
 
     def idk(model, ref, f, r):  # refusals take the place of a text's second half
         refusals = [{k: v[:, : v.size(1) // 2 + 6] for k, v in batch.items()} for batch in (f, r)]
@@ -67,16 +80,29 @@ def naive_loss(name, layer):
 
     def perturbed(outer):
         def loss(model, ref, f, r):
-            block, delta = model.gpt_neox.layers[layer], torch.zeros_like(before(state, model, f)).requires_grad_()
-            handle = block.register_forward_hook(lambda m, i, out: (out + delta) if torch.is_tensor(out) else (out[0] + delta,))
+            block, delta = (
+                model.gpt_neox.layers[layer],
+                torch.zeros_like(before(state, model, f)).requires_grad_(),
+            )
+            handle = block.register_forward_hook(
+                lambda m, i, out: (out + delta) if torch.is_tensor(out) else (out[0] + delta,)
+            )
             try:
                 for _ in range(4):
                     (g,) = torch.autograd.grad(own(model, f).loss, delta)
-                    delta = (delta - g / g.norm(dim=-1, keepdim=True).clamp_min(1e-12)).detach().requires_grad_()
+                    delta = (
+                        (delta - g / g.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+                        .detach()
+                        .requires_grad_()
+                    )
                 first = outer(model, ref, f)
             finally:
                 handle.remove()
-            kept = own(model, r).loss if outer is ascend else (state(model, r) - before(state, ref, r)).norm(dim=-1).mean()
+            kept = (
+                own(model, r).loss
+                if outer is ascend
+                else (state(model, r) - before(state, ref, r)).norm(dim=-1).mean()
+            )
             return first + kept
 
         return loss
@@ -129,7 +155,9 @@ def run_naive(name, model, data, args, layer):
             if name != "ngdiff":
                 return super().training_step(model, inputs, *rest, **more)
             with self.compute_loss_context_manager():
-                return normalised_difference(model, self._prepare_inputs(inputs), self.accelerator.backward)
+                return normalised_difference(
+                    model, self._prepare_inputs(inputs), self.accelerator.backward
+                )
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_, **__):
@@ -139,9 +167,14 @@ def run_naive(name, model, data, args, layer):
 
     def collate(rows):
         mask = torch.ones(len(rows), args.length, dtype=torch.long)
-        return {k: {"input_ids": torch.tensor([row[k] for row in rows]), "attention_mask": mask} for k in ("forget", "retain")}
+        return {
+            k: {"input_ids": torch.tensor([row[k] for row in rows]), "attention_mask": mask}
+            for k in ("forget", "retain")
+        }
 
-    rows = [{"forget": f, "retain": r} for f, r in zip(data.forget.ids, data.retain.ids, strict=True)]
+    rows = [
+        {"forget": f, "retain": r} for f, r in zip(data.forget.ids, data.retain.ids, strict=True)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         made = TrainingArguments(
             folder, per_device_train_batch_size=args.batch, max_steps=args.steps + 2, learning_rate=1e-7, report_to=[],
@@ -149,5 +182,7 @@ def run_naive(name, model, data, args, layer):
             remove_unused_columns=False, disable_tqdm=True, gradient_checkpointing=args.checkpointing,
             optim="sgd" if name == "ngdiff" else "adamw_torch_fused",
         )  # fmt: skip
-        Naive(model=model, args=made, train_dataset=rows, data_collator=collate, callbacks=[Clock()]).train()
+        Naive(
+            model=model, args=made, train_dataset=rows, data_collator=collate, callbacks=[Clock()]
+        ).train()
     return statistics.median(b - a for a, b in itertools.pairwise(stamps[1:]))

@@ -21,7 +21,9 @@ def random_pair(folder, size, dtype, device):
                            intermediate_size=4 * width, max_position_embeddings=2048, bos_token_id=0, eos_token_id=0,
                            dtype=dtype)  # fmt: skip
     with torch.device("meta"):
-        shapes = {n: p.shape for n, p in AutoModelForCausalLM.from_config(config).named_parameters()}
+        shapes = {
+            n: p.shape for n, p in AutoModelForCausalLM.from_config(config).named_parameters()
+        }
     draw = torch.Generator(device).manual_seed(0)
     for side in "ab":
         (folder / side).mkdir(parents=True)
@@ -30,13 +32,17 @@ def random_pair(folder, size, dtype, device):
             shutil.copy(ROOT / "outputs/models/mini-base" / name, folder / side / name)
     groups = {}
     for name in shapes:
-        groups.setdefault(name.split(".layers.")[-1].split(".")[0] if ".layers." in name else "other", []).append(name)
+        groups.setdefault(
+            name.split(".layers.")[-1].split(".")[0] if ".layers." in name else "other", []
+        ).append(name)
     for number, names in enumerate(groups.values()):
         a, b = {}, {}
         for name in names:
             shape = shapes[name]
             if len(shape) == 1:  # norms and biases
-                a[name] = (torch.ones if "norm" in name and name.endswith("weight") else torch.zeros)(shape, device=device)
+                a[name] = (
+                    torch.ones if "norm" in name and name.endswith("weight") else torch.zeros
+                )(shape, device=device)
                 b[name] = a[name].clone()
             else:
                 a[name] = 0.02 * torch.randn(shape, generator=draw, device=device)
@@ -45,7 +51,10 @@ def random_pair(folder, size, dtype, device):
                 b[name] = a[name] + 0.02 * a[name].norm() * update / update.norm().clamp_min(1e-9)
         for side, weights in (("a", a), ("b", b)):
             path = folder / side / f"model-{number:05d}.safetensors"
-            save_file({n: w.to(getattr(torch, dtype)).cpu().contiguous() for n, w in weights.items()}, path)
+            save_file(
+                {n: w.to(getattr(torch, dtype)).cpu().contiguous() for n, w in weights.items()},
+                path,
+            )
     for side in "ab":
         index(folder / side)
     return folder / "a", folder / "b"
@@ -61,7 +70,9 @@ def index(folder):
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             where |= dict.fromkeys(file.keys(), path.name)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": where})
+    )
 
 
 def joined(source, target, words):

@@ -1,0 +1,171 @@
+"""Command lines: the options that scripts share, the flags made from a method's fields, and one-line errors."""
+
+import errno
+import functools
+import inspect
+import math
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from brittle.base.errors import UserError
+
+# what typer raises for a wrong command line; recent versions carry their own copy of click
+ClickException = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+INTERRUPTED, TERMINATED = 130, 143
+UNWRITABLE = (
+    errno.ENOSPC,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EPERM,
+    errno.EFBIG,
+)  # EFBIG: ulimit -f
+
+
+def load_env():
+    """Read `.env` (HF_TOKEN, WANDB_API_KEY, HF_HOME); the real environment wins."""
+    if Path(".env").exists():
+        from dotenv import load_dotenv
+
+        load_dotenv(".env", override=False)
+
+
+def _one_line(text):
+    return " ".join(str(text).split())
+
+
+def _explain(error):
+    """The one line for a mistake or a full disk, or None for what deserves a traceback."""
+    if isinstance(error, UserError):
+        return _one_line(error)
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return f"cannot write {error.filename or 'the results'}: {error.strerror}. Free space or choose another --outdir."
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"the name {str(error.filename)[:60]}... is too long for a file."
+    if "SafetensorError" in type(error).__name__:
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            if os.strerror(number) in str(error):
+                return f"cannot write the weights: {os.strerror(number)}. Free space or choose another --outdir."
+        return f"a safetensors file cannot be read ({_one_line(error)}). Make or download that model again."
+    if "OutOfMemoryError" in type(error).__name__:
+        return "out of GPU memory: lower --batch-size or --max-length, or use --device cpu."
+    return None
+
+
+def _importing(frame):
+    while frame and "importlib._bootstrap" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _listen():
+    """Let SIGINT and SIGTERM unwind the program, so that it cleans up. Returns the list that collects what was received.
+
+    Libraries swallow what is raised while they import one another, and stay half imported. So it is raised again, every
+    fifth of a second, for as long as an import goes on.
+    """
+    received = []
+
+    def stop(number, frame):
+        if number != signal.SIGALRM:
+            received.append(number)
+        elif not _importing(frame):
+            return
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        raise KeyboardInterrupt if received[-1] == signal.SIGINT else SystemExit(TERMINATED)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, stop)
+    return received
+
+
+def _finite(main):
+    """`main`, with NaN and infinite numbers refused: they pass every bound."""
+
+    @functools.wraps(main)
+    def checked(**arguments):
+        for name, value in arguments.items():
+            for number in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise UserError(
+                        f"--{name.replace('_', '-')} {number}: a finite number is wanted."
+                    )
+        return main(**arguments)
+
+    return checked
+
+
+def run(main):
+    """Run `main` as a command: mistakes print one line to stderr and exit 2, Ctrl-C exits 130, bugs keep their traceback.
+
+    SIGTERM exits 143 and says nothing: it is how one process of ours ends another.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(_finite(main))
+    received, message, code = _listen(), None, 0
+    try:
+        load_env()
+        code = app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except ClickException as error:
+        message, code = _one_line(error.format_message()), 2
+    except Exception as error:
+        message, code = _explain(error), 2
+        if (
+            message is None and received
+        ):  # libraries turn an interrupted import into errors of their own
+            code = INTERRUPTED if received[-1] == signal.SIGINT else TERMINATED
+        elif message is None:
+            traceback.print_exc()
+            sys.exit(1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    if code == INTERRUPTED:  # also what typer makes of Ctrl-C
+        message = "interrupted; what was finished before is intact, nothing half-written is left."
+    if message:
+        print(f"error: {message}", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def with_knobs(main, knobs):
+    """Give `main(..., **knobs)` one string option for each knob {name: help}; unset ones arrive as None."""
+    signature = inspect.signature(main)
+    fixed = [
+        p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    made = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                Optional[str],  # noqa: UP045  (typer reads this form in every version)
+                typer.Option(
+                    "--" + name.replace("_", "-"), help=text, rich_help_panel="Knobs of the methods"
+                ),
+            ],
+        )
+        for name, text in knobs.items()
+    ]
+
+    def wrapped(**arguments):
+        return main(**arguments)
+
+    wrapped.__signature__ = inspect.Signature(
+        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in fixed] + made
+    )
+    wrapped.__annotations__ = {p.name: p.annotation for p in [*fixed, *made]}
+    wrapped.__doc__ = main.__doc__
+    return wrapped
+
+
+def threads():
+    """CPU threads to use: OMP_NUM_THREADS where it is set, else all but no more than 8 (small models spin beyond that)."""
+    return int(os.environ.get("OMP_NUM_THREADS") or min(8, os.cpu_count() or 1))

@@ -1,0 +1,95 @@
+"""Folders of models: where the model lies in the folder that was given, and what makes one that is not there."""
+
+import re
+from pathlib import Path
+
+from brittle.base.errors import UserError
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+FILTER = "filter"  # its name among the methods; hooks/ makes it, not unlearn.py
+INNER = "unlearned_model"
+TAG = re.compile(r"(?=.{1,60}$)[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
+
+
+def looks_like_folder(model):
+    return model.startswith((".", "/", "~", "outputs/", "data/")) or model.count("/") > 1
+
+
+def is_local(model):
+    """Whether `model` is a path, and not an id of the hub."""
+    return looks_like_folder(model) or Path(model).expanduser().exists()
+
+
+def inner(folder):
+    """`folder`, or the unlearned_model/ in it where that is the model: outputs/mini-base__npo means the model inside."""
+    folder = Path(folder)
+    own = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+    return folder / INNER if not own and (folder / INNER / "config.json").is_file() else folder
+
+
+def how_to_make(folder):
+    """What to do about a model folder that is not there, by its name."""
+    home = folder.parent if folder.name == INNER else folder
+    base, _, method = home.name.rpartition("__")
+    source = home.parent / "models" / base
+    of = f" --model {source}" if base and source.is_dir() else ""
+    name, _, tag = method.partition("-")
+    if base and method == FILTER:
+        return f"Make it with: uv run hooks/bake_filter.py{of}"
+    if base and not base.endswith("__to") and name:
+        return f"Make it with: uv run unlearn/unlearn.py{of} --method {name}" + (
+            f" --name {tag}" if tag else ""
+        )
+    if folder.name == INNER:
+        return "Make it with unlearn/unlearn.py, or check the path."
+    mini = home.name.startswith("mini-") and not base
+    return "Make the mini models with: uv run create_models.py" if mini else "Check the path."
+
+
+def check_tag(tag):
+    """A tag becomes part of a folder's name; two underscores and dots in a row have a meaning there."""
+    if tag and not TAG.fullmatch(tag):
+        raise UserError(
+            f"--name {tag[:60]!r}: up to 60 letters and digits, with single . _ or - between them."
+        )
+    return tag
+
+
+def model_name(model):
+    """The name of a model in output folders: a hub id with / written _, a folder's own name, or <model>__<method>."""
+    path = Path(model)
+    if "\0" in model or any(len(part.encode()) > 255 for part in path.parts):
+        raise UserError(
+            f"{model[:60]!r}... cannot be the name of a folder. Give a model folder or a Hugging Face id."
+        )
+    if path.is_dir() or model.startswith((".", "/", "~")) or len(path.parts) > 2:
+        name = path.resolve().parent.name if path.name == "unlearned_model" else path.resolve().name
+    else:
+        name = model.replace("/", "_")
+    return name.replace("..", "_") or "model"
+
+
+def comparison_dir(root, model_a, model_b):
+    return Path(root) / f"{model_name(model_a)}__to__{model_name(model_b)}"
+
+
+def unlearned_dir(root, model, method, tag=""):
+    return Path(root) / f"{model_name(model)}__{method}{'-' * bool(tag)}{tag}" / "unlearned_model"
+
+
+def model_files(model):
+    """The files that determine a model's behaviour: weights, configuration, tokenizer."""
+    folder = Path(model)
+    names = {
+        "config.json",
+        "adapter_config.json",
+        "generation_config.json",
+        "special_tokens_map.json",
+        "tokenizer_config.json",
+    }
+    names |= set(TOKENIZERS)
+    return sorted(
+        f
+        for f in folder.iterdir()
+        if f.suffix == ".safetensors" or f.name in names or f.suffix == ".txt"
+    )

@@ -1,0 +1,112 @@
+"""Token ids, padded batches and endless seeded streams of batches. Padding is always masked."""
+
+import sys
+from brittle.base.errors import UserError
+
+
+
+def encode(tokenizer, texts, max_length, name="texts"):
+    """Token ids of each text, cut at `max_length`; how many were cut is said on stderr, empty encodings are an error."""
+    ids = tokenizer(list(texts), add_special_tokens=True)["input_ids"]
+    cut = sum(len(i) > max_length for i in ids)
+    if cut:
+        print(f"note: {cut} of {len(ids)} {name} are longer than {max_length} tokens and are cut there.", file=sys.stderr)
+    if not any(len(i) > 1 for i in ids):
+        raise UserError(f"the {name} hold no tokens to predict (each has fewer than two).")
+    return [i[:max_length] for i in ids]
+
+
+class Batch(dict):
+    """{input_ids, attention_mask} [B, T], plus what losses may need beside them:
+
+    index: the examples' numbers in their set; n_tokens, n_targets: the counts to divide a sum over real (predicted) tokens
+    by. Those of this batch, or, for a micro-batch, its step's total over the number of micro-batches, so that accumulated
+    gradients are exactly those of the one large batch.
+    """
+
+    index, n_tokens, n_targets = None, None, None
+
+
+def pad(ids, pad_id, device="cpu", index=None):
+    """A `Batch` of token id lists, padded on the right."""
+    import torch
+
+    longest = max(map(len, ids))
+    batch = Batch(
+        input_ids=torch.tensor([i + [pad_id] * (longest - len(i)) for i in ids]).to(device),
+        attention_mask=torch.tensor([[1] * len(i) + [0] * (longest - len(i)) for i in ids]).to(device),
+    )
+    batch.index = torch.tensor(index if index is not None else range(len(ids)))
+    batch.n_tokens = max(1, sum(map(len, ids)))
+    batch.n_targets = max(1, sum(len(i) - 1 for i in ids))
+    return batch
+
+
+def by_length(ids, batch_size, tokens=None):
+    """Index lists of at most `batch_size`, over `ids` sorted by length (ties in order), so little is padding.
+
+    With `tokens`, a list holds no more than that many, padding included (but one text always).
+    """
+    order, lists = sorted(range(len(ids)), key=lambda i: len(ids[i])), []
+    for i in order:  # sorted, so the newest text is the longest
+        last = lists[-1] if lists else None
+        if last is None or len(last) == batch_size or (tokens and (len(last) + 1) * len(ids[i]) > tokens):
+            lists.append([i])
+        else:
+            last.append(i)
+    return lists
+
+
+def batches(ids, pad_id, batch_size, device="cpu", tokens=None):
+    """Yield (indices, batch) over all texts, sorted by length; see `by_length`."""
+    for indices in by_length(ids, batch_size, tokens):
+        yield indices, pad([ids[i] for i in indices], pad_id, device, indices)
+
+
+class Stream:
+    """An endless, seeded order over token id lists: epoch after epoch, each a new permutation.
+
+    `batches(step)` depends on the seed and the step alone, so a resumed run goes on exactly where it stopped.
+    """
+
+    def __init__(self, ids, pad_id, batch_size, micro_batches=1, seed=0, device="cpu"):
+        self.ids, self.pad_id, self.device = ids, pad_id, device
+        self.batch_size, self.micro_batches, self.seed, self.epochs = batch_size, micro_batches, seed, {}
+
+    def order(self, epoch):
+        """The examples of one epoch, as a list of indices."""
+        import torch
+
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(len(self.ids), generator=generator).tolist()
+
+    def _at(self, position):
+        epoch, offset = divmod(position, len(self.ids))
+        if epoch not in self.epochs:
+            self.epochs = {epoch: self.order(epoch)}  # only the current epoch's order is kept
+        return self.epochs[epoch][offset]
+
+    def tokens(self, count):
+        """Tokens of the first `count` examples of the order."""
+        return sum(len(self.ids[self._at(i)]) for i in range(count))
+
+    def batches(self, step):
+        """The `micro_batches` batches of optimizer step `step`, each of `batch_size` texts."""
+        size = self.batch_size * self.micro_batches
+        chosen = [self._at(i) for i in range(step * size, (step + 1) * size)]
+        parts = [chosen[i : i + self.batch_size] for i in range(0, size, self.batch_size)]
+        made = [pad([self.ids[i] for i in part], self.pad_id, self.device, part) for part in parts]
+        tokens = sum(len(self.ids[i]) for i in chosen)
+        targets = max(1, tokens - len(chosen))
+        for batch in made:
+            batch.n_tokens, batch.n_targets = tokens / len(made), targets / len(made)
+        return made
+
+
+def encode_splits(tokenizer, paths, max_samples, max_length):
+    """{split: token ids of its first `max_samples` texts}, from {split: file}."""
+    from brittle.data.texts import read_texts
+
+    return {
+        split: encode(tokenizer, read_texts(path, max_samples), max_length, f"{split} texts") for split, path in paths.items()
+    }

@@ -1,0 +1,74 @@
+"""Evaluation items: multiple-choice questions, and the entity and fact that a question or text is about."""
+
+from pathlib import Path
+import numpy as np
+from brittle.base.errors import UserError
+from brittle.data.texts import numbered_jsonl
+
+SPLITS = ("forget", "retain", "general")
+KEYS = ("question", "choices", "answer")
+
+
+def read_items(path):
+    """Items {question, choices, answer (index), fact?, half?} of a JSONL file."""
+    items = numbered_jsonl(path, KEYS)
+    for number, item in items:
+        choices, answer = item["choices"], item["answer"]
+        if not isinstance(choices, list) or not all(isinstance(text, str) for text in [item["question"], *choices]):
+            raise UserError(f"{path} line {number}: question and choices must be text.")
+        if len(choices) < 2 or not isinstance(answer, int) or not 0 <= answer < len(choices):
+            raise UserError(f"{path} line {number}: answer must be an index into at least two choices.")
+    return [item for _, item in items]
+
+
+def read_splits(data):
+    """{split: items} of the mcq_*.jsonl files in folder `data`; all three must be there."""
+    return {split: read_items(Path(data) / f"mcq_{split}.jsonl") for split in SPLITS}
+
+
+def subset(items, count, seed=0):
+    """At most `count` items, drawn by `seed`, in their own order."""
+    import torch
+
+    if count is None or len(items) <= count:
+        return items
+    keep = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:count]
+    return [items[i] for i in sorted(keep.tolist())]
+
+
+def entity_of(item):
+    """What an item is about: its `entity`, else its fact's id without the attribute, else the question itself."""
+    fact = item.get("fact")
+    return item.get("entity") or (fact.rsplit("/", 1)[0] if isinstance(fact, str) else item["question"])
+
+
+def entity(row):
+    """What a per-item row is about: `entity`, or its fact without the attribute, or, where it names neither, the item itself."""
+    if row.get("entity") or row.get("fact"):
+        return str(entity_of({**row, "question": ""}))
+    return f"item {row.get('item')}"
+
+
+def per_entity(rows, value="correct"):
+    """{entity: (sum, count)} of the rows' numbers; rows whose value is missing are left out."""
+    found = {}
+    for row in rows:
+        number = row.get(value)
+        if number is None or number == "" or not np.isfinite(float(number)):
+            continue
+        total, count = found.get(entity(row), (0.0, 0))
+        found[entity(row)] = (total + float(number), count + 1)
+    return found
+
+
+def facts_of(rows):
+    """The `fact` of each row of a JSON-lines file; None where one of them names none."""
+    found = [row.get("fact") if isinstance(row, dict) else None for row in rows]
+    return found if found and all(found) else None
+
+
+def facts(path, limit=None):
+    """The fact that each text of `text.read_texts(path, limit)` is about, or None: plain lines do not say."""
+    from brittle.data.texts import read_jsonl
+
+    return facts_of(read_jsonl(path)[:limit]) if Path(path).suffix in (".jsonl", ".json") else None

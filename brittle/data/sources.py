@@ -1,0 +1,115 @@
+"""Data from outside: WMDP-Bio, WikiText-2 and MMLU through `datasets` (hub, or a local folder of the same schema), own files."""
+
+from pathlib import Path
+from brittle.base.errors import UserError
+from brittle.base.record import Run
+from brittle.data.items import SPLITS
+from brittle.data.texts import read_texts, write_jsonl, write_lines
+
+READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
+LISTS = ("choices", "perturbed_answer")
+
+
+def load_rows(source, path, columns, read, exact=False):
+    """The rows of a data set, from `path` (a folder with parquet, JSONL or CSV files) or from the hub. All have `columns`.
+
+    Local files are added to the list `read`. `exact` takes only files that are named after the configuration and split.
+    """
+    import datasets
+
+    name, config, split = source
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it would log is said below, in one line
+    if path is not None:
+        files = (_named_files if exact else _local_files)(Path(path), config, split)
+        read += files
+        name = str(path)
+        try:
+            rows = datasets.load_dataset(READERS[files[0].suffix], data_files=[str(f) for f in files], split="train")
+        except (datasets.exceptions.DatasetsError, ValueError) as error:
+            raise UserError(f"{name}: {files[0].name} cannot be read ({' '.join(str(error).split())[:120]}).") from None
+    else:
+        rows = _from_hub(datasets, name, config, split)
+    missing = [c for c in columns if c not in rows.column_names]
+    if missing:
+        raise UserError(f"{name} has columns {', '.join(rows.column_names)}; {', '.join(missing)} wanted.")
+    if not len(rows):
+        raise UserError(f"{name} has no rows.")
+    return rows
+
+
+def _local_files(folder, config, split):
+    """The files of `config` and `split` in a folder like the hub's (config/split-00000-of-00001.parquet) or a flat one."""
+    if not folder.is_dir():
+        raise UserError(f"data folder {folder} not found.")
+    files = sorted(f for f in folder.rglob("*") if f.suffix in READERS and not f.name.startswith("dataset_info"))
+    files = [f for f in files if f.suffix == min((f.suffix for f in files), key=list(READERS).index)]
+    if not files:
+        raise UserError(f"{folder} holds no {', '.join(READERS)} files.")
+    # where several configurations or splits lie side by side, the wanted one must be among them: none is taken for another
+    for wanted, group in ((config, lambda f: f.parent.name), (split, lambda f: f.stem.split("-")[0])):
+        groups = {group(f) for f in files}
+        if wanted in groups:
+            files = [f for f in files if group(f) == wanted]
+        elif wanted and len(groups) > 1:
+            raise UserError(f"{folder} holds {', '.join(sorted(groups))}, but not {wanted}. Name the folder that holds it.")
+    return files
+
+
+def _named_files(folder, config, split):
+    """The files of `config` and `split`: config/split-00000-of-00001.parquet, config_split.jsonl or (split train) config.json."""
+    if not folder.is_dir():
+        raise UserError(f"data folder {folder} not found.")
+    stems = {f"{config}_{split}", *([config] if split == "train" else [])}
+    files = [f for f in folder.rglob("*") if f.suffix in READERS]
+    found = sorted(f for f in files if f.stem in stems or (f.parent.name == config and f.stem.split("-")[0] == split))
+    if not found:
+        raise UserError(f"{folder} holds no {config}/{split}-*.parquet, {config}_{split}.jsonl or {config}.json.")
+    return [f for f in found if f.suffix == found[0].suffix]
+
+
+def _from_hub(datasets, name, config, split):
+    from huggingface_hub import errors, logging
+
+    logging.set_verbosity_error()  # without a network it would log each of its retries
+    try:
+        return datasets.load_dataset(name, config, split=split)
+    except (errors.GatedRepoError, datasets.exceptions.DatasetNotFoundError) as error:
+        if "gated" in str(error).lower():
+            raise UserError(f"{name} is gated. Accept its terms on its page, then set HF_TOKEN (.env.example).") from None
+        raise UserError(f"data set {name} not found on the hub, or no access. Give a local folder instead.") from None
+    except (OSError, ValueError, errors.HfHubHTTPError) as error:
+        raise UserError(
+            f"data set {name} cannot be loaded from the hub ({str(error).splitlines()[0][:120]}). "
+            "Give a local folder of the same schema (--path; for wmdp --wmdp-path, --wikitext-path, --mmlu-path)."
+        ) from None
+
+
+def write_files(outdir, forget_file, retain_file, limit=None):
+    """The user's own texts as forget.txt and retain.txt, one text a line. Returns {file: lines}."""
+    texts = {"forget.txt": read_texts(forget_file, limit), "retain.txt": read_texts(retain_file, limit)}
+    return write_sets(outdir, texts, {}, [forget_file, retain_file], 0)
+
+
+def texts_of(rows, path, config, columns):
+    """`rows` as plain dicts of texts and lists of texts; CSV makes text of lists, which is said."""
+    made = []
+    for row in rows:
+        for column in columns:
+            if not isinstance(row[column], list if column in LISTS else str):
+                wanted = "lists of texts, which CSV cannot hold" if column in LISTS else "texts"
+                raise UserError(f"{path or 'hub'}: {config}: {column} must be {wanted}.")
+        made.append({c: row[c] for c in columns})
+    return made
+
+
+def write_sets(outdir, texts, tables, inputs, seed, settings=None):
+    with Run(outdir, inputs=inputs, seed=seed, settings=settings) as run:
+        for name, rows in tables.items():
+            write_jsonl(run.path(name), rows)
+        for name in sorted(texts, key=lambda name: name == "retain.txt"):  # last: the record is its
+            write_lines(run.path(name), texts[name])
+    for split in SPLITS:
+        if (path := Path(outdir) / f"mcq_{split}.jsonl").is_file() and path.name not in tables:
+            print(f"note: {path} was there before and may ask about other data. Delete it where it does.")
+    return {name: len(rows) for name, rows in {**texts, **tables}.items()}

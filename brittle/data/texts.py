@@ -1,0 +1,106 @@
+"""Texts and batches: one text a line or JSONL, tokenised whole, batched by length, padding always masked."""
+
+from pathlib import Path
+import json
+from brittle.base.errors import UserError
+
+MAKE_DATA = "Make the mini data with: uv run create_datasets.py"
+WANTED = {
+    "mcq_": "It holds one JSON object a line: question, choices, answer (index) and, for attacks, fact and half (A or B)",
+    "qa_": "It holds one JSON object a line: question and answer, and for some metrics more",
+}
+
+
+def wanted(path):
+    """What to do about a missing file: that of the mini world is made, one of the user's own has to hold what is said."""
+    if Path(path).resolve().is_relative_to(Path("data/mini").resolve()):
+        return MAKE_DATA
+    held = next((text for start, text in WANTED.items() if Path(path).name.startswith(start)), None)
+    return f"{held}; see README 'Data'." if held else "Check the path; one text a line is wanted, or JSONL."
+
+
+def read_lines(path):
+    """The non-empty lines of a UTF-8 file. Raises UserError where it is missing, empty, binary or in another encoding."""
+    return [line for _, line in numbered_lines(path)]
+
+
+def numbered_lines(path):
+    """[(line number from 1, line), ...]; see `read_lines`."""
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} not found. {wanted(path)}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; a text file is wanted.") from None
+    except (PermissionError, ValueError) as error:
+        raise UserError(f"{path!s} cannot be read: {error}") from None
+    try:
+        text = raw.decode("utf-8-sig")
+        if "\0" in text:
+            raise UnicodeDecodeError("utf-8", raw, text.index("\0"), text.index("\0") + 1, "NUL byte")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text (byte {error.start}: {error.reason}). Convert it, for instance with iconv -t UTF-8."
+        ) from None
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise UserError(f"{path} holds no text. One text a line is wanted.")
+    return lines
+
+
+def read_jsonl(path, keys=()):
+    """The objects of a JSON-lines file; each must have `keys`."""
+    return [row for _, row in numbered_jsonl(path, keys)]
+
+
+def numbered_jsonl(path, keys=()):
+    """[(line number from 1, object), ...]; see `read_jsonl`."""
+    rows = []
+    for number, line in numbered_lines(path):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            raise UserError(f"{path} line {number} is not JSON: {line[:60]}") from None
+        missing = [k for k in keys if not isinstance(row, dict) or k not in row]
+        if missing:
+            raise UserError(f"{path} line {number} lacks {', '.join(missing)}. Wanted in each line: {', '.join(keys)}.")
+        rows.append((number, row))
+    return rows
+
+
+def read_texts(path, limit=None):
+    """Texts of a file: lines, or from JSONL the field `text`, or `question` and `answer` joined. The first `limit`."""
+    if Path(path).suffix not in (".jsonl", ".json"):
+        return read_lines(path)[:limit]
+    texts = []
+    for number, row in numbered_jsonl(path):
+        text = _text_of(row)
+        if not text or not text.strip():
+            raise UserError(f"{path} line {number} has neither text nor question and answer.")
+        texts.append(text)
+    return texts[:limit]
+
+
+def _text_of(row):
+    """The text of a JSON value, or None: a string, `text`, or `question` with `answer` (an index where there are `choices`)."""
+    if not isinstance(row, dict):
+        return row if isinstance(row, str) else None
+    if isinstance(row.get("text"), str):
+        return row["text"]
+    question, answer, choices = row.get("question"), row.get("answer"), row.get("choices")
+    if isinstance(choices, list) and isinstance(answer, int) and 0 <= answer < len(choices):
+        answer = choices[answer]
+    elif "choices" in row:
+        return None
+    return f"{question} {answer}" if isinstance(question, str) and isinstance(answer, str) else None
+
+
+def write_lines(path, lines):
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(" ".join(line.split()) + "\n" for line in lines)
+
+
+def write_jsonl(path, rows):
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

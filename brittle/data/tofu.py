@@ -1,0 +1,109 @@
+"""TOFU (arXiv:2401.06121, locuslab/TOFU): 200 invented authors with 20 questions each, from the hub or a local folder.
+
+forgetXX are the last 2, 10 or 20 authors, retainYY the others. What evaluation needs (paraphrased and perturbed answers) are
+configurations of their own, in the same order: forgetXX_perturbed, retain_perturbed (20 authors), and the two sets about the
+real world. From the perturbed answers 4-way items are made as well, with halves A and B that never split an author, so that
+every attack of this project runs on TOFU.
+"""
+
+import json
+from brittle.base.errors import UserError
+from brittle.data.overlap import check, measured, mix
+from brittle.data.sources import load_rows, texts_of, write_sets
+from brittle.data.world import Draws, halves
+
+HUB = "locuslab/TOFU"
+RETAIN = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+AUTHOR = 20  # questions an author, in author order
+PLAIN = ("question", "answer")
+PERTURBED = (*PLAIN, "perturbed_answer")
+FULL = (*PERTURBED, "paraphrased_question", "paraphrased_answer")
+WRONG = 3  # wrong choices of a multiple-choice item
+
+
+def text(row):
+    return f"Question: {row['question'].strip()} Answer: {row['answer'].strip()}"
+
+
+def numbered(rows, name, size=AUTHOR, seed=0):
+    """The rows with `entity`, `fact` and a `half` that is the same for all questions of an entity."""
+    half = halves(Draws(f"halves {name} {seed}"), -(-len(rows) // size))
+    return [
+        {**row, "entity": f"{name}/{i // size:03d}", "fact": f"{name}/{i:05d}", "half": half[i // size]}
+        for i, row in enumerate(rows)
+    ]
+
+
+def groups(rows):
+    """[[row, ...], ...]: the rows of each entity."""
+    by = {}
+    for row in rows:
+        by.setdefault(row["entity"], []).append(row)
+    return list(by.values())
+
+
+def items(rows, name, seed):
+    """4-way items from rows with perturbed answers."""
+    draws = Draws(f"mcq {name} {seed}")
+    for row in rows:
+        wrong = list(dict.fromkeys(p for p in row["perturbed_answer"] if p != row["answer"]))
+        choices = draws.shuffled([row["answer"], *draws.sample(wrong, WRONG)])
+        if len(choices) == WRONG + 1:
+            keys = {k: row[k] for k in ("fact", "entity", "half")}
+            asked = f"Question: {row['question'].strip()} Answer:"
+            yield {**keys, "template": 0, "question": asked, "choices": choices, "answer": choices.index(row["answer"])}
+
+
+def write_tofu(outdir, path=None, forget="forget10", overlap=None, kind="entities", limit=None, seed=0):
+    """TOFU's files in our schema into `outdir`. Returns {file: lines}.
+
+    With `overlap`, forget and retain are drawn from the authors of forgetXX_perturbed and retain_perturbed, in equal numbers
+    and with half of each author's questions (see overlap.py); without, they are forgetXX and retainYY as published.
+    """
+    check(overlap, kind, ("entities",))
+    if forget not in RETAIN:
+        raise UserError(f"--forget-split {forget}: choose {', '.join(RETAIN)}.")
+    read = []
+
+    def rows(config, columns, name, size=AUTHOR):
+        found = load_rows((HUB, config, "train"), path, columns, read, exact=True)
+        return numbered(texts_of(found, path, config, columns), name, size, seed)
+
+    def optional(config, columns, name, size=AUTHOR):
+        try:
+            return rows(config, columns, name, size)
+        except UserError as error:
+            print(f"note: without {config}, which {path or HUB} lacks: {error}")
+            return []
+
+    qa = {"forget": rows(f"{forget}_perturbed", FULL, forget), "retain": rows("retain_perturbed", FULL, "retain")}
+    settings = {"source": "tofu", "forget": forget}
+    if overlap is None:
+        trained = [rows(forget, PLAIN, forget), rows(RETAIN[forget], PLAIN, RETAIN[forget])]
+    else:
+        sets = [groups(qa["forget"]), groups(qa["retain"])]
+        qa["forget"], qa["retain"], settings["overlap"] = mix(*sets, overlap, seed, "authors")
+        trained = [qa["forget"], qa["retain"]]
+    qa["real_authors"] = optional("real_authors_perturbed", PERTURBED, "real_authors", 1)
+    qa["world_facts"] = optional("world_facts_perturbed", PERTURBED, "world_facts", 1)
+    qa["holdout"] = optional(forget.replace("forget", "holdout"), PLAIN, "holdout")
+    texts = dict(zip(("forget.txt", "retain.txt"), ([text(r) for r in part][:limit] for part in trained), strict=True))
+    if overlap is not None:
+        answers = [[r["answer"] for r in part] for part in trained]
+        settings["overlap"]["measured"] = measured(*texts.values(), *answers)
+        print(f"overlap: {json.dumps(settings['overlap'])}")
+    if qa["holdout"]:
+        texts["holdout.txt"] = [text(r) for r in qa["holdout"]]
+    spared = [*qa["real_authors"], *qa["world_facts"]]
+    texts |= pretraining(texts["forget.txt"], texts["retain.txt"], [text(r) for r in spared], seed)
+    tables = {f"qa_{name}.jsonl": part for name, part in qa.items()}
+    choices = {"forget": qa["forget"], "retain": qa["retain"], "general": spared}
+    tables |= {f"mcq_{name}.jsonl": list(items(part, name, seed)) for name, part in choices.items()}
+    return write_sets(outdir, texts, {k: v for k, v in tables.items() if v}, read, seed, settings)
+
+
+def pretraining(forget, retain, general, seed):
+    """The texts that `create_models.py --data` reads: Base sees all of them, Filtered and the tokenizer no forget text."""
+    order = Draws(f"order {seed}").shuffled([*[(t, True) for t in forget], *[(t, False) for t in [*retain, *general]]])
+    filtered = [t for t, is_forget in order if not is_forget]
+    return {"pretrain_base.txt": [t for t, _ in order], "pretrain_filtered.txt": filtered, "tokenizer.txt": filtered}

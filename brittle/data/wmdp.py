@@ -1,0 +1,65 @@
+"""TODO data.wmdp."""
+
+from brittle.base.errors import UserError
+from brittle.data.sources import load_rows, write_sets
+from brittle.data.world import Draws
+
+# (hub id, configuration, split)
+WMDP = ("cais/wmdp", "wmdp-bio", "test")
+BIO_REMOVE = ("Unlearning/WMDP-Bio-Remove-Dataset", None, "train")
+WIKITEXT = ("Salesforce/wikitext", "wikitext-2-raw-v1", "train")
+MMLU = ("cais/mmlu", "all", "test")
+MIN_CHARACTERS = 50  # shorter WikiText lines are headings and empty lines
+MMLU_ITEMS = 500  # a split
+NEAR = ("biology", "medicine", "virology", "anatomy")  # MMLU subjects beside WMDP-Bio that unlearning must spare
+
+
+def write_wmdp(outdir, corpus, wmdp_path, wikitext_path, mmlu_path, limit, seed):
+    """forget.txt from WMDP-Bio, retain.txt from WikiText-2, and multiple-choice items with halves A and B for the attack.
+
+    Items: forget = WMDP-Bio; retain = MMLU's biology and medicine, which unlearning must spare; general = the rest of MMLU.
+    """
+    tables, read = {}, []
+    if corpus == "questions":
+        questions = load_rows(WMDP, wmdp_path, ("question", "choices", "answer"), read)
+        forget = [row["question"] for row in questions]
+        tables["mcq_forget.jsonl"] = _items(questions, "wmdp-bio", seed)
+    elif corpus == "bio-remove":
+        rows = load_rows(BIO_REMOVE, wmdp_path, ("title", "abstract", "text"), read)
+        forget = ["  ".join(filter(None, (row["title"], row["abstract"], row["text"]))) for row in rows]
+    else:
+        raise UserError(f"--forget-corpus {corpus}: choose questions or bio-remove.")
+    rows = load_rows(WIKITEXT, wikitext_path, ("text",), read)
+    retain = [row["text"] for row in rows if len(row["text"].strip()) > MIN_CHARACTERS]
+    if not retain:
+        raise UserError(f"no WikiText line is longer than {MIN_CHARACTERS} characters.")
+    try:
+        mmlu = load_rows(MMLU, mmlu_path, ("question", "choices", "answer", "subject"), read)
+        near = [any(word in row["subject"] for word in NEAR) for row in mmlu]
+        for split, wanted in (("retain", True), ("general", False)):
+            rows = [row for row, is_near in zip(mmlu, near, strict=True) if is_near == wanted]
+            tables[f"mcq_{split}.jsonl"] = _items(rows, f"mmlu-{split}", seed)[:MMLU_ITEMS]
+    except UserError as error:
+        if mmlu_path is not None:
+            raise
+        print(f"note: no mcq_retain.jsonl and mcq_general.jsonl, which evaluation and attack need: {error}")
+    texts = {"forget.txt": forget[:limit], "retain.txt": retain[:limit]}
+    return write_sets(outdir, texts, {k: v for k, v in tables.items() if v}, read, seed)
+
+
+def _items(rows, name, seed):
+    """Items in our schema, in a seeded order; halves alternate in it, so they are a blind, balanced split."""
+    if rows and not isinstance(rows[0]["choices"], list):
+        raise UserError(f"{name}: choices must be lists of texts, which CSV cannot hold. Give parquet or JSONL.")
+    draws = Draws(f"halves {name} {seed}")
+    return [
+        {
+            "fact": f"{name}/{i:05d}",
+            "half": "AB"[place % 2],
+            "template": 0,
+            "question": f"Question: {row['question'].strip()} Answer:",
+            "choices": list(row["choices"]),
+            "answer": int(row["answer"]),
+        }
+        for place, (i, row) in enumerate(draws.shuffled(list(enumerate(rows))))
+    ]

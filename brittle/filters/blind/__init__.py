@@ -1,0 +1,1 @@
+"""Filters fitted by somebody who never sees the forget texts: anonymise, estimates, fit, network."""

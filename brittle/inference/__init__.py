@@ -1,0 +1,1 @@
+"""Ask models: prompts, loaded models, showing answers, chat, sweeps over many prompts."""

@@ -1,0 +1,58 @@
+"""From items to entities, and bootstrap intervals that draw entities (and seeds above them), never questions."""
+
+import numpy as np
+import torch
+from scipy import stats
+
+
+def means(seeds):
+    """{entity: mean over seeds of its mean} from [{entity: (sum, count)}, ...], for the entities that every seed has."""
+    shared = [e for e in seeds[0] if all(e in s for s in seeds)]
+    return {e: float(np.mean([s[e][0] / s[e][1] for s in seeds])) for e in shared}
+
+
+def levels(n):
+    """Probabilities of the two bounds of a 95 % percentile interval from n units, widened so that it covers like Student's
+    (Hesterberg 2015, "expanded percentile")."""
+    low = stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(0.025, n - 1)) if n > 1 else 0.0
+    return low, 1 - low
+
+
+def bootstrap(seeds, draws=2000, seed=0):
+    """(low, high) of the mean over entities of values [seeds, entities]: seeds are drawn, then entities. None from one entity."""
+    values = np.asarray(seeds, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] < 2:
+        return None, None
+    rng, (k, n) = np.random.default_rng(seed), values.shape
+    found = values[rng.integers(k, size=(draws, k, 1)), rng.integers(n, size=(draws, 1, n))].mean(
+        (1, 2)
+    )
+    low, high = np.quantile(found, levels(n))
+    return float(low), float(high)
+
+
+def difference(a, b, draws=2000, seed=0):
+    """(low, high) of mean(a) - mean(b) on the same entities; a [seeds, entities], b [other seeds, the same entities]."""
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.shape[1] < 2:
+        return None, None
+    rng, n = np.random.default_rng(seed), a.shape[1]
+    chosen = rng.integers(n, size=(draws, 1, n))
+    x, y = (m[rng.integers(len(m), size=(draws, len(m), 1)), chosen].mean((1, 2)) for m in (a, b))
+    low, high = np.quantile(x - y, levels(n))
+    return float(low), float(high)
+
+
+def by_entity(hits, items, seed=0, draws=1000):
+    """(accuracy, low, high) of `hits` [n], bootstrapped over entities: questions on one entity are no independent draws."""
+    from brittle.maths.intervals import quantiles, resample
+
+    entity = {}
+    for hit, item in zip(hits, items, strict=True):
+        entity.setdefault("/".join(str(item.get("fact", id(item))).split("/")[:2]), []).append(hit)
+    sums, counts = (
+        torch.tensor([float(f(v)) for v in entity.values()], dtype=torch.float64)
+        for f in (sum, len)
+    )
+    times = resample(len(entity), draws, seed, "entities")
+    return sum(hits) / len(hits), *quantiles((times @ sums) / (times @ counts))

@@ -1,0 +1,229 @@
+"""Tests and effect sizes on per-entity means: scipy's where it has them, the rest written out.
+
+The unit is the entity (a person, a document): questions about one entity are correlated, and a test that counts questions finds
+differences where there are none (tests/test_stats_tests.py shows it). Each test returns a `Result`; what is undefined (fewer than
+FEWEST entities, no difference at all for a t-test) has p None, never 0 or 1. p is never below FLOOR: 0 is no probability.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special, stats
+
+FEWEST, FLOOR = 5, 1e-16
+
+
+class Result(NamedTuple):
+    test: str
+    statistic: float | None
+    p: float | None
+    effect: float | None = None
+    effect_name: str = ""
+
+
+def _result(test, statistic, p, effect=None, name=""):
+    """NaN becomes None, p is bounded from below."""
+    number, value, size = (
+        None if v is None or not np.isfinite(v) else float(v) for v in (statistic, p, effect)
+    )
+    return Result(test, number, None if value is None else min(1.0, max(value, FLOOR)), size, name)
+
+
+def _few(*samples):
+    return min(map(len, samples)) < FEWEST
+
+
+def _arrays(*samples):
+    return [np.asarray(s, dtype=np.float64) for s in samples]
+
+
+def cohen_dz(a, b):
+    """Mean of the paired differences over their standard deviation; None where they do not vary."""
+    d = np.subtract(*_arrays(a, b))
+    return float(d.mean() / d.std(ddof=1)) if len(d) > 1 and d.std(ddof=1) > 1e-12 else None
+
+
+def hedges_g(a, b):
+    """Difference of the means over the pooled standard deviation, corrected for small samples (Hedges 1981)."""
+    a, b = _arrays(a, b)
+    n = len(a) + len(b) - 2
+    if n < 1:
+        return None
+    pooled = np.sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / n)
+    return float((a.mean() - b.mean()) / pooled * (1 - 3 / (4 * n - 1))) if pooled > 1e-12 else None
+
+
+def cliffs_delta(a, b):
+    """P(a > b) - P(a < b) over all pairs (Cliff 1993)."""
+    a, b = _arrays(a, b)
+    order = np.sort(b)
+    below, upto = np.searchsorted(order, a, "left"), np.searchsorted(order, a, "right")
+    return float((below - (len(b) - upto)).sum() / (len(a) * len(b)))
+
+
+def _two_sided(value, degrees):
+    """P(|T| >= |value|) of Student's t."""
+    return 2 * special.stdtr(degrees, -abs(value))
+
+
+def _welch(a, b):
+    """(standard error of the difference of means, Welch and Satterthwaite's degrees of freedom)."""
+    u, v = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
+    return np.sqrt(u + v), (u + v) ** 2 / max(u * u / (len(a) - 1) + v * v / (len(b) - 1), 1e-300)
+
+
+def paired_t(a, b):
+    """Student's t of the differences a - b [entities]."""
+    if _few(a) or cohen_dz(a, b) is None:
+        return Result("paired_t", None, None, None, "cohen_dz")
+    effect = cohen_dz(a, b)
+    return _result(
+        "paired_t",
+        effect * np.sqrt(len(a)),
+        _two_sided(effect * np.sqrt(len(a)), len(a) - 1),
+        effect,
+        "cohen_dz",
+    )
+
+
+def welch_t(a, b):
+    """Welch's t of two groups: variances may differ."""
+    a, b = _arrays(a, b)
+    if _few(a, b) or a.std() + b.std() < 1e-12:
+        return Result("welch_t", None, None, None, "hedges_g")
+    error, degrees = _welch(a, b)
+    value = (a.mean() - b.mean()) / error
+    return _result("welch_t", value, _two_sided(value, degrees), hedges_g(a, b), "hedges_g")
+
+
+def wilcoxon(a, b):
+    """Wilcoxon's signed ranks of the differences; entities without a difference are left out."""
+    d = np.subtract(*_arrays(a, b))
+    if _few(d) or not np.any(np.abs(d) > 1e-12):
+        return Result("wilcoxon", None, None, None, "rank_biserial")
+    d = np.where(np.abs(d) > 1e-12, d, 0)
+    found = stats.wilcoxon(d)
+    ranks = stats.rankdata(np.abs(d[d != 0]))
+    effect = float((ranks * np.sign(d[d != 0])).sum() / ranks.sum())
+    return _result("wilcoxon", found.statistic, found.pvalue, effect, "rank_biserial")
+
+
+def mann_whitney(a, b):
+    if _few(a, b):
+        return Result("mann_whitney", None, None, None, "cliffs_delta")
+    found = stats.mannwhitneyu(*_arrays(a, b))
+    return _result(
+        "mann_whitney", found.statistic, found.pvalue, cliffs_delta(a, b), "cliffs_delta"
+    )
+
+
+def sign_flip(a, b, draws=9999, seed=0):
+    """Paired permutation test: under the null each difference is as likely with the other sign. p is at least 1/(draws+1)."""
+    d = np.subtract(*_arrays(a, b))
+    if _few(d):
+        return Result("sign_flip", None, None, None, "difference")
+    signs = (
+        np.random.default_rng(seed).integers(0, 2, size=(draws, len(d)), dtype=np.int8) * 2.0 - 1
+    )
+    as_far = np.abs(signs @ d) >= abs(d.sum()) - 1e-9
+    return _result("sign_flip", d.mean(), (1 + as_far.sum()) / (draws + 1), d.mean(), "difference")
+
+
+def permutation(a, b, draws=9999, seed=0):
+    """Difference of the means of two groups against groups drawn from both together."""
+    a, b = _arrays(a, b)
+    if _few(a, b):
+        return Result("permutation", None, None, None, "difference")
+    pooled, rng = np.concatenate([a, b]), np.random.default_rng(seed)
+    sums = rng.permuted(np.tile(pooled, (draws, 1)), axis=1)[:, : len(a)].sum(1)
+    means = sums / len(a) - (pooled.sum() - sums) / len(b)
+    difference = a.mean() - b.mean()
+    as_far = np.abs(means) >= abs(difference) - 1e-9
+    return _result(
+        "permutation", difference, (1 + as_far.sum()) / (draws + 1), difference, "difference"
+    )
+
+
+def ks(a, b, draws=999, seed=0):
+    """Two-sample Kolmogorov and Smirnov. With ties, or fewer than 50 of either, p is by permutation (scipy's is conservative)."""
+    a, b = _arrays(a, b)
+    if _few(a, b):
+        return Result("ks", None, None, None, "D")
+    found = stats.ks_2samp(a, b)
+    p = found.pvalue
+    if min(len(a), len(b)) < 50 or len(np.unique([*a, *b])) < len(a) + len(b):
+        values = np.sort(np.concatenate([a, b]))
+        ends = np.append(
+            values[1:] != values[:-1], True
+        )  # D is read where a run of equal values ends
+        steps = np.repeat([1 / len(a), -1 / len(b)], [len(a), len(b)])
+        gaps = (
+            np.random.default_rng(seed)
+            .permuted(np.tile(steps, (draws, 1)), axis=1)
+            .cumsum(1)[:, ends]
+        )
+        p = (1 + (np.abs(gaps).max(1) >= found.statistic - 1e-9).sum()) / (draws + 1)
+    return _result("ks", found.statistic, p, found.statistic, "D")
+
+
+def smallest_d(n, m, level=0.05):
+    """The smallest D of `ks` that is significant for n and m items (asymptotic): below it nothing can be seen."""
+    return float(stats.kstwobign.isf(level) * np.sqrt((n + m) / (n * m)))
+
+
+def mcnemar(a, b):
+    """Exact McNemar test of two models' right and wrong answers (0 or 1) to the same items; items count as independent."""
+    a, b = _arrays(a, b)
+    first, second = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
+    if first + second == 0:
+        return Result("mcnemar", None, None, None, "odds_ratio")
+    p = stats.binomtest(first, first + second).pvalue
+    return _result("mcnemar", first - second, p, first / second if second else None, "odds_ratio")
+
+
+def equivalence(a, b, margin, paired=True):
+    """Two one-sided t-tests (Schuirmann 1987): p of the mean difference lying outside (-margin, margin).
+
+    "Not significant" is not "the same": a small p here is what says the same, within the margin.
+    """
+    a, b = _arrays(a, b)
+    if _few(a, b):
+        return Result("tost", None, None, margin, "margin")
+    if paired:
+        d = a - b
+        error, degrees, mean = d.std(ddof=1) / np.sqrt(len(d)), len(d) - 1, d.mean()
+    else:
+        (error, degrees), mean = _welch(a, b), a.mean() - b.mean()
+    if error < 1e-12:
+        return _result(
+            "tost",
+            None,
+            None if abs(mean) == margin else float(abs(mean) > margin),
+            margin,
+            "margin",
+        )
+    low, high = (mean + margin) / error, (mean - margin) / error
+    p = max(stats.t.sf(low, degrees), stats.t.cdf(high, degrees))
+    return _result("tost", min(low, -high), p, margin, "margin")
+
+
+def holm(p):
+    """Adjusted p-values (Holm 1979), for a few comparisons that were declared; None stays None."""
+    known = sorted((v, i) for i, v in enumerate(p) if v is not None)
+    adjusted, above = [None] * len(p), 0.0
+    for rank, (value, i) in enumerate(known):
+        above = max(above, min(1.0, value * (len(known) - rank)))
+        adjusted[i] = above
+    return adjusted
+
+
+def benjamini_hochberg(p):
+    """Adjusted p-values (Benjamini and Hochberg 1995), for a screen of many; None stays None."""
+    known = [i for i, v in enumerate(p) if v is not None]
+    adjusted = [None] * len(p)
+    if known:
+        for i, value in zip(
+            known, stats.false_discovery_control([p[i] for i in known]), strict=True
+        ):
+            adjusted[i] = float(value)
+    return adjusted

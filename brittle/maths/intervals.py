@@ -1,0 +1,142 @@
+"""Intervals and tests that stand beside a sampled number: all 95 %, all from a seed or a closed form."""
+
+import math
+import zlib
+
+import torch
+
+Z = 1.959963984540054  # two-sided 95 % of the normal distribution
+
+
+def generator(seed, name="", device="cpu"):
+    """A generator of its own for (seed, name), so a draw does not depend on what was drawn before it."""
+    return torch.Generator(device).manual_seed(
+        (seed * 1_000_003 + zlib.crc32(name.encode())) % 2**63
+    )
+
+
+def wilson(correct, count):
+    """Interval of a proportion (Wilson 1927)."""
+    share, z2 = correct / count, Z * Z / count
+    middle, half = share + z2 / 2, Z * math.sqrt(share * (1 - share) / count + z2 / count / 4)
+    return (middle - half) / (1 + z2) if correct else 0.0, (middle + half) / (
+        1 + z2
+    ) if correct < count else 1.0
+
+
+def wilson_grouped(right, groups):
+    """Wilson's interval of the mean of right [n] (0 or 1) whose items come in groups [n] (the questions of one fact).
+
+    n is divided by the design effect, the variance of the mean over groups against that over items: 1 + (m - 1) rho for groups
+    of m items with correlation rho, kept within [1, m] (of unequal groups, m is the size that an item meets on average). Where
+    all are right, or none is, nothing says what rho is, and it counts as 1.
+    """
+    right, order = (
+        torch.as_tensor(right, dtype=torch.float64),
+        {g: i for i, g in enumerate(dict.fromkeys(groups))},
+    )
+    index = torch.tensor([order[g] for g in groups])
+    n, k, share = len(right), len(order), float(right.mean())
+    most = effect = float(index.bincount().double().square().sum()) / n
+    if k > 1 and 0 < share < 1:
+        sums = torch.zeros(k, dtype=torch.float64).index_add_(0, index, right - share)
+        over_groups = float(sums.square().sum()) * k / (k - 1) / n**2
+        effect = min(max(1.0, over_groups / (share * (1 - share) / (n - 1))), most)
+    return wilson(share * (n / effect), n / effect)
+
+
+def mean_interval(values):
+    """(mean, low, high) of independent values by Student's t; no interval from a single one."""
+    values = torch.as_tensor(values, dtype=torch.float64)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, None, None
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(len(values) - 1, 0.975) * values.std() / len(values) ** 0.5)
+    return mean, mean - half, mean + half
+
+
+def prediction_interval(values):
+    """(mean, low, high): 95 % of further single draws lie within, by Student's t (`mean_interval` holds their mean)."""
+    mean, low, high = mean_interval(values)
+    if low is None:
+        return mean, None, None
+    half = (high - mean) * (len(values) + 1) ** 0.5  # t s sqrt(1 + 1/n)
+    return mean, mean - half, mean + half
+
+
+def auc(scores, labels):
+    """P(score of a 1 > score of a 0), ties half: Mann and Whitney; scores [n], labels [n] of 0 and 1."""
+    return auc_variance(scores, labels)[0]
+
+
+def auc_variance(scores, labels):
+    """AUC and its variance (DeLong, DeLong and Clarke-Pearson 1988)."""
+    scores, positive = torch.as_tensor(scores, dtype=torch.float64), torch.as_tensor(labels).bool()
+    x, y = scores[positive], scores[~positive]
+    above = (x[:, None] > y).double() + 0.5 * (x[:, None] == y).double()  # [positives, negatives]
+    by_x, by_y = above.mean(1), above.mean(0)
+    spread = [float(v.var()) / len(v) if len(v) > 1 else 0.0 for v in (by_x, by_y)]
+    return float(above.mean()), sum(spread)
+
+
+def edge(units):
+    """The share that `units` independent units, all alike, do not rule out: x^units = 2.5 % (Clopper and Pearson's bound)."""
+    return 0.025 ** (1 / units)
+
+
+def auc_bounds(value, variance, units):
+    """(low, high) of an AUC by its variance on the logit scale, which covers near 0 and 1 where the plain one does not.
+
+    At 0 or 1 the variance is 0 and says nothing: then `edge` of the independent units (texts, facts) of the smaller class.
+    """
+    if value in (0, 1):
+        return (edge(units), 1.0) if value == 1 else (0.0, 1 - edge(units))
+    half = Z * math.sqrt(variance) / (value * (1 - value))
+    ends = torch.tensor([-half, half], dtype=torch.float64) + math.log(value / (1 - value))
+    low, high = ends.sigmoid().tolist()
+    return min(low, value), max(high, value)
+
+
+def fold_auc(scores, labels, fold, units=None):
+    """(AUC, low, high): the mean over folds, whose scores come from different classifiers and do not compare.
+
+    `units`: how many of the smaller class are independent (default: all its texts), see `auc_bounds`.
+    """
+    found = [auc_variance(scores[fold == f], labels[fold == f]) for f in fold.unique()]
+    mean = sum(a for a, _ in found) / len(found)
+    ones = int(torch.as_tensor(labels).bool().sum())
+    units = units or min(ones, len(labels) - ones)
+    return mean, *auc_bounds(mean, sum(v for _, v in found) / len(found) ** 2, units)
+
+
+def resample(count, draws, seed, name=""):
+    """[draws, count] float64: how often a bootstrap sample holds each of `count` items."""
+    picked = torch.randint(count, (draws, count), generator=generator(seed, name))
+    return torch.zeros(draws, count, dtype=torch.float64).scatter_add_(
+        1, picked, torch.ones_like(picked, dtype=torch.float64)
+    )
+
+
+def quantiles(values):
+    """(2.5 %, 97.5 %) of the finite values of a bootstrap, None where there is none."""
+    values = torch.as_tensor(values, dtype=torch.float64)
+    values = values[values.isfinite()]
+    if not len(values):
+        return None, None
+    low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def ratio_of_shares(part, whole, part_other, whole_other, draws=1000, seed=0, name=""):
+    """(ratio, low, high) of (sum part / sum whole) over the same of another sample; each argument [texts], bootstrapped."""
+
+    def shares(p, w, side):
+        counts = resample(len(p), draws, seed, name + side)
+        return float(p.sum() / w.sum()), (counts @ p.double()) / (counts @ w.double())
+
+    (one, many), (other, others) = shares(part, whole, "/a"), shares(part_other, whole_other, "/b")
+    if other == 0:
+        return (0.0, 0.0, 0.0) if one == 0 else (None, None, None)
+    return one / other, *quantiles(many / others)

@@ -1,0 +1,1 @@
+"""Sequential unlearning: method, phases, losses, passes, gradients."""

@@ -1,0 +1,39 @@
+"""Loss terms that several methods share. Sums run over real tokens; padding never counts."""
+
+import torch
+import torch.nn.functional as F
+
+from brittle.maths.precision import wide
+from brittle.models.hooks import hidden
+from brittle.models.logprobs import nll, token_mean
+
+
+def masked_mse(h, target, batch):
+    """Mean over real tokens and width of (h - target)^2; h [B, T, D], target broadcastable to it."""
+    return token_mean((wide(h) - wide(target)).pow(2).mean(-1), batch)
+
+
+def kl(model, batch, reference):
+    """Mean over real tokens of KL(p_reference || p_model), in nats; 0 where the two agree."""
+    with reference as frozen:
+        before = wide(frozen(**batch).logits).log_softmax(-1)
+    now = wide(model(**batch).logits).log_softmax(-1)
+    return token_mean(F.kl_div(now, before, reduction="none", log_target=True).sum(-1), batch)
+
+
+def moved(h, before, batch):
+    """Mean over blocks and real tokens of ||h - before||_2; h, before {block: [B, T, D]}."""
+    return sum(
+        token_mean(torch.linalg.vector_norm(wide(h[k]) - wide(before[k]), dim=-1), batch) for k in h
+    ) / len(h)
+
+
+def hidden_distance(model, batch, reference):
+    """`moved` over all blocks, between the model and its reference."""
+    layers = range(model.config.num_hidden_layers)
+    with reference as frozen:
+        before = hidden(frozen, batch, layers)
+    return moved(hidden(model, batch, layers), before, batch)
+
+
+RETAIN = {"nll": lambda model, batch, reference: nll(model, batch), "kl": kl, "l2": hidden_distance}

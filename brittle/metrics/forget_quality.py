@@ -1,0 +1,242 @@
+"""What a model says of the questions of a data folder in TOFU's and MUSE's schemas: raw answers once, any definition from them.
+
+`measure` is the only part that runs the model. It returns raw records (log-probabilities of every answer's tokens, which are
+the argmax, and the greedy generation), so that definitions are arithmetic; `cached` keeps them by the content of the model,
+the data and the settings, never by a metric's name. `items` turns records into per-item values under one definition.
+"""
+
+import functools
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from brittle.base.errors import UserError
+from brittle.metrics import answers, generated_text
+from brittle.metrics.answers import (
+    Scored,
+    encode,
+    exact_memorisation,
+    extraction_strength,
+    nll,
+    probability,
+    score,
+    truth_ratios,
+)
+from brittle.metrics.tofu import option_probability, truth_score
+
+# set: (file, schema)
+SETS = {
+    "forget": ("qa_forget.jsonl", "tofu"),
+    "retain": ("qa_retain.jsonl", "tofu"),
+    "real_authors": ("qa_real_authors.jsonl", "tofu"),
+    "world_facts": ("qa_world_facts.jsonl", "tofu"),
+    "verbmem": ("verbmem_forget.jsonl", "verbmem"),
+    "knowmem_forget": ("knowmem_forget_qa.jsonl", "knowmem"),
+    "knowmem_retain": ("knowmem_retain_qa.jsonl", "knowmem"),
+}
+ASKS = {
+    "tofu": ("question", "answer"),
+    "verbmem": ("prompt", "gt"),
+    "knowmem": ("question", "answer"),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How questions become prompts, and how much is generated; part of the cache's key."""
+
+    template: str = "Question: {question} Answer:"
+    answers: str = "auto"  # short: short_answer where a row has one; full: answer
+    boundary: str = "together"
+    new_tokens: int = 32
+    icl: int = 0
+    batch_size: int = 64
+    max_samples: int = 512
+    runs_on: str = ""
+    guard: str = ""
+
+
+def find(data, max_samples):
+    """{set: rows} of the files that folder `data` has; at most `max_samples` rows a set, spread evenly."""
+    from brittle.data.texts import read_jsonl
+
+    found = {}
+    for name, (file, schema) in SETS.items():
+        path = Path(data) / file
+        if path.is_file():
+            rows = read_jsonl(path, ASKS[schema])
+            count = len(rows)
+            found[name] = (
+                rows
+                if count <= max_samples
+                else [rows[i * count // max_samples] for i in range(max_samples)]
+            )
+    if not found:
+        raise UserError(
+            f"{data} has none of {', '.join(f for f, _ in SETS.values())}. Make them with: uv run create_datasets.py"
+        )
+    return found
+
+
+def asked(rows, schema, settings, examples=()):
+    """[(prompt, true answer, paraphrase or None, wrong answers)] of the rows of one set."""
+    if "{question}" not in settings.template:
+        raise UserError(
+            f"--template {settings.template!r} has no {{question}} to put the question."
+        )
+
+    def ask(row):
+        return settings.template.replace("{question}", row["question"].strip())
+
+    shots = "".join(f"{ask(e)} {e['answer']}\n\n" for e in examples[: settings.icl])
+    made = []
+    for row in rows:
+        if schema == "verbmem":
+            made.append((row["prompt"], row["gt"], None, []))
+            continue
+        short = settings.answers != "full" and "short_answer" in row
+        answer = row["short_answer" if short else "answer"]
+        paraphrase = None if short else row.get("paraphrased_answer")
+        wrong = row.get("short_perturbed_answer" if short else "perturbed_answer") or []
+        made.append((shots + ask(row), answer, paraphrase, wrong))
+    return made
+
+
+def measure(model, tokenizer, rows, schema, settings, examples=()):
+    """Raw records of one set, a dict a row."""
+    from brittle.models.blocks import context_length
+    from brittle.models.generate import Sampling, generate, stop_ids
+
+    questions = asked(rows, schema, settings, examples)
+    pairs = [
+        (p, a)
+        for p, answer, para, wrong in questions
+        for a in (answer, *([para] if para else []), *wrong)
+    ]
+    room = context_length(model.config)
+    encoded = encode(tokenizer, pairs, room, settings.boundary)
+    scored = iter(score(model, encoded, tokenizer.pad_token_id, settings.batch_size))
+    prompts = [p if settings.boundary == "length" else p.rstrip() for p, *_ in questions]
+    ids = [i[-(room - 1) :] for i in tokenizer(prompts)["input_ids"]]
+    made = generate(model, ids, Sampling(settings.new_tokens), stop_ids(model, tokenizer), tokenizer.pad_token_id, prompts,
+                    settings.batch_size)  # fmt: skip
+    records = []
+    for i, (row, (prompt, answer, para, wrong)) in enumerate(zip(rows, questions, strict=True)):
+        records.append({
+            "index": i, "entity": row.get("entity", i), "fact": row.get("fact"), "prompt": prompt, "gold": answer,
+            "generation": tokenizer.decode(made[i], skip_special_tokens=True).strip(), "answer": next(scored),
+            "paraphrase": next(scored) if para else None, "wrong": [next(scored) for _ in wrong],
+        })  # fmt: skip
+    return records
+
+
+def key_of(model_files, data_file, settings):
+    """Digest of the contents of the model's files, of the data file, of the settings and of the code that measures."""
+    from brittle.base.files import sha256
+
+    code = [Path(module.__file__) for module in (answers, generated_text)] + [Path(__file__)]
+    parts = {
+        "model": [[Path(f).name, sha256(f)] for f in model_files],
+        "data": [sha256(f) for f in data_file],
+        "settings": asdict(settings),
+        "code": [sha256(f) for f in code],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def cached(folder, key, make):
+    """What `make()` returns, kept as folder/key.json; a damaged file is made anew. Without a folder nothing is kept."""
+    from brittle.base.files import replace_text
+
+    if folder is None:
+        return make()
+    path = Path(folder) / f"{key}.json"
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+        for r in records:
+            r["answer"], r["wrong"] = Scored(*r["answer"]), [Scored(*w) for w in r["wrong"]]
+            r["paraphrase"] = r["paraphrase"] and Scored(*r["paraphrase"])
+        return records
+    except (OSError, ValueError, TypeError, KeyError):
+        records = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, json.dumps(records))
+        return records
+
+
+class Asker:
+    """One model and one data folder: loaded once, when first needed, and asked once for every set and settings."""
+
+    def __init__(self, folder, data, cache=None, device="cpu", dtype="auto", guard=None):
+        self.folder, self.data, self.cache, self.device, self.dtype, self.guard = (
+            folder,
+            Path(data),
+            cache,
+            device,
+            dtype,
+            guard,
+        )
+        self.known = {}
+
+    @functools.cached_property
+    def loaded(self):
+        """(model, tokenizer), inside the guard where there is one."""
+        from brittle.models.guarded import load
+
+        return load(self.folder, self.device, self.dtype, guard=self.guard)
+
+    def records(self, sets, settings):
+        """{set: raw records} of {set: rows}."""
+        from brittle.base.layout import model_files
+        from brittle.data.texts import read_jsonl
+        from brittle.models.load import pick_device
+
+        settings = replace(
+            settings,
+            runs_on=f"{pick_device(self.device).type} {self.dtype}",
+            guard=json.dumps(self.guard.about, sort_keys=True, default=str) if self.guard else "",
+        )
+        for name, rows in sets.items():
+            file, schema = SETS[name]
+            examples = self.data / file.replace("_qa", "_qa_icl")
+            use = settings.icl and schema == "knowmem" and examples.is_file()
+            shots = read_jsonl(examples, ASKS[schema]) if use else ()
+            files = [self.data / file, *([examples] if use else [])]
+            key = key_of(model_files(self.folder), files, settings)
+            if (name, key) not in self.known:
+
+                def make(rows=rows, schema=schema, shots=shots):
+                    return measure(*self.loaded, rows, schema, settings, shots)
+
+                self.known[name, key] = cached(self.cache, key, make)
+            yield name, self.known[name, key]
+
+
+def items(name, records, d):
+    """Per-item values of one set under Definitions `d`; what cannot be computed is None."""
+    side = "forget" if name == "forget" else "utility"
+    for r in records[: d.rows]:
+        generation = (
+            generated_text.cut(r["generation"]) if SETS[name][1] == "knowmem" else r["generation"]
+        )
+        rouge = generated_text.rouge_l(generation, r["gold"], d.stem)
+        ratios = (
+            truth_ratios(r["paraphrase"] or r["answer"], r["wrong"], d.eos) if r["wrong"] else {}
+        )
+        p = probability(r["answer"], d.eos)
+        options = [probability(w, d.eos) for w in r["wrong"]]
+        ratio = ratios.get(d.forget if side == "forget" else d.utility)
+        yield {
+            "set": name, "index": r["index"], "entity": r["entity"], "fact": r["fact"], "definition": d.name,
+            "tokens": len(r["answer"].tokens(d.eos)), "nll": nll(r["answer"], d.eos), "probability": p,
+            "option_probability": option_probability(p, options) if options else None,
+            "rouge_l_recall": rouge.recall, "rouge_l_f1": rouge.f1,
+            "rouge_1_recall": generated_text.rouge_1(generation, r["gold"], d.stem).recall,
+            "exact_memorisation": exact_memorisation(r["answer"], d.eos, d.drop_last),
+            "extraction_strength": extraction_strength(r["answer"], d.eos, d.drop_last, d.floor),
+            **{f"truth_ratio_{mean}": ratios.get(mean) for mean in ("arith", "geom", "prob")},
+            "truth_ratio": ratio, "truth_score": None if ratio is None else truth_score(ratio, side),
+            "token_entropy": generated_text.token_entropy(generation), "repetition": generated_text.repetition(generation),
+            "degenerate": int(generated_text.degenerate(generation)), "generation": generation, "gold": r["gold"],
+        }  # fmt: skip

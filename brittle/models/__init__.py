@@ -1,0 +1,5 @@
+"""Find, load, hook, filter, guard and ask a model.
+
+Reading order: find, weights (files without a model), blocks (parts of a model), hooks (read and replace block outputs), logprobs,
+filter (a linear map at one site), filtered (a saved model with a filter inside), load, readout, quantize, generate, guards, guarded.
+"""

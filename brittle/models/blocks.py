@@ -1,0 +1,83 @@
+"""The parts of a loaded model: its transformer blocks, final norm, MLP down-projections and context length."""
+
+from brittle.base.errors import UserError
+
+
+def blocks(model):
+    """The transformer blocks: the first ModuleList of length num_hidden_layers (GPT-NeoX, GPT-2, Llama, Phi, OLMoE ...)."""
+    import torch
+
+    count = model.config.num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
+            return module
+    raise UserError(
+        f"{type(model).__name__} has no list of {count} blocks. Only decoder models of that shape are supported."
+    )
+
+
+def check_blocks(model, layer_ids, flag="--layer-id"):
+    """Block indices must exist in `model`."""
+    count = model.config.num_hidden_layers
+    for layer in layer_ids:
+        if not 0 <= layer < count:
+            raise UserError(f"{flag} {layer}, but this model has blocks 0 to {count - 1}.")
+
+
+def context_length(config):
+    """The longest input of a model, from its configuration (GPT-2 calls it n_positions)."""
+    return (
+        getattr(config, "max_position_embeddings", None)
+        or getattr(config, "n_positions", None)
+        or 2048
+    )
+
+
+def train_only(model, names):
+    """Leave gradients to the parameters called `names` alone."""
+    names = set(names)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+
+
+def down_projections(model, layers):
+    """Names of the weights that bring the MLP back to the residual stream in the given blocks: in each block's MLP, the
+    matrices with `hidden_size` outputs and another number of inputs (stacked experts included)."""
+    from brittle.models.weights import CONV1D, TRANSPOSED, group_of, layer_of
+
+    width, found = model.config.hidden_size, []
+    turned = model.config.model_type in TRANSPOSED
+    for name, p in model.named_parameters():
+        if layer_of(name) in layers and group_of(name) == "mlp" and p.ndim >= 2:
+            rows, columns = p.shape[-2:]
+            rows, columns = (columns, rows) if turned and CONV1D.search(name) else (rows, columns)
+            if rows == width and columns != width:
+                found.append(name)
+    if not found:
+        raise UserError(
+            f"no MLP down-projection found in blocks {list(layers)} of {type(model).__name__}."
+        )
+    return found
+
+
+def final_norm(model):
+    """The norm behind the last block: the last module called a norm beside the list of blocks."""
+    stack = blocks(model)
+    parent = next(m for m in model.modules() if any(child is stack for child in m.children()))
+    found = [m for m in parent.children() if "norm" in type(m).__name__.lower()]
+    if not found:
+        raise UserError(
+            f"{type(model).__name__} has no norm behind its blocks. Use --site post_norm or block:L."
+        )
+    return found[-1]
+
+
+def length_limit(max_length, config):
+    """`--max-length`, by default 512, within the model's context."""
+
+    context = context_length(config)
+    if max_length and max_length > context:
+        raise UserError(
+            f"--max-length {max_length}, but this model reads at most {context} tokens."
+        )
+    return max_length or min(512, context)

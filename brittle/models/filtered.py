@@ -1,0 +1,144 @@
+"""Models that carry their filter: a stock class of transformers plus a filter module, under a model type of its own.
+
+`filtered_gpt_neox` is registered with transformers by `register()`, which brittle.models.load_model calls. Without this package
+such a folder cannot be loaded at all: a filter that the loading code does not know must not be left out in silence.
+The stock parameters keep their names; the filter's tensors are `filter.basis` and so on, float32 whatever the model's dtype.
+"""
+
+from pathlib import Path
+
+import torch
+
+from brittle.base.errors import UserError
+from brittle.models.blocks import blocks, final_norm
+from brittle.models.filter import TENSORS, Filter, block_of
+from brittle.models.find import read_config
+
+PREFIX = "filtered_"
+
+
+def stock(model_type):
+    """`gpt_neox` of `filtered_gpt_neox` (and of `gpt_neox`)."""
+    return str(model_type).removeprefix(PREFIX)
+
+
+class FilterModule(torch.nn.Module):
+    """A Filter as a module, its tensors as buffers that no `.to(dtype)` rounds. `spec` is the config's `filter`."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.spec = spec
+        for name, shape in spec["tensors"].items():
+            self.register_buffer(name, torch.zeros(shape))
+
+    def forward(self, h):
+        tensors = {name: getattr(self, name, None) for name in TENSORS}
+        return Filter(
+            self.spec["site"],
+            strength=self.spec["strength"],
+            threshold=self.spec["threshold"],
+            **tensors,
+        )(h)
+
+    def before(self, _module, args):
+        return (self(args[0]), *args[1:])
+
+    def after(self, _module, _args, output):
+        return self(output) if torch.is_tensor(output) else (self(output[0]), *output[1:])
+
+    def attach(self, model):
+        layer = block_of(self.spec["site"])
+        if layer is not None:
+            blocks(model)[layer].register_forward_hook(self.after)
+        else:
+            module = (
+                model.get_output_embeddings()
+                if self.spec["site"] == "post_norm"
+                else final_norm(model)
+            )
+            module.register_forward_pre_hook(self.before)
+
+    def _apply(self, fn, recurse=True):
+        kept = dict(self.named_buffers())
+        super()._apply(fn, recurse)
+        for name, before in kept.items():
+            after = getattr(self, name)
+            if after.dtype != before.dtype and not before.is_meta:
+                setattr(self, name, before.to(after.device))
+        return self
+
+
+class CarriesFilter:
+    """What a filtered class adds to its stock class."""
+
+    _keep_in_fp32_modules_strict = ["filter"]  # noqa: RUF012  (transformers' own form)
+
+    def __init__(self, config, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        self.filter = FilterModule(config.filter)
+        self.filter.attach(self)
+
+
+def spec(made):
+    """What config.json says of the filter."""
+    tensors = {
+        name: list(getattr(made, name).shape) for name in TENSORS if getattr(made, name) is not None
+    }
+    return {
+        "site": made.site,
+        "strength": made.strength,
+        "threshold": made.threshold,
+        "tensors": tensors,
+    }
+
+
+def prepare(folder, greedy):
+    """Before a folder is loaded: register its class, where it carries a filter; refuse to score argmax-only ones."""
+    path = Path(folder) / "config.json"
+    config = read_config(folder) if path.is_file() else {}
+    if not greedy and config.get("exactness") == "argmax":
+        raise UserError(
+            f"{folder} was baked greedy-only: its argmax is exact, its probabilities are not, so it cannot be scored. "
+            "Bake the filter with --mode class."
+        )
+    if str(config.get("model_type", "")).startswith(PREFIX):
+        register(config["model_type"])
+
+
+def register(model_type):
+    """Make transformers know the filtered class of `model_type` (prefixed or not). Returns (config, model) classes."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.conversion_mapping import (
+        get_checkpoint_conversion_mapping,
+        register_checkpoint_conversion_mapping,
+    )
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    kind = stock(model_type)
+    if PREFIX + kind in CONFIG_MAPPING:
+        config = CONFIG_MAPPING[PREFIX + kind]
+        return config, MODEL_FOR_CAUSAL_LM_MAPPING[config]
+    if kind not in CONFIG_MAPPING or CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"{kind} is no causal language model of the installed transformers, so it has no filtered class."
+        )
+    base = CONFIG_MAPPING[kind]
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[base]
+    config = type(
+        f"Filtered{base.__name__}", (base,), {"model_type": PREFIX + kind, "__module__": __name__}
+    )
+    made = type(
+        f"Filtered{model.__name__}",
+        (CarriesFilter, model),
+        {"config_class": config, "__module__": __name__},
+    )
+    AutoConfig.register(PREFIX + kind, config)
+    AutoModelForCausalLM.register(config, made)
+    for name, own in (
+        (kind, PREFIX + kind),
+        (model.__name__, made.__name__),
+    ):  # how checkpoints' names become modules'
+        if (mapping := get_checkpoint_conversion_mapping(name)) is not None:
+            register_checkpoint_conversion_mapping(own, mapping, overwrite=True)
+    return config, made

@@ -1,0 +1,115 @@
+"""Find a model: a local folder or a hub id, its configuration, and whether two models fit together."""
+
+import json
+from pathlib import Path
+
+from brittle.base.errors import UserError
+from brittle.base.layout import how_to_make, inner, looks_like_folder
+
+WEIGHTS = "*.safetensors"
+SIZES = ("hidden_size", "n_embd", "num_hidden_layers", "n_layer", "vocab_size", "intermediate_size", "n_inner",
+         "num_attention_heads", "n_head", "num_key_value_heads", "num_experts")  # fmt: skip
+
+
+def model_folder(model, revision=None, weights=True, adapters=False, code=False):
+    """The local folder of `model`: itself, the unlearned_model/ in it, or the hub snapshot in the cache (downloaded where
+    the hub can be reached).
+
+    With `adapters`, a LoRA adapter's folder will do: model B of a comparison. With `code`, a hub model's Python is fetched too.
+
+    Raises UserError for an unknown id or folder, no hub access, a gated model without token, or no safetensors weights.
+    """
+    model = str(model)
+    folder = Path(model).expanduser()
+    if not model or "\0" in model:
+        raise UserError(
+            f"{model!r} is no model. Give a folder or a Hugging Face id such as EleutherAI/pythia-70m."
+        )
+    if not folder.is_dir():
+        if folder.is_file():
+            raise UserError(f"{model} is a file. Give the model's folder.")
+        if looks_like_folder(model):
+            raise UserError(f"model folder {model} not found. {how_to_make(folder)}")
+        folder = _hub_snapshot(model, revision, weights, code)
+    folder = inner(folder)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        if adapters:
+            return folder
+        raise UserError(
+            f"{model} is a LoRA adapter. Merge it into its model first; only comparisons of two models read it."
+        )
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{model} has no config.json, so it is no model folder. Point to the folder that holds one."
+        )
+    if weights and not any(folder.glob(WEIGHTS)):
+        other = [f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt")]
+        has = f"only {other[0]} (pickle, which can run code)" if other else "no weights"
+        raise UserError(
+            f"{model} has {has}. Weights are read from safetensors: save it with save_pretrained first."
+        )
+    return folder
+
+
+def _hub_snapshot(model, revision, weights, code):
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    hub.logging.set_verbosity_error()  # without a network it would log each of its retries
+    patterns = ["*.json", "*.model", "*.txt", "*.jinja"] + [WEIGHTS] * weights + ["*.py"] * code
+    try:
+        return Path(hub.snapshot_download(model, revision=revision, allow_patterns=patterns))
+    except errors.GatedRepoError:
+        raise UserError(
+            f"{model} is gated. Accept its terms on its page, then put a token into HF_TOKEN (.env.example)."
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise UserError(
+            f"{model} has no revision {revision}. Leave --revision out for the default branch."
+        ) from None
+    except errors.HFValidationError:
+        raise UserError(
+            f"{model!r} is neither a folder nor a Hugging Face id (owner/name)."
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(
+            f"no folder and no Hugging Face model is called {model}. Check the name (private: HF_TOKEN)."
+        ) from None
+    except (
+        errors.LocalEntryNotFoundError,
+        errors.OfflineModeIsEnabled,
+        errors.HfHubHTTPError,
+        OSError,
+    ):
+        raise UserError(
+            f"{model} is no local folder, is not in the Hugging Face cache, and the hub cannot be reached. "
+            "Give a folder, or try again with network access (HF_HUB_OFFLINE unset)."
+        ) from None
+
+
+def read_config(folder):
+    try:
+        return json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{folder}/config.json is not JSON ({error}). Make or download that model again."
+        ) from None
+
+
+def check_pair(folder_a, folder_b):
+    """Two models can be compared when their architecture and the sizes that both configurations name agree.
+
+    A LoRA adapter has no configuration of a model; whether it fits is seen when it is read.
+    """
+    if not (Path(folder_b) / "config.json").is_file():
+        return
+    a, b = read_config(folder_a), read_config(folder_b)
+    for config in (a, b):  # a baked activation filter leaves the architecture as it was
+        config["model_type"] = str(config.get("model_type")).removeprefix("filtered_")
+    for key in ("model_type", *SIZES):
+        if a.get(key) != b.get(key) and (
+            key == "model_type" or None not in (a.get(key), b.get(key))
+        ):
+            raise UserError(
+                f"A and B differ in {key}: {a.get(key)} and {b.get(key)}. Compare models of one architecture."
+            )

@@ -1,0 +1,177 @@
+"""A model inside a guard (brittle/models/guards.py): what calls it, scores with it or generates with it meets the guard.
+
+The guard is put around the forward pass of one loaded model; parameters, buffers and files stay as they are, byte for byte, so
+whoever has the weights has the model without its guard. What a refused answer is worth:
+- scored: P(answer) = 0. Its log-probabilities sum to FLOOR (exactly, up to 15 tokens), at each place the refusal is predicted
+  instead. Choices that are all refused tie, and the first is taken: the detector of constant letters says so.
+- generated: `rag` gives the refusal; `regex` takes away every next token that would complete a match (of the TOP likeliest where
+  the vocabulary is larger), which is what a filter of a stream can do.
+Texts are cut into prompt and answer by `guards.split`.
+"""
+
+import types
+from contextlib import contextmanager
+
+import torch
+
+from brittle.base.errors import UserError
+from brittle.data.batches import pad
+from brittle.models.blocks import context_length
+from brittle.models.guards import REFUSAL, split
+from brittle.models.load import load_model, load_tokenizer
+
+FLOOR, STEP, TOP = -512.0, 32.0, 4096  # powers of two: sums of them are exact in every dtype
+
+
+class Replay:
+    """Stands for a key-value cache: the tokens so far [B, T] and their mask. The guard reads whole texts: they run again."""
+
+    def __init__(self, ids, mask):
+        self.ids, self.mask = ids, mask
+
+    def batch_select_indices(self, rows):
+        self.ids, self.mask = self.ids[rows], self.mask[rows]
+
+    def get_seq_length(self, layer_idx=0):
+        return self.ids.size(1)
+
+
+def load(folder, device="cpu", dtype="auto", trust_remote_code=False, guard=None):
+    """(model, tokenizer) of a local folder, inside `guard` (see `guards.make`) where there is one."""
+    model, tokenizer = (
+        load_model(folder, device, dtype, trust_remote_code),
+        load_tokenizer(folder, trust_remote_code),
+    )
+    return (wrap(model, tokenizer, guard) if guard else model), tokenizer
+
+
+def wrap(model, tokenizer, guard):
+    """Put `guard` around `model` (changed in place and returned); `model.guard` names it."""
+    inner = model.forward
+    refusal = tokenizer(REFUSAL, add_special_tokens=False)["input_ids"]
+    refusal = [
+        *refusal,
+        tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.pad_token_id,
+    ]
+    pieces = (
+        []
+        if not guard.streams
+        else [tokenizer.decode([i]) for i in range(model.get_output_embeddings().weight.size(0))]
+    )
+
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, use_cache=None,
+                logits_to_keep=0, labels=None, inputs_embeds=None, **more):  # fmt: skip
+        if input_ids is None:
+            raise UserError(
+                f"--wrapper {guard.name} reads text: what works on embeddings goes round it. Leave --wrapper out."
+            )
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if isinstance(past_key_values, Replay):
+            input_ids = torch.cat([past_key_values.ids, input_ids], 1)
+            mask = torch.cat(
+                [
+                    past_key_values.mask,
+                    torch.ones_like(input_ids[:, past_key_values.ids.size(1) :]),
+                ],
+                1,
+            )
+        out = _run(inner, model, tokenizer, guard, input_ids, mask, more)
+        logits = out.logits
+        _refuse(logits, input_ids, mask, tokenizer, guard, refusal, pieces)
+        if labels is not None:
+            out.loss = torch.nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
+            )
+        out.logits = logits[:, -logits_to_keep:] if logits_to_keep else logits
+        out.past_key_values = Replay(input_ids, mask) if use_cache else None
+        return out
+
+    generate = model.generate
+    model.forward = types.MethodType(forward, model)
+    model.generate = lambda *args, **more: generate(*args, **{**more, "use_cache": False})
+    model.guard, model.unguarded = guard, inner
+    return model
+
+
+@contextmanager
+def bare(model):
+    """`model` without its guard's forward pass, for what applies the guard to texts itself."""
+    if getattr(model, "guard", None) is None:
+        yield model
+        return
+    forward, model.forward = model.forward, model.unguarded
+    try:
+        yield model
+    finally:
+        model.forward = forward
+
+
+def _run(inner, model, tokenizer, guard, ids, mask, more):
+    """The model's output with logits [B, T, V] for the tokens of `ids`, each row behind its own context."""
+    more.pop("cache_position", None)
+    rows = [row[keep.bool()].tolist() for row, keep in zip(ids, mask, strict=True)]
+    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+    contexts = [guard.context(split(text)[0] or text) for text in texts]
+    if not any(contexts):
+        return inner(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp_min(0),
+            **more,
+        )
+    whole, kept = [], []
+    for row, context in zip(rows, contexts, strict=True):
+        first = int(row[0] == tokenizer.bos_token_id) if row else 0
+        before = tokenizer(context, add_special_tokens=False)["input_ids"] if context else []
+        before = before[
+            max(0, len(before) + len(row) - context_length(model.config)) :
+        ]  # what has no room is left out
+        whole.append(row[:first] + before + row[first:])
+        kept.append([*range(first), *range(first + len(before), len(whole[-1]))])
+    out = inner(**pad(whole, tokenizer.pad_token_id, ids.device), **more)
+    logits = out.logits.new_zeros(*ids.shape, out.logits.size(-1))
+    for number, places in enumerate(kept):
+        logits[number, mask[number].bool()] = out.logits[number, places]
+    out.logits = logits
+    return out
+
+
+def _refuse(logits, ids, mask, tokenizer, guard, refusal, pieces):
+    """Write the refusals into logits [B, T, V], in place."""
+    for number in range(len(ids)):
+        places = mask[number].nonzero().flatten().tolist()
+        row = ids[number, places].tolist()
+        prompt, answer = split(tokenizer.decode(row, skip_special_tokens=True))
+        start = max(1, _prompt_tokens(tokenizer, row, prompt))
+        if guard.refuses(prompt, answer):
+            given = row[
+                start:
+            ]  # the answer's tokens that are there; the place behind them is predicted too
+            for j, place in enumerate(places[start - 1 :]):
+                height = STEP if j else max(STEP, -FLOOR - STEP * (len(given) - 1))
+                best = refusal[min(j, len(refusal) - 1)]
+                if given != refusal[: len(given)] and given[j : j + 1] == [
+                    best
+                ]:  # no other answer shares its probability
+                    best = next(t for t in (refusal[-1], *range(2)) if t != given[j])
+                logits[number, place] = 0.0
+                logits[number, place, best] = height
+        elif guard.streams:
+            last = logits[number, places[-1]]
+            likely = last.topk(min(TOP, len(last))).indices.tolist()
+            taken = [
+                t for t in likely if t < len(pieces) and guard.refuses(prompt, answer + pieces[t])
+            ]
+            last[taken] = last.min() + FLOOR
+
+
+def _prompt_tokens(tokenizer, row, prompt):
+    """How many tokens of `row` make up the text `prompt`: the fewest whose text is as long."""
+    low, high = 0, len(row)
+    while low < high:
+        middle = (low + high) // 2
+        if len(tokenizer.decode(row[:middle], skip_special_tokens=True)) < len(prompt):
+            low = middle + 1
+        else:
+            high = middle
+    return low

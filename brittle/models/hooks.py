@@ -1,0 +1,127 @@
+"""The only hooks on blocks: `capture` reads their outputs, `edit` replaces them, both for the length of a `with` block.
+
+Block k maps the residual stream h_k to h_{k+1}; its *output* is h_{k+1}, always before the final norm. In activation files
+`layer` runs 0 to N: 0 the embeddings, k the stream after block k-1.
+"""
+
+from contextlib import contextmanager
+
+import torch
+
+from brittle.models.blocks import blocks, check_blocks
+
+
+class _Deep(Exception):
+    """Raised inside a forward pass, past the deepest block that is read."""
+
+
+def _tensor(output):
+    return output if torch.is_tensor(output) else output[0]
+
+
+def _swap(output, h):
+    return h if torch.is_tensor(output) else (h, *output[1:])
+
+
+@contextmanager
+def capture(model, layers):
+    """Yield a dict that fills with {block index: output h [B, T, D]} at each forward pass of `model`."""
+    check_blocks(model, layers)
+    store, modules, handles = {}, blocks(model), []
+    try:
+        for k in layers:
+            handles.append(
+                modules[k].register_forward_hook(
+                    lambda _m, _i, out, k=k: store.__setitem__(k, _tensor(out))
+                )
+            )
+        yield store
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def edit(model, edits):
+    """Replace the output h [B, T, D] of block k by `edits[k](h)` in every forward pass of `model`."""
+    check_blocks(model, edits)
+    modules, handles = blocks(model), []
+    try:
+        for k, f in edits.items():
+            handles.append(
+                modules[k].register_forward_hook(
+                    lambda _m, _i, out, f=f: _swap(out, f(_tensor(out)))
+                )
+            )
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def resume(model, block, h):
+    """Forward passes of `model` go on from `h` [B, T, D] as the output of `block`: blocks up to it are not computed.
+
+    Masks, position ids and rotary embeddings are the model's own, since its forward pass is the one that runs.
+    """
+    modules = blocks(model)[: block + 1]
+    for k, module in enumerate(modules):
+        module.forward = lambda x, *_, _k=k, **__: h if _k == block else x
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+@contextmanager
+def skip(modules):
+    """Blocks that hand on what they get. Under FSDP2 a forward pass must reach its end."""
+    for module in modules:
+        module.forward = lambda x, *_, **__: x
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+def hidden(model, batch, layers):
+    """{block: output [B, T, D]} of one pass that ends behind the deepest of `layers`: the blocks above never run."""
+    with capture(model, layers) as store:
+        deepest, above = blocks(model)[max(layers)], blocks(model)[max(layers) + 1 :]
+        if hasattr(deepest, "unshard"):  # a sharded model
+            with skip(above):
+                model(**batch)
+            return store
+
+        def leave(*_):
+            raise _Deep
+
+        handle = deepest.register_forward_hook(
+            leave
+        )  # registered last, so it runs after the capture
+        try:
+            model(**batch)
+        except _Deep:
+            pass
+        finally:
+            handle.remove()
+    return store
+
+
+def residual_stream(model, batch):
+    """[h_0, ..., h_N], each [B, T, D]: the embeddings and every block's output, from one pass without the final norm."""
+    modules, first = blocks(model), {}
+    handle = modules[0].register_forward_pre_hook(
+        lambda _m, args, kwargs: first.__setitem__(
+            "h", args[0] if args else kwargs["hidden_states"]
+        ),
+        with_kwargs=True,
+    )
+    try:
+        store = hidden(model, batch, range(len(modules)))
+    finally:
+        handle.remove()
+    return [first["h"], *(store[k] for k in range(len(modules)))]

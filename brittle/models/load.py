@@ -1,0 +1,137 @@
+"""Finding, loading and checking models: folders or hub ids, safetensors only, remote code off."""
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from brittle.base.errors import UserError
+from brittle.base.layout import TOKENIZERS
+from brittle.models.find import check_pair, read_config
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def pick_device(device="auto"):
+    """`auto` is the first GPU where there is one; otherwise the named device, checked."""
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+        torch.empty(0, device=picked)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"--device {device} is not usable here ({str(error).splitlines()[0]}). Try auto or cpu."
+        ) from None
+    return picked
+
+
+def pick_dtype(dtype, device):
+    import torch
+
+    if dtype == "auto":
+        return (
+            torch.float32 if device.type == "cpu" else torch.bfloat16
+        )  # bfloat16 is emulated, so slow, on most CPUs
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype}: choose auto, {', '.join(DTYPES)}.")
+    return getattr(torch, dtype)
+
+
+def load_model(folder, device="cpu", dtype="auto", trust_remote_code=False, greedy=False):
+    """The causal language model of a local `folder`, in evaluation mode, without a generation cache.
+
+    Every weight must be in the files: transformers would draw a missing one at random, and say so in passing. A model whose
+    argmax alone is exact (a greedy-only filter) is loaded where `greedy` says that no probability will be read.
+    """
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from brittle.base.command import threads
+    from brittle.models import filtered
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    torch.set_num_threads(threads())
+    device = pick_device(str(device))
+    filtered.prepare(folder, greedy)
+    if trust_remote_code and "auto_map" in read_config(folder):
+        files = ", ".join(sorted(path.name for path in Path(folder).glob("*.py")))
+        print(
+            f"note: --trust-remote-code runs {files} of {folder} on this machine, with your rights.",
+            file=sys.stderr,
+        )
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=pick_dtype(dtype, device), use_safetensors=True, trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True, output_loading_info=True,
+        )  # fmt: skip
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, StrictDataclassError) as error:
+        raise _unloadable(error, f"{folder} cannot be loaded as a causal language model") from None
+    for what in ("missing_keys", "mismatched_keys"):
+        if found := sorted(key if isinstance(key, str) else key[0] for key in info[what]):
+            raise UserError(
+                f"{folder}: {what.split('_')[0]} weights, {found[0]} ({len(found)} in all). Its safetensors do not fit its "
+                "config.json: make or download that model again."
+            )
+    model.config.use_cache = False
+    return model.to(device).eval()
+
+
+def _unloadable(error, what):
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"{what}: it needs code from its repository. Read that code, then pass --trust-remote-code."
+        )
+    return UserError(f"{what}: {' '.join(str(error).split())[:200]}")
+
+
+def load_tokenizer(folder, trust_remote_code=False):
+    """The tokenizer of a local `folder`, padding on the right; the end-of-text token pads where there is no other."""
+    from transformers import AutoTokenizer
+
+    from brittle.models import filtered
+
+    if not any((Path(folder) / name).is_file() for name in TOKENIZERS):
+        raise UserError(
+            f"{folder} has no tokenizer ({', '.join(TOKENIZERS[:2])} ...). Copy the base model's files there."
+        )
+    filtered.prepare(folder, True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # tokenizers raises bare Exception for a damaged file
+        raise _unloadable(error, f"the tokenizer of {folder} cannot be read") from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_pair(folder_a, folder_b, device="cpu", dtype="auto", trust_remote_code=False):
+    """Models A and B and A's tokenizer. Raises UserError where the two do not fit together."""
+
+    check_pair(folder_a, folder_b)
+    both = [
+        load_changed(folder, folder_a, device, dtype, trust_remote_code)
+        for folder in (folder_a, folder_b)
+    ]
+    return (*both, load_tokenizer(folder_a, trust_remote_code))
+
+
+def load_changed(folder, base, device="cpu", dtype="auto", trust_remote_code=False):
+    """The model of `folder`, or, where that holds a LoRA adapter, the model of `base` with the adapter merged into it."""
+    from brittle.models.weights import Adapter, Checkpoint, is_adapter
+
+    if not is_adapter(folder):
+        return load_model(folder, device, dtype, trust_remote_code)
+    import peft
+
+    with ExitStack() as stack:
+        Adapter(folder, stack).check(Checkpoint(base, stack))  # PEFT would only warn
+    model = load_model(base, device, dtype, trust_remote_code)
+    return peft.PeftModel.from_pretrained(model, folder).merge_and_unload().eval()

@@ -1,0 +1,74 @@
+"""Losses and log-probabilities: float32, padding masked before anything is averaged. B batch, T tokens, V vocabulary, D width."""
+
+import torch
+import torch.nn.functional as F
+
+from brittle.data.batches import batches
+from brittle.maths.precision import wide
+
+HELD_OUT_BATCH = 64
+
+
+def token_logprobs(logits, input_ids):
+    """log p of each next token, [B, T-1], from logits [B, T, V] (whatever dtype, computed in float32)."""
+    logits = wide(logits[:, :-1])
+    return -F.cross_entropy(
+        logits.flatten(0, 1), input_ids[:, 1:].flatten(), reduction="none"
+    ).view(logits.shape[:2])
+
+
+def target_mask(batch):
+    """[B, T-1]: 1 where the next token is real and follows a real token."""
+    mask = batch["attention_mask"]
+    return mask[:, 1:] * mask[:, :-1]
+
+
+def masked_mean(values, mask, count=None):
+    """Sum of values [B, T] where mask [B, T] is 1, over `count` (default: how many those are; see text.Batch)."""
+    mask = mask.to(values.dtype)
+    return (values * mask).sum() / (mask.sum().clamp_min(1) if count is None else count)
+
+
+def target_mean(values, batch):
+    """Mean of values [B, T-1] over the predicted tokens of `batch`."""
+    return masked_mean(values, target_mask(batch), getattr(batch, "n_targets", None))
+
+
+def nll(model, batch):
+    """Mean negative log-likelihood a real token, in nats (a scalar); equals the model's own `labels=` loss."""
+    return -target_mean(token_logprobs(model(**batch).logits, batch["input_ids"]), batch)
+
+
+def sequence_logprobs(model, batch):
+    """log p of each whole sequence, [B]: the sum over its real tokens but the first."""
+    return (token_logprobs(model(**batch).logits, batch["input_ids"]) * target_mask(batch)).sum(1)
+
+
+def token_mean(values, batch):
+    """Mean of values [B, T] over the real tokens of `batch`."""
+    return masked_mean(values, batch["attention_mask"], getattr(batch, "n_tokens", None))
+
+
+def by_example(logprobs, stream, device):
+    """`logprobs(batch)` [B] of every text of a stream, in one pass without gradients: [examples], on CPU."""
+    found = torch.zeros(len(stream.ids))
+    with torch.no_grad():
+        for indices, batch in batches(stream.ids, stream.pad_id, 32, device):
+            found[indices] = logprobs(batch).float().cpu()
+    return found
+
+
+def mean_nll(model, ids, pad_id):
+    """Mean NLL a token over `ids`, or None where there are none."""
+    import torch
+
+    from brittle.data.batches import batches
+
+    total = count = 0
+    with torch.no_grad():
+        for _, batch in batches(ids, pad_id, HELD_OUT_BATCH, model.device):
+            total, count = (
+                total + nll(model, batch).item() * batch.n_targets,
+                count + batch.n_targets,
+            )
+    return total / count if count else None

@@ -1,0 +1,170 @@
+"""Weight matrices of two checkpoints, streamed pair by pair from safetensors: no model is built, none is held whole."""
+
+import json
+import re
+from contextlib import ExitStack
+from pathlib import Path
+
+from brittle.base.errors import UserError
+from brittle.maths.precision import natural
+
+# GPT-2's family keeps linear layers as Conv1D, [in, out]; everywhere else a weight is [out, in].
+TRANSPOSED = {"gpt2", "openai-gpt", "decision_transformer", "imagegpt"}
+CONV1D = re.compile(r"\.(c_attn|c_fc|c_proj|q_attn)\.weight$")
+ATTENTION = re.compile(
+    r"(^|[._])(attn|attention|self_attn|q_proj|k_proj|v_proj|o_proj|out_proj|query|key|value)([._]|$)"
+)
+MLP = re.compile(
+    r"(^|[._])(mlp|ffn|feed_forward|feedforward|experts|block_sparse_moe|moe|fc1|fc2|fc_in|fc_out)([._]|$)"
+)
+LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
+
+
+def layer_of(name):
+    """Block index in a parameter's name, -1 where there is none."""
+    found = LAYER.search(name)
+    return int(found.group(1)) if found else -1
+
+
+def group_of(name):
+    """`attn`, `mlp` or `other` (embeddings, unembedding)."""
+    if ATTENTION.search(name):
+        return "attn"
+    return "mlp" if MLP.search(name) else "other"
+
+
+def is_matrix(shape):
+    """Matrices are 2-D, or 3-D stacks of them (mixture-of-experts weights); norms and biases are not."""
+    return len(shape) in (2, 3) and min(shape) > 1
+
+
+class Checkpoint:
+    """The tensors of a model folder by name; each is read when it is asked for."""
+
+    def __init__(self, folder, stack, device="cpu"):
+        from safetensors import safe_open
+
+        self.folder, self.files = Path(folder), {}
+        index = self.folder / "model.safetensors.index.json"
+        if index.is_file():
+            shards = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
+        elif (self.folder / "model.safetensors").is_file():
+            shards = [
+                "model.safetensors"
+            ]  # some repositories ship a second copy of the weights beside it
+        else:
+            shards = sorted(f.name for f in self.folder.glob("*.safetensors"))
+        for shard in shards:
+            path = self.folder / shard
+            if not path.is_file():
+                raise UserError(
+                    f"{self.folder} lacks the shard {shard} that its index names. Download the model again."
+                )
+            file = stack.enter_context(safe_open(path, framework="pt", device=str(device)))
+            self.files.update(dict.fromkeys(file.keys(), file))
+
+    def shape(self, name):
+        return tuple(self.files[name].get_slice(name).get_shape())
+
+    def is_float(self, name):
+        return self.files[name].get_slice(name).get_dtype() in ("F64", "F32", "F16", "BF16")
+
+    def tensor(self, name):
+        return self.files[name].get_tensor(name)
+
+
+def check_same(a, b):
+    """A and B must hold the same names and shapes: the first difference is named, the rest counted."""
+    lost = sorted(
+        n for n in set(a.files) ^ set(b.files) if not n.startswith("filter.")
+    )  # a baked activation filter's own
+    if lost:
+        side = "A" if lost[0] in a.files else "B"
+        raise UserError(
+            f"only {side} has {lost[0]} ({len(lost)} such parameters). Compare models of one architecture."
+        )
+    wrong = [n for n in sorted(a.files) if a.shape(n) != b.shape(n)]
+    if wrong:
+        raise UserError(
+            f"A and B differ in shape at {wrong[0]}: {list(a.shape(wrong[0]))} and {list(b.shape(wrong[0]))} "
+            f"({len(wrong)} such parameters). Compare models of one architecture."
+        )
+
+
+def is_adapter(folder):
+    return (Path(folder) / "adapter_config.json").is_file() and not (
+        Path(folder) / "config.json"
+    ).is_file()
+
+
+class Adapter:
+    """A LoRA adapter folder as the changed side of a pair: W_b = W_a + scale B A in float64, one matrix at a time."""
+
+    def __init__(self, folder, stack, device="cpu"):
+        config = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+        if (
+            config.get("peft_type") != "LORA"
+            or config.get("use_dora")
+            or config.get("alpha_pattern")
+        ):
+            raise UserError(f"{folder} is no plain LoRA adapter. Merge it into its model first.")
+        self.checkpoint, self.folder = Checkpoint(folder, stack, device), folder
+        self.alpha, self.root = config["lora_alpha"], config.get("use_rslora")
+        ends = (".lora_A.weight", ".lora_B.weight")
+        keys = [k for k in self.checkpoint.files if k.endswith(ends[0])]
+        self.factors = {
+            f"{k.removeprefix('base_model.model.').removesuffix(ends[0])}.weight": k for k in keys
+        }
+
+    def check(self, a):
+        """Every adapted matrix must be one of A's."""
+        lost = sorted(set(self.factors) - set(a.files))
+        if lost or not self.factors:
+            lacks = (
+                f"adapts {lost[0]} ({len(lost)} such matrices), which A lacks"
+                if lost
+                else "adapts no matrix"
+            )
+            raise UserError(f"{self.folder} {lacks}. Give the adapter's own base model as model A.")
+
+    def changed(self, name, w):
+        """W_b for W_a = w [out, in]; w itself where the adapter does nothing. dW is the product of its `.factors`."""
+        import torch
+
+        if name not in self.factors:
+            return w
+        key = self.factors[name]
+        down, up = (
+            self.checkpoint.tensor(k).double() for k in (key, key.replace(".lora_A.", ".lora_B."))
+        )
+        up *= self.alpha / (len(down) ** 0.5 if self.root else len(down))
+        changed = torch.addmm(w.double(), up, down)
+        changed.factors = (up, down)
+        return changed
+
+
+def matrix_pairs(folder_a, folder_b, device="cpu", keep=None):
+    """Yield (name, W_a [m, n], W_b [m, n]) in their stored dtypes, rows = output features; a stack gives name[e] an expert.
+
+    Never more than one tensor of each model is in memory; `keep(name)` chooses (default: every matrix). `folder_b` may be
+    a LoRA adapter of A. Raises UserError where the models do not fit together.
+    """
+    with ExitStack() as stack:
+        a, adapted = Checkpoint(folder_a, stack, device), is_adapter(folder_b)
+        b = (Adapter if adapted else Checkpoint)(folder_b, stack, device)
+        b.check(a) if adapted else check_same(a, b)
+        config = json.loads((Path(folder_a) / "config.json").read_text(encoding="utf-8"))
+        turned = config.get("model_type") in TRANSPOSED
+        for name in sorted(a.files, key=natural):
+            if not is_matrix(a.shape(name)) or not a.is_float(name) or (keep and not keep(name)):
+                continue
+            w_a, w_b = a.tensor(name), None if adapted else b.tensor(name)
+            if turned and CONV1D.search(name):
+                w_a, w_b = w_a.mT, None if adapted else w_b.mT
+            w_b = b.changed(name, w_a) if adapted else w_b
+            if w_a.ndim == 2:
+                yield name, w_a, w_b
+            else:
+                yield from ((f"{name}[{e}]", w_a[e], w_b[e]) for e in range(len(w_a)))

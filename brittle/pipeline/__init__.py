@@ -1,0 +1,1 @@
+"""Steps, their order and their processes: steps (the list), given (checks of what was given), runner (processes)."""

@@ -1,0 +1,86 @@
+"""The scoreboard's CSV as numbers: a cell a method and attack, which models had forgotten, how many facts half B has."""
+
+import math
+from pathlib import Path
+
+from brittle.base.tables import read_rows, value
+
+FORGOT = 0.5  # as made, a model below this recovery has forgotten
+KEPT = 0.9  # share of Base's retain accuracy below which a model is broken, not unlearned
+ENDS = ("base", "filtered")
+
+
+def board(rows):
+    """{(method, attack): {column: mean over seeds}} of the scoreboard's rows."""
+    found = {}
+    for row in rows:
+        found.setdefault((row["method"], row["attack"]), []).append(row)
+    columns = (
+        "heldout_recovery",
+        "heldout_recovery_low",
+        "heldout_accuracy",
+        "retain_accuracy",
+        "n_heldout",
+    )
+    return {
+        key: {c: _mean([value(row, c) for row in rows]) for c in columns}
+        | {"variant": rows[0]["variant"]}
+        for key, rows in found.items()
+    }
+
+
+def _mean(values):
+    known = [v for v in values if v is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def forgotten(cells):
+    """Methods whose models, as made, had forgotten and still answer: recovery below FORGOT, retain at least KEPT of Base's.
+
+    Where Base is not on the board, its retain accuracy is unknown and no model counts as broken.
+    """
+    as_made = {m: c for (m, a), c in cells.items() if a == "none"}
+    level = KEPT * (as_made.get("base", {}).get("retain_accuracy") or 0)
+    numbers = {
+        m: (c["heldout_recovery"], c["retain_accuracy"] or 0)
+        for m, c in as_made.items()
+        if m not in ENDS
+    }
+    return [
+        m
+        for m, (recovery, retain) in numbers.items()
+        if recovery is not None and recovery < FORGOT and retain >= level
+    ]
+
+
+def over_methods(cells, attack, gain):
+    """{method: recovery under the attack, less that as made where `gain`} of the methods that had forgotten."""
+    found = {m: cells.get((m, attack), {}).get("heldout_recovery") for m in forgotten(cells)}
+    return {
+        m: v - (cells[m, "none"]["heldout_recovery"] if gain else 0)
+        for m, v in found.items()
+        if v is not None
+    }
+
+
+def of_method(model, methods):
+    """Is `model`, the name of a results folder, the model of one of the methods?"""
+    return any(model.endswith(f"__{method}") for method in methods)
+
+
+def fact_count(root, questions):
+    """Facts of half B: an interval's sample, as the questions of one fact go together.
+
+    Counted in the first attacks_items.csv below `root` with as many questions of half B under its first attack as the
+    scoreboard's; where none has, two questions a fact are assumed, as the mini data have.
+    """
+    for path in sorted(Path(root).glob("*/attacks/attacks_items.csv")):
+        rows = read_rows(path)
+        first = [
+            row
+            for row in rows
+            if (row["attack"], row["seed"]) == (rows[0]["attack"], rows[0]["seed"])
+        ]
+        if sum(value(row, "asked") or 0 for row in first) == questions:
+            return len(first)
+    return questions / 2

@@ -1,0 +1,5 @@
+"""The training loop and what trains.
+
+Reading order: settings, reference (the frozen start), loop, optim, checkpoint, keep (the best step), adapters (LoRA),
+distributed (several processes), fitting (one method through the loop), mini (the mini family).
+"""

@@ -1,0 +1,54 @@
+"""Low-rank adapters: on which modules they sit, the reference with the adapter off, and merging them."""
+
+import re
+
+import torch
+
+from brittle.base.errors import UserError
+from brittle.models.weights import group_of
+
+QKV = r"(query_key_value|c_attn|[qkv]_proj|[qkv]_lin)$"  # GPT-NeoX's one is what PEFT adapts where no target is given
+
+
+def targets_of(model, names, chosen):
+    """Linear modules, but the output head, whose weight is in `names` (None: any); `chosen`: all, attn, mlp, qkv, or a regex."""
+    from transformers.pytorch_utils import Conv1D
+
+    pattern = QKV if chosen == "qkv" else chosen
+    head = model.get_output_embeddings()
+    found = []
+    for name, module in model.named_modules():
+        if not isinstance(module, (torch.nn.Linear, Conv1D)) or module is head:
+            continue
+        weight = f"{name}.weight"
+        wanted = (
+            group_of(weight) == chosen
+            if chosen in ("attn", "mlp")
+            else chosen == "all" or re.search(pattern, name)
+        )
+        if wanted and (names is None or weight in names):
+            found.append(name)
+    if not found:
+        raise UserError(
+            f"--lora-targets {chosen}: no linear module of {type(model).__name__} is left to adapt."
+        )
+    return found
+
+
+def add(model, names, rank, alpha, chosen, seed):
+    """A PEFT model around `model` whose adapters alone train. At the start they change nothing (B = 0)."""
+    import peft
+    from transformers.pytorch_utils import Conv1D
+
+    targets = targets_of(model, names, chosen)
+    turned = any(isinstance(model.get_submodule(name), Conv1D) for name in targets)
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=targets,
+        fan_in_fan_out=turned,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return peft.get_peft_model(model, config)

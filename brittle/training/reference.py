@@ -1,0 +1,67 @@
+"""The frozen starting model that a loss compares with."""
+
+import torch
+
+
+class Frozen:
+    """The reference of a loss: `with reference as model:` gives the starting weights, without gradients.
+
+    Only what trains is kept twice: inside the block the trainable parameters hold their starting values.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.start = [p.detach().clone() for p in self.trained]
+
+    def pairs(self):
+        """[(parameter, its starting value), ...]"""
+        return list(zip(self.trained, self.start, strict=True))
+
+    def _swap(self, requires_grad):
+        for k, p in enumerate(self.trained):
+            if hasattr(
+                p, "full_tensor"
+            ):  # FSDP2 gathers from storage of its own: values are exchanged, not tensors
+                now = p.detach().clone()
+                p.detach().copy_(self.start[k])
+                self.start[k].copy_(now)
+                continue
+            p.requires_grad_(
+                requires_grad
+            )  # autocast keeps bfloat16 copies of what requires gradients
+            p.data, self.start[k] = self.start[k], p.data
+
+    def __enter__(self):
+        self.was_training, self.no_grad = self.model.training, torch.no_grad()
+        self.no_grad.__enter__()
+        self._swap(False)
+        return self.model.eval()
+
+    def __exit__(self, *error):
+        self._swap(True)
+        self.model.train(self.was_training)
+        self.no_grad.__exit__(*error)
+
+
+class AdapterOff:
+    """The reference of a loss: the same model with its adapters off. No second copy."""
+
+    def __init__(self, wrapped):
+        self.wrapped = wrapped
+
+    def __enter__(self):
+        model = self.wrapped.base_model.model
+        self.was_training, self.no_grad, self.off = (
+            model.training,
+            torch.no_grad(),
+            self.wrapped.disable_adapter(),
+        )
+        self.no_grad.__enter__()
+        self.off.__enter__()
+        return model.eval()
+
+    def __exit__(self, *error):
+        self.off.__exit__(*error)
+        self.wrapped.base_model.model.train(self.was_training)
+        self.no_grad.__exit__(*error)

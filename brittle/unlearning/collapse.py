@@ -1,0 +1,86 @@
+"""The collapse guard: a model that forgets because it is broken is named so.
+
+Three signs, any of which is enough: the forget NLL a token lies above ln V (worse than guessing every token alike), the
+predictions on neutral text moved by more than a nat a token, or nearly every question gets the same choice.
+"""
+
+import math
+
+import torch
+
+from brittle.data.batches import batches, encode
+from brittle.data.items import subset
+from brittle.data.texts import read_texts
+from brittle.maths.precision import wide
+from brittle.metrics import mcq
+from brittle.models.logprobs import token_mean
+
+TEXTS, LENGTH = (
+    32,
+    64,
+)  # of neutral text: enough for a mean KL, and the start's log-probabilities fit beside a 7B model
+KL_LIMIT = 1.0  # nats a token
+SHARE_LIMIT = 0.9
+
+
+def neutral_texts(texts):
+    """Neutral texts of the data folder (unlearning.Texts), else the retain set."""
+    path = texts.data / "neutral.txt"
+    return read_texts(path) if path.is_file() else texts.retain
+
+
+class Guard:
+    """Holds the starting model's predictions on neutral texts; `check` compares the trained one with them."""
+
+    def __init__(self, model, tokenizer, texts, items):
+        """texts: neutral ones; items: {split: multiple-choice items}."""
+        self.tokenizer, self.items = (
+            tokenizer,
+            [i for rows in items.values() for i in subset(rows, 100)],
+        )
+        ids = [i for i in encode(tokenizer, texts[:TEXTS], 10**9, "neutral texts") if len(i) > 1]
+        self.ids = [i[:LENGTH] for i in ids]
+        self.before = list(self._logprobs(model))
+
+    @torch.no_grad()
+    def _logprobs(self, model):
+        """(batch, log-probabilities [B, T, V] in half precision on CPU) of the neutral texts."""
+        for _, batch in batches(self.ids, self.tokenizer.pad_token_id, 8, model.device):
+            yield batch, wide(model(**batch).logits).log_softmax(-1).half().cpu()
+
+    def kl(self, model):
+        """Mean over tokens of KL(p_start || p), in nats."""
+        total = count = 0.0
+        for (batch, before), (_, now) in zip(self.before, self._logprobs(model), strict=True):
+            before, now = before.float(), now.float()
+            batch = {"attention_mask": batch["attention_mask"].cpu()}
+            tokens = int(batch["attention_mask"].sum())
+            divergence = (before.exp() * (before - now)).nan_to_num(0.0, posinf=math.inf).sum(-1)
+            total, count = total + token_mean(divergence, batch).item() * tokens, count + tokens
+        return total / count
+
+    def constant_share(self, model):
+        """The share of the most frequent choice's position over all questions; None where there are none."""
+        if len(self.items) < 20:
+            return None
+        chosen = [p for p, _ in mcq.score(model, self.tokenizer, self.items)]
+        return max(chosen.count(p) for p in set(chosen)) / len(chosen)
+
+    def check(self, model, forget_nll):
+        """(signs of collapse, measures): sentences, empty for a sound model, and the numbers behind them."""
+        limit = math.log(model.config.vocab_size)
+        measures = {
+            "forget_nll": forget_nll,
+            "neutral_kl": self.kl(model),
+            "constant_share": self.constant_share(model),
+        }
+        signs = []
+        if forget_nll is not None and forget_nll > limit:
+            signs.append(f"forget NLL {forget_nll:.2f} a token is above ln V = {limit:.2f}")
+        if measures["neutral_kl"] > KL_LIMIT:
+            signs.append(
+                f"predictions on neutral text moved by {measures['neutral_kl']:.2f} nats a token"
+            )
+        if (measures["constant_share"] or 0) > SHARE_LIMIT:
+            signs.append(f"{measures['constant_share']:.0%} of all questions get the same choice")
+        return signs, measures

@@ -1,0 +1,163 @@
+"""The sequential experiment log run on another model: a row's settings scaled to it, made in memory, measured, attacked."""
+
+import copy
+from dataclasses import dataclass
+
+from brittle.base.errors import UserError
+from brittle.maths.intervals import wilson
+
+LOG_BLOCKS, LOG_WIDTH, LOG_LENGTH = 32, 4096, 2048  # of the log's model and texts
+AT = (0, 10, 100)  # steps of the attack at which the log measured
+KNOBS = ("forget_loss", "probe_start", "retain_ramp", "schedule_scope", "gradients")
+NUMBERS = ("remove_coef", "l2sp_coef")
+
+
+def scale_block(k, blocks):
+    """The block of a model with `blocks` blocks that lies where block k of the log's 32 does."""
+    return round(int(k) * (blocks - 1) / (LOG_BLOCKS - 1))
+
+
+def scale_layers(text, blocks):
+    """START:END:STEP of the log, for a model with `blocks` blocks."""
+    start, end, step = text.split(":")
+    return f"{scale_block(start, blocks)}:{scale_block(end, blocks)}:{max(1, scale_block(step, blocks))}"
+
+
+def scaled(row, blocks, width, tokens, steps, lr):
+    """(knobs, settings) of a log's row. `tokens`: mean length of a retain text; steps, lr: factors on the log's.
+
+    Blocks keep their relative depth, and the number of optimizer steps is divided over the phases there are. kl_sum is a
+    sum over a text: its weight is multiplied by 2048 / tokens, so that a token weighs what it weighed in the log.
+    """
+    loss, _, reduction = row["retain_loss"].partition("_")
+    retain_coef = float(row["retain_coef"]) * (LOG_LENGTH / tokens if reduction == "sum" else 1)
+    knobs = {k: row[k] for k in KNOBS} | {k: float(row[k]) for k in NUMBERS}
+    knobs |= {
+        "layers": scale_layers(row["layers"], blocks),
+        "retain_loss": loss,
+        "retain_coef": retain_coef,
+    }
+    knobs["kl_reduction"] = reduction or "token"
+    named = row["retain_blocks"] in ("all", "current")
+    listed = (
+        row["retain_blocks"]
+        if named
+        else ",".join(str(scale_block(k, blocks)) for k in row["retain_blocks"].split(","))
+    )
+    knobs["retain_blocks"] = listed
+    settings = {
+        "steps": max(LOG_BLOCKS // 8, round(int(row["steps"]) * steps)), "lr": float(row["lr"]) * lr,
+        "grad_clip": float(row["grad_clip"]), "schedule": "linear", "weight_decay": 0.01,
+    }  # fmt: skip
+    return knobs, settings
+
+
+@dataclass
+class Lab:
+    """What all rows share. sets: {forget, retain: token ids}; items: {split: multiple-choice items}, with `heldout`, half B of
+    the forget facts; attack_texts: half A's questions with answers; chats: token ids."""
+
+    base: object
+    tokenizer: object
+    sets: dict
+    items: dict
+    attack_texts: list
+    chats: list
+    accelerator: object
+    batch_size: int
+    attack_lr: float
+
+    def run(self, row, seed, steps, lr, lora_rank=16):
+        """(knobs, settings, measures) of one row: trained, measured, attacked. A run that breaks has no measures but `note`."""
+        model, made = copy.deepcopy(self.base), ({}, {})
+        measures = {}
+        try:
+            if row["adapter"]:
+                made, model, measures = self.unlearn(model, row, seed, steps, lr, lora_rank)
+            measures |= self.measure(model.eval(), ("forget", "retain", "general", "heldout"))
+            measures |= self.attack(model, seed)
+        except UserError as error:
+            measures["note"] = str(error)
+        return *made, measures
+
+    def unlearn(self, model, row, seed, steps, lr, lora_rank):
+        from brittle.base.knobs import build
+        from brittle.methods import method_class
+        from brittle.methods.wrappers import Wrappers
+        from brittle.training import fitting
+        from brittle.unlearning.sets import some_chats
+
+        mean = sum(map(len, self.sets["retain"])) / len(self.sets["retain"])
+        knobs, settings = scaled(
+            row, model.config.num_hidden_layers, model.config.hidden_size, mean, steps, lr
+        )
+        rule = build(method_class("sequential"), "sequential", knobs, seed=seed)
+        low = {"lora_rank": lora_rank, "lora_targets": "qkv"} if row["adapter"] == "lora" else {}
+        wrappers = build(Wrappers, "sequential", {"adapter": row["adapter"], **low})
+        wrappers.check("sequential", rule)
+        texts = dict(self.sets)
+        if float(row["chat_share"]):
+            texts["retain"] = [
+                *texts["retain"],
+                *some_chats(self.chats, len(texts["retain"]), float(row["chat_share"])),
+            ]
+        texts = {k: (ids, []) for k, ids in texts.items()}
+        streams = fitting.make_streams(
+            texts, self.tokenizer, self.batch_size, 1, seed, model.device
+        )
+        chosen = fitting.make_settings(
+            rule, settings, streams, seed=seed, batch_size=self.batch_size
+        )
+        history, wrapped = fitting.fit(
+            model, rule, wrappers, streams, chosen, self.accelerator, seed=seed, label=None
+        )
+        ends = {f"{term}_loss_end": history[-1][f"{term}_loss"] for term in ("forget", "retain")}
+        return (
+            (knobs, {**settings, "lr": chosen.lr}),
+            (wrapped.merge_and_unload() if wrapped else model),
+            ends,
+        )
+
+    def measure(self, model, splits, suffix=""):
+        from brittle.metrics import mcq
+
+        found = {}
+        for split in splits:
+            right = mcq.accuracy(model, self.tokenizer, self.items[split])
+            found[f"{split}_accuracy{suffix}"] = right
+            count = len(self.items[split])
+            found[f"{split}_low{suffix}"], found[f"{split}_high{suffix}"] = wilson(
+                round(right * count), count
+            )
+        return found
+
+    def attack(self, model, seed):
+        """Held-out accuracy after 10 and 100 steps of full fine-tuning on half A (AdamW, constant rate)."""
+        from brittle.data.batches import Stream
+        from brittle.models.logprobs import nll
+        from brittle.training.loop import train
+        from brittle.training.settings import Settings
+
+        for p in model.parameters():
+            p.requires_grad_(True)
+        stream = Stream(
+            self.attack_texts, self.tokenizer.pad_token_id, self.batch_size, 1, seed, model.device
+        )
+        settings = Settings(
+            steps=max(AT),
+            lr=self.attack_lr,
+            batch_size=self.batch_size,
+            schedule="constant",
+            seed=seed,
+        )
+        found = {}
+
+        def after(step, row):
+            if step in AT:
+                found.update(self.measure(model.eval(), ("heldout",), f"_{step}"))
+                model.train()
+
+        model.train()
+        train(model, lambda step, micro, progress: {"nll": nll(model, stream.batches(step)[micro])}, settings,
+              self.accelerator, after_step=after, label=None)  # fmt: skip
+        return found

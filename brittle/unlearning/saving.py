@@ -1,0 +1,71 @@
+"""Saving an unlearned model: merged, in its source's dtype, with card and history; and whether that dtype resolves the change."""
+
+from contextlib import ExitStack
+
+from brittle.base.errors import UserError
+from brittle.models.find import read_config
+
+
+def dtype_of(source, wanted):
+    """The torch dtype to save in: `wanted`, or where that is "source" the one that the source's configuration names."""
+    import torch
+
+    return getattr(
+        torch,
+        (source.get("dtype") or source.get("torch_dtype") or "float32")
+        if wanted == "source"
+        else wanted,
+    )
+
+
+def unresolved(folder, model, dtype):
+    """(matrices whose typical change lies below one unit in the last place of `dtype`, matrices that changed at all).
+
+    The source's weights are streamed from `folder`; what such a matrix keeps after rounding is mostly rounding.
+    """
+    from brittle.maths.precision import below_ulp
+    from brittle.models.weights import Checkpoint, is_matrix
+
+    lost = changed = 0
+    with ExitStack() as stack:
+        source = Checkpoint(folder, stack)
+        for name, p in model.named_parameters():
+            if (
+                name not in source.files
+                or not is_matrix(p.shape)
+                or source.shape(name) != tuple(p.shape)
+            ):
+                continue
+            before = source.tensor(name).to(dtype)
+            change = p.detach().cpu().float() - before.float()
+            if change.any():
+                changed, lost = changed + 1, lost + below_ulp(before, change)
+    return lost, changed
+
+
+def save(out, folder, model, wrapped, tokenizer, dtype, adapter=False):
+    """Write the model into the staged folder of `out`. Returns a warning, or None. Raises UserError for broken weights."""
+    import torch
+
+    for p in model.parameters():
+        if not torch.isfinite(p).all():
+            raise UserError(
+                "the trained weights hold NaN or infinite values. Nothing was saved. Lower --lr."
+            )
+    if wrapped:
+        if adapter:
+            wrapped.save_pretrained(out.stage / "adapter")
+        model = wrapped.merge_and_unload()
+    lost, changed = unresolved(folder, model, dtype)
+    model.config.use_cache = read_config(folder).get(
+        "use_cache", True
+    )  # off while it was trained; what loads it generates
+    model.to(dtype).save_pretrained(out.stage)
+    tokenizer.save_pretrained(out.stage)
+    if not lost:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    return (
+        f"in {lost} of {changed} changed matrices the typical change is smaller than {name} resolves: what is saved of it is "
+        "mostly rounding. Use --save-dtype float32, or a larger --lr."
+    )
