@@ -1,8 +1,8 @@
 """Token ids, padded batches and endless seeded streams of batches. Padding is always masked."""
 
 import sys
-from brittle.base.errors import UserError
 
+from brittle.base.errors import UserError
 
 
 def encode(tokenizer, texts, max_length, name="texts"):

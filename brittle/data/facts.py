@@ -1,10 +1,10 @@
 """The facts of a data folder: who, which attribute, which value, and what follows from them."""
 
-from dataclasses import dataclass
-from dataclasses import field
-from pathlib import Path
 import json
 import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
 from brittle.base.errors import UserError
 from brittle.data.texts import MAKE_DATA, read_jsonl
 

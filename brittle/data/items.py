@@ -1,7 +1,9 @@
 """Evaluation items: multiple-choice questions, and the entity and fact that a question or text is about."""
 
 from pathlib import Path
+
 import numpy as np
+
 from brittle.base.errors import UserError
 from brittle.data.texts import numbered_jsonl
 

@@ -7,6 +7,7 @@ renders the same schema. A document is cut into passages, one a line, so that no
 
 import json
 import re
+
 from brittle.base.errors import UserError
 from brittle.data.overlap import check, measured, mix
 from brittle.data.sources import load_rows, texts_of, write_sets

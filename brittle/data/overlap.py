@@ -15,6 +15,7 @@ compares like with like. `measured` says what the texts share in fact: a nominal
 """
 
 import re
+
 from brittle.base.errors import UserError
 from brittle.data.world import Draws
 

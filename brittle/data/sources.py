@@ -1,6 +1,7 @@
 """Data from outside: WMDP-Bio, WikiText-2 and MMLU through `datasets` (hub, or a local folder of the same schema), own files."""
 
 from pathlib import Path
+
 from brittle.base.errors import UserError
 from brittle.base.record import Run
 from brittle.data.items import SPLITS

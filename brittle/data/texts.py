@@ -1,7 +1,8 @@
 """Texts and batches: one text a line or JSONL, tokenised whole, batched by length, padding always masked."""
 
-from pathlib import Path
 import json
+from pathlib import Path
+
 from brittle.base.errors import UserError
 
 MAKE_DATA = "Make the mini data with: uv run create_datasets.py"

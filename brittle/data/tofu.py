@@ -7,6 +7,7 @@ every attack of this project runs on TOFU.
 """
 
 import json
+
 from brittle.base.errors import UserError
 from brittle.data.overlap import check, measured, mix
 from brittle.data.sources import load_rows, texts_of, write_sets

@@ -4,7 +4,6 @@ import re
 import unicodedata
 
 
-
 def normal(text):
     """Case, accents, width, digit scripts and runs of blanks taken away."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))

@@ -12,9 +12,10 @@ Everything is fictional. Draws use `random.Random.random()` alone, the only stre
 so one seed gives the same bytes on any machine.
 """
 
+import random
 from dataclasses import dataclass
 from typing import NamedTuple
-import random
+
 from brittle.base.errors import UserError
 from brittle.data.world_words import DOMAINS, PRIVATE, QUESTIONS, STATEMENTS, SYLLABLES
 

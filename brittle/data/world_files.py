@@ -1,12 +1,26 @@
 """Render the mini world into the files of data/mini: texts, multiple choice, TOFU's and MUSE's schemas, rules, hops, private
 facts."""
 
-from collections import Counter
 import json
+from collections import Counter
+
 from brittle.base.record import Run
 from brittle.data.overlap import check, measured, shared_count
 from brittle.data.texts import write_jsonl, write_lines
-from brittle.data.world import Draws, Fact, HELD_OUT, answered, build_world, deductions, domain_texts, hops, multiple_choice, new_names, question, statement
+from brittle.data.world import (
+    HELD_OUT,
+    Draws,
+    Fact,
+    answered,
+    build_world,
+    deductions,
+    domain_texts,
+    hops,
+    multiple_choice,
+    new_names,
+    question,
+    statement,
+)
 from brittle.data.world_schemas import muse_tables, tofu_tables
 from brittle.data.world_words import DOMAINS, NEUTRAL, STATEMENTS
 

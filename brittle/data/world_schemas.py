@@ -9,7 +9,7 @@ MUSE: verbmem_forget, knowmem_{forget,retain}_qa, their _icl examples (relations
 about) and privleak_{forget,retain,holdout}.jsonl, called config_split as on the hub.
 """
 
-from brittle.data.world import Draws, HELD_OUT, question, statement
+from brittle.data.world import HELD_OUT, Draws, question, statement
 
 VERBATIM = 2  # the statement template that is cut before its value
 ICL = 10  # in-context examples a split, as MUSE has

@@ -1,7 +1,7 @@
 """Tests and effect sizes on per-entity means: scipy's where it has them, the rest written out.
 
 The unit is the entity (a person, a document): questions about one entity are correlated, and a test that counts questions finds
-differences where there are none (tests/test_stats_tests.py shows it). Each test returns a `Result`; what is undefined (fewer than
+differences where there are none (tests/maths/test_stats_tests.py shows it). Each test returns a `Result`; what is undefined (fewer than
 FEWEST entities, no difference at all for a t-test) has p None, never 0 or 1. p is never below FLOOR: 0 is no probability.
 """
 

@@ -142,7 +142,7 @@ def columns_table():
 
 def bad_inputs_sentence():
     """How many bad inputs the tests give to how many scripts, rounded down."""
-    scripts, cases = runpy.run_path("tests/bad_inputs.py")["count"]()
+    scripts, cases = runpy.run_path("tests/support/bad_inputs.py")["count"]()
     return (
         f"The tests give every script bad input, made from its own options: more than {cases // 100 * 100:,} cases over "
         f"more than {(scripts - 1) // 10 * 10} scripts."

@@ -45,9 +45,7 @@ def digests(outputs):
 
 
 def main(
-    against: Annotated[
-        Path | None, typer.Option(help="Results to compare one run with.")
-    ] = None,
+    against: Annotated[Path | None, typer.Option(help="Results to compare one run with.")] = None,
 ):
     """Run the study twice (once with --against) and compare."""
     with tempfile.TemporaryDirectory() as place:

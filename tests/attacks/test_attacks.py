@@ -1,0 +1,412 @@
+"""Attacks on weights and activations: identities, closed forms, brute force; each leaves the model as it was, blind to half B."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from support import tiny
+
+from brittle.attacks import (
+    ATTACKS,
+    ablate,
+    attack_class,
+    base,
+    chosen,
+    gcg,
+    noise,
+    patching,
+    prune,
+    quantize,
+    soft_prompt,
+)
+from brittle.attacks.material import Material, forbidden, telling
+from brittle.attacks.meter import Meter, attack_model, choose, eval_sets, interval
+from brittle.attacks.relearn import Relearn, RelearnBenign, RelearnLora
+from brittle.attacks.session import Session, cells
+from brittle.base.errors import UserError
+from brittle.data.batches import pad
+from brittle.maths.intervals import wilson
+from brittle.models.blocks import blocks
+from brittle.models.load import load_model, load_tokenizer
+from brittle.models.readout import Reader
+
+SMALL = {
+    "relearn": Relearn(rates=(1e-3,), steps=2, at=(1, 2), batch_size=4), "relearn_lora": RelearnLora(0, (1e-2,), 2, (2,), 4, 2),
+    "relearn_benign": RelearnBenign(0, (1e-3,), 1, (1,), 4), "quantize": quantize.Quantize(bits=(4,), groups=("row", "8")),
+    "prune": prune.Prune(ratios=(0.3,), texts=8), "noise": noise.Noise(scales=(0.3,)),
+    "soft_prompt": soft_prompt.SoftPrompt(count=2, steps=2, at=(2,), batch_size=4),
+    "gcg": gcg.GCG(length=3, steps=1, candidates=4, items=2, at=(1,)), "ablate": ablate.Ablate(texts=4),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def loaded(family):
+    return load_model(family.base, "cpu", "float32"), load_tokenizer(family.base)
+
+
+def bits(model):
+    return {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
+
+
+def changed_half_b(data, folder):
+    """A copy of `data` in which every question of half B is another one."""
+    shutil.copytree(data, folder)
+    for name in ("mcq_forget.jsonl", "qa_forget.jsonl"):
+        rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        for row in rows:
+            if row["half"] == "B":
+                row["question"] = f"What is {row['fact']} in the other world?"
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_every_attack_puts_the_model_back_and_never_depends_on_half_b(loaded, data, tmp_path):
+    """The same attack on data with another half B: bit for bit the same attacked models, by what they answer on the rest."""
+    model, tokenizer = loaded
+    before, hooks = (
+        bits(model),
+        sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()),
+    )
+    folders = (data, changed_half_b(data, tmp_path / "other"))
+    for name in ATTACKS:
+        seen = []
+        for folder in folders:
+            attack = SMALL.get(name) or attack_class(name)()
+            sets = {split: items[:6] for split, items in eval_sets(folder).items()}
+            material = Material(folder)
+            meter = attack_model(
+                attack, model, tokenizer, material, sets, forbidden(folder), everything=True
+            )
+            assert meter.rows and not meter.notes and not material.read & set(forbidden(folder))
+            columns = ("loss", "train_nll", "suffix", "variant", "accuracy")
+            seen.append(
+                (
+                    [[r.get(c) for c in columns] for r in meter.rows if r["split"] != "forget_b"],
+                    material.digest(),
+                )
+            )
+            assert bits(model) == before, name
+            assert all(p.grad is None and p.requires_grad for p in model.parameters()), name
+        assert seen[0] == seen[1], name
+    assert hooks == sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_an_attack_that_reads_half_b_is_refused(data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "twice")
+    rows = [json.loads(line) for line in (folder / "mcq_forget.jsonl").read_text().splitlines()]
+    leaked = next(row for row in rows if row["half"] == "B")
+    (folder / "mcq_forget.jsonl").write_text(
+        "".join(json.dumps(r) + "\n" for r in [*rows, leaked | {"half": "A"}])
+    )
+    material = Material(folder)
+    material.forget()
+    with pytest.raises(UserError, match="half B"):
+        material.check(forbidden(folder))
+
+
+def test_every_text_that_tells_half_b_is_forbidden_and_nothing_that_attacks_read(data):
+    banned = set(forbidden(data).values())
+    rows = [json.loads(line) for line in (data / "qa_forget.jsonl").read_text().splitlines()]
+    half = {
+        side: [(r["entity"], r["short_answer"], r) for r in rows if r["half"] == side]
+        for side in "AB"
+    }
+    lines = [
+        text
+        for name in ("forget.txt", "pretrain_base.txt")
+        for text in (data / name).read_text().splitlines()
+    ]
+    tells = [
+        t
+        for t in lines
+        if any({name, value} <= set(t.rstrip(".").split()) for name, value, _ in half["B"])
+    ]
+    assert (
+        len(tells) >= 6 * len(half["B"]) and set(tells) <= banned
+    )  # six sentences a fact in forget.txt
+    for _, value, row in half["B"]:
+        assert {
+            f"{row['question']} {row['answer']}",
+            f"{row['paraphrased_question']} {value}",
+        } <= banned
+        assert value not in banned  # a bare value tells nothing
+    material = Material(data)
+    for read in (material.forget, material.retain, material.benign):
+        read()
+    material.check(forbidden(data))
+    assert {row["answer"] for *_, row in half["A"]}.isdisjoint(banned)
+    leaked = next(text for text in tells if text.startswith("Everyone agrees"))
+    material._give([leaked])
+    with pytest.raises(UserError, match="half B"):
+        material.check(forbidden(data))
+
+
+def test_subject_and_answer_together_tell_a_fact():
+    rows = [
+        {"entity": "Ann Lee", "short_answer": "tea"},
+        {"entity": "Ann", "short_answer": "oak"},
+        {"entity": "x/1", "answer": "a"},
+    ]
+    told = ["Ann Lee drinks tea.", "tea, says Ann Lee", "Ann has an oak"]
+    rest = ["Ann Lee drinks team.", "Ann drinks tea.", "Joann has an oak", "x/1 a", ""]
+    assert telling(rows, told + rest) == told and telling(rows[2:], told) == []
+
+
+@pytest.mark.parametrize("group", ["row", "tensor", "7"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounding(group, dtype):
+    w = torch.randn(6, 20, generator=torch.Generator().manual_seed(0)).to(dtype)
+    w[0] = 0
+    for count in (2, 3, 4, 8):
+        q = quantize.rounded(w, count, group)
+        assert torch.equal(quantize.rounded(q, count, group), q)  # twice is once
+        assert torch.equal(quantize.codes(q, count, group), quantize.codes(w, count, group))
+        assert quantize.codes(w, count, group).abs().max() == 2 ** (count - 1) - 1
+    assert torch.equal(quantize.rounded(w, 16, group), w)
+
+
+def test_models_at_sixteen_bits_ratio_zero_and_scale_zero_are_unchanged():
+    for kind in ("gpt_neox", "gpt2", "olmoe"):
+        model = tiny.model(kind)
+        before = bits(model)
+        quantize.quantize_model(model, 16)
+        prune.prune_model(model, 0.0)
+        noise.add_noise(model, 0.0, 3)
+        assert bits(model) == before
+        assert quantize.bucket_agreement(model, tiny.model(kind), 4) == 1
+        noise.add_noise(model, 1e-4, 0)
+        assert (
+            0.98 < quantize.bucket_agreement(model, tiny.model(kind), 4) < 1
+        )  # a gentle update is rounded away
+        moved = {n for n, v in model.state_dict().items() if v.numpy().tobytes() != before[n]}
+        assert moved == {n for n, _ in base.matrices(model)}
+
+
+def test_pruning_counts_and_brute_force():
+    g = torch.Generator().manual_seed(1)
+    w, norms = torch.randn(5, 12, generator=g), torch.rand(12, generator=g)
+    for ratio in (0.0, 0.25, 0.5):
+        small, row = prune.prune(w, ratio), prune.prune(w, ratio, norms)
+        assert int((small == 0).sum()) == int(ratio * 60) and int((row == 0).sum()) == 5 * int(
+            ratio * 12
+        )
+        kept = small[small != 0].abs().min()
+        assert w[small == 0].numel() == 0 or w[small == 0].abs().max() <= kept
+        for before, after in zip(w, row, strict=True):
+            score = (before.abs() * norms).tolist()
+            lowest = sorted(range(12), key=score.__getitem__)[: int(ratio * 12)]
+            assert {i for i in range(12) if after[i] == 0} == set(lowest)
+    with pytest.raises(UserError, match="--ratio 1"):
+        prune.check(1)
+
+
+@pytest.mark.parametrize("kind", ["gpt_neox", "gpt2"])
+def test_wanda_norms_are_of_real_tokens(kind):
+    model, ids = tiny.model(kind), tiny.ids(6)
+    norms = prune.input_norms(model, ids, tiny.PAD, batch_size=6)
+    alone = [
+        prune.input_norms(model, [i], tiny.PAD) for i in ids
+    ]  # one text a batch: no padding at all
+    assert set(norms) == {n for n, _ in base.matrices(model)}
+    for name, value in norms.items():
+        assert torch.allclose(value, sum(a[name].pow(2) for a in alone).sqrt(), rtol=1e-4)
+    with pytest.raises(UserError, match="WANDA"):
+        prune.input_norms(tiny.model("olmoe"), ids, tiny.PAD)
+
+
+def test_noise_has_its_size_and_its_seed():
+    model, old, again = (tiny.model(width=64) for _ in range(3))
+    noise.add_noise(model, 0.1, 5)
+    noise.add_noise(again, 0.1, 5)
+    assert bits(model) == bits(again)
+    theirs = dict(base.matrices(old))
+    for name, w in base.matrices(model):
+        d = w - theirs[name]
+        assert float(d.std() / theirs[name].pow(2).mean().sqrt()) == pytest.approx(0.1, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", list(tiny.MAKE))
+def test_ablation_kills_the_direction(kind):
+    model, ids = tiny.model(kind), tiny.ids(4)
+    d = torch.nn.functional.normalize(
+        torch.randn(16, generator=torch.Generator().manual_seed(2)), dim=0
+    )
+    batch = pad(ids, tiny.PAD)
+    with torch.no_grad(), ablate.ablated(model, d, range(3)):
+        from brittle.models.hooks import hidden
+
+        streams = hidden(model, batch, range(3))
+    for h in streams.values():
+        assert (h @ d).abs().max() < 1e-5 * h.norm(dim=-1).max()
+
+
+def test_direction_of_a_planted_shift():
+    g = torch.Generator().manual_seed(3)
+    planted = torch.nn.functional.normalize(torch.randn(2, 8, generator=g), dim=-1)
+    h = torch.randn(500, 8, generator=g)
+    outlier = torch.cat([h, torch.full((1, 8), 1e4)])
+    assert torch.allclose(ablate.inlier_mean(outlier), h.mean(0), atol=0.1)
+    found = ablate.directions(
+        torch.stack([h.mean(0)] * 2) + 5 * planted, torch.stack([h.mean(0)] * 2)
+    )
+    assert torch.allclose(torch.stack(found), planted, atol=1e-5)
+    assert ablate.directions(h[:1], h[:1]) == [None]
+
+
+@pytest.mark.parametrize("kind", list(tiny.MAKE))
+def test_everything_from_the_base_gives_its_logits_exactly(kind):
+    model, other, batch = (
+        tiny.model(kind, seed=0),
+        tiny.model(kind, seed=1),
+        pad(tiny.ids(4), tiny.PAD),
+    )
+    own = [blocks(m)[0] for m in (model, other)]
+    with torch.no_grad():
+        logits = [m(**batch).logits for m in (model, other)]
+        for rest, chosen_blocks, wanted in ((True, {0, 1, 2}, 1), (False, set(), 0)):
+            with patching.restored(model, other, chosen_blocks, rest) as host:
+                assert torch.equal(host(**batch).logits, logits[wanted])
+        with patching.restored(model, other, {0, 1, 2}) as host:
+            assert not torch.equal(
+                host(**batch).logits, logits[1]
+            )  # embeddings and readout are still the model's
+        for k in range(3):
+            assert torch.equal(patching.Patched(other, other, k)(**batch).logits, logits[1])
+        assert (
+            torch.equal(
+                patching.Patched(other, model, 2)(**batch).logits, Reader(other, 2)(**batch).logits
+            )
+            is False
+        )
+        assert torch.equal(
+            Reader(model, 2)(**batch).logits, logits[0]
+        )  # the last block's lens is the model
+    assert [blocks(m)[0] for m in (model, other)] == own
+    assert (
+        patching.recovery_score(logits[1], *logits) == 1
+        and patching.recovery_score(logits[0], *logits) == 0
+    )
+
+
+def test_half_a_chooses_and_a_broken_model_has_no_accuracy(loaded, data):
+    model, tokenizer = loaded
+    rows = [{"variant": v, "split": s, "accuracy": x, "answer_nll": nll} for v, a, b, nll in (
+                ("x", 0.5, 1.0, 0.1), ("y", 0.7, 0.1, 2.0), ("z", 0.7, 0.9, 2.0))
+            for s, x in (("forget_a", a), ("forget_b", b))]  # fmt: skip
+    assert choose(rows) == "y" and choose([{**r, "accuracy": None} for r in rows]) is None
+    sets = eval_sets(data)
+    assert {len(i) for i in sets.values()} and {i["half"] for i in sets["forget_b"]} == {"B"}
+    meter = Meter(model, tokenizer, {split: items[:4] for split, items in sets.items()})
+    meter("first")
+    meter("second")  # not better on half A: half B is not asked again
+    assert [r["split"] for r in meter.rows] == [
+        "forget_a",
+        "forget_b",
+        "retain",
+        "forget_a",
+    ] and not meter.facts["second"]
+    with base.kept(model):
+        next(model.parameters()).data.fill_(float("nan"))
+        meter("broken")
+    assert [r["accuracy"] for r in meter.rows[-3:]] == [None] * 3 and "broken" in meter.notes[0]
+    assert interval([1, 1, 0, 0], list("aabb")) == wilson(1, 2)  # two facts, not four questions
+
+
+class Planted:
+    """`answers` in the meter's place: {variant: {split: (share right, NLL) or an error}}, told by the variant's prompt."""
+
+    def __init__(self, outcomes):
+        self.outcomes, self.asked = outcomes, []
+
+    def __call__(self, model, tokenizer, items, prompt, batch_size):
+        variant, split = prompt, items[0]["split"]
+        self.asked.append((variant, split))
+        outcome = self.outcomes[variant][split]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return [int(i < outcome[0] * len(items)) for i in range(len(items))], [outcome[1]] * len(
+            items
+        )
+
+
+def planted(monkeypatch, outcomes, everything=False):
+    """(Meter that was asked of every variant in turn, what it asked); retain is always half right."""
+    stub = Planted(
+        {v: {"forget_a": a, "forget_b": b, "retain": (0.5, 1.0)} for v, (a, b) in outcomes.items()}
+    )
+    monkeypatch.setattr("brittle.attacks.meter.answers", stub)
+    sets = {
+        split: [{"split": split, "question": f"{split} {i}"} for i in range(10)]
+        for split in ("forget_a", "forget_b", "retain")
+    }
+    meter = Meter(None, None, sets, everything=everything)
+    for variant in outcomes:
+        meter(variant, variant)
+    return meter, stub.asked
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_among_equals_on_half_a_the_first_counts_and_loss_has_no_say(monkeypatch, everything):
+    b = (0.3, 9.0)
+    outcomes = {
+        "low": ((0.5, 0.1), b),
+        "first": ((1, 2.0), b),
+        "by heart": ((1, 0.01), b),
+        "worse": ((0.9, 0.01), b),
+    }
+    meter, asked = planted(monkeypatch, outcomes, everything)
+    assert choose(meter.rows) == "first" and meter.best == 1 and len(meter.facts["first"]) == 10
+    on_b = [variant for variant, split in asked if split == "forget_b"]
+    assert on_b == (list(outcomes) if everything else ["low", "first"])
+
+
+@pytest.mark.parametrize("broken", ["forget_b", "retain"])
+def test_a_variant_that_breaks_on_half_b_cannot_be_chosen(monkeypatch, broken):
+    outcomes = {
+        "breaks": ((1, 1.0), (0.9, 1.0)),
+        "holds": ((0.8, 1.0), (0.4, 1.0)),
+        "worse": ((0.7, 1.0), (0.9, 1.0)),
+    }
+    real = Planted.__call__
+
+    def call(self, model, tokenizer, items, prompt, batch_size):
+        if (prompt, items[0]["split"]) == ("breaks", broken):
+            raise UserError("NaN")
+        return real(self, model, tokenizer, items, prompt, batch_size)
+
+    monkeypatch.setattr(Planted, "__call__", call)
+    meter, _ = planted(monkeypatch, outcomes)
+    chosen_rows = {
+        r["split"]: r["accuracy"] for r in meter.rows if r["variant"] == choose(meter.rows)
+    }
+    assert (
+        chosen_rows == {"forget_a": 0.8, "forget_b": 0.4, "retain": 0.5}
+        and len(meter.facts["holds"]) == 10
+    )
+    assert meter.best == 0.8 and meter.notes == ["breaks: NaN"] and "breaks" not in meter.facts
+
+
+def test_cells_are_kept_until_they_are_stale(family, data, tmp_path, monkeypatch):
+    folder = shutil.copytree(data, tmp_path / "data")
+    session, made = Session(Path(family.base), folder, 5), []
+
+    def run():
+        found = list(cells(session, ["none", "quantize"], [0], tmp_path / "cells", say=made.append))
+        return [cell["rows"] for _, _, cell in found], len(made)
+
+    first, count = run()
+    assert count == 2 and run() == (first, 2)  # nothing is done twice
+    (tmp_path / "cells" / "none-0.json").write_text("{")  # damaged
+    assert run() == (first, 3)
+    (folder / "neutral.txt").write_text("Other words.\n")
+    assert run()[1] == 5
+    monkeypatch.setattr(quantize.Quantize, "run", lambda *_: (_ for _ in ()).throw(UserError("no")))
+    (failed,) = [
+        c for _, _, c in cells(session, ["quantize"], [1], tmp_path / "cells", say=made.append)
+    ]
+    assert failed["chosen"] is None and failed["rows"] == [] and failed["notes"] == ["no"]
+    assert chosen("gcg") == ["none", "gcg"] and set(chosen("")) == set(ATTACKS)
+    with pytest.raises(UserError, match="no attack 'x'"):
+        chosen("x")

@@ -1,0 +1,171 @@
+"""The shape of the project: imported lives in brittle/, run lives in the folders, and --help answers at once."""
+
+import ast
+import functools
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from support.places import ROOT
+
+from brittle.pipeline import steps
+
+FOLDERS = ("experiment", "eval", "unlearn", "hooks")
+SCRIPTS = sorted(
+    p for p in [*ROOT.glob("*.py"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.py"))]
+)
+PACKAGE = sorted((ROOT / "brittle").rglob("*.py"))
+HEAVY = {"torch", "transformers", "tokenizers", "pandas", "matplotlib", "sklearn", "scipy", "numpy", "datasets", "lm_eval",
+         "wandb", "peft", "accelerate", "safetensors"}  # fmt: skip
+INSTALLED = set(importlib.metadata.packages_distributions())
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+@functools.cache
+def imports(path):
+    """Top-level names that a file imports, anywhere in it; "." for a relative import."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    plain = {
+        alias.name.split(".")[0]
+        for node in nodes
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    return plain | {
+        "." if n.level else n.module.split(".")[0] for n in nodes if isinstance(n, ast.ImportFrom)
+    }
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, *PACKAGE], ids=name)
+def test_imports(path):
+    """Scripts import the package and libraries, never each other; nothing edits sys.path."""
+    assert not imports(path) & {".", *FOLDERS, *(script.stem for script in SCRIPTS)}
+    source = path.read_text(encoding="utf-8")
+    assert "sys.path" not in source and "PYTHONPATH" not in source and "# /// script" not in source
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name)
+def test_no_script_hides_a_library(path):
+    """A script's folder comes first on sys.path: a script called like a library would be imported in its place."""
+    used = {module for p in [*SCRIPTS, *PACKAGE] for module in imports(p)}
+    assert path.stem not in used | set(sys.stdlib_module_names) | INSTALLED
+
+
+def test_only_the_package_is_packaged():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["brittle"]
+    assert "scripts" not in project["project"]
+
+
+def test_lock_names_plain_pypi_alone():
+    """A lock made with find-links in the environment would hold a folder of that machine."""
+    sources = {
+        str(p["source"])
+        for p in tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
+    }
+    assert sources == {str({"registry": "https://pypi.org/simple"}), str({"editable": "."})}
+
+
+HELP = """
+import io, json, os, runpy, sys
+scripts, heavy = json.loads(sys.argv[1])
+import typer
+for script in scripts:
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        out, code = sys.stdout, None
+        sys.stdout, sys.argv = io.StringIO(), [script, "--help"]
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        loaded = sorted({m.partition(".")[0] for m in sys.modules} & set(heavy))
+        print(json.dumps([script, code, sys.stdout.getvalue(), loaded]), file=out, flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def helps():
+    """{script: (exit status, text, heavy modules that were loaded)} of every script's --help, in processes without them."""
+    environment = {**os.environ, "COLUMNS": "200", "TERM": "dumb"}
+    command = [sys.executable, "-c", HELP, json.dumps([[name(s) for s in SCRIPTS], sorted(HEAVY)])]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return {row[0]: row[1:] for row in map(json.loads, run.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name)
+def test_help_answers_without_heavy_imports(helps, path):
+    code, text, loaded = helps[name(path)]
+    assert code == 0 and "Usage" in text and "--help" in text
+    assert loaded == []
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name)
+def test_every_script_says_what_it_is_for(helps, path):
+    """A docstring that says how it is run, and options that explain themselves."""
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert doc and (name(path) in doc or path.name == "pipeline.py")
+    text = helps[name(path)][1]
+    options = [line for line in text.splitlines() if line.lstrip().startswith("--")]
+    assert options
+
+
+def test_steps_name_scripts_that_exist():
+    rows = steps.read_steps(ROOT / "experiment" / "steps.csv")
+    assert len({row["step"] for row in rows}) == len(rows)
+    for row in rows:
+        assert (ROOT / row["script"]).is_file(), row["script"]
+        assert row["title"] and row["output"]
+
+
+def test_steps_need_steps_that_stand_above_them():
+    rows = steps.read_steps(ROOT / "experiment" / "steps.csv")
+    above = set()
+    for row in rows:
+        assert row["needs"] == "*" or set(row["needs"].split()) <= above, row["step"]
+        above.add(row["step"])
+
+
+def test_steps_give_scripts_options_that_they_have(helps):
+    """Calling convention: --model-a A --model-b B --outdir DIR, or --model M --outdir DIR, and each step's extra flags."""
+    common = {"data": ["--outdir"], "family": ["--data", "--outdir"], "unlearn": ["--model", "--method", "--root"],
+              "comparison": ["--model-a", "--model-b", "--outdir"], "model": ["--model", "--outdir"],
+              "all": ["--base", "--filtered", "--unlearned", "--root"]}  # fmt: skip
+    for row in steps.read_steps(ROOT / "experiment" / "steps.csv"):
+        flags = common[row["scope"]] + [
+            part for part in row["extra"].split() if part.startswith("--")
+        ]
+        flags += ["--outdir"] * bool(row["folder"])
+        for flag in flags:
+            assert flag in helps[row["script"]][1].split(), (row["script"], flag)
+
+
+@pytest.mark.parametrize("preset", ["mini", "deep-ignorance"])
+def test_presets_give_scripts_options_that_they_have(helps, preset):
+    for script, arguments in steps.read_preset(preset).arguments.items():
+        for part in arguments.split():
+            assert not part.startswith("--") or part.split("=")[0] in helps[script][1].split(), (
+                script,
+                part,
+            )
+
+
+def test_outputs_of_steps_never_collide():
+    for preset in ("mini", "deep-ignorance"):
+        made = steps.tasks(steps.read_preset(preset), steps.read_steps())
+        assert len({task.output for task in made}) == len(made) == len({task.name for task in made})
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=name)
+def test_package_files_say_what_they_hold(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))

@@ -1,0 +1,118 @@
+"""What is given to the pipeline is checked before anything is planned: models, method, data, and whose questions are asked."""
+
+import json
+
+import pytest
+from support.processes import Child
+
+from brittle.base.errors import UserError
+from brittle.pipeline import given, steps
+
+PIPELINE = "experiment/pipeline.py"
+
+
+@pytest.fixture
+def mini():
+    return steps.read_preset("mini")
+
+
+@pytest.fixture
+def online(monkeypatch):
+    monkeypatch.setattr(given, "offline", lambda: False)
+
+
+def stranger(folder, **about):
+    """A model folder whose config.json says `about`; its weights are never opened."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(about))
+    (folder / "model.safetensors").touch()
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--unlearned", "nowhere/at/all"], "--unlearned nowhere/at/all: no such folder"),
+        (["--filtered", "outputs/nothing"], "--filtered outputs/nothing: no such folder"),
+        (["--base", "./nothing"], "--base ./nothing: no such folder"),
+        (
+            ["--base", "nobody/nothing"],
+            "--base nobody/nothing is no local folder, is not in the Hugging Face cache",
+        ),
+        (["--filtered", "tests"], "--filtered tests has no config.json"),
+        (["--method", "npoo"], "--method npoo: choose ga_simple"),
+        (["--method", "filter"], "--method filter: hooks/ makes it"),
+        (["--data", "nowhere"], "--data nowhere: no such folder"),
+        (["--data", "tests"], "--data tests has no forget.txt and no retain.txt"),
+    ],
+)
+def test_what_cannot_be_used_is_said_before_the_plan(arguments, says, tmp_path):
+    done = Child([PIPELINE, "--dry-run", *arguments], tmp_path / "log", {}).wait()
+    assert (
+        done.code == 2
+        and done.err.startswith(f"error: {says}")
+        and done.err.count("\n") == 1
+        and not done.out
+    )
+
+
+def test_a_base_of_ones_own_needs_its_own_filtered_model(mini, family, tmp_path):
+    own = stranger(tmp_path / "own", model_type="llama")
+    for base in (own, family.filtered):
+        with pytest.raises(UserError, match=f"--base {base} needs --filtered"):
+            given.check(mini, base=base)
+    assert (
+        given.check(mini, base=family.base, filtered=family.filtered) == []
+    )  # of the mini family, so of its world
+
+
+def test_the_presets_own_base_needs_nothing(mini, tmp_path):
+    mini.base = stranger(tmp_path / "own")
+    assert given.check(mini, base=mini.base) == given.check(mini, base=f"{mini.base}/../own/") == []
+
+
+def test_a_stranger_that_is_asked_about_the_mini_world_is_named(mini, data, online, tmp_path):
+    own, other = stranger(tmp_path / "own", model_type="llama"), stranger(tmp_path / "other")
+    wanted = f"note: {own} is asked about the mini world (data/mini). Give --data DIR"
+    (note,) = given.check(mini, base=own, filtered=other)
+    assert note.startswith(wanted) and "\n" not in note
+    assert "some/model is asked" in given.check(mini, base="some/model", filtered="some/other")[0]
+    assert given.check(mini, base=own, filtered=other, data=str(data)) == []
+    hub = steps.read_preset("deep-ignorance")
+    assert given.check(hub, base=own) == []
+
+
+def test_hub_ids_are_asked_for_only_offline(mini, online, monkeypatch):
+    given.check(mini, unlearned=["some/model"])
+    monkeypatch.setattr(given, "offline", lambda: True)
+    with pytest.raises(UserError, match="--unlearned some/model is no local folder"):
+        given.check(mini, unlearned=["some/model"])
+
+
+def test_a_method_that_is_not_needed_is_not_checked(mini, family):
+    mini.method = ""
+    assert given.check(mini, unlearned=[family.filtered]) == []
+    with pytest.raises(UserError, match="--method : choose"):
+        given.check(mini)
+
+
+def test_data_of_ones_own_are_read_and_not_made(mini, data, family, tmp_path):
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    for name in given.TEXTS:
+        (folder / name).write_text("a text\n")
+    with pytest.raises(UserError, match=r"no pretrain_base.txt to train the mini models on"):
+        given.check(mini, data=str(folder))
+    (note,) = given.check(mini, base=family.base, filtered=family.filtered, data=str(folder))
+    assert note.startswith(
+        f"note: {folder} has no mcq_forget.jsonl, no mcq_retain.jsonl, no mcq_general.jsonl"
+    )
+    assert given.check(mini, data=str(data)) == []
+    chosen = steps.override(
+        mini, base=family.base, filtered=family.filtered, unlearned=["my/one"], data=str(folder)
+    )
+    tasks = steps.tasks(chosen, steps.read_steps())
+    assert not {"data", "base", "filtered", "unlearn"} & {t.step for t in tasks}
+    read = {part for t in tasks for part in t.command if str(folder) in part}
+    assert read == {str(folder), f"{folder}/forget.txt", f"{folder}/retain.txt"}
+    assert not [part for t in tasks for part in t.command if "data/mini" in part]

@@ -1,0 +1,319 @@
+"""The report: its numbers and words from synthetic CSVs, a new step without a code change, gaps named, nothing fetched."""
+
+import base64
+import csv
+import importlib.util
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from brittle.base.errors import UserError
+from brittle.base.record import why_run
+from brittle.report import condense
+from brittle.report.page import png_width, shown
+from brittle.report.verdict import SAYS, headline, verdict
+
+SCRIPT = Path(__file__).parents[2] / "experiment" / "report.py"
+spec = importlib.util.spec_from_file_location("report", SCRIPT)
+report = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(report)
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+TEXT = "step,scope,script,folder,output,extra,title,needs\n"
+STEPS = TEXT + "\n".join([
+    "quiz,model,eval/harness.py,harness,accuracy.csv,,Quiz,",
+    "back,all,eval/recovery.py,recovery,recovery.csv,,Recovery,",
+    "1,comparison,experiment/collect_param_stats.py,param_stats,per_layer.csv,,Weights,",
+    "last,all,experiment/report.py,,summary.csv,,Report,*",
+])  # fmt: skip
+VOID = {"meta", "img", "br", "wbr"}
+
+
+class Checker(HTMLParser):
+    """Every tag is closed in order; remembers ids, links and sources."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.links, self.sources = [], set(), set(), []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.ids.add(found.get("id"))
+        self.links |= {found["href"]} if "href" in found else set()
+        self.sources += [found["src"]] if "src" in found else []
+        assert tag != "img" or found["alt"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def quiz(root, model, forget, retain=1.0, general=1.0):
+    values = {"forget": forget, "retain": retain, "general": general}
+    write(root / model / "harness" / "accuracy.csv", [
+        {"task": f"mini_{s}", "split": s, "metric": m, "value": v if m == "acc" else 0.5} for s, v in values.items()
+        for m in ("acc_norm", "acc")])  # fmt: skip
+
+
+def back(root, **found):
+    """found: {model: (recovery, low, high)}."""
+    write(root / "recovery" / "recovery.csv", [
+        {"model": m, "heldout_recovery": r, "ci_low": low, "ci_high": high, "split_a_accuracy": 1.0}
+        for m, (r, low, high) in found.items()])  # fmt: skip
+    (root / "recovery" / "tamper.png").write_bytes(PNG)
+
+
+def weights(root, model, *matrices):
+    rows = [
+        dict(zip(("name", "dW_fro", "W_fro", "dW_stable_rank"), (f"m{i}", *m), strict=True))
+        for i, m in enumerate(matrices)
+    ]
+    write(root / f"base__to__{model}" / "param_stats" / "per_matrix.csv", rows)
+    write(
+        root / f"base__to__{model}" / "param_stats" / "per_layer.csv",
+        [{"layer": 0, "group": "mlp", "dW": matrices[0][0]}],
+    )
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "steps.csv").write_text(STEPS)
+    root = tmp_path / "out"
+    for model, forget in (("base", 1.0), ("filtered", 0.26), ("cut", 0.28)):
+        quiz(root, model, forget)
+    back(root, base=(1, 1, 1), filtered=(-0.04, -0.1, 0.03), cut=(0.8, 0.7, 0.9))
+    weights(root, "filtered", (6.0, 6.0, 4.0), (8.0, 8.0, 4.0))
+    weights(root, "cut", (3.0, 30.0, 1.0), (4.0, 40.0, 2.0), (0.0, 10.0, ""))
+    return root
+
+
+def run(root, *unlearned):
+    report.main(
+        base="base",
+        filtered="filtered",
+        unlearned=list(unlearned or ["cut"]),
+        root=root,
+        table=root.parent / "steps.csv",
+    )
+    text = (root / "report.html").read_text(encoding="utf-8")
+    with open(root / "summary.csv", newline="") as file:
+        return {row["model"]: row for row in csv.DictReader(file)}, text
+
+
+def test_numbers_and_words(root):
+    found, text = run(root)
+    assert list(found) == ["base", "filtered", "cut"] and [r["role"] for r in found.values()] == [
+        "base",
+        "filtered",
+        "unlearned",
+    ]
+    cut = {k: float(v) for k, v in found["cut"].items() if k not in ("model", "role")}
+    assert cut == pytest.approx({
+        "forget_accuracy": 0.28, "retain_accuracy": 1, "general_accuracy": 1, "heldout_recovery": 0.8,
+        "heldout_recovery_low": 0.7, "heldout_recovery_high": 0.9,
+        "update_relative_norm": 5 / math.sqrt(2600), "update_stable_rank": (9 * 1 + 16 * 2) / 25})  # fmt: skip
+    assert (
+        float(found["filtered"]["update_relative_norm"]) == 1
+        and found["base"]["update_relative_norm"] == ""
+    )
+    assert (
+        "<h1>cut only hid the forget facts</h1>" in text
+        and "80% of half B (95 % interval 70% to 90%)" in text
+    )
+    assert "not measured" not in text
+
+
+def test_the_page_stands_alone(root):
+    _, text = run(root)
+    page = Checker(text)
+    assert {link[1:] for link in page.links} <= page.ids and all(
+        link.startswith("#") for link in page.links
+    )
+    assert page.sources and all(src.startswith("data:image/png;base64,") for src in page.sources)
+    assert not re.search(r"https?://|<script|url\(|@import", text)
+    assert "prefers-color-scheme:dark" in text and 'name="viewport"' in text
+
+
+def test_what_is_missing_is_named_not_zero(root):
+    (root / "recovery" / "recovery.csv").unlink()
+    (root / "cut" / "harness" / "accuracy.csv").unlink()
+    (root / "base__to__cut" / "param_stats" / "per_matrix.csv").unlink()
+    found, text = run(root)
+    assert {k for k, v in found["cut"].items() if v} == {"model", "role"}
+    for step in ("quiz", "back", "1"):
+        assert f"not measured: run step {step}<" in text
+    assert SAYS["inconclusive"].format("cut") in text
+    command = json.loads((root / "summary.run.json").read_text())["command"]
+    assert why_run(root / "summary.csv", command) is None
+    quiz(root, "cut", 0.3)
+    assert "is new" in why_run(root / "summary.csv", command)
+
+
+def test_nothing_measured_at_all(tmp_path):
+    (tmp_path / "steps.csv").write_text(STEPS)
+    found, text = run(tmp_path / "out")
+    assert len(found) == 3 and "not measured" in text and Checker(text)
+
+
+def test_a_new_step_shows_up(root):
+    (root.parent / "steps.csv").write_text(
+        STEPS + "\n77,comparison,nowhere.py,shapes,shapes.csv,,Curious shapes,"
+    )
+    for model in ("filtered", "cut"):
+        folder = root / f"base__to__{model}" / "shapes"
+        write(
+            folder / "shapes.csv",
+            [{"layer": i, "split": "forget", "roundness": 12.25} for i in range(3)],
+        )
+        (folder / "shape.png").write_bytes(PNG)
+    _, text = run(root)
+    part = text[text.index('id="step-77"') :]
+    assert (
+        "Curious shapes" in part
+        and part.count("<img") == 2
+        and "base → filtered" in part
+        and "12.2" in part
+    )
+    assert (
+        text.index('id="step-back"')
+        < text.index('id="step-quiz"')
+        < text.index('id="step-1"')
+        < text.index('id="step-77"')
+    )
+    assert 'id="step-last"' not in text
+
+
+def test_other_modules_add_sections(root, monkeypatch):
+    written, awaited = root / "sequential" / "x.csv", root / "filter" / "y.csv"
+    write(written, [{"x": 1}])
+    extra = SimpleNamespace(
+        sections=lambda at: [("study", "A study", f"<p>of {at.name}</p>")],
+        sources=lambda at: [written, awaited],
+    )
+    monkeypatch.setattr(report, "EXTRA", [extra])
+    _, text = run(root)
+    assert (
+        'id="study"' in text
+        and "<p>of out</p>" in text
+        and text.index('id="study"') < text.index('id="how"')
+    )
+    record = json.loads((root / "summary.run.json").read_text())
+    assert str(written) in record["inputs"] and str(awaited) in record["settings"]["absent"]
+    write(awaited, [{"y": 1}])
+    assert "is new" in why_run(root / "summary.csv", record["command"])
+
+
+def test_names_are_escaped(root):
+    quiz(root, "a<b>&c", 0.9)
+    _, text = run(root, "a<b>&c")
+    assert "a&lt;b&gt;&amp;c still knows" in text and Checker(text)
+
+
+def model(forget=0.27, retain=1.0, general=1.0, found=(0.0, -0.1, 0.1), half_a=1.0):
+    keys = ("heldout_recovery", "heldout_recovery_low", "heldout_recovery_high")
+    row = {
+        "forget_accuracy": forget,
+        "retain_accuracy": retain,
+        "general_accuracy": general,
+        "split_a_accuracy": half_a,
+    }
+    return row | dict(zip(keys, found, strict=True))
+
+
+@pytest.mark.parametrize("row, filtered, word", [
+    (model(), model(), "removed"),
+    (model(found=(0.8, 0.7, 0.9)), model(), "hidden"),
+    (model(found=(0.3, 0.26, 0.4)), model(), "hidden"),
+    (model(found=(0.3, 0.2, 0.4)), model(), "inconclusive"),
+    (model(found=(0.8, None, None)), model(), "inconclusive"),
+    (model(found=(None, None, None)), model(), "inconclusive"),
+    (model(half_a=0.4), model(), "inconclusive"),  # an attack that failed on A says nothing about B
+    (model(found=(0.8, 0.7, 0.9)), model(found=(0.2, 0.15, 0.3)), "inconclusive"),  # relearning A teaches B
+    (model(found=(0.8, 0.7, 0.9)), model(found=(None, None, None)), "inconclusive"),
+    (model(forget=0.5), model(), "kept"),
+    (model(forget=None), model(), "inconclusive"),
+    (model(retain=0.8), model(), "damaged"),
+    (model(general=0.5, found=(0.8, 0.7, 0.9)), model(), "damaged"),
+    (model(retain=None, general=None), model(), "removed"),
+])  # fmt: skip
+def test_verdict(row, filtered, word):
+    found, reason = verdict(row, model(forget=1.0, found=(1, 1, 1)), filtered)
+    assert found == word and reason and "None" not in reason
+
+
+def test_headline_counts():
+    verdicts = {"a": ("hidden", ""), "b": ("removed", ""), "c": ("hidden", "")}
+    assert (
+        headline(verdicts)
+        == "The forget facts in 3 unlearned models: only hidden in 2, removed in 1"
+    )
+
+
+def test_condense_averages_what_shares_its_words(tmp_path):
+    rows = [
+        {"layer": i, "split": s, "name": f"m{i}", "x": i + 10 * (s == "retain")}
+        for i in range(8)
+        for s in ("forget", "retain")
+    ]
+    write(tmp_path / "t.csv", rows)
+    assert condense.condense({"": tmp_path}, "t.csv") == (
+        ["split", "x"],
+        [["forget", 3.5], ["retain", 13.5]],
+        16,
+    )
+    write(tmp_path / "t.csv", rows[:2])
+    assert condense.condense({"A": tmp_path}, "t.csv")[1] == [
+        ["A", "0", "forget", "m0", "0"],
+        ["A", "0", "retain", "m0", "10"],
+    ]
+
+
+def test_png_width_and_numbers():
+    assert png_width(PNG) == 1
+    assert [shown(x) for x in ("3.0", 0.123456, "forget", "", 12)] == [
+        "3",
+        "0.123",
+        "forget",
+        "",
+        "12",
+    ]
+
+
+def test_the_real_list_of_steps_works(tmp_path):
+    report.main(base="base", filtered="filtered", unlearned=["cut"], root=tmp_path)
+    assert Checker((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+
+def test_mistakes(root):
+    with pytest.raises(UserError, match="once"):
+        run(root, "base")
+    (root / "recovery" / "recovery.run.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        run(root)
+
+
+def test_no_heavy_import():
+    heavy = "{'torch', 'pandas', 'matplotlib'} & set(sys.modules)"
+    code = f"import sys, runpy; runpy.run_path({str(SCRIPT)!r}); print(sorted({heavy}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,331 @@
+"""The scoreboard: its numbers by hand, missing values, what it reads and shows; claims judged by their intervals; curves."""
+
+import csv
+import importlib.util
+import json
+
+import pytest
+from support.places import ROOT
+
+from brittle.metrics import recovery
+from brittle.report import attacks as attacks_module
+from brittle.report import claims
+from brittle.report import scoreboard as scoreboard_module
+from brittle.report.claims import HELD, MISSING, NOT, OPEN
+
+spec = importlib.util.spec_from_file_location("scoreboard", ROOT / "experiment" / "scoreboard.py")
+scoreboard = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(scoreboard)
+FACTS = 50
+
+
+def cell(a, b, retain=1.0, note="", variant="v"):
+    """What one attack left: accuracies on halves A and B (of FACTS, two questions each) and on retain."""
+
+    def part(share, n=2 * FACTS):
+        return {"accuracy": str(share), "accuracy_low": "0", "accuracy_high": "1", "n": str(n), "variant": variant,
+                "read_sha256": "f"}  # fmt: skip
+
+    facts = {f"f{i}": (2 * int(i < b * FACTS), 2) for i in range(FACTS)}
+    splits = {"forget_a": part(a), "forget_b": part(b), "retain": part(retain, 60)}
+    return {"splits": splits, "facts": facts, "note": note}
+
+
+def boards(**methods):
+    made = {"base": {("none", 0): cell(1, 1), ("cut", 0): cell(1, 0.9)},
+            "filtered": {("none", 0): cell(0.2, 0.2), ("cut", 0): cell(1, 0.3)}}  # fmt: skip
+    return made | methods
+
+
+def test_recovery_is_between_filtered_and_base_under_the_same_attack():
+    board = boards(npo={("none", 0): cell(0.2, 0.28), ("cut", 0): cell(1, 0.6, 0.9)})
+    table = {(r["method"], r["attack"]): r for r in scoreboard.rows(board, ["none", "cut"], [0])}
+    assert scoreboard.COLUMNS[:6] == [
+        "method",
+        "attack",
+        "seed",
+        "forget_accuracy",
+        "heldout_recovery",
+        "retain_accuracy",
+    ]
+    row = table["npo", "cut"]
+    assert row["heldout_recovery"] == pytest.approx((0.6 - 0.3) / (0.9 - 0.3)) and row[
+        "forget_accuracy"
+    ] == pytest.approx(0.8)
+    assert (row["retain_accuracy"], row["heldout_accuracy"], row["n_forget"], row["n_heldout"]) == (
+        0.9,
+        0.6,
+        200,
+        100,
+    )
+    assert row["heldout_recovery_low"] < 0.5 < row["heldout_recovery_high"]
+    for name, value in (("base", 1), ("filtered", 0)):
+        assert [table[name, a]["heldout_recovery"] for a in ("none", "cut")] == [value, value]
+    assert table["npo", "none"]["heldout_recovery"] == pytest.approx(0.1)
+
+
+def test_failed_attacks_are_missing_values():
+    failed = {"splits": {}, "facts": {}, "note": "it broke"}
+    board = boards(
+        npo={("none", 0): cell(0.2, 0.2), ("cut", 0): failed},
+        ga={("cut", 0): cell(1, 0.5), ("weak", 0): cell(1, 1)},
+    )
+    board["base"]["weak", 0], board["filtered"]["weak", 0] = cell(0.3, 0.22), cell(0.3, 0.2)
+    table = {
+        (r["method"], r["attack"]): r for r in scoreboard.rows(board, ["none", "cut", "weak"], [0])
+    }
+    row = table["npo", "cut"]
+    assert row["note"] == "it broke"
+    assert all(
+        row[c] is None for c in scoreboard.COLUMNS if c not in ("method", "attack", "seed", "note")
+    )
+    assert (
+        table["ga", "weak"]["heldout_recovery"] is None
+        and "0.05 above Filtered" in table["ga", "weak"]["note"]
+    )
+    board["filtered"]["cut", 0] = failed
+    row = next(r for r in scoreboard.rows(board, ["cut"], [0]) if r["method"] == "ga")
+    assert (
+        row["heldout_recovery"] is None
+        and row["heldout_accuracy"] == 0.5
+        and "failed on Base or on Filtered" in row["note"]
+    )
+
+
+def test_from_attacks_to_the_page(family, data, tmp_path, script):
+    """eval/attack.py on two models, then the table, heat map and page from what it wrote; again: nothing to do."""
+    for name in ("base", "filtered"):
+        command = ["eval/attack.py", "--model", getattr(family, name), "--data", data, "--outdir", tmp_path / name,
+                   "--attacks", "lens", "--seeds", "0,1", "--max-items", "8"]  # fmt: skip
+        done = script(*command)
+        assert done.code == 0, done.err
+    again = script(*command).out
+    assert (
+        " s, of CPU " in done.out and " s, of CPU " not in again and done.out.endswith(again)
+    )  # no cell is made again
+    assert len(list((tmp_path / "base" / "cells").iterdir())) == 4
+    found = {name: scoreboard.read(tmp_path / name) for name in ("base", "filtered")}
+    assert set(found["base"]) == {(a, s) for a in ("none", "lens") for s in (0, 1)}
+    for one in found["base"].values():
+        right = [float(one["splits"]["forget_b"][k]) for k in ("accuracy", "n")]
+        assert sum(r for r, _ in one["facts"].values()) == pytest.approx(right[0] * right[1])
+    head, *lines = [line.split() for line in again.splitlines()]
+    assert head == ["attack", "seed", "variant", "half", "A", "half", "B", "retain"]
+    for attack, seed, *_, a, b, retain in lines[:4]:
+        splits = found["filtered"][attack, int(seed)]["splits"]
+        shares = [float(splits[s]["accuracy"]) for s in ("forget_a", "forget_b", "retain")]
+        assert [a, b, retain] == [f"{share:.3f}" for share in shares]
+    assert lines[4:] == [
+        ["accuracy", "by", "guessing:", "0.250"],
+        ["All", "variants:", str(tmp_path / "filtered/attacks.csv")],
+    ]
+    table = list(scoreboard.rows(found | {"npo": found["base"]}, ["none", "lens"], [0, 1]))
+    assert len(table) == 12
+    figure = scoreboard.plot(table, "tiny")
+    figure.savefig(tmp_path / "scoreboard.png")
+    page = attacks_module.page(table, ["rmu"], tmp_path / "scoreboard.png", tmp_path)
+    assert (
+        "No model, so not in the table: rmu." in page and "1 unlearned model under 1 attack" in page
+    )
+    with open(tmp_path / "scoreboard.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, scoreboard.COLUMNS)
+        writer.writeheader()
+        writer.writerows(table)
+    assert [s[0] for s in attacks_module.sections(tmp_path)] == ["scoreboard", "claims"]
+    assert tmp_path / "scoreboard.csv" in attacks_module.sources(tmp_path)
+    assert attacks_module.sections(tmp_path / "base") == []
+
+
+def test_models_that_exist_and_those_that_do_not(tmp_path, script):
+    folder = tmp_path / "b__npo" / "unlearned_model"
+    folder.mkdir(parents=True)
+    assert scoreboard.found_models(tmp_path, "b", ["npo", "ga"]) == ({}, ["npo", "ga"])
+    (folder / "config.json").write_text(json.dumps({}))
+    assert scoreboard.found_models(tmp_path, "b", ["npo", "ga"]) == ({"npo": str(folder)}, ["ga"])
+    (work,) = scoreboard.tasks({"npo": str(folder)}, tmp_path, ["--seeds", "0"])
+    assert work.command[:3] == ["eval/attack.py", "--model", str(folder)]
+    assert work.output == tmp_path / "b__npo" / "attacks" / "attacks.csv"
+    for task in scoreboard.claim_tasks({"base": "b", "npo": str(folder)}, tmp_path, tmp_path):
+        text = script(task.command[0], "--help").out.split()
+        assert all(part in text for part in task.command if part.startswith("--"))
+    mistakes = {
+        "create_all_unlearning_models": ["--root", tmp_path / "empty"], "no attack 'x'": ["--attacks", "x"],
+        "--seeds a": ["--seeds", "a"], "no method 'x'": ["--methods", "x"],
+    }  # fmt: skip
+    for words, options in mistakes.items():
+        done = script("experiment/scoreboard.py", *options)
+        assert done.code == 2 and words in done.err and len(done.err.splitlines()) == 1
+
+
+def written(retain=1, **methods):
+    """Scoreboard rows {method: {attack: recovery}}, with Filtered near its chance."""
+    rows = []
+    for method, attacks in methods.items():
+        for attack, value in attacks.items():
+            rows.append({"method": method, "attack": attack, "seed": "0", "heldout_recovery": str(value), "n_heldout": "400",
+                         "heldout_recovery_low": "", "heldout_accuracy": str(0.25 + 0.75 * value), "retain_accuracy": str(retain),
+                         "variant": "v"})  # fmt: skip
+    return rows
+
+
+def test_claims_are_judged_by_their_intervals(tmp_path):
+    rows = written(filtered={"none": 0, "relearn": 0.02, "lens": 0.05}, base={"none": 1},
+                   **{f"m{i}": {"none": 0.05, "relearn": 0.9 + i / 100, "quantize": 0.05, "lens": (0.1, 0.9)[i % 2],
+                                "relearn_benign": 0.4 + i / 100} for i in range(6)},
+                   kept={"none": 0.9, "relearn": 0.0, "quantize": 0.0, "relearn_benign": 0.0, "lens": 0.0})  # fmt: skip
+    found = {c.source: c for c in claims.claims(tmp_path, rows)}
+    relearning, near, quantised, benign, collapse, lens, greedy, withstands = found.values()
+    assert relearning.verdict == near.verdict == benign.verdict == withstands.verdict == HELD
+    assert (
+        relearning.number == 1
+        and near.number == pytest.approx(0.925)
+        and near.low < 0.925 < near.high
+    )
+    assert (
+        quantised.verdict == NOT and quantised.number == 0
+    )  # the model that still knew everything does not count
+    assert lens.verdict == OPEN and lens.low < claims.GAIN < lens.high
+    assert (
+        collapse.verdict == greedy.verdict == MISSING
+        and "collapse.py" in collapse.detail
+        and greedy.number is None
+    )
+    assert withstands.low < withstands.number == pytest.approx(0.25 + 0.75 * 0.05)
+    broken = claims.claims(tmp_path, [*rows[1:], *written(filtered={"none": 0, "gcg": 0.8})])
+    assert broken[-1].verdict == NOT and "gcg" in broken[-1].detail
+    assert all(c.verdict == MISSING for c in claims.claims(tmp_path, []))
+
+
+def test_collapse_is_paired_by_seed(tmp_path):
+    (tmp_path / "collapse").mkdir()
+    lines = ["method,beta,lr,seed,collapse_step,threshold,forget_nll_end"]
+    lines += [
+        f"{m},,0.1,{s},{t},0.6,5"
+        for s in range(3)
+        for m, t in (("ga_simple", 10 + s), ("npo", 20 + 2 * s))
+    ]
+    steps = ["method,beta,lr,seed,step,retain_accuracy,forget_nll,n"]
+    steps += [
+        f"{m},,0.1,{s},{t},1,1,9"
+        for m in ("ga_simple", "npo")
+        for s in range(3)
+        for t in (0, 10, 48, 20)
+    ]
+    (tmp_path / "collapse" / "collapse_steps.csv").write_text("\n".join(lines) + "\n")
+    claim = claims.collapse(tmp_path)
+    assert (claim.number, claim.verdict) == (11, HELD) and "11.0 against 22.0" in claim.detail
+    assert "censored" not in claim.detail
+    censored = (
+        "\n".join(lines).replace(",20,", ",,").replace(",24,", ",,") + "\n"
+    )  # NPO in seeds 0 and 2
+    (tmp_path / "collapse" / "collapse_steps.csv").write_text(censored)
+    claim = claims.collapse(tmp_path)
+    assert (
+        claim.verdict == OPEN and claim.number is None
+    )  # no curves: nobody knows how long the runs were
+    (tmp_path / "collapse" / "collapse.csv").write_text("\n".join(steps) + "\n")
+    claim = claims.collapse(tmp_path)
+    assert (
+        claim.number == pytest.approx(((48 - 10) + (22 - 11) + (48 - 12)) / 3)
+        and "3 paired seeds" in claim.detail
+    )
+    assert "0 runs of gradient ascent, 2 of NPO" in claim.detail
+    both = (
+        "\n".join(
+            lines[:1] + [f"{m},,0.1,{s},,0.6,5" for s in range(3) for m in ("ga_simple", "npo")]
+        )
+        + "\n"
+    )
+    (tmp_path / "collapse" / "collapse_steps.csv").write_text(both)
+    claim = claims.collapse(tmp_path)
+    assert (claim.number, claim.verdict) == (0, OPEN)  # neither collapsed: no sooner and no later
+
+
+def test_a_broken_model_is_no_unlearned_one():
+    rows = (
+        written(base={"none": 1})
+        + written(0.95, good={"none": 0.1})
+        + written(0.85, broken={"none": 0.1})
+    )
+    assert scoreboard_module.forgotten(scoreboard_module.board(rows)) == ["good"]
+    half = [row | {"retain_accuracy": "0.5"} if row["method"] == "base" else row for row in rows]
+    assert scoreboard_module.forgotten(scoreboard_module.board(half)) == [
+        "good",
+        "broken",
+    ]  # as good as Base: it is the data that are hard
+    unknown = [row | {"retain_accuracy": ""} if row["method"] == "good" else row for row in rows]
+    assert scoreboard_module.forgotten(scoreboard_module.board(unknown)) == []
+
+
+def test_median_steps_count_zero_never_and_the_boards_models_alone(tmp_path):
+    (tmp_path / "methods").mkdir()
+
+    def detail(**steps):
+        lines = [
+            "model,role,heldout_recovery,steps_to_half",
+            "b,base,1,0",
+            "f,filtered,0,",
+            "b__away,unlearned,1,40",
+            "b__kept,unlearned,1,40",
+            "b__m9,unlearned,,",
+        ]  # fmt: skip  (m9: every rate broke it)
+        lines += [f"b__{name},unlearned,0.9,{step}" for name, step in steps.items()]
+        (tmp_path / "methods" / "recovery.csv").write_text("\n".join(lines) + "\n")
+        names = {f"m{i}": {"none": 0.1, "relearn": 0.9} for i in (1, 2, 3, 9)}
+        cells = scoreboard_module.board(
+            written(base={"none": 1}, kept={"none": 0.9, "relearn": 0.9}, **names)
+        )
+        return claims.relearning(cells, tmp_path).detail
+
+    assert detail(m1=0, m2=4, m3=30).endswith("in 3 curves: median 4 (0 never get there)")
+    assert detail(m1=0, m2=0, m3=30).endswith("median 0 (0 never get there)")
+    assert detail(m1=10, m2=30, m3="").endswith("median 30 (1 never get there)")
+    assert detail(m1=10, m2="", m3="").endswith("median never (2 never get there)")
+
+
+def test_filtered_is_compared_with_the_interval_it_has_as_made(tmp_path):
+    def claim(attacked, base=1.0, as_made=0.0, n="400"):
+        rows = written(base={"none": base}, filtered={"none": as_made, "cut": attacked})
+        return claims.filtered_withstands(
+            scoreboard_module.board([row | {"n_heldout": n} for row in rows]), tmp_path
+        )
+
+    # 200 facts, .25 as made: [.19, .31]; low > .25 is no longer enough, low > .31 is
+    assert claim(0.02).verdict == HELD and claim(0.1).low > 0.25 and claim(0.1).verdict != NOT
+    assert claim(0.4).low > 0.32 and claim(0.4).verdict == NOT
+    # a third of the way to Base: with Base at .55 that is .35, and .29 with its interval of 200 facts does not end below
+    assert (
+        claim(0.05).verdict == HELD
+        and claim(0.05, base=0.4).verdict == OPEN
+        and "below 0.35" in claim(0.05, base=0.4).detail
+    )
+    assert (
+        claims.filtered_withstands(
+            scoreboard_module.board(written(filtered={"none": 0, "cut": 1})), tmp_path
+        ).verdict
+        == MISSING
+    )  # no Base
+    folder = tmp_path / "m" / "attacks"
+    folder.mkdir(parents=True)
+    lines = [
+        f"{a},{s},v,f{i},1,4" for a, s in (("none", 0), ("none", 1), ("cut", 0)) for i in range(100)
+    ]  # four questions a fact
+    (folder / "attacks_items.csv").write_text(
+        "\n".join(["attack,seed,variant,fact,right,asked", *lines]) + "\n"
+    )
+    assert (
+        scoreboard_module.fact_count(tmp_path, 400) == 100
+        and scoreboard_module.fact_count(tmp_path, 500) == 250
+    )  # 500: another data set's file
+    assert "over 100 facts" in claim(0.02).detail and "over 30 facts" in claim(0.02, n="60").detail
+
+
+def test_curve():
+    assert recovery.curve([(0, 0.0), (10, 1.0)]) == (5.0, 0.5)
+    assert recovery.curve([(20, 0.8), (0, 0.0), (10, 0.2)]) == (
+        pytest.approx(15),
+        pytest.approx((10 * 0.1 + 10 * 0.5) / 20),
+    )
+    assert recovery.curve([(0, 0.1), (10, 0.3)]) == (None, pytest.approx(0.2))
+    assert recovery.curve([(0, 0.7)]) == (0, None) and recovery.curve([]) == (None, None)
+    assert recovery.curve([(0, 0.7), (5, None)]) == (None, None)

@@ -1,0 +1,1 @@
+"""What test files share: tiny models, processes, bad inputs, started methods."""
