@@ -67,19 +67,19 @@ def main(
     root: Annotated[Path, typer.Option(help="Root of the results.")] = Path("outputs"),
     methods: Annotated[Optional[str], typer.Option(help="Methods, with commas (all).")] = None,  # noqa: UP045
     as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the README's table; write nothing.")
+        bool, typer.Option("--markdown", help="Print the table of docs/methods.md; write nothing.")
     ] = False,
 ):
     """Compare the unlearned models of all methods."""
     from brittle.base import layout
     from brittle.base.record import Run
     from brittle.filters.folder import table_files
-    from brittle.report import readme
+    from brittle.report import docs_tables
 
     chosen = [m.strip() for m in methods.split(",")] if methods else list(METHODS)
     table = list(rows(root, model, chosen))
     if as_markdown:
-        print(readme.methods_table(table))
+        print(docs_tables.methods_table(table))
         return
     if not table:
         raise UserError(

@@ -1,4 +1,8 @@
-"""The attacks by name, one line each: module and class, loaded when asked for. The scoreboard runs them in this order."""
+"""The attacks, one file each, and what they share. ATTACKS lists them in the scoreboard's order.
+
+Reading order: base (the protocol), noise (a short example), material (what an attacker may read),
+meter (how an attacked model is measured), session (one model under many attacks), figures.
+"""
 
 import importlib
 

@@ -74,7 +74,10 @@ def fine_tune(
 
 @dataclass
 class Relearn(Attack):
-    """`rates` None: those of RATES for the model's size."""
+    """Fine-tunes all weights on half A of the forget questions with their answers.
+
+    `rates` None: those of RATES for the model's size.
+    """
 
     rates: tuple | None = None
     steps: int = 50
@@ -117,10 +120,14 @@ class Relearn(Attack):
 
 @dataclass
 class RelearnLora(Relearn):
+    """Fine-tunes low-rank adapters on half A, not the weights."""
+
     lora_rank: int = 8
 
 
 @dataclass
 class RelearnBenign(Relearn):
+    """Fine-tunes all weights on retain and neutral text alone."""
+
     def texts(self, material):
         return material.benign()

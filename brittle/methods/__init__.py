@@ -1,4 +1,8 @@
-"""The methods by name, one line each: module and class, loaded when asked for."""
+"""The unlearning methods, one file each, and what they share. METHODS lists them by name.
+
+Reading order: base (the protocol), npo (a short example), terms, wrappers, masks, adversary, refusals;
+then sequential/, the one method that is a folder. Modules are loaded when they are asked for.
+"""
 
 import importlib
 import re

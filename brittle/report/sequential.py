@@ -1,4 +1,4 @@
-"""The sequential log's rows, ours beside the log's: a section of the report, and the README's tables."""
+"""The sequential log's rows, ours beside the log's: a section of the report, and the tables of docs/sequential.md."""
 
 from pathlib import Path
 
@@ -19,13 +19,19 @@ def _means(rows, key):
     return sum(known) / len(known) if known else None
 
 
+def _seeds(rows):
+    """How many seeds the rows of a run stand for: a mean over several says so in its column `seeds`."""
+    return sum(int(row.get("seeds") or 1) for row in rows)
+
+
 def lines(results):
     """A line a run, seeds averaged, by HEAD; rows that the log left blank carry a star."""
     runs = {}
     for row in results:
         runs.setdefault((row["group"], row["run"]), []).append(row)
     for (group, run), found in runs.items():
-        row, seeds = found[0], f" ({len(found)} seeds)" if len(found) > 1 else ""
+        row, count = found[0], _seeds(found)
+        seeds = f" ({count} seeds)" if count > 1 else ""
         weights = (
             f"{_shown(row['remove_coef'], 0)} / {float(row['retain_coef']):g}"
             if row["adapter"]
@@ -60,7 +66,7 @@ FOUND_HEAD = ["finding", "measure", "mean [95 %]", "seeds"]
 
 
 def markdown(folder):
-    """Both tables, for the README; of the findings those that answer the log's questions."""
+    """Both tables of docs/sequential.md; of the findings those that answer the log's questions."""
     results, findings = (read_csv(Path(folder) / name) for name in ("results.csv", "findings.csv"))
     findings = [
         row

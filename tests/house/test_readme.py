@@ -9,7 +9,7 @@ import sys
 import pytest
 from support.places import ROOT
 
-from brittle.report import readme
+from brittle.report import docs_tables
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -36,7 +36,7 @@ def test_the_first_block_holds_the_two_commands_and_ci_runs_the_second():
 
 def test_tables_are_those_of_the_code(monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert readme.render(README) == README, "run: uv run python -m brittle.report.readme"
+    assert docs_tables.render(README) == README, "run: uv run python -m brittle.report.docs_tables"
 
 
 @pytest.fixture(scope="module")

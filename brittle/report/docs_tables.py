@@ -1,0 +1,415 @@
+"""The tables of README.md and docs/, made from the code and from the CSVs of docs/measured/.
+
+    uv run python -m brittle.report.docs_tables            rewrites the files that are not current
+    uv run python -m brittle.report.docs_tables --check    names them, exits 1, and writes nothing
+
+A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. NAME is a key of TABLES (a
+function that returns Markdown) or of MEASURED_TABLES (a CSV of docs/measured/ and its columns).
+No table stands outside such marks. tests/house/test_docs.py holds both.
+
+The CSVs of docs/measured/ are copies of what a run wrote (scoreboard.csv, methods.csv), or numbers
+that were read from such runs. docs/measured/sources.csv says for each with which command and on
+which hardware it was measured.
+"""
+
+import csv
+import importlib
+import re
+import runpy
+import sys
+from pathlib import Path
+
+from brittle import LAYERS
+from brittle.inference.sweep import COLUMNS as SWEEP_COLUMNS
+from brittle.report import sequential
+
+MEASURED = Path("docs/measured")
+MARKS = re.compile(r"<!-- begin ([\w -]+) -->\n(.*?)<!-- end \1 -->", re.S)
+
+# Tables of measured numbers: {NAME: (file, {heading: template})}.
+# A template names columns of the CSV.
+INTERVAL = "{%s} [{%s_low}, {%s_high}]"
+
+
+def _with_interval(column):
+    return INTERVAL % (column, column, column)
+
+
+MEASURED_TABLES = {
+    "first result": (
+        "first_result.csv",
+        {
+            "model": "{model}",
+            "forget accuracy": "{forget_accuracy}",
+            "retain accuracy": "{retain_accuracy}",
+            "general accuracy": "{general_accuracy}",
+            "comes back": _with_interval("recovery"),
+            "size of the change": "{update_relative_norm}",
+            "its stable rank": "{update_stable_rank}",
+        },
+    ),
+    "waiting times": (
+        "waiting_times.csv",
+        {"step": "{step}", "command": "`{command}`", "time": "{time}"},
+    ),
+    "deduction": (
+        "deduction.csv",
+        {
+            "measure": "{measure}",
+            "Base": _with_interval("base"),
+            "Filtered": _with_interval("filtered"),
+            "`cb_lat`": _with_interval("cb_lat"),
+        },
+    ),
+    "filter search": (
+        "filter_search.csv",
+        {"questions on": "{split}", "accuracy": "{accuracy}", "questions": "{questions}"},
+    ),
+    "filter overlap": (
+        "filter_overlap.csv",
+        {
+            "overlap of entities": "{overlap}",
+            "forget accuracy, 95 %": _with_interval("forget_accuracy"),
+            "retain accuracy": "{retain_accuracy}",
+            "status": "{status}",
+        },
+    ),
+    "filter components": (
+        "filter_components.csv",
+        {"components": "{components}", "forget accuracy": "{forget_accuracy}"},
+    ),
+    "filter anonymisers": (
+        "filter_anonymisers.csv",
+        {
+            "forget texts anonymised by": "{anonymised_by}",
+            "network": "{network}",
+            "forget accuracy, least": "{forget_accuracy_least}",
+            "most": "{forget_accuracy_most}",
+        },
+    ),
+    "filter published": (
+        "filter_published.csv",
+        {
+            "published": "{published}",
+            "made from": "{made_from}",
+            "AUC, least": "{auc_least}",
+            "most": "{auc_most}",
+        },
+    ),
+    "blind": (
+        "blind.csv",
+        {
+            "forget states are taken from": "{forget_states_from}",
+            "forget accuracy": "{forget_accuracy}",
+        },
+    ),
+    "guards": (
+        "guards.csv",
+        {
+            "guard": "`{guard}`",
+            "forget accuracy": "{forget_accuracy}",
+            "retain accuracy": "{retain_accuracy}",
+            "note": "{note}",
+        },
+    ),
+    "hours": (
+        "hours.csv",
+        {
+            "what": "{what}",
+            "hardware": "{hardware}",
+            "GPU memory, GB": "{memory_gb}",
+            "time": "{time}",
+        },
+    ),
+    "sources": (
+        "sources.csv",
+        {
+            "file": "`{file}`",
+            "what": "{what}",
+            "command": "`{command}`",
+            "hardware": "{hardware}",
+        },
+    ),
+}
+
+
+def read(name):
+    """The rows of a CSV of docs/measured/, as dicts of text."""
+    with open(MEASURED / name, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def markdown(head, rows):
+    """A Markdown table. A vertical bar in a cell is escaped."""
+    lines = [head, ["---"] * len(head), *rows]
+    lines = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def shown(value):
+    """A cell as it is printed: no 0 before the point, a dash for a missing value."""
+    if value in (None, ""):
+        return "–"
+    return re.sub(r"^(-?)0\.", r"\1.", value)
+
+
+def two_digits(value):
+    """A number of text with two digits behind the point, or a dash."""
+    return "–" if value in (None, "") else shown(f"{float(value):.2f}")
+
+
+def measured_table(name):
+    """The table called `name` in MEASURED_TABLES."""
+    file, columns = MEASURED_TABLES[name]
+    rows = []
+    for row in read(file):
+        cells = {key: shown(value) for key, value in row.items()}
+        line = [template.format(**cells) for template in columns.values()]
+        rows.append([cell.replace(" [–, –]", "").replace("`–`", "–") for cell in line])
+    return markdown(list(columns), rows)
+
+
+def _first_paragraph(text):
+    """The first paragraph of a docstring on one line."""
+    return " ".join((text or "").strip().split("\n\n")[0].split())
+
+
+def folders():
+    """[(floor, folder, what is in it, reading order)] of the package, in the order of LAYERS."""
+    for floor, names in enumerate(LAYERS):
+        for name in names.split():
+            text = importlib.import_module(f"brittle.{name}").__doc__
+            _, _, order = text.partition("Reading order:")
+            yield floor, name, _first_paragraph(text), " ".join(order.split())
+
+
+def folders_table():
+    """The folders of the package, each with the first paragraph of its docstring."""
+    rows = [[f"`brittle/{name}/`", what] for _, name, what, _ in folders()]
+    return markdown(["folder", "what is in it"], rows)
+
+
+def layers_table():
+    """The folders with their floor and the order in which their files are best read."""
+    rows = [[floor, f"`{name}`", what, order or "–"] for floor, name, what, order in folders()]
+    return markdown(["floor", "folder", "what is in it", "reading order"], rows)
+
+
+def methods_table(measured=None):
+    """Every method: type, knobs, formula and paper from its own code, and its row of `measured`.
+
+    `measured` are the rows of docs/measured/methods.csv where they are not given.
+    """
+    from brittle.methods import METHODS
+
+    rows = read("methods.csv") if measured is None else measured
+    by_name = {row["method"]: row for row in rows}
+    names = [*METHODS, *(name for name in by_name if name not in METHODS)]
+    head = [
+        "method",
+        "type",
+        "knobs and defaults",
+        "formula",
+        "paper",
+        "forget / retain / general",
+        "comes back",
+        "steps / seconds",
+    ]
+    return markdown(head, [_method_row(name, by_name.get(name)) for name in names])
+
+
+def _method_row(name, measured):
+    """The cells of one method; `measured` is None where it was not measured."""
+    return [f"`{name}`", *_method_code(name), *_method_scores(measured)]
+
+
+def _method_code(name):
+    """What the code says of a method: type, knobs, formula, paper. A filter has empty cells."""
+    from brittle.base.knobs import flag, knobs, show
+    from brittle.methods import METHODS, describe, method_class
+
+    if name not in METHODS:
+        return ["", "", "", ""]
+    method, about = method_class(name), describe(name)
+    flags = [
+        f"{flag(knob)} {show(field.default)}".rstrip() for knob, field in knobs(method).items()
+    ]
+    return [
+        method.kind,
+        ", ".join(f"`{text}`" for text in flags) or "none",
+        f"`{about['formula']}`",
+        f"[{about['paper']}]({about['url']})",
+    ]
+
+
+def _method_scores(row):
+    """What was measured of a method: accuracies, recovery, cost. Empty cells where nothing was."""
+    if row is None:
+        return ["", "–", ""]
+    splits = ("forget", "retain", "general")
+    return [
+        " / ".join(two_digits(row.get(f"{split}_accuracy")) for split in splits),
+        two_digits(row.get("heldout_recovery")),
+        f"{row['steps']} / {float(row['seconds']):.0f}",
+    ]
+
+
+def scoreboard_table():
+    """Held-out recovery of every method under every attack (mean over seeds), and two accuracies."""
+    rows = read("scoreboard.csv")
+    attacks = list(dict.fromkeys(row["attack"] for row in rows))
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    ends = [name for name in names if name in ("base", "filtered")]
+    lines = [
+        [f"`{name}`", *(_mean_of(rows, name, attack, "heldout_recovery") for attack in attacks)]
+        for name in names
+        if name not in ends
+    ]
+    lines += [
+        [
+            f"{name} (accuracy)",
+            *(_mean_of(rows, name, attack, "heldout_accuracy") for attack in attacks),
+        ]
+        for name in ends
+    ]
+    return markdown(["method", *(f"`{attack}`" for attack in attacks)], lines)
+
+
+def _mean_of(rows, method, attack, column):
+    """The mean of a column over the seeds of one method under one attack, as text."""
+    values = [
+        float(row[column])
+        for row in rows
+        if row["method"] == method and row["attack"] == attack and row[column]
+    ]
+    return two_digits(sum(values) / len(values)) if values else "–"
+
+
+def attacks_table():
+    """Every attack with the first line of its module's docstring.
+
+    Where a module holds several attacks, it is the first line of the docstring of the class.
+    """
+    from brittle.attacks import ATTACKS, attack_class
+
+    modules = [place.partition(":")[0] for place in ATTACKS.values()]
+    rows = []
+    for name, place in ATTACKS.items():
+        module = place.partition(":")[0]
+        attack = attack_class(name)
+        alone = modules.count(module) == 1 and module != "base"
+        text = sys.modules[attack.__module__].__doc__ if alone else attack.__doc__
+        rows.append([f"`{name}`", text.strip().splitlines()[0]])
+    return markdown(["attack", "what it does"], rows)
+
+
+def sequential_log_table():
+    """Every row of the published log of sequential unlearning, beside what was measured here."""
+    return markdown(sequential.HEAD, sequential.lines(read("sequential_log.csv")))
+
+
+def sequential_findings_table():
+    """What the repeated runs say of the log's findings."""
+    rows = sequential.found_lines(read("sequential_findings.csv"))
+    return markdown(sequential.FOUND_HEAD, rows)
+
+
+def _steps():
+    with open("experiment/steps.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def diagnostics_table():
+    """Every step of steps.csv that studies models: its number, question, script and folder."""
+    rows = []
+    for step in _steps():
+        if step["scope"] in ("comparison", "model") or step["folder"]:
+            question = _first_paragraph(runpy.run_path(step["script"], run_name="docs")["__doc__"])
+            rows.append([step["step"], step["title"], question, f"`{step['script']}`"])
+    return markdown(["step", "what", "question", "script"], rows)
+
+
+def columns_table():
+    """Every CSV that a step writes, with its columns: read from the scripts' own constants."""
+    rows, seen = [], set()
+    for step in _steps():
+        script = step["script"]
+        if script in seen or step["scope"] in ("data", "family", "unlearn"):
+            continue
+        seen.add(script)
+        names = runpy.run_path(script, run_name="docs")
+        source = Path(script).read_text(encoding="utf-8")
+        folder = f"{step['folder']}/" if step["folder"] else ""
+        for file, constant in re.findall(r"\.csv\(\s*\"([\w.]+)\",\s*(\w+)", source):
+            # param_stats/per_layer.csv may get one column more, so the script computes its list
+            columns = names[constant if constant in names else "LAYER_COLUMNS"]
+            rows.append([f"`{folder}{file}`", ", ".join(columns)])
+    rows.append(["`inference/<sha256 of the prompt>.csv`", ", ".join(SWEEP_COLUMNS)])
+    return markdown(["file", "columns"], rows)
+
+
+def bad_inputs_sentence():
+    """How many bad inputs the tests give to how many scripts, rounded down."""
+    scripts, cases = runpy.run_path("tests/support/bad_inputs.py")["count"]()
+    return (
+        f"The tests give every script bad input, made from its own options: more than "
+        f"{cases // 100 * 100:,} cases over more than {(scripts - 1) // 10 * 10} scripts."
+    )
+
+
+TABLES = {
+    "folders": folders_table,
+    "layers": layers_table,
+    "methods": methods_table,
+    "scoreboard": scoreboard_table,
+    "attacks": attacks_table,
+    "sequential log": sequential_log_table,
+    "sequential findings": sequential_findings_table,
+    "diagnostics": diagnostics_table,
+    "columns": columns_table,
+    "bad inputs": bad_inputs_sentence,
+}
+
+
+def table(name):
+    """The Markdown of the table called `name`. Raises KeyError for an unknown one."""
+    if name in MEASURED_TABLES:
+        return measured_table(name)
+    return TABLES[name]()
+
+
+def render(text):
+    """`text` with every block between marks made anew."""
+    return MARKS.sub(lambda mark: _block(mark[1]), text)
+
+
+def _block(name):
+    return f"<!-- begin {name} -->\n{table(name)}\n<!-- end {name} -->"
+
+
+def documents(root="."):
+    """README.md, the pages of docs/ and what else of Markdown lies in the root."""
+    root = Path(root)
+    return [*sorted(root.glob("*.md")), *sorted(root.glob("docs/**/*.md"))]
+
+
+def main(check):
+    """Rewrite what is not current; with `check` only name it. Returns the exit status."""
+    old = []
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        new = render(text)
+        if new == text:
+            continue
+        old.append(path)
+        if not check:
+            path.write_text(new, encoding="utf-8")
+    for path in old:
+        print(f"{path}: {'not current' if check else 'rewritten'}", file=sys.stderr)
+    if not old:
+        print("every table is current", file=sys.stderr)
+    return 1 if check and old else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
