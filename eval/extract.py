@@ -86,6 +86,7 @@ def prompt_rows(one, name, templates, sampled, settings, each):
     from brittle.attacks import meter, prompts, sampling
     from brittle.attacks.base import Prompt
     from brittle.attacks.material import Material, forbidden
+    from brittle.metrics import mcq
     from brittle.models.blocks import context_length
 
     model, tokenizer = one.model()
@@ -99,7 +100,8 @@ def prompt_rows(one, name, templates, sampled, settings, each):
     for template in templates or suite:
         made = []
         for split, items in sets.items():
-            right, _ = meter.answers(model, tokenizer, items, suite[template], one.batch_size)
+            outcomes = mcq.outcomes(model, tokenizer, items, suite[template], one.batch_size)
+            right = [outcome.right for outcome in outcomes]
             low, high = meter.interval(
                 right, [item.get("fact", item["question"]) for item in items]
             )

@@ -46,19 +46,21 @@ def read_hops(path, facts):
     return items
 
 
-def rows(items, predictions, facts, answers):
-    """A row a question; `predictions` are chosen indices, `answers` {fact id: knowledge.Answer} of the single questions."""
+def rows(items, rights, facts, answers):
+    """A row a question; `rights`: 1 where it is answered right, else 0; `answers` {fact id: knowledge.Answer} of the single questions."""
+    from brittle.metrics import mcq
+
     by_name = {(f.domain, f.entity, f.noun): f.id for f in facts.values()}
-    for item, picked in zip(items, predictions, strict=True):
+    for item, right in zip(items, rights, strict=True):
         first, second = (facts[p] for p in item["premises"])
-        right, hops = picked == item["answer"], [answers[f.id].known for f in (first, second)]
+        hops = [answers[f.id].known for f in (first, second)]
         reached = by_name.get((second.domain, answers[first.id].value, second.noun))
         chain = None if reached not in answers else answers[reached].value == second.value
         yield {
             "fact": item["fact"], "entity": f"{first.domain}/{first.entity}", "category": f"{first.domain} -> {second.domain}",
             "two_hop": int(right), "first_hop": int(hops[0]), "second_hop": int(hops[1]), "both_hops": int(all(hops)),
             "chain": None if chain is None else int(chain), "survives": None if all(hops) else int(right),
-            "chance": 1 / len(item["choices"]),
+            "chance": mcq.chance([item]),
         }  # fmt: skip
 
 
@@ -150,8 +152,8 @@ def main(
     with Run(outdir, files, {"model": str(folder)}, seed, guard.about if guard else {}) as run:
         loaded, tokenizer = guarded.load(folder, device, dtype, guard=guard)
         answers = knowledge.answers(loaded, tokenizer, needed, batch_size, sentences=False)
-        picked = [p for p, _ in mcq.score(loaded, tokenizer, items, batch_size)]
-        found = list(rows(items, picked, facts, answers))
+        outcomes = mcq.outcomes(loaded, tokenizer, items, batch_size=batch_size)
+        found = list(rows(items, [o.right for o in outcomes], facts, answers))
         table = list(summary(found, seed))
         run.figure(plot(table, figures.short(model_name(model))), "multihop.png")
         run.csv("multihop_items.csv", ITEM_COLUMNS, found)

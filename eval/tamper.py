@@ -59,11 +59,9 @@ def measure(model, tokenizer, sets, name, lr, step, table, items):
     from brittle.metrics import mcq
 
     for split, chosen in sets.items():
-        scored = mcq.score(model, tokenizer, chosen)
-        right = [int(p == item["answer"]) for (p, _), item in zip(scored, chosen, strict=True)]
-        nll = -sum(
-            values[item["answer"]] for (_, values), item in zip(scored, chosen, strict=True)
-        ) / len(chosen)
+        outcomes = mcq.outcomes(model, tokenizer, chosen)
+        right = [outcome.right for outcome in outcomes]
+        nll = sum(outcome.answer_nll for outcome in outcomes) / len(chosen)
         table.append(
             dict(
                 zip(

@@ -124,6 +124,7 @@ def main(
     from brittle.base.record import Run
     from brittle.data.items import read_items, subset
     from brittle.data.texts import read_texts
+    from brittle.metrics import mcq
     from brittle.models.find import model_folder
     from brittle.models.load import pick_device
     from brittle.training.settings import Settings
@@ -132,7 +133,7 @@ def main(
         raise UserError(f"--optimizer {optimizer}: adamw or sgd.")
     folder, picked = model_folder(model), pick_device(device)
     items = subset(read_items(data / "mcq_retain.jsonl"), max_items, seed)
-    chance = sum(1 / len(item["choices"]) for item in items) / len(items)
+    chance = mcq.chance(items)
     files = {"forget": read_texts(forget), "retain": read_texts(retain)}
     inputs = [forget, retain, data / "mcq_retain.jsonl"]
     given = {

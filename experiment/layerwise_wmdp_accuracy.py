@@ -54,22 +54,18 @@ def lens_logprobs(model, lenses, pairs, pad_id, batch_size):
 
 
 def correct(sums, items, normalise=False):
-    """[items] whether the highest-scored choice is the answer; sums [pairs] flat over items and choices."""
-    position, right = 0, []
-    for item in items:
-        scores = sums[position : position + len(item["choices"])].tolist()
-        position += len(scores)
-        if normalise:
-            scores = [s / max(1, len(c)) for s, c in zip(scores, item["choices"], strict=True)]
-        right.append(max(range(len(scores)), key=scores.__getitem__) == item["answer"])
-    return right
+    """[items] 1 where the likeliest choice is the answer, else 0; sums [pairs] flat over items and choices."""
+    from brittle.metrics import mcq
+
+    return [outcome.right for outcome in mcq.judge(sums.tolist(), items, normalise=normalise)]
 
 
 def rows(split, sums, divergence, items, lens, seed):
     """A row a layer for one split."""
     from brittle.maths.intervals import wilson_grouped
+    from brittle.metrics import mcq
 
-    n, chance = len(items), sum(1 / len(i["choices"]) for i in items) / len(items)
+    n, chance = len(items), mcq.chance(items)
     facts = [item.get("fact") or f"item {i}" for i, item in enumerate(items)]
     every = [correct(s, items) for s in sums]
     right = [sum(found) for found in every]
@@ -176,9 +172,7 @@ def main(
                 pairs = mcq.encode_items(tokenizer, questions, context)
                 sums, divergence = lens_logprobs(loaded, made, pairs, pad, batch_size)
                 if not sums.isfinite().all():
-                    raise UserError(
-                        f"{model} gives NaN or infinite log-probabilities: it is broken, and has no accuracy."
-                    )
+                    raise UserError(f"{model} {mcq.BROKEN}")
                 table += rows(split, sums, divergence, questions, lens, s)
         shown = of_seed(table, seeds[0])
         run.figure(plot(shown, figures.short(model_name(model)), lens), "lens_accuracy.png")

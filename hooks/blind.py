@@ -148,8 +148,7 @@ def rows(model, tokenizer, filters, sets):
     for variant, made in filters.items():
         with hooked(model, made) if made else nullcontext():
             for split, items in sets.items():
-                scored = mcq.score(model, tokenizer, items)
-                right = sum(p == item["answer"] for (p, _), item in zip(scored, items, strict=True))
+                right = sum(outcome.right for outcome in mcq.outcomes(model, tokenizer, items))
                 low, high = intervals.wilson(right, len(items))
                 about = (
                     variant,

@@ -5,10 +5,8 @@ variant that counts has the highest accuracy on half A, among equals the earlier
 as much. (Not the one with the lowest loss on half A: there the attack has learned A by heart, and B suffers from it.)
 """
 
-import math
 from dataclasses import dataclass, field
 
-from brittle.attacks.base import Prompt
 from brittle.attacks.material import halves
 from brittle.base.errors import UserError
 from brittle.data.items import read_items, subset
@@ -32,32 +30,6 @@ def eval_sets(data, max_items=200, seed=0):
         "forget_b": b,
         "retain": subset(retain, max_items, seed),
     }
-
-
-def answers(model, tokenizer, items, prompt, batch_size=256):
-    """Per item: ([0 or 1] is the choice with the highest summed log-probability the answer, the answer's NLL in nats).
-
-    Raises UserError on NaN.
-    """
-    from brittle.models.blocks import context_length
-
-    asked = [{**item, "question": prompt.question(item)} for item in items]
-    pairs = mcq.encode_items(tokenizer, asked, context_length(model.config))
-    pairs = [prompt.tokens(ids, start) for ids, start in pairs]
-    sums, right, nlls = (
-        iter(mcq.choice_logprobs(model, pairs, tokenizer.pad_token_id, batch_size).tolist()),
-        [],
-        [],
-    )
-    for item in items:
-        values = [next(sums) for _ in item["choices"]]
-        if not all(map(math.isfinite, values)):
-            raise UserError(
-                "the attacked model gives NaN or infinite log-probabilities: it is broken, and has no accuracy."
-            )
-        right.append(int(max(range(len(values)), key=values.__getitem__) == item["answer"]))
-        nlls.append(-values[item["answer"]])
-    return right, nlls
 
 
 def interval(right, facts):
@@ -89,11 +61,11 @@ class Meter:
         model, made, facts, half_a = model or self.model, [], {}, 0.0
         for split, items in self.sets.items():
             try:
-                right, nlls = answers(
-                    model, self.tokenizer, items, prompt or Prompt(), self.batch_size
-                )
+                outcomes = mcq.outcomes(model, self.tokenizer, items, prompt, self.batch_size)
             except UserError as error:
                 return self.broken(variant, error, **columns)
+            right = [outcome.right for outcome in outcomes]
+            nlls = [outcome.answer_nll for outcome in outcomes]
             names = [item.get("fact", item["question"]) for item in items]
             share, (low, high) = sum(right) / len(right), interval(right, names)
             values = (variant, split, share, low, high, len(right), sum(nlls) / len(nlls))

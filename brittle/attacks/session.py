@@ -12,6 +12,7 @@ from brittle.attacks.meter import COLUMNS, attack_model, choose, eval_sets
 from brittle.base.errors import UserError
 from brittle.base.files import describe_file, replace_text, sha256
 from brittle.base.layout import model_files
+from brittle.metrics import mcq
 from brittle.models import guarded
 
 SHARED = ("base", "material", "meter")  # modules that every attack depends on
@@ -58,7 +59,7 @@ class Session:
     def chance(self):
         """Accuracy on half B by guessing."""
         items = eval_sets(self.data, self.max_items)["forget_b"]
-        return sum(1 / len(item["choices"]) for item in items) / len(items)
+        return mcq.chance(items)
 
     def rows(self, attack, columns):
         """A row (`columns` and those of COLUMNS) a variant and split, every split asked of every variant; broken ones said."""

@@ -124,12 +124,8 @@ def paraphrase_wins(model, tokenizer, rows):
     pairs = mcq.encode_items(tokenizer, items, context_length(model.config))
     sums = mcq.choice_logprobs(model, pairs, tokenizer.pad_token_id)
     means = sums / torch.tensor([len(ids) - start for ids, start in pairs])
-    wins, at = [], 0
-    for item in items:
-        part = means[at : at + len(item["choices"])]
-        at += len(part)
-        wins.append(int(part[0] > part[1:].max()))
-    return wins, sum(1 / len(item["choices"]) for item in items) / len(items)
+    wins = [int(own[0] > own[1:].max()) for own in mcq.split_by_item(means, items)]
+    return wins, mcq.chance(items)
 
 
 def repeats(text, n=4):
@@ -169,11 +165,9 @@ def check(model, tokenizer, tables, base=None, hook=None, prompts=64):
             items = getattr(tables, split)
             if not items:
                 continue
-            scored = mcq.score(model, tokenizer, items)
-            right = sum(p == item["answer"] for (p, _), item in zip(scored, items, strict=True))
-            chance = sum(1 / len(i["choices"]) for i in items) / len(items)
+            right = sum(outcome.right for outcome in mcq.outcomes(model, tokenizer, items))
             if split == "forget":
-                add("mcq_forget", right, len(items), chance + NEAR)
+                add("mcq_forget", right, len(items), mcq.chance(items) + NEAR)
             else:
                 add(
                     "mcq_retain",

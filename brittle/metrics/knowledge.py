@@ -57,14 +57,13 @@ def answers(model, tokenizer, facts, batch_size=128, choices=CHOICES, sentences=
         for item in list(items(fact, choices))[:forms]
         if len(item["choices"]) > 1
     ]
-    scored = mcq.score(model, tokenizer, asked, batch_size) if asked else []
-    found = {}
+    outcomes = mcq.outcomes(model, tokenizer, asked, batch_size=batch_size) if asked else []
+    answered = {}
     for first in range(0, len(asked), forms):
-        picked = [(asked[first + i], scored[first + i][0]) for i in range(forms)]
-        right = sum(p == item["answer"] for item, p in picked)
-        question, p = picked[0]
-        found[question["fact"]] = Answer(right == forms, right, question["choices"][p])
-    return found
+        right = sum(outcome.right for outcome in outcomes[first : first + forms])
+        question, prediction = asked[first], outcomes[first].prediction
+        answered[question["fact"]] = Answer(right == forms, right, question["choices"][prediction])
+    return answered
 
 
 def share(values, units, seed=0):

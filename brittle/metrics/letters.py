@@ -11,6 +11,7 @@ import math
 from collections import Counter
 
 from brittle.base.errors import UserError
+from brittle.metrics.mcq import BROKEN, likeliest
 
 CONSTANT, FEWEST = 0.9, 5
 
@@ -22,16 +23,14 @@ def scores(sample):
         return None
     values = [float(value) for value, _ in found]
     if not all(map(math.isfinite, values)):
-        raise UserError(
-            "the model gives NaN or infinite log-probabilities: it is broken, and has no accuracy."
-        )
+        raise UserError(f"the model {BROKEN}")
     return values
 
 
 def prediction(sample):
     """Index of the choice with the highest log-probability, or None where the task is not multiple choice."""
     values = scores(sample)
-    return values and max(range(len(values)), key=values.__getitem__)
+    return values and likeliest(values)
 
 
 def letters(samples):
@@ -39,7 +38,7 @@ def letters(samples):
     values = [v for v in map(scores, samples) if v is not None]
     if not values:
         return {}
-    given = Counter(max(range(len(v)), key=v.__getitem__) for v in values)
+    given = Counter(map(likeliest, values))
     wanted = Counter(s["target"] for s in samples if isinstance(s.get("target"), int))
     (best, count), n = given.most_common(1)[0], len(values)
     share, ties = count / n, sum(sorted(v)[-1] == sorted(v)[-2] for v in values) / n

@@ -1,43 +1,85 @@
-"""Multiple choice: read items, score every choice by its summed log-probability after the question.
+"""Multiple choice: is a question answered right? The one home of that rule.
 
-Question and choice are tokenised together (`question + " " + choice`); the choice's tokens are those after the longest
-common prefix with the question's own tokens. Same convention as lm-eval's `multiple_choice` (acc; acc_norm by characters).
+Each choice is scored by its summed log-probability behind the question. The prediction is the
+likeliest choice, and among equals the first one.
+
+Question and choice are tokenised together (`question + " " + choice`). The choice's tokens are
+those behind the longest common prefix with the question's own tokens. This is the convention of
+lm-eval's `multiple_choice` (acc; acc_norm divides by the choice's characters).
 """
 
+import math
 from contextlib import nullcontext
+from typing import NamedTuple
 
 from brittle.base.errors import UserError
 from brittle.data.batches import batches
 from brittle.data.tokens import common_prefix
 from brittle.models.filter import hooked
 
+BROKEN = "gives NaN or infinite log-probabilities: it is broken, and has no accuracy."
+
+
+class Outcome(NamedTuple):
+    """How one question was answered.
+
+    right: 1 where the predicted choice is the answer, else 0.
+    prediction: the index of the likeliest choice.
+    logprobs: the summed log-probability of each choice, in nats.
+    answer_nll: the summed negative log-likelihood of the right choice, in nats.
+    """
+
+    right: int
+    prediction: int
+    logprobs: list[float]
+    answer_nll: float
+
+
+def likeliest(values):
+    """The index of the highest value; among equals the first one, as lm-eval does."""
+    return max(range(len(values)), key=values.__getitem__)
+
+
+def chance(items):
+    """The accuracy of guessing: the mean of 1 / number of choices over the items."""
+    return sum(1 / len(item["choices"]) for item in items) / len(items)
+
 
 def encode_items(tokenizer, items, max_length):
-    """(ids, start) of every (item, choice), flat: all tokens, and where the choice's tokens start. Cut on the left."""
-    questions = tokenizer([i["question"] for i in items])["input_ids"]
-    whole = tokenizer([f"{i['question']} {c}" for i in items for c in i["choices"]])["input_ids"]
-    owners = [q for q, item in zip(questions, items, strict=True) for _ in item["choices"]]
+    """[(ids, start)] of every (item, choice), flat: all tokens, and where the choice's start.
+
+    Texts of more than `max_length` tokens lose tokens on the left.
+    """
+    questions = tokenizer([item["question"] for item in items])["input_ids"]
+    texts = [f"{item['question']} {choice}" for item in items for choice in item["choices"]]
+    owners = [ids for ids, item in zip(questions, items, strict=True) for _ in item["choices"]]
     pairs = []
-    for ids, asked in zip(whole, owners, strict=True):
-        start = min(common_prefix(ids, asked), len(ids) - 1)  # at least one token is scored
+    for ids, question in zip(tokenizer(texts)["input_ids"], owners, strict=True):
+        start = min(common_prefix(ids, question), len(ids) - 1)  # at least one token is scored
         cut = max(0, len(ids) - max_length)
         pairs.append((ids[cut:], max(1, start - cut)))
     return pairs
 
 
-def contexts(pairs, whole=False):
-    """(texts, reads): the distinct token lists to run, and for each the [(pair, position, token), ...] to read behind them.
+def contexts(pairs, *, whole=False):
+    """What to run, and what to read there, to score `pairs` of `encode_items`.
 
-    What follows a token changes nothing before it, so a pair's last token is not run, and a context that begins another one
-    is read there: the choices of one token share the question's pass. `whole`: for what judges the text as a whole (a guard).
+    Returns (texts, reads): the distinct token lists to run, and for each of them the list of
+    (pair, position, token) to read behind it.
+
+    What follows a token changes nothing before it. So a pair's last token is not run, and a context
+    that begins another one is read there: the choices of one token share the question's pass.
+    `whole` runs every text to its end, for what judges the text as a whole (a guard).
     """
-    needed = [tuple(ids if whole else ids[:-1] or ids) for ids, _ in pairs]
+    if whole:
+        needed = [tuple(ids) for ids, _ in pairs]
+    else:
+        needed = [tuple(ids[:-1] or ids) for ids, _ in pairs]
     home, longer = {}, ()
-    for context in sorted(
-        set(needed), reverse=True
-    ):  # what begins another one comes right behind it
-        shared = not whole and longer[: len(context)] == context
-        home[context] = home[longer] if shared else context
+    # in falling order, a context that begins another one comes right behind it
+    for context in sorted(set(needed), reverse=True):
+        begins_longer = not whole and longer[: len(context)] == context
+        home[context] = home[longer] if begins_longer else context
         longer = context
     reads = {home[context]: [] for context in needed}
     for number, (context, (ids, start)) in enumerate(zip(needed, pairs, strict=True)):
@@ -46,92 +88,115 @@ def contexts(pairs, whole=False):
 
 
 def passes(model, pairs, pad_id, batch_size, tokens=None):
-    """Yield what scores `pairs`: (batch, (row, position) of the n places to read, (pair, place, id) of each scored token).
+    """Yield the forward passes that score `pairs`, as (batch, where, scored).
 
-    The pair's number is on the CPU, where sums are kept; the others are on the model's device.
+    batch: what the model is called with.
+    where: (row, position), each [n], on the model's device: the n places of the logits to read.
+    scored: (pair, place, token), each [scored tokens]: the number of the pair (on the CPU, where
+    sums are kept), which of the n places tells its log-probability, and the token's id.
     """
     import torch
 
     texts, reads = contexts(pairs, whole=getattr(model, "guard", None) is not None)
     for indices, batch in batches(texts, pad_id, batch_size, model.device, tokens):
-        found = [
+        wanted = [
             (row, position, pair, token)
-            for row, i in enumerate(indices)
-            for pair, position, token in reads[i]
+            for row, text in enumerate(indices)
+            for pair, position, token in reads[text]
         ]
-        places = {place: n for n, place in enumerate(dict.fromkeys(f[:2] for f in found))}
+        distinct = dict.fromkeys((row, position) for row, position, _, _ in wanted)
+        places = {place: number for number, place in enumerate(distinct)}
         where = torch.tensor(list(places), dtype=torch.long, device=model.device).view(-1, 2)
         scored = torch.tensor(
-            [(pair, places[row, at], token) for row, at, pair, token in found], dtype=torch.long
-        ).view(-1, 3)
-        pair, place, token = scored.unbind(1)
+            [(pair, places[row, position], token) for row, position, pair, token in wanted],
+            dtype=torch.long,
+        )
+        pair, place, token = scored.view(-1, 3).unbind(1)
         yield batch, where.unbind(1), (pair, place.to(model.device), token.to(model.device))
 
 
 def choice_logprobs(model, pairs, pad_id, batch_size=128):
-    """Summed log-probability [number of pairs] (float64) of each pair's tokens from `start` on."""
+    """Summed log-probability [pairs] (float64, nats) of each pair's tokens from `start` on."""
     import torch
 
     from brittle.maths.precision import wide
 
     sums = torch.zeros(len(pairs), dtype=torch.float64)
     with torch.no_grad():
-        for batch, (row, position), (pair, place, token) in passes(
-            model, pairs, pad_id, batch_size
-        ):
+        for batch, where, scored in passes(model, pairs, pad_id, batch_size):
+            row, position = where
+            pair, place, token = scored
             logprobs = torch.log_softmax(wide(model(**batch).logits[row, position]), -1)
             sums.index_add_(0, pair, logprobs[place, token].double().cpu())
     return sums
 
 
-def score(model, tokenizer, items, batch_size=128, normalise=False):
-    """Per item the predicted choice and the choices' log-probabilities: [(prediction, [logprob, ...]), ...].
+def split_by_item(values, items):
+    """[items] the values of each item's choices; `values` is flat over items and choices."""
+    ends, position = [], 0
+    for item in items:
+        ends.append((position, position + len(item["choices"])))
+        position += len(item["choices"])
+    return [values[first:last] for first, last in ends]
 
-    `normalise` divides by the choice's characters (lm-eval's acc_norm). NaN logits raise UserError: no score is invented.
+
+def judge(sums, items, *, normalise=False):
+    """[Outcome] of the items; `sums`: the log-probability of every choice, flat over the items.
+
+    `normalise` compares log-probabilities per character (lm-eval's acc_norm).
+    Raises UserError where a log-probability is NaN or infinite: no score is invented.
     """
-    import math
+    outcomes_of_items = []
+    for item, logprobs in zip(items, split_by_item(sums, items), strict=True):
+        if not all(map(math.isfinite, logprobs)):
+            raise UserError(f"the model {BROKEN}")
+        compared = logprobs
+        if normalise:
+            lengths = [max(1, len(choice)) for choice in item["choices"]]
+            compared = [value / length for value, length in zip(logprobs, lengths, strict=True)]
+        prediction = likeliest(compared)
+        right = int(prediction == item["answer"])
+        answer_nll = -logprobs[item["answer"]]
+        outcomes_of_items.append(Outcome(right, prediction, logprobs, answer_nll))
+    return outcomes_of_items
 
+
+def outcomes(model, tokenizer, items, prompt=None, batch_size=128, *, normalise=False):
+    """[Outcome] of the items {question, choices, answer}, in their order.
+
+    `prompt` changes how a question is put (`attacks.base.Prompt`): `prompt.question(item)` is asked
+    in its place, and `prompt.tokens(ids, start)` puts tokens in. Raises UserError on NaN logits.
+    """
     from brittle.models.blocks import context_length
 
-    pairs = encode_items(tokenizer, items, context_length(model.config))
-    sums, position, scored = (
-        choice_logprobs(model, pairs, tokenizer.pad_token_id, batch_size).tolist(),
-        0,
-        [],
-    )
-    for item in items:
-        values = sums[position : position + len(item["choices"])]
-        position += len(values)
-        if not all(map(math.isfinite, values)):
-            raise UserError(
-                "the model gives NaN or infinite log-probabilities: it is broken, and has no accuracy."
-            )
-        ranked = (
-            [v / max(1, len(c)) for v, c in zip(values, item["choices"], strict=True)]
-            if normalise
-            else values
-        )
-        scored.append((max(range(len(ranked)), key=ranked.__getitem__), values))
-    return scored
+    asked = items
+    if prompt is not None:
+        asked = [{**item, "question": prompt.question(item)} for item in items]
+    pairs = encode_items(tokenizer, asked, context_length(model.config))
+    if prompt is not None:
+        pairs = [prompt.tokens(ids, start) for ids, start in pairs]
+    sums = choice_logprobs(model, pairs, tokenizer.pad_token_id, batch_size)
+    return judge(sums.tolist(), items, normalise=normalise)
 
 
-def accuracy(model, tokenizer, items, batch_size=128):
-    """Share of items whose highest-scored choice is the answer."""
-    scored = score(model, tokenizer, items, batch_size)
-    return sum(p == item["answer"] for (p, _), item in zip(scored, items, strict=True)) / len(items)
+def accuracy(model, tokenizer, items):
+    """Share of items whose likeliest choice is the answer."""
+    return sum(outcome.right for outcome in outcomes(model, tokenizer, items)) / len(items)
 
 
 def accuracies(model, tokenizer, items):
     """{split: accuracy} of multiple-choice items {split: items}."""
-
     return {split: accuracy(model, tokenizer, rows) for split, rows in items.items()}
 
 
-def right(model, tokenizer, made, items):
-    """{split: [right?, one an item]} of the hooked model (made None: of the model as it is) on {split: items}."""
-    with hooked(model, made) if made is not None else nullcontext():
-        scored = {split: score(model, tokenizer, chosen) for split, chosen in items.items()}
-    return {
-        s: [int(p == i["answer"]) for (p, _), i in zip(scored[s], items[s], strict=True)]
-        for s in items
-    }
+def right_answers(model, tokenizer, activation_filter, items):
+    """{split: [1 where right, else 0]} of the model behind the filter, on {split: items}.
+
+    Without a filter (None) the model is asked as it is.
+    """
+    hook = nullcontext() if activation_filter is None else hooked(model, activation_filter)
+    with hook:
+        return {
+            split: [outcome.right for outcome in outcomes(model, tokenizer, rows)]
+            for split, rows in items.items()
+        }

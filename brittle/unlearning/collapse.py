@@ -63,7 +63,7 @@ class Guard:
         """The share of the most frequent choice's position over all questions; None where there are none."""
         if len(self.items) < 20:
             return None
-        chosen = [p for p, _ in mcq.score(model, self.tokenizer, self.items)]
+        chosen = [o.prediction for o in mcq.outcomes(model, self.tokenizer, self.items)]
         return max(chosen.count(p) for p in set(chosen)) / len(chosen)
 
     def check(self, model, forget_nll):

@@ -5,7 +5,6 @@ import runpy
 
 import pytest
 
-from brittle.attacks import meter
 from brittle.attacks.base import Prompt
 from brittle.attacks.meter import eval_sets
 from brittle.data.items import SPLITS
@@ -72,12 +71,12 @@ def test_scripts(name, family, data, tmp_path, script):
     if plain:  # the identity: what the model answers without attack
         sets, tokenizer = eval_sets(data, 5), load_tokenizer(family.base)
         for split, items in sets.items():
-            scored = mcq.score(load_model(family.base, "cpu", "float32"), tokenizer, items)
+            outcomes = mcq.outcomes(load_model(family.base, "cpu", "float32"), tokenizer, items)
             row = next(r for r in rows if r["split"] == split and plain.items() <= r.items())
-            assert float(row["accuracy"]) == sum(
-                p == i["answer"] for (p, _), i in zip(scored, items, strict=True)
-            ) / len(items)
-            nll = -sum(v[i["answer"]] for (_, v), i in zip(scored, items, strict=True)) / len(items)
+            predicted = [o.prediction == i["answer"] for o, i in zip(outcomes, items, strict=True)]
+            assert float(row["accuracy"]) == sum(predicted) / len(items)
+            nll = -sum(o.logprobs[i["answer"]] for o, i in zip(outcomes, items, strict=True))
+            nll /= len(items)
             assert float(row["answer_nll"]) == pytest.approx(nll) and int(row["n"]) == len(items)
 
 
@@ -141,7 +140,8 @@ def test_relearning_on_other_texts(family, data, tmp_path, script):
         (row,) = [
             r for r in read(tmp_path / "tamper.csv") if (r["split"], r["step"]) == (split, "0")
         ]
-        right, nlls = meter.answers(model, tokenizer, items, Prompt())
+        outcomes = mcq.outcomes(model, tokenizer, items, Prompt())
+        right, nlls = [o.right for o in outcomes], [o.answer_nll for o in outcomes]
         found = float(row["accuracy"]), float(row["answer_nll"])
         assert found == pytest.approx((sum(right) / len(right), sum(nlls) / len(nlls)), rel=1e-4)
 

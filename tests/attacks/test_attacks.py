@@ -28,6 +28,7 @@ from brittle.attacks.session import Session, cells
 from brittle.base.errors import UserError
 from brittle.data.batches import pad
 from brittle.maths.intervals import wilson
+from brittle.metrics.mcq import Outcome
 from brittle.models.blocks import blocks
 from brittle.models.load import load_model, load_tokenizer
 from brittle.models.readout import Reader
@@ -315,7 +316,7 @@ def test_half_a_chooses_and_a_broken_model_has_no_accuracy(loaded, data):
 
 
 class Planted:
-    """`answers` in the meter's place: {variant: {split: (share right, NLL) or an error}}, told by the variant's prompt."""
+    """`mcq.outcomes` in the meter's place: {variant: {split: (share right, NLL) or an error}}, told by the variant's prompt."""
 
     def __init__(self, outcomes):
         self.outcomes, self.asked = outcomes, []
@@ -326,9 +327,9 @@ class Planted:
         outcome = self.outcomes[variant][split]
         if isinstance(outcome, Exception):
             raise outcome
-        return [int(i < outcome[0] * len(items)) for i in range(len(items))], [outcome[1]] * len(
-            items
-        )
+        share, nll = outcome
+        rights = [int(i < share * len(items)) for i in range(len(items))]
+        return [Outcome(right, 0, [], nll) for right in rights]
 
 
 def planted(monkeypatch, outcomes, everything=False):
@@ -336,7 +337,7 @@ def planted(monkeypatch, outcomes, everything=False):
     stub = Planted(
         {v: {"forget_a": a, "forget_b": b, "retain": (0.5, 1.0)} for v, (a, b) in outcomes.items()}
     )
-    monkeypatch.setattr("brittle.attacks.meter.answers", stub)
+    monkeypatch.setattr("brittle.metrics.mcq.outcomes", stub)
     sets = {
         split: [{"split": split, "question": f"{split} {i}"} for i in range(10)]
         for split in ("forget_a", "forget_b", "retain")

@@ -131,7 +131,7 @@ def test_knowing_all_and_nothing_and_only_the_surface_gone(facts):
 
 def test_hops_against_their_facts(facts, data):
     items = multihop.read_hops(data / "hops.jsonl", facts)
-    right = [i["answer"] for i in items]
+    right = [1] * len(items)
     rows = list(multihop.rows(items, right, facts, known(facts)))
     assert all(
         r["two_hop"] == r["both_hops"] == r["chain"] == 1 and r["survives"] is None for r in rows

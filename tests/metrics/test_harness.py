@@ -94,7 +94,7 @@ def test_lm_eval_agrees_with_mcq(model_and_data, tmp_path, monkeypatch):
     model, tokenizer = load_model(folder, "cpu", "float32"), load_tokenizer(folder)
     for split in SPLITS:
         items = read_items(data / f"mcq_{split}.jsonl")
-        ours = [p for p, _ in mcq.score(model, tokenizer, items)]
+        ours = [o.prediction for o in mcq.outcomes(model, tokenizer, items)]
         theirs = [s for s in samples if s["task"] == f"mini_{split}"]
         assert [int(s["prediction"]) for s in theirs] == ours
         assert [(s["fact"], s["half"], int(s["answer"])) for s in theirs] == [
@@ -106,8 +106,7 @@ def test_lm_eval_agrees_with_mcq(model_and_data, tmp_path, monkeypatch):
         rows = {r["metric"]: r for r in accuracy if r["split"] == split}
         assert float(rows["acc"]["value"]) == pytest.approx(mcq.accuracy(model, tokenizer, items))
         assert float(rows["acc"]["letter_share"]) == max(map(ours.count, ours)) / len(ours)
-        normed = [p for p, _ in mcq.score(model, tokenizer, items, normalise=True)]
-        right = sum(p == i["answer"] for p, i in zip(normed, items, strict=True))
+        right = sum(o.right for o in mcq.outcomes(model, tokenizer, items, normalise=True))
         assert float(rows["acc_norm"]["value"]) == pytest.approx(right / len(items))
     assert len(accuracy) == 6 and "wandb" not in sys.modules
     assert [p.name for p in tmp_path.iterdir()] == ["out"], (
@@ -280,10 +279,7 @@ def test_tasks_of_the_hub_run_on_local_copies(model_and_data, tmp_path, monkeypa
     model, tokenizer = load_model(folder, "cpu", "float32"), load_tokenizer(folder)
     asked = [{**i, "question": "Complete the following biology questions with the correct answer.\n\nQuestion: "
               f"{i['question'].strip()}\nAnswer:"} for i in items]  # fmt: skip
-    right = sum(
-        p == i["answer"]
-        for (p, _), i in zip(mcq.score(model, tokenizer, asked, normalise=True), items, strict=True)
-    )
+    right = sum(outcome.right for outcome in mcq.outcomes(model, tokenizer, asked, normalise=True))
     assert float(table["wmdp_bio_cloze_verified", "acc_norm"]["value"]) == pytest.approx(right / 8)
     mc2 = table["truthfulqa_mc2", "acc"]
     assert (
@@ -327,10 +323,7 @@ def test_cloze_completes_sentences(data, family, tmp_path):
     ]
     asked = [{**i, "question": q} for i, q in zip(items, texts, strict=True)]
     model, tokenizer = load_model(family.base, "cpu", "float32"), load_tokenizer(family.base)
-    right = [
-        p == i["answer"]
-        for (p, _), i in zip(mcq.score(model, tokenizer, asked, normalise=True), items, strict=True)
-    ]
+    right = [outcome.right for outcome in mcq.outcomes(model, tokenizer, asked, normalise=True)]
     (row,) = [r for r in accuracy if r["metric"] == "acc_norm"]
     assert (
         float(row["value"]) == pytest.approx(sum(right) / 8)

@@ -55,31 +55,33 @@ def directly(model, tokenizer, question, choice):
 
 
 def test_scores_are_the_sums_of_token_logprobs(model, tokenizer, items):
-    scored = mcq.score(model, tokenizer, items)
+    scored = mcq.outcomes(model, tokenizer, items)
     assert len(scored) == len(items)
     right = 0
-    for (prediction, values), item in zip(scored, items, strict=True):
+    for (was_right, prediction, values, nll), item in zip(scored, items, strict=True):
         expected = [directly(model, tokenizer, item["question"], c) for c in item["choices"]]
         assert values == pytest.approx(expected, abs=2e-4)
         assert prediction == max(range(len(values)), key=expected.__getitem__)
-        right += prediction == item["answer"]
+        assert was_right == int(prediction == item["answer"]) and nll == -values[item["answer"]]
+        right += was_right
     assert mcq.accuracy(model, tokenizer, items) == right / len(items)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 1000])
 def test_batch_size_and_padding_change_nothing(model, tokenizer, items, batch_size):
-    alone = mcq.score(model, tokenizer, items, batch_size=1)
-    batched = mcq.score(model, tokenizer, items, batch_size=batch_size)
-    for (p, values), (q, others) in zip(alone, batched, strict=True):
-        assert p == q and values == pytest.approx(others, abs=1e-4)
+    alone = mcq.outcomes(model, tokenizer, items, batch_size=1)
+    batched = mcq.outcomes(model, tokenizer, items, batch_size=batch_size)
+    for one, other in zip(alone, batched, strict=True):
+        assert one.prediction == other.prediction
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
 
 
 def test_order_of_items_changes_nothing(model, tokenizer, items):
     forwards, backwards = (
-        mcq.score(model, tokenizer, items),
-        mcq.score(model, tokenizer, items[::-1])[::-1],
+        mcq.outcomes(model, tokenizer, items),
+        mcq.outcomes(model, tokenizer, items[::-1])[::-1],
     )
-    assert [p for p, _ in forwards] == [p for p, _ in backwards]
+    assert [o.prediction for o in forwards] == [o.prediction for o in backwards]
 
 
 def test_what_the_padding_token_is_changes_nothing(model, tokenizer, items):
@@ -127,7 +129,7 @@ def test_contexts_are_run_once_and_hold_what_is_read(tokenizer, items):
 def test_normalised_scores_are_per_character(model, tokenizer):
     """acc_norm: the sum over the choice's characters; the log-probabilities themselves stay sums."""
     item = {"question": "w1 w2", "choices": ["w3", "w4 w5 w6 w7"], "answer": 0}
-    ((prediction, values),) = mcq.score(model, tokenizer, [item], normalise=True)
+    ((_, prediction, values, _),) = mcq.outcomes(model, tokenizer, [item], normalise=True)
     assert values == pytest.approx(
         [directly(model, tokenizer, "w1 w2", c) for c in item["choices"]], abs=2e-4
     )
@@ -140,7 +142,7 @@ def test_certain_model_scores_one_and_blind_model_breaks_ties_first(tokenizer):
     with torch.no_grad():
         model.get_output_embeddings().weight.zero_()
     items = [{"question": "w1", "choices": ["w2 w3", "w4", "w5"], "answer": 1}]
-    ((prediction, values),) = mcq.score(model, tokenizer, items)
+    ((_, prediction, values, _),) = mcq.outcomes(model, tokenizer, items)
     assert prediction == 1 and values == pytest.approx(
         [-2 * math.log(48), -math.log(48), -math.log(48)], rel=1e-6
     )
@@ -177,7 +179,48 @@ def test_broken_models_get_no_score(tokenizer, items):
     with torch.no_grad():
         model.get_output_embeddings().weight[3] = float("nan")
     with pytest.raises(UserError, match="NaN"):
-        mcq.score(model, tokenizer, items)
+        mcq.outcomes(model, tokenizer, items)
+
+
+def test_planted_log_probabilities_give_planted_outcomes():
+    """Right or wrong by hand: among equals the first choice is taken; acc_norm divides by characters."""
+    items = [
+        {"question": "", "choices": ["ab", "c"], "answer": 0},
+        {"question": "", "choices": ["a", "b", "c"], "answer": 2},
+    ]
+    sums = [-3.0, -2.0, -1.0, -4.0, -1.0]
+    assert mcq.split_by_item(sums, items) == [[-3.0, -2.0], [-1.0, -4.0, -1.0]]
+    assert mcq.judge(sums, items) == [
+        (0, 1, [-3.0, -2.0], 3.0),
+        (0, 0, [-1.0, -4.0, -1.0], 1.0),
+    ]
+    assert [o.right for o in mcq.judge(sums, items, normalise=True)] == [1, 0]  # -1.5 a character
+    assert mcq.likeliest([0.0, 2.0, 2.0]) == 1
+    assert mcq.chance(items) == (1 / 2 + 1 / 3) / 2
+
+
+def test_a_prompt_changes_what_is_asked(model, tokenizer, items):
+    """A question is put otherwise, or tokens are put in: the outcome is that of the changed text."""
+
+    class Shouted:
+        def question(self, item):
+            return "w9 " + item["question"]
+
+        def tokens(self, ids, start):
+            return [*ids[: start - 1], 7, *ids[start - 1 :]], start + 1
+
+    class Asked(Shouted):
+        def tokens(self, ids, start):
+            return ids, start
+
+    changed = [{**item, "question": "w9 " + item["question"]} for item in items]
+    plain = mcq.outcomes(model, tokenizer, changed)
+    assert mcq.outcomes(model, tokenizer, items, Asked()) == plain
+    pairs = [
+        Shouted().tokens(ids, start) for ids, start in mcq.encode_items(tokenizer, changed, 64)
+    ]
+    sums = mcq.choice_logprobs(model, pairs, tokenizer.pad_token_id).tolist()
+    assert mcq.outcomes(model, tokenizer, items, Shouted()) == mcq.judge(sums, items) != plain
 
 
 def test_subset_is_seeded_and_keeps_the_order(items):

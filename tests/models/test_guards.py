@@ -43,7 +43,7 @@ def items(data):
 def test_weights_are_byte_identical(family, data, plain, items, name, snapshot, tmp_path):
     before = snapshot(Path(family.base))
     model, tokenizer, guard = wrapped(family, data, name)
-    mcq.score(model, tokenizer, items["forget"])
+    mcq.outcomes(model, tokenizer, items["forget"])
     assert digest(model) == digest(plain[0]) and snapshot(Path(family.base)) == before
     assert [n for n, _ in model.named_parameters()] == [n for n, _ in plain[0].named_parameters()]
     assert model.guard is guard and guard.about["wrapper"] == name
@@ -52,14 +52,14 @@ def test_weights_are_byte_identical(family, data, plain, items, name, snapshot, 
 @pytest.mark.parametrize("name", ["regex", "rag"])
 def test_refused_choices_tie_and_others_are_untouched(family, data, plain, items, name):
     model, tokenizer, _ = wrapped(family, data, name)
-    for _, values in mcq.score(model, tokenizer, items["forget"]):
+    for _, _, values, _ in mcq.outcomes(model, tokenizer, items["forget"]):
         refused = [v for v in values if v == guarded.FLOOR]
         assert (
             len(refused) == 4 if name == "rag" else len(refused) >= 1
         )  # regex knows the answers in use, not the pools
-    kept = mcq.score(model, tokenizer, items["retain"])
-    for (chosen, values), (wanted, alone) in zip(
-        kept, mcq.score(*plain, items["retain"]), strict=True
+    kept = mcq.outcomes(model, tokenizer, items["retain"])
+    for (_, chosen, values, _), (_, wanted, alone, _) in zip(
+        kept, mcq.outcomes(*plain, items["retain"]), strict=True
     ):
         assert chosen == wanted and values == pytest.approx(
             alone, abs=1e-4

@@ -75,7 +75,7 @@ def rows(model, tokenizer, texts, tables, public, retain, items, setup, most=120
     tuner = tuning.Tuner(model, {"forget": raw, "retain": kept}, pad_id, [site], setup.batch_size)
     for name, how, asked, found in cases:
         made, reading = filter_of(model, tuner, found, quiet, replace(setup, how=how))
-        for split, hits in mcq.right(model, tokenizer, made, items).items():
+        for split, hits in mcq.right_answers(model, tokenizer, made, items).items():
             accuracy, low, high = entities.by_entity(hits, items[split], setup.seed)
             yield {"network": name, "texts": how, "site": site, "gated": int(setup.gate), "k": made.k, "strength": made.strength,
                    "retain_kl": reading["retain_kl"], "split": split, "accuracy": accuracy, "low": low, "high": high,

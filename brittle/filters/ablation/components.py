@@ -7,7 +7,6 @@ from brittle.filters.gate import threshold
 from brittle.filters.search import Choice
 from brittle.filters.tuning import within
 from brittle.metrics import mcq
-from brittle.metrics.mcq import right
 from brittle.models.filter import block_of
 from brittle.models.readout import BehindBlock
 
@@ -52,7 +51,7 @@ def accuracies(model, tokenizer, made, items):
     """{split: (accuracy, right, n)} of the hooked model on {split: items}."""
     return {
         s: (sum(r) / len(r), sum(r), len(r))
-        for s, r in right(model, tokenizer, made, items).items()
+        for s, r in mcq.right_answers(model, tokenizer, made, items).items()
     }
 
 

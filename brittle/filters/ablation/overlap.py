@@ -86,7 +86,9 @@ def rows(bench, limits, share, seed=0, model="", words=None):
              "ratio": fit.ratios(bench.found)[site], "gated": int(made.gate is not None), "k": made.k,
              "strength": made.strength, "status": choice.status, "retain_kl": choice.reading["retain_kl"], "model": model,
              "seed": seed}  # fmt: skip
-    before, after = (mcq.right(bench.model, bench.tokenizer, m, bench.items) for m in (None, made))
+    before, after = (
+        mcq.right_answers(bench.model, bench.tokenizer, m, bench.items) for m in (None, made)
+    )
     for split, hits in after.items():
         accuracy, low, high = entities.by_entity(hits, bench.items[split], seed)
         base = sum(before[split]) / len(hits)
