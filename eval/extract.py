@@ -87,7 +87,7 @@ def prompt_rows(one, name, templates, sampled, settings, each):
     from brittle.attacks.base import Prompt
     from brittle.attacks.material import Material, forbidden
     from brittle.metrics import mcq
-    from brittle.models.blocks import context_length
+    from brittle.models.architectures import context_length
 
     model, tokenizer = one.model()
     material, sets = Material(one.data), meter.eval_sets(one.data, one.max_items, settings["seed"])
@@ -140,12 +140,12 @@ def prefix_rows(one, name, files, prefixes, max_texts, seed):
     from brittle.data.items import subset
     from brittle.data.texts import read_texts
     from brittle.maths import intervals
-    from brittle.models import blocks
+    from brittle.models.architectures import context_length
 
     model, tokenizer = one.model()
     for split, path in files.items():
         texts = subset(read_texts(path), max_texts, seed)
-        ids = encode(tokenizer, texts, blocks.context_length(model.config), f"{split} texts")
+        ids = encode(tokenizer, texts, context_length(model.config), f"{split} texts")
         right = sampling.continued(model, ids, tokenizer.pad_token_id)
         for prefix in prefixes:
             found = [e for e in (sampling.extracted(r, prefix) for r in right) if e]

@@ -108,7 +108,7 @@ def respond(model, tokenizer, asked, max_new_tokens, batch_size):
     """Greedy answers, cut at the end of their first line."""
     from brittle.data.tokens import common_prefix
     from brittle.models import generate
-    from brittle.models.blocks import context_length
+    from brittle.models.architectures import context_length
 
     room = context_length(model.config) - max_new_tokens
     prompts = [ids[-room:] for ids in tokenizer([q["question"] for q in asked])["input_ids"]]

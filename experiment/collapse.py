@@ -26,7 +26,7 @@ def curve(folder, method, knobs, files, items, settings, every, device):
     from brittle.data.batches import encode
     from brittle.methods import method_class
     from brittle.metrics import mcq
-    from brittle.models.blocks import context_length
+    from brittle.models.architectures import context_length
     from brittle.models.load import load_model, load_tokenizer
     from brittle.models.logprobs import mean_nll
     from brittle.training.fitting import make_streams

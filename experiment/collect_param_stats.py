@@ -57,7 +57,7 @@ def rows(pairs, spectra, notes):
     """A row a matrix of `pairs`; fills `spectra` {dW/<name>: singular values} and `notes` {broken, rounding: [names]}."""
     from brittle.maths.linalg import frobenius
     from brittle.maths.precision import norm_below_ulp
-    from brittle.models.weights import group_of, layer_of
+    from brittle.models.architectures import group_of, layer_of
 
     for name, w_a, w_b in pairs:
         found = spectra_of(w_a, w_b)

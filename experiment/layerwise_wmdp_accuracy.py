@@ -141,7 +141,7 @@ def main(
     from brittle.data.items import read_items, subset
     from brittle.data.texts import read_texts
     from brittle.metrics import mcq
-    from brittle.models.blocks import context_length
+    from brittle.models.architectures import context_length
     from brittle.models.find import model_folder
     from brittle.models.load import load_model, load_tokenizer
 

@@ -246,7 +246,7 @@ def main(
     from brittle.base.record import Run
     from brittle.base.tables import of_seed
     from brittle.data.batches import encode_splits
-    from brittle.models.blocks import context_length
+    from brittle.models.architectures import context_length
     from brittle.models.find import check_pair, model_folder
     from brittle.models.load import load_changed, load_tokenizer
 

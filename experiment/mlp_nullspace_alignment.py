@@ -70,7 +70,7 @@ def measure(w, dw):
 def rows(pairs, broken):
     """Rows of every MLP matrix; names of those with NaN or Inf go to `broken`."""
     from brittle.maths.linalg import finite
-    from brittle.models.weights import layer_of
+    from brittle.models.architectures import layer_of
 
     for name, w_a, w_b in pairs:
         key = {"name": name, "layer": layer_of(name)}
@@ -110,7 +110,7 @@ def main(
     """Energy of the MLP updates in the nullspace of the original weights, against a random direction."""
     from brittle.base import figures
     from brittle.base.record import Run
-    from brittle.models import weights
+    from brittle.models import architectures, weights
     from brittle.models.find import model_folder
     from brittle.models.load import pick_device
 
@@ -122,7 +122,7 @@ def main(
         torch.set_num_threads(command.threads())
 
         def keep(name):
-            return weights.group_of(name) == "mlp" and weights.layer_of(name) >= 0
+            return architectures.group_of(name) == "mlp" and architectures.layer_of(name) >= 0
 
         pairs = weights.matrix_pairs(*folders.values(), pick_device(device), keep)
         table = list(rows(pairs, broken))

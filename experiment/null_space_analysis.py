@@ -167,7 +167,7 @@ def measure(name, w_a, w_b, k, every, kept):
 
 def rows(pairs, k, draws, seeds, kept):
     """A row a matrix and seed; `kept` {dW/<name>: singular values} are those known already."""
-    from brittle.models.weights import group_of, layer_of
+    from brittle.models.architectures import group_of, layer_of
 
     every = [Nulls(draws, seed) for seed in seeds]
     for name, w_a, w_b in pairs:

@@ -57,7 +57,7 @@ def rows(name, sums, found, ks, tokens, seed):
     """Rows of one matrix; sums {split: [texts, 2 k + 1]}, tokens {split: how many it read}, found as from `directions`."""
     from brittle.base.tables import ratio
     from brittle.maths.intervals import quantiles, ratio_of_shares, resample
-    from brittle.models.weights import layer_of
+    from brittle.models.architectures import layer_of
 
     k_max, size = found["V"].shape[1], found["V"].shape[0]
     for k in sorted({min(k, found["rank"], k_max) for k in ks}):
@@ -88,7 +88,7 @@ def rows(name, sums, found, ks, tokens, seed):
 
 def still_rows(name, ids, seed, known):
     """Rows of a matrix that did not change (all zero), or that holds NaN (empty)."""
-    from brittle.models.weights import layer_of
+    from brittle.models.architectures import layer_of
 
     for split in ids:
         measured = (
@@ -158,7 +158,7 @@ def main(
     from brittle.base.record import Run
     from brittle.base.tables import of_seed
     from brittle.data.batches import encode_splits
-    from brittle.models import weights
+    from brittle.models import architectures, weights
     from brittle.models.blocks import length_limit
     from brittle.models.find import check_pair, model_folder
     from brittle.models.load import load_model, load_tokenizer
@@ -182,7 +182,7 @@ def main(
         ids = encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
 
         def keep(name):
-            return weights.group_of(name) == "mlp" and weights.layer_of(name) >= 0
+            return architectures.group_of(name) == "mlp" and architectures.layer_of(name) >= 0
 
         pairs = weights.matrix_pairs(*folders.values(), model.device, keep)
         found, table = dict(directions(pairs, max(ks), model.device)), []

@@ -147,21 +147,23 @@ def costs(model, folder, methods, root="outputs"):
     import csv
     from contextlib import ExitStack
 
-    from brittle.filters.folder import plain_config, table_row
+    from brittle.filters.folder import table_row
+    from brittle.models.architectures import size
     from brittle.models.find import read_config
     from brittle.models.weights import Checkpoint
 
     with ExitStack() as stack:
         source = Checkpoint(folder, stack)
         weights = sum(source.tensor(name).numel() for name in source.files)
-    config = plain_config(read_config(folder))
-    sites = 2 + min(8, config.num_hidden_layers - 1)  # filter_states.candidate_sites
+    config = read_config(folder)
+    layers, width = size(config, "num_hidden_layers"), size(config, "hidden_size")
+    sites = 2 + min(8, layers - 1)  # filter_states.candidate_sites
     own = table_row(root, model)
     if own:
         yield {
             **dict.fromkeys(COSTS),
             **own,
-            "state_mb": 3 * sites * config.hidden_size**2 * 8 / 1e6,
+            "state_mb": 3 * sites * width**2 * 8 / 1e6,
         }
     with open(methods, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):

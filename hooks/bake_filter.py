@@ -64,12 +64,12 @@ def main(
     filter_dir = filter_dir or folder_of("outputs", model)
     out = out or folder_of("outputs", model).with_name("unlearned_model")
     from brittle.filters import bake
-    from brittle.filters.folder import check_strength, plain_config
+    from brittle.filters.folder import check_strength
     from brittle.models.filter import FILES, load
 
     made = load(filter_dir)
     config = read_config(folder)
-    made.check(plain_config(config))
+    made.check(config)
     if strength is not None:
         made = made.at(strength)
     elif made.about.get("status") == "untuned":

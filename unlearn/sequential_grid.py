@@ -225,7 +225,7 @@ def make_lab(folder, data, chat, max_items, max_length, batch_size, attack_lr, s
     from brittle.data.batches import encode
     from brittle.data.items import SPLITS, read_splits, subset
     from brittle.data.texts import read_texts
-    from brittle.models.blocks import context_length
+    from brittle.models.architectures import context_length
     from brittle.models.load import load_model, load_tokenizer
     from brittle.training.loop import make_accelerator
     from brittle.unlearning.grid import Lab

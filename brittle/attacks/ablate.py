@@ -12,7 +12,7 @@ import torch
 
 from brittle.attacks.base import Attack, right_answers
 from brittle.data.batches import batches, encode
-from brittle.models.blocks import context_length
+from brittle.models.architectures import context_length
 from brittle.models.hooks import edit, hidden
 
 SITES = ("one", "all")

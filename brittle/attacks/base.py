@@ -10,7 +10,8 @@ from `material` alone. After `run` the model is what it was before, to the last 
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from brittle.models.weights import CONV1D, TRANSPOSED, group_of, is_matrix, layer_of
+from brittle.models.architectures import as_rows, group_of, layer_of
+from brittle.models.weights import is_matrix
 
 
 class Prompt:
@@ -69,10 +70,9 @@ def matrices(model):
 
     W is a view: what is written into it changes the model.
     """
-    turned = model.config.model_type in TRANSPOSED
     for name, p in model.named_parameters():
         if layer_of(name) >= 0 and group_of(name) != "other" and is_matrix(p.shape):
-            yield name, p.data.mT if turned and CONV1D.search(name) else p.data
+            yield name, as_rows(p.data, name, model.config)
 
 
 def is_mini(model):

@@ -14,7 +14,7 @@ from brittle.attacks.base import Attack, Prompt, frozen
 from brittle.attacks.soft_prompt import answer_nll, answered
 from brittle.data.batches import pad
 from brittle.maths.intervals import generator
-from brittle.models.blocks import context_length
+from brittle.models.architectures import context_length
 from brittle.models.logprobs import token_logprobs
 
 

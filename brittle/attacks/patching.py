@@ -17,7 +17,8 @@ import torch
 from brittle.attacks.base import Attack
 from brittle.attacks.soft_prompt import answered
 from brittle.data.batches import batches
-from brittle.models.blocks import blocks, context_length
+from brittle.models.architectures import context_length
+from brittle.models.blocks import blocks
 from brittle.models.hooks import hidden, resume
 
 KINDS = ("stream", "upper", "block")

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from brittle.attacks.base import Attack, Prompt, right_answers
-from brittle.models.blocks import context_length
+from brittle.models.architectures import context_length
 
 FORMS = (
     (r"^What is the (.+) of (.+)\?$", r"The \1 of \2 is"),

@@ -14,7 +14,7 @@ import torch
 from brittle.attacks.base import Attack, kept, matrices
 from brittle.base.errors import UserError
 from brittle.data.batches import batches, encode
-from brittle.models.blocks import context_length
+from brittle.models.architectures import context_length
 
 SCHEMES = ("magnitude", "wanda")
 

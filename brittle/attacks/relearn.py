@@ -28,7 +28,7 @@ def fine_tune(
     import torch
 
     from brittle.data.batches import Stream, encode
-    from brittle.models.blocks import context_length
+    from brittle.models.architectures import context_length
     from brittle.models.logprobs import nll
     from brittle.training import adapters
     from brittle.training.loop import make_accelerator, train

@@ -14,7 +14,7 @@ from brittle.base.errors import UserError
 from brittle.data.batches import Stream
 from brittle.maths.intervals import generator
 from brittle.metrics import mcq
-from brittle.models.blocks import context_length
+from brittle.models.architectures import context_length
 from brittle.models.logprobs import token_logprobs
 
 

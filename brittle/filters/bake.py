@@ -17,12 +17,19 @@ from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.base.layout import TOKENIZERS
+from brittle.models.architectures import (
+    FILTERED,
+    HEADS,
+    embedding_name,
+    head_name,
+    is_transposed,
+    untied_head_name,
+)
 from brittle.models.filter import TENSORS
 from brittle.models.find import read_config
-from brittle.models.weights import CONV1D, TRANSPOSED, Checkpoint
+from brittle.models.weights import Checkpoint
 
 MODES = ("post-norm", "class", "writers", "greedy-only")
-HEADS = ("lm_head.weight", "embed_out.weight")
 EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings|wpe)\.weight$")
 WRITERS = re.compile(
     r"\.(o_proj|out_proj|down_proj|dense_4h_to_h|fc2|attention\.dense|self_attn\.dense|attn\.c_proj|mlp\.c_proj|w2)\.(weight|bias)$"
@@ -69,28 +76,20 @@ def written(rows, made):
     return (x - made.strength * (x @ read) @ basis.T).to(rows.dtype)
 
 
-def head_name(source, config):
+def unembedding(source, config):
     """(name of the unembedding in the checkpoint, or None where it is tied; name of the token embedding)."""
-    head = next((n for n in HEADS if n in source.files), None)
-    tied = config.get("tie_word_embeddings", config.get("model_type") in TRANSPOSED) or head is None
-    embedding = next(
-        (n for n in source.files if EMBEDDINGS.search(n) and not n.endswith("wpe.weight")), None
-    )
-    if embedding is None and tied:
+    head, embedding = head_name(source.files, config), embedding_name(source.files)
+    if head is None and embedding is None:
         raise UserError(
             f"{source.folder} has no weight that is known as its unembedding ({', '.join(HEADS)}). Use --mode class."
         )
-    return (None if tied else head), embedding
-
-
-def untied_name(config):
-    return "embed_out.weight" if config.get("model_type") == "gpt_neox" else "lm_head.weight"
+    return head, embedding
 
 
 def post_norm(source, config, made):
     """{name: new tensor}: the unembedding, as a parameter of its own where it was tied."""
-    head, embedding = head_name(source, config)
-    return {head or untied_name(config): folded(source.tensor(head or embedding), made)}
+    head, embedding = unembedding(source, config)
+    return {head or untied_head_name(config): folded(source.tensor(head or embedding), made)}
 
 
 def greedy_only(source, config, made):
@@ -108,7 +107,7 @@ def greedy_only(source, config, made):
         raise UserError(
             f"--mode greedy-only keeps the argmax of RMSNorm models only; {norms[0]} has a bias (LayerNorm). Use class."
         )
-    head, embedding = head_name(source, config)
+    head, embedding = unembedding(source, config)
     if head and head.replace(".weight", ".bias") in source.files:
         raise UserError("--mode greedy-only needs an unembedding without bias. Use --mode class.")
     weight, g = source.tensor(head or embedding), source.tensor(norms[0]).double()
@@ -117,7 +116,7 @@ def greedy_only(source, config, made):
             f"{norms[0]} has entries of 0, which cannot be divided by. Use --mode class."
         )
     turned = folded(weight.double() * g, made) / g
-    return {head or untied_name(config): turned.to(weight.dtype)}
+    return {head or untied_head_name(config): turned.to(weight.dtype)}
 
 
 def writers(source, config, made):
@@ -127,14 +126,14 @@ def writers(source, config, made):
         raise UserError(
             f"--mode writers is exact for {', '.join(PLAIN_STREAM)}; {kind} may norm what its blocks write. Use class."
         )
-    head, embedding = head_name(source, config)
-    new = {} if head else {untied_name(config): source.tensor(embedding).clone()}
+    head, embedding = unembedding(source, config)
+    new = {} if head else {untied_head_name(config): source.tensor(embedding).clone()}
     for name in source.files:
         if EMBEDDINGS.search(name) or (name.endswith(".bias") and WRITERS.search(name)):
             new[name] = written(source.tensor(name), made)
         elif WRITERS.search(name):
             w = source.tensor(name)
-            turned = kind in TRANSPOSED and CONV1D.search(name)
+            turned = is_transposed(config, name)
             new[name] = (
                 written(w if turned else w.mT, made)
                 if turned
@@ -164,11 +163,11 @@ def new_config(config, made, mode):
     """config.json of the baked model."""
     config = dict(config)
     if mode == "class":
-        from brittle.models.filtered import PREFIX, spec
+        from brittle.models.filtered import spec
 
         arch = config.get("architectures") or []
         return config | {
-            "model_type": PREFIX + config["model_type"],
+            "model_type": FILTERED + config["model_type"],
             "architectures": [f"Filtered{a}" for a in arch],
             "filter": spec(made),
         }
@@ -185,7 +184,7 @@ def bake(folder, made, mode, stage):
     from safetensors.torch import save_file
 
     folder, config = Path(folder), read_config(folder)
-    if str(config.get("model_type")).startswith("filtered_"):
+    if str(config.get("model_type")).startswith(FILTERED):
         raise UserError(
             f"{folder} carries a filter already. Bake from the model that it was made of."
         )

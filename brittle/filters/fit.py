@@ -7,7 +7,8 @@ from brittle.filters.basis import MOST, SELECTIVE, make_basis, ratio
 from brittle.filters.gate import quadratic
 from brittle.filters.states import collect, passes
 from brittle.maths.moments import Moments
-from brittle.models.filter import Filter, architecture, block_of
+from brittle.models.architectures import architecture
+from brittle.models.filter import Filter, block_of
 
 WIDEST = 512  # components of a gated filter
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.base.layout import FILTER
-from brittle.models.filter import ARCHITECTURE
+from brittle.models.architectures import check_logits
 
 CANDIDATES = "candidates.safetensors"
 
@@ -132,33 +132,6 @@ class Data:
         from brittle.filters.fit import moments_of, ratios
 
         return ratios(moments_of(self.model, self.fit, self.pad_id, self.sites(), batch_size))
-
-
-def check_logits(config):
-    """Raise UserError for a family that scales or caps what the unembedding gives: readings there are not its logits."""
-    found = {
-        "final_logit_softcapping": None,
-        "logit_scale": 1,
-        "logits_scaling": 1,
-        "lm_head_multiplier": 1,
-    }
-    for key, plain in found.items():
-        value = getattr(config, key, plain)
-        if value not in (None, plain):
-            raise UserError(
-                f"{config.model_type} has {key} {value:g} behind its unembedding, which filters do not reckon with. Use a family "
-                "whose logits are what the unembedding gives (Llama, Mistral, Qwen2, Phi, GPT-NeoX, GPT-2, OLMoE)."
-            )
-
-
-def plain_config(config):
-    """What `architecture` reads, of a config.json (GPT-2 has names of its own)."""
-    from types import SimpleNamespace
-
-    other = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer"}
-    return SimpleNamespace(
-        **{key: config.get(key, config.get(other.get(key))) for key in ARCHITECTURE}
-    )
 
 
 def check_strength(strength, allow_reflection=False):

@@ -114,7 +114,7 @@ def varied(row):
 
 def paraphrase_wins(model, tokenizer, rows):
     """([rows] 1 where a paraphrased answer is likelier, a token, than with any wrong value, chance): no text is generated."""
-    from brittle.models.blocks import context_length
+    from brittle.models.architectures import context_length
 
     items = [
         {"question": r["paraphrased_question"], "choices": c} for r in rows if (c := varied(r))

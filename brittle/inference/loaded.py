@@ -8,7 +8,7 @@ from pathlib import Path
 from brittle.base.errors import UserError
 from brittle.base.layout import INNER, inner, model_name
 from brittle.base.record import relative
-from brittle.models.blocks import context_length
+from brittle.models.architectures import context_length, size
 from brittle.models.find import model_folder, read_config
 from brittle.models.load import load_model, load_tokenizer
 
@@ -104,8 +104,7 @@ class Reader:
     @cached_property
     def room(self):
         """The tokens of its context; None where its configuration does not say."""
-        config = read_config(self.folder)
-        return config.get("max_position_embeddings") or config.get("n_positions")
+        return size(read_config(self.folder), "max_position_embeddings")
 
     @property
     def chats(self):

@@ -105,7 +105,7 @@ def asked(rows, schema, settings, examples=()):
 
 def measure(model, tokenizer, rows, schema, settings, examples=()):
     """Raw records of one set, a dict a row."""
-    from brittle.models.blocks import context_length
+    from brittle.models.architectures import context_length
     from brittle.models.generate import Sampling, generate, stop_ids
 
     questions = asked(rows, schema, settings, examples)

@@ -10,7 +10,7 @@ from brittle.maths import intervals
 from brittle.metrics import open_unlearning
 from brittle.metrics.membership import token_scores
 from brittle.metrics.tofu import FEWEST, UTILITY_SETS, forget_quality, mean_over, model_utility
-from brittle.models.blocks import context_length
+from brittle.models.architectures import context_length
 
 MEANS = ("probability", "option_probability", "rouge_l_recall", "rouge_l_f1", "rouge_1_recall", "exact_memorisation",
          "extraction_strength", "truth_ratio_arith", "truth_ratio_geom", "truth_ratio_prob", "truth_ratio", "truth_score",

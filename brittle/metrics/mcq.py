@@ -167,7 +167,7 @@ def outcomes(model, tokenizer, items, prompt=None, batch_size=128, *, normalise=
     `prompt` changes how a question is put (`attacks.base.Prompt`): `prompt.question(item)` is asked
     in its place, and `prompt.tokens(ids, start)` puts tokens in. Raises UserError on NaN logits.
     """
-    from brittle.models.blocks import context_length
+    from brittle.models.architectures import context_length
 
     asked = items
     if prompt is not None:

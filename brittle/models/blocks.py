@@ -1,6 +1,7 @@
-"""The parts of a loaded model: its transformer blocks, final norm, MLP down-projections and context length."""
+"""The parts of a loaded model: its transformer blocks, final norm and MLP down-projections."""
 
 from brittle.base.errors import UserError
+from brittle.models.architectures import as_rows, context_length, group_of, layer_of
 
 
 def blocks(model):
@@ -24,15 +25,6 @@ def check_blocks(model, layer_ids, flag="--layer-id"):
             raise UserError(f"{flag} {layer}, but this model has blocks 0 to {count - 1}.")
 
 
-def context_length(config):
-    """The longest input of a model, from its configuration (GPT-2 calls it n_positions)."""
-    return (
-        getattr(config, "max_position_embeddings", None)
-        or getattr(config, "n_positions", None)
-        or 2048
-    )
-
-
 def train_only(model, names):
     """Leave gradients to the parameters called `names` alone."""
     names = set(names)
@@ -43,21 +35,17 @@ def train_only(model, names):
 def down_projections(model, layers):
     """Names of the weights that bring the MLP back to the residual stream in the given blocks: in each block's MLP, the
     matrices with `hidden_size` outputs and another number of inputs (stacked experts included)."""
-    from brittle.models.weights import CONV1D, TRANSPOSED, group_of, layer_of
-
-    width, found = model.config.hidden_size, []
-    turned = model.config.model_type in TRANSPOSED
+    width, names = model.config.hidden_size, []
     for name, p in model.named_parameters():
         if layer_of(name) in layers and group_of(name) == "mlp" and p.ndim >= 2:
-            rows, columns = p.shape[-2:]
-            rows, columns = (columns, rows) if turned and CONV1D.search(name) else (rows, columns)
-            if rows == width and columns != width:
-                found.append(name)
-    if not found:
+            outputs, inputs = as_rows(p, name, model.config).shape[-2:]
+            if outputs == width and inputs != width:
+                names.append(name)
+    if not names:
         raise UserError(
             f"no MLP down-projection found in blocks {list(layers)} of {type(model).__name__}."
         )
-    return found
+    return names
 
 
 def final_norm(model):

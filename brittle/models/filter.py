@@ -19,12 +19,12 @@ import torch
 
 from brittle.base.errors import UserError
 from brittle.maths.precision import wide
+from brittle.models.architectures import architecture
 from brittle.models.blocks import check_blocks, final_norm
 from brittle.models.hooks import edit
 
 FILES = ("filter.safetensors", "filter.json")
 TENSORS = ("basis", "read", "offset", "gate", "curve")
-ARCHITECTURE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
 SITES = "post_norm, pre_norm or block:L"
 
 
@@ -100,15 +100,16 @@ class Filter:
 
     def check(self, config):
         """Raise UserError where the filter was made for another architecture or width than `config`'s."""
-        for key, here in architecture(config).items():
+        here_of = architecture(config)
+        for key, here in here_of.items():
             made = self.about.get("architecture", {}).get(key, here)
             if made != here:
                 raise UserError(
                     f"this filter was fitted for {key} {made}, this model has {here}. Fit one on this model."
                 )
-        if len(self.basis) != config.hidden_size:
+        if len(self.basis) != here_of["hidden_size"]:
             raise UserError(
-                f"this filter is for states of width {len(self.basis)}, this model's have {config.hidden_size}."
+                f"this filter is for states of width {len(self.basis)}, this model's have {here_of['hidden_size']}."
             )
         return self
 
@@ -161,12 +162,6 @@ def load(folder):
     for key in ("k", "gated"):
         about.pop(key, None)
     return made
-
-
-def architecture(config):
-    """{model_type, hidden_size, num_hidden_layers, vocab_size} that a filter belongs to."""
-    found = {key: getattr(config, key, None) for key in ARCHITECTURE}
-    return found | {"model_type": str(found["model_type"]).removeprefix("filtered_")}
 
 
 def block_of(site, model=None):

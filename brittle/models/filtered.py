@@ -10,16 +10,10 @@ from pathlib import Path
 import torch
 
 from brittle.base.errors import UserError
+from brittle.models.architectures import FILTERED
 from brittle.models.blocks import blocks, final_norm
 from brittle.models.filter import TENSORS, Filter, block_of
 from brittle.models.find import read_config
-
-PREFIX = "filtered_"
-
-
-def stock(model_type):
-    """`gpt_neox` of `filtered_gpt_neox` (and of `gpt_neox`)."""
-    return str(model_type).removeprefix(PREFIX)
 
 
 class FilterModule(torch.nn.Module):
@@ -101,7 +95,7 @@ def prepare(folder, greedy):
             f"{folder} was baked greedy-only: its argmax is exact, its probabilities are not, so it cannot be scored. "
             "Bake the filter with --mode class."
         )
-    if str(config.get("model_type", "")).startswith(PREFIX):
+    if str(config.get("model_type", "")).startswith(FILTERED):
         register(config["model_type"])
 
 
@@ -115,9 +109,9 @@ def register(model_type):
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    kind = stock(model_type)
-    if PREFIX + kind in CONFIG_MAPPING:
-        config = CONFIG_MAPPING[PREFIX + kind]
+    kind = str(model_type).removeprefix(FILTERED)
+    if FILTERED + kind in CONFIG_MAPPING:
+        config = CONFIG_MAPPING[FILTERED + kind]
         return config, MODEL_FOR_CAUSAL_LM_MAPPING[config]
     if kind not in CONFIG_MAPPING or CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(
@@ -126,17 +120,17 @@ def register(model_type):
     base = CONFIG_MAPPING[kind]
     model = MODEL_FOR_CAUSAL_LM_MAPPING[base]
     config = type(
-        f"Filtered{base.__name__}", (base,), {"model_type": PREFIX + kind, "__module__": __name__}
+        f"Filtered{base.__name__}", (base,), {"model_type": FILTERED + kind, "__module__": __name__}
     )
     made = type(
         f"Filtered{model.__name__}",
         (CarriesFilter, model),
         {"config_class": config, "__module__": __name__},
     )
-    AutoConfig.register(PREFIX + kind, config)
+    AutoConfig.register(FILTERED + kind, config)
     AutoModelForCausalLM.register(config, made)
     for name, own in (
-        (kind, PREFIX + kind),
+        (kind, FILTERED + kind),
         (model.__name__, made.__name__),
     ):  # how checkpoints' names become modules'
         if (mapping := get_checkpoint_conversion_mapping(name)) is not None:

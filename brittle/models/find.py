@@ -5,10 +5,9 @@ from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.base.layout import how_to_make, inner, looks_like_folder
+from brittle.models.architectures import SIZES, model_type, size
 
 WEIGHTS = "*.safetensors"
-SIZES = ("hidden_size", "n_embd", "num_hidden_layers", "n_layer", "vocab_size", "intermediate_size", "n_inner",
-         "num_attention_heads", "n_head", "num_key_value_heads", "num_experts")  # fmt: skip
 
 
 def model_folder(model, revision=None, weights=True, adapters=False, code=False):
@@ -104,12 +103,13 @@ def check_pair(folder_a, folder_b):
     if not (Path(folder_b) / "config.json").is_file():
         return
     a, b = read_config(folder_a), read_config(folder_b)
-    for config in (a, b):  # a baked activation filter leaves the architecture as it was
-        config["model_type"] = str(config.get("model_type")).removeprefix("filtered_")
-    for key in ("model_type", *SIZES):
-        if a.get(key) != b.get(key) and (
-            key == "model_type" or None not in (a.get(key), b.get(key))
-        ):
+    if model_type(a) != model_type(b):
+        raise UserError(
+            f"A and B differ in model_type: {model_type(a)} and {model_type(b)}. Compare models of one architecture."
+        )
+    for name in SIZES:
+        of_a, of_b = size(a, name), size(b, name)
+        if of_a != of_b and None not in (of_a, of_b):
             raise UserError(
-                f"A and B differ in {key}: {a.get(key)} and {b.get(key)}. Compare models of one architecture."
+                f"A and B differ in {name}: {of_a} and {of_b}. Compare models of one architecture."
             )

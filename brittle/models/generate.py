@@ -15,7 +15,7 @@ import torch
 
 from brittle.base.errors import UserError
 from brittle.data.batches import by_length
-from brittle.models.blocks import context_length
+from brittle.models.architectures import context_length
 
 NOISE = {
     torch.float32: 64,

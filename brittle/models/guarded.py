@@ -16,7 +16,7 @@ import torch
 
 from brittle.base.errors import UserError
 from brittle.data.batches import pad
-from brittle.models.blocks import context_length
+from brittle.models.architectures import context_length
 from brittle.models.guards import REFUSAL, split
 from brittle.models.load import load_model, load_tokenizer
 

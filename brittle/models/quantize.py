@@ -7,7 +7,8 @@ of zero, scaled so that the largest entry of a group is a level (absmax; Dettmer
 import torch
 
 from brittle.base.errors import UserError
-from brittle.models.weights import CONV1D, TRANSPOSED, is_matrix, layer_of
+from brittle.models.architectures import as_rows, layer_of
+from brittle.models.weights import is_matrix
 
 
 def quantize(weight, bits, group=0):
@@ -40,13 +41,11 @@ def quantize_(model, bits, group=0):
     Returns how many matrices were quantised (a stack of experts counts as one).
     """
     check_bits(bits)
-    turned, count = model.config.model_type in TRANSPOSED, 0
+    count = 0
     for name, p in model.named_parameters():
         if layer_of(name) < 0 or not is_matrix(p.shape):
             continue
-        if turned and CONV1D.search(name):
-            p.copy_(quantize(p.mT, bits, group).mT)
-        else:
-            p.copy_(quantize(p, bits, group))
+        rows = as_rows(p, name, model.config)
+        rows.copy_(quantize(rows, bits, group))
         count += 1
     return count

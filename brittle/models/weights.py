@@ -1,36 +1,12 @@
 """Weight matrices of two checkpoints, streamed pair by pair from safetensors: no model is built, none is held whole."""
 
 import json
-import re
 from contextlib import ExitStack
 from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.maths.precision import natural
-
-# GPT-2's family keeps linear layers as Conv1D, [in, out]; everywhere else a weight is [out, in].
-TRANSPOSED = {"gpt2", "openai-gpt", "decision_transformer", "imagegpt"}
-CONV1D = re.compile(r"\.(c_attn|c_fc|c_proj|q_attn)\.weight$")
-ATTENTION = re.compile(
-    r"(^|[._])(attn|attention|self_attn|q_proj|k_proj|v_proj|o_proj|out_proj|query|key|value)([._]|$)"
-)
-MLP = re.compile(
-    r"(^|[._])(mlp|ffn|feed_forward|feedforward|experts|block_sparse_moe|moe|fc1|fc2|fc_in|fc_out)([._]|$)"
-)
-LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
-
-
-def layer_of(name):
-    """Block index in a parameter's name, -1 where there is none."""
-    found = LAYER.search(name)
-    return int(found.group(1)) if found else -1
-
-
-def group_of(name):
-    """`attn`, `mlp` or `other` (embeddings, unembedding)."""
-    if ATTENTION.search(name):
-        return "attn"
-    return "mlp" if MLP.search(name) else "other"
+from brittle.models.architectures import as_rows
 
 
 def is_matrix(shape):
@@ -156,14 +132,14 @@ def matrix_pairs(folder_a, folder_b, device="cpu", keep=None):
         b = (Adapter if adapted else Checkpoint)(folder_b, stack, device)
         b.check(a) if adapted else check_same(a, b)
         config = json.loads((Path(folder_a) / "config.json").read_text(encoding="utf-8"))
-        turned = config.get("model_type") in TRANSPOSED
         for name in sorted(a.files, key=natural):
             if not is_matrix(a.shape(name)) or not a.is_float(name) or (keep and not keep(name)):
                 continue
-            w_a, w_b = a.tensor(name), None if adapted else b.tensor(name)
-            if turned and CONV1D.search(name):
-                w_a, w_b = w_a.mT, None if adapted else w_b.mT
-            w_b = b.changed(name, w_a) if adapted else w_b
+            w_a = as_rows(a.tensor(name), name, config)
+            if adapted:
+                w_b = b.changed(name, w_a)
+            else:
+                w_b = as_rows(b.tensor(name), name, config)
             if w_a.ndim == 2:
                 yield name, w_a, w_b
             else:

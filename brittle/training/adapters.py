@@ -5,9 +5,7 @@ import re
 import torch
 
 from brittle.base.errors import UserError
-from brittle.models.weights import group_of
-
-QKV = r"(query_key_value|c_attn|[qkv]_proj|[qkv]_lin)$"  # GPT-NeoX's one is what PEFT adapts where no target is given
+from brittle.models.architectures import QKV, group_of, is_transposed
 
 
 def targets_of(model, names, chosen):
@@ -38,10 +36,8 @@ def targets_of(model, names, chosen):
 def add(model, names, rank, alpha, chosen, seed):
     """A PEFT model around `model` whose adapters alone train. At the start they change nothing (B = 0)."""
     import peft
-    from transformers.pytorch_utils import Conv1D
-
     targets = targets_of(model, names, chosen)
-    turned = any(isinstance(model.get_submodule(name), Conv1D) for name in targets)
+    turned = any(is_transposed(model.config, f"{name}.weight") for name in targets)
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=alpha,

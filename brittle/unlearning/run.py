@@ -113,7 +113,7 @@ def make_keeper(job, model, tokenizer, items, before, load):
 def _run(job, accelerator, device, resume, trust_remote_code, out, items):
     from brittle.base.layout import model_files
     from brittle.models import find
-    from brittle.models.blocks import context_length
+    from brittle.models.architectures import context_length
     from brittle.models.load import load_model, load_tokenizer
     from brittle.models.logprobs import mean_nll
     from brittle.training import distributed, fitting

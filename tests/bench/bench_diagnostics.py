@@ -103,13 +103,13 @@ def against_svd(a, b):
     import torch
 
     from brittle.maths import linalg
-    from brittle.models import weights
+    from brittle.models import architectures, weights
 
     pairs = list(weights.matrix_pairs(a, b))
     mlp = [
         pair
         for pair in pairs
-        if weights.group_of(pair[0]) == "mlp" and weights.layer_of(pair[0]) >= 0
+        if architectures.group_of(pair[0]) == "mlp" and architectures.layer_of(pair[0]) >= 0
     ]
     ours = {name: getattr(linalg, name) for name in ("spectrum", "svd")}
     linalg.spectrum(torch.eye(8))  # the solver's own start-up

@@ -13,7 +13,8 @@ from support.tiny_models import make_model, save
 
 from brittle.base.errors import UserError
 from brittle.filters import bake, verify
-from brittle.models.filter import Filter, architecture, hooked
+from brittle.models.architectures import architecture
+from brittle.models.filter import Filter, hooked
 from brittle.models.load import load_model
 
 # architecture: (site, mode, gated, dtype)

@@ -11,8 +11,8 @@ from support.tiny_models import make_model
 
 from brittle.base.errors import UserError
 from brittle.filters import search
-from brittle.filters.folder import check_logits
 from brittle.filters.tuning import Limits
+from brittle.models.architectures import check_logits
 from brittle.models.filter import Filter
 
 spec = importlib.util.spec_from_file_location("tune_strength", ROOT / "hooks" / "tune_strength.py")

@@ -14,7 +14,7 @@ from support.tiny_models import FAMILIES, SIZES, make_model, make_tokenizer, sav
 
 from brittle.base.errors import UserError
 from brittle.base.layout import model_files
-from brittle.models.blocks import blocks, check_blocks, context_length, down_projections, train_only
+from brittle.models.blocks import blocks, check_blocks, down_projections, train_only
 from brittle.models.find import check_pair, model_folder, read_config
 from brittle.models.load import load_model, load_pair, load_tokenizer
 
@@ -386,10 +386,6 @@ def test_layer_ids_out_of_range():
             UserError, match=f"--lat-layer {layer}, but this model has blocks 0 to 2"
         ):
             check_blocks(model, [0, layer], "--lat-layer")
-
-
-def test_context_length(any_model):
-    assert context_length(any_model.config) == SIZES["max_position_embeddings"]
 
 
 def test_down_projections_write_the_mlp_to_the_stream(any_model):

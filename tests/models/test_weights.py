@@ -8,7 +8,7 @@ from support.tiny_models import FAMILIES, make_model, save
 
 from brittle.base.errors import UserError
 from brittle.maths.precision import below_ulp
-from brittle.models import weights
+from brittle.models import architectures, weights
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -19,12 +19,12 @@ def test_every_matrix_once_as_out_by_in(family, tmp_path):
     pairs = {name: w for name, w, _ in weights.matrix_pairs(folder, folder)}
     n_entries = sum(p.numel() for p in model.parameters() if p.ndim >= 2)
     assert sum(w.numel() for w in pairs.values()) == n_entries
-    blocks = [n for n in pairs if weights.layer_of(n) >= 0]
-    assert {weights.layer_of(n) for n in blocks} == {0, 1, 2} and len(blocks) % 3 == 0
-    assert {weights.group_of(n) for n in blocks} == {"attn", "mlp"}
-    assert {weights.group_of(n) for n in pairs if weights.layer_of(n) < 0} == {"other"}
+    blocks = [n for n in pairs if architectures.layer_of(n) >= 0]
+    assert {architectures.layer_of(n) for n in blocks} == {0, 1, 2} and len(blocks) % 3 == 0
+    assert {architectures.group_of(n) for n in blocks} == {"attn", "mlp"}
+    assert {architectures.group_of(n) for n in pairs if architectures.layer_of(n) < 0} == {"other"}
     for name, w in pairs.items():
-        if weights.group_of(name) == "mlp" and "gate.weight" not in name:
+        if architectures.group_of(name) == "mlp" and "gate.weight" not in name:
             down = any(part in name for part in ("h_to_4h", "c_fc", "up", "gate", "fc1"))
             assert tuple(w.shape) == ((64, 32) if down else (32, 64)), name
 
@@ -43,7 +43,7 @@ def test_stack_gives_a_matrix_an_expert(tmp_path):
         f"model.layers.0.mlp.experts.gate_up_proj[{e}]" for e in range(4)
     ]
     assert all(torch.equal(w, stack[e]) for e, (_, w, _) in enumerate(pairs))
-    assert weights.group_of(pairs[0][0]) == "mlp" and weights.layer_of(pairs[0][0]) == 0
+    assert architectures.group_of(pairs[0][0]) == "mlp" and architectures.layer_of(pairs[0][0]) == 0
 
 
 def test_shards_and_one_file_are_the_same(tmp_path):
@@ -77,7 +77,7 @@ def test_second_copy_of_the_weights_is_not_read(tmp_path):
 
 def test_layers_in_natural_order(tmp_path):
     folder = save(make_model(num_hidden_layers=11), tmp_path / "m")
-    layers = [weights.layer_of(n) for n, _, _ in weights.matrix_pairs(folder, folder)]
+    layers = [architectures.layer_of(n) for n, _, _ in weights.matrix_pairs(folder, folder)]
     assert layers == sorted(layers)
 
 

@@ -12,7 +12,8 @@ from brittle.filters.fit import WIDEST
 from brittle.filters.gate import quadratic, threshold
 from brittle.filters.states import states
 from brittle.maths.precision import wide
-from brittle.models.filter import Filter, architecture
+from brittle.models.architectures import architecture
+from brittle.models.filter import Filter
 
 TRAIN = 0.85  # of the pairs; the others say what the network is worth
 FALSE_ALARMS = 0.01  # of retain tokens that may trip the gate
