@@ -1,18 +1,24 @@
-"""Make the forget and retain data: the mini world (default), WMDP-Bio and WikiText-2, TOFU, MUSE, or your own texts.
+"""Make the forget and retain data: the mini world (default), WMDP-Bio and WikiText-2, TOFU, MUSE,
+or your own texts.
 
-uv run create_datasets.py                                        -> data/mini/
-uv run create_datasets.py --source wmdp                          -> data/forget.txt, data/retain.txt, data/mcq_*.jsonl
-uv run create_datasets.py --source tofu --forget-split forget10  -> data/tofu/ (hub, or --path FOLDER of the same schema)
-uv run create_datasets.py --source muse --corpus news            -> data/muse-news/
-uv run create_datasets.py --overlap 25                           -> data/mini-overlap25/: forget and retain share 25 % of entities
-uv run create_datasets.py --forget-file A.txt --retain-file B.jsonl
+    uv run create_datasets.py                                        writes data/mini/
+    uv run create_datasets.py --overlap 25                           writes data/mini-overlap25/
+    uv run create_datasets.py --source wmdp                          writes data/
+    uv run create_datasets.py --source tofu --forget-split forget10  writes data/tofu/
+    uv run create_datasets.py --source muse --corpus news            writes data/muse-news/
+    uv run create_datasets.py --forget-file A.txt --retain-file B.jsonl   writes data/
 
-`--overlap X` works for mini, tofu and muse: X % of the entities (TOFU: authors, MUSE: documents) are in both sets, each with half
-of its items, so no item is in both and the sets have one size at every X; brittle/data/overlap.py has the definitions.
+WMDP, TOFU and MUSE are read from the hub, or from a local folder of the same schema (--path).
+
+`--overlap X` works for mini, tofu and muse: X % of the entities (TOFU: authors, MUSE: documents)
+are in both sets, each with half of its items, so no item is in both and the sets have one size at
+every X; brittle/data/overlap.py has the definitions.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Optional
+from types import SimpleNamespace
+from typing import Annotated, NamedTuple, Optional
 
 import typer
 
@@ -20,6 +26,64 @@ from brittle.base import command, options
 from brittle.base.errors import UserError
 
 PathOption = Optional[Path]  # noqa: UP045
+
+
+class Source(NamedTuple):
+    """A kind of data: where it lies by default, what writes it, and whether --overlap works."""
+
+    folder: str
+    write: Callable  # takes `main`'s arguments as one object; returns {file: lines}
+    overlaps: bool = False
+
+
+def write_mini(asked):
+    from brittle.data.world_files import write_world
+
+    sizes = (asked.entities, asked.private_entities)
+    return write_world(asked.outdir, asked.seed, *sizes, asked.overlap, asked.overlap_of)
+
+
+def write_tofu(asked):
+    from brittle.data import tofu
+
+    overlap = {"overlap": asked.overlap, "kind": asked.overlap_of}
+    limits = {"limit": asked.max_samples, "seed": asked.seed}
+    return tofu.write_tofu(asked.outdir, asked.path, asked.forget_split, **overlap, **limits)
+
+
+def write_muse(asked):
+    from brittle.data import muse
+
+    overlap = {"overlap": asked.overlap, "kind": asked.overlap_of}
+    limits = {"limit": asked.max_samples, "seed": asked.seed}
+    return muse.write_muse(asked.outdir, asked.path, asked.corpus, **overlap, **limits)
+
+
+def write_wmdp(asked):
+    from brittle.data import wmdp
+
+    paths = (asked.wmdp_path, asked.wikitext_path, asked.mmlu_path)
+    limits = (asked.max_samples, asked.seed)
+    return wmdp.write_wmdp(asked.outdir, asked.forget_corpus, *paths, *limits)
+
+
+def write_files(asked):
+    from brittle.data import sources
+
+    if not (asked.forget_file and asked.retain_file):
+        raise UserError("--source files needs --forget-file and --retain-file.")
+    files = (asked.forget_file, asked.retain_file)
+    return sources.write_files(asked.outdir, *files, asked.max_samples)
+
+
+# To add a source: a module in brittle/data/, a function above, and a line here.
+SOURCES = {
+    "mini": Source("data/mini", write_mini, overlaps=True),
+    "wmdp": Source("data", write_wmdp),
+    "tofu": Source("data/tofu", write_tofu, overlaps=True),
+    "muse": Source("data/muse-{corpus}", write_muse, overlaps=True),
+    "files": Source("data", write_files),
+}
 
 
 def main(
@@ -74,47 +138,24 @@ def main(
         PathOption, typer.Option(help="Your own retain texts: a line each, or JSONL.")
     ] = None,
 ):
-    """Make the forget and retain data: the mini world, WMDP-Bio with WikiText-2, TOFU, MUSE, or your own texts."""
+    """Make the forget and retain data: the mini world, WMDP-Bio with WikiText-2, TOFU, MUSE, or
+    your own texts.
+    """
+    asked = SimpleNamespace(**locals())
     if forget_file or retain_file:
         if not (forget_file and retain_file):
             raise UserError("--forget-file and --retain-file belong together: give both.")
         source = "files"
-    if overlap is not None and source not in ("mini", "tofu", "muse"):
+    if source not in SOURCES:
+        choices = "mini, wmdp, tofu or muse, or give --forget-file and --retain-file"
+        raise UserError(f"--source {source}: choose {choices}.")
+    if overlap is not None and not SOURCES[source].overlaps:
         raise UserError(f"--overlap works for mini, tofu and muse, not for --source {source}.")
-    folder = {"mini": "data/mini", "tofu": "data/tofu", "muse": f"data/muse-{corpus}"}.get(
-        source, "data"
-    )
-    outdir = outdir or Path(folder if overlap is None else f"{folder}-overlap{overlap:g}")
-    if source == "mini":
-        from brittle.data.world_files import write_world
-
-        made = write_world(outdir, seed, entities, private_entities, overlap, overlap_of)
-    elif source == "tofu":
-        from brittle.data.tofu import write_tofu
-
-        made = write_tofu(outdir, path, forget_split, overlap, overlap_of, max_samples, seed)
-    elif source == "muse":
-        from brittle.data.muse import write_muse
-
-        made = write_muse(outdir, path, corpus, overlap, overlap_of, max_samples, seed)
-    elif source == "files":
-        from brittle.data.sources import write_files
-
-        if not (forget_file and retain_file):
-            raise UserError("--source files needs --forget-file and --retain-file.")
-        made = write_files(outdir, forget_file, retain_file, max_samples)
-    elif source == "wmdp":
-        from brittle.data.wmdp import write_wmdp
-
-        made = write_wmdp(
-            outdir, forget_corpus, wmdp_path, wikitext_path, mmlu_path, max_samples, seed
-        )
-    else:
-        raise UserError(
-            f"--source {source}: choose mini, wmdp, tofu or muse, or give --forget-file and --retain-file."
-        )
-    for name, lines in made.items():
-        print(f"{outdir}/{name}: {lines:,} lines")
+    if outdir is None:
+        folder = SOURCES[source].folder.format(corpus=corpus)
+        asked.outdir = Path(folder if overlap is None else f"{folder}-overlap{overlap:g}")
+    for name, lines in SOURCES[source].write(asked).items():
+        print(f"{asked.outdir}/{name}: {lines:,} lines")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,20 @@
-"""What does a model answer, and another beside it? One prompt, two models side by side, a session, or a sweep into CSVs.
+"""What does a model answer, and another beside it? One prompt, two models side by side, a session,
+or a sweep into CSVs.
 
-    uv run infer.py                                                     what there is to ask, after the pipeline ran
-    uv run infer.py --model M --prompt "..."                            one answer, as it comes
-    uv run infer.py --model A --model-b B --prompt "..." --probs        side by side, with the most likely tokens of both
-    uv run infer.py --model M --interactive                             a session: /model, /temp, /save, /help
-    uv run infer.py --sweep --include-base --models M --prompts-file F  -> outputs/inference/<sha256 of the prompt>.csv
+    uv run infer.py
+        lists the models of the mini family, after the pipeline ran
+    uv run infer.py --model M --prompt "..."
+        shows one answer as it comes
+    uv run infer.py --model A --model-b B --prompt "..." --probs
+        shows two answers side by side, with the most likely tokens of both
+    uv run infer.py --model M --interactive
+        opens a session: /model, /temp, /save, /help
+    uv run infer.py --sweep --include-base --models M --prompts-file F
+        writes outputs/inference/<sha256 of the prompt>.csv
 
---revision, --adapter, --filter and --quantize change model B where there is one (A stays as it is), and in a sweep the models
-of --models. The same seed gives the same answer, whatever is asked beside it.
+--revision, --adapter, --filter and --quantize change model B where there is one (A stays as it is),
+and in a sweep the models of --models. The same seed gives the same answer, whatever is asked beside
+it.
 """
 
 import sys
@@ -23,7 +30,9 @@ MaybeText = Optional[str]  # noqa: UP045
 
 
 def mini_family():
-    """Folders of the mini family that the pipeline has made: base, filtered, then what was unlearned."""
+    """Folders of the mini family that the pipeline has made: base, filtered, then what was
+    unlearned.
+    """
     from brittle.pipeline import steps
 
     preset = steps.read_preset("mini")
@@ -34,17 +43,18 @@ def mini_family():
 
 
 def offer(read=input):
-    """With no arguments: show the mini family; on a terminal return the models chosen for a session, else None."""
+    """With no arguments: show the mini family; on a terminal return the models chosen for a
+    session, else None.
+    """
     from brittle.base.layout import model_name
     from brittle.pipeline import steps
 
-    found = mini_family()
-    if not found:
-        raise UserError(
-            "no --model given, and no mini family to offer. Give --model, or make one: ./experiment/pipeline.sh"
-        )
+    family = mini_family()
+    if not family:
+        nothing = "no --model given, and no mini family to offer"
+        raise UserError(f"{nothing}. Give --model, or make one: ./experiment/pipeline.sh")
     print("The mini family:")
-    for number, model in enumerate(found, 1):
+    for number, model in enumerate(family, 1):
         print(f"  {number}  {model_name(model):<28} {model}")
     question = Path(steps.read_preset("mini").data) / "mcq_forget.jsonl"
     from brittle.data.items import read_items
@@ -52,21 +62,21 @@ def offer(read=input):
     prompt = read_items(question)[0]["question"] if question.is_file() else "Question: ..."
     print(f'A question of the forget set: "{prompt}"')
     if not sys.stdin.isatty():
-        print(
-            f'uv run infer.py --model {found[0]} --model-b {found[-1]} --prompt "{prompt}" --greedy'
-        )
+        models = f"--model {family[0]} --model-b {family[-1]}"
+        print(f'uv run infer.py {models} --prompt "{prompt}" --greedy')
         return None
-    answer = read(f"Which, by number, one or two [1 {len(found)}]? ").split() or [
-        "1",
-        str(len(found)),
-    ]
-    if not all(a.isdigit() and 1 <= int(a) <= len(found) for a in answer) or len(answer) > 2:
-        raise UserError(f"{' '.join(answer)}: one or two numbers from 1 to {len(found)}.")
-    return [found[int(a) - 1] for a in answer]
+    last = str(len(family))
+    numbers = read(f"Which, by number, one or two [1 {last}]? ").split() or ["1", last]
+    in_range = all(n.isdigit() and 1 <= int(n) <= len(family) for n in numbers)
+    if not in_range or len(numbers) > 2:
+        raise UserError(f"{' '.join(numbers)}: one or two numbers from 1 to {last}.")
+    return [family[int(n) - 1] for n in numbers]
 
 
 def preset_models(name):
-    """The three models of a preset: base, filtered, unlearned; of the mini family those that have been made."""
+    """The three models of a preset: base, filtered, unlearned; of the mini family those that have
+    been made.
+    """
     from brittle.base.layout import unlearned_dir
     from brittle.pipeline import steps
 
@@ -77,13 +87,13 @@ def preset_models(name):
 
 
 def asked_models(models, include_base, preset, setup):
-    """[(model, Setup)] of a sweep, each once; what changes a model is done to those of --models alone."""
-    asked = [(m, setup.plain()) for m in (preset_models(preset) if include_base else [])] + [
-        (m, setup) for m in models
-    ]
+    """[(model, Setup)] of a sweep, each once. Only the models of --models are changed."""
+    of_preset = preset_models(preset) if include_base else []
+    asked = [(m, setup.plain()) for m in of_preset] + [(m, setup) for m in models]
     if not asked:
         raise UserError(
-            "--sweep needs models: --models M (repeatable), --include-base, or both (make the mini family first)."
+            "--sweep needs models: --models M (repeatable), --include-base, or both "
+            "(make the mini family first)."
         )
     return list(dict.fromkeys(asked))
 
@@ -104,7 +114,8 @@ def check_mode(prompt, prompts_file, sweep, interactive, model, model_b, models,
         ),
         (
             not sweep and not model,
-            "--model is missing: a folder or a Hugging Face id. Without any argument: the mini family.",
+            "--model is missing: a folder or a Hugging Face id. "
+            "Without any argument: the mini family.",
         ),
         (
             interactive and prompt,
@@ -146,7 +157,8 @@ def main(
     prompts_file: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="Prompts: one a line, JSONL with prompt, question or text, or CSV with a column prompt."
+            help="Prompts: one a line, JSONL with prompt, question or text, "
+            "or CSV with a column prompt."
         ),
     ] = None,
     force: Annotated[
@@ -195,14 +207,14 @@ def main(
     if prompt is not None:
         check_prompt(prompt)
     if sweep:
-        from brittle.inference.sweep import sweep as run_sweep
+        from brittle.inference import sweep as sweeping
 
         where = {} if prompt else read_prompts(prompts_file)
         prompts = [prompt] if prompt else list(where)
         asked = asked_models(models or [], include_base, preset, setup)
-        files = [prompts_file] if prompts_file else []
-        made = run_sweep(asked, prompts, sampling, outdir, force, batch_size, files, where)
-        print(f"{made} answers, {len(prompts)} tables in {outdir}")
+        files = (prompts_file,) if prompts_file else ()
+        shared = sweeping.Sweep(prompts, sampling, outdir, force, batch_size, files, where)
+        print(f"{sweeping.sweep(asked, shared)} answers, {len(prompts)} tables in {outdir}")
         return
     from rich.console import Console
 
@@ -221,7 +233,7 @@ def main(
     sides = [
         (name, lambda m=m, s=s: Loaded(m, s)) for name, (m, s) in zip(names, chosen, strict=True)
     ]
-    show.side_by_side(sides, sampling, prompt, Console(), probs)
+    show.side_by_side(sides, sampling, prompt, Console(), probs=probs)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
-"""Texts, evaluation items, facts, the mini world and data sets from outside. No model is loaded here.
+"""Texts, evaluation items, facts, the mini world and data sets from outside.
 
-Reading order: texts, batches, items, tokens, words, facts; the mini world: world_words, world, world_schemas, world_files;
-data sets: sources (own files), wmdp, tofu, muse, overlap.
+No model is loaded here.
+
+Reading order: texts, batches, items, tokens, words, facts.
+The mini world: world_words, world, world_schemas, world_files.
+Data sets from outside: sources (also the user's own files), wmdp, tofu, muse, overlap.
 """

@@ -6,11 +6,16 @@ from brittle.base.errors import UserError
 
 
 def encode(tokenizer, texts, max_length, name="texts"):
-    """Token ids of each text, cut at `max_length`; how many were cut is said on stderr, empty encodings are an error."""
+    """Token ids of each text, cut at `max_length` tokens.
+
+    Prints on stderr how many texts were cut. Raises UserError where no text has two tokens: then
+    there is nothing to predict.
+    """
     ids = tokenizer(list(texts), add_special_tokens=True)["input_ids"]
     cut = sum(len(i) > max_length for i in ids)
     if cut:
-        print(f"note: {cut} of {len(ids)} {name} are longer than {max_length} tokens and are cut there.", file=sys.stderr)
+        shortened = f"{cut} of {len(ids)} {name} are longer than {max_length} tokens"
+        print(f"note: {shortened} and are cut there.", file=sys.stderr)
     if not any(len(i) > 1 for i in ids):
         raise UserError(f"the {name} hold no tokens to predict (each has fewer than two).")
     return [i[:max_length] for i in ids]
@@ -19,9 +24,10 @@ def encode(tokenizer, texts, max_length, name="texts"):
 class Batch(dict):
     """{input_ids, attention_mask} [B, T], plus what losses may need beside them:
 
-    index: the examples' numbers in their set; n_tokens, n_targets: the counts to divide a sum over real (predicted) tokens
-    by. Those of this batch, or, for a micro-batch, its step's total over the number of micro-batches, so that accumulated
-    gradients are exactly those of the one large batch.
+    index: the numbers of the examples in their set. n_tokens, n_targets: what a sum over the real
+    tokens, or over the predicted tokens, is divided by. A batch that stands alone has its own
+    counts. A micro-batch has the counts of its whole step, divided by the number of micro-batches.
+    So accumulated gradients equal those of one large batch.
     """
 
     index, n_tokens, n_targets = None, None, None
@@ -34,7 +40,9 @@ def pad(ids, pad_id, device="cpu", index=None):
     longest = max(map(len, ids))
     batch = Batch(
         input_ids=torch.tensor([i + [pad_id] * (longest - len(i)) for i in ids]).to(device),
-        attention_mask=torch.tensor([[1] * len(i) + [0] * (longest - len(i)) for i in ids]).to(device),
+        attention_mask=torch.tensor([[1] * len(i) + [0] * (longest - len(i)) for i in ids]).to(
+            device
+        ),
     )
     batch.index = torch.tensor(index if index is not None else range(len(ids)))
     batch.n_tokens = max(1, sum(map(len, ids)))
@@ -43,17 +51,18 @@ def pad(ids, pad_id, device="cpu", index=None):
 
 
 def by_length(ids, batch_size, tokens=None):
-    """Index lists of at most `batch_size`, over `ids` sorted by length (ties in order), so little is padding.
+    """Lists of at most `batch_size` indices of `ids`. Texts of like length share a list.
 
-    With `tokens`, a list holds no more than that many, padding included (but one text always).
+    With `tokens`, a list holds at most that many tokens, padding included, but always one text.
     """
-    order, lists = sorted(range(len(ids)), key=lambda i: len(ids[i])), []
-    for i in order:  # sorted, so the newest text is the longest
-        last = lists[-1] if lists else None
-        if last is None or len(last) == batch_size or (tokens and (len(last) + 1) * len(ids[i]) > tokens):
-            lists.append([i])
-        else:
-            last.append(i)
+    lists, current = [], []
+    # the texts come sorted by length, so the newest one is the longest of its list
+    for i in sorted(range(len(ids)), key=lambda i: len(ids[i])):
+        too_large = tokens and (len(current) + 1) * len(ids[i]) > tokens
+        if not current or len(current) == batch_size or too_large:
+            current = []
+            lists.append(current)
+        current.append(i)
     return lists
 
 
@@ -66,12 +75,18 @@ def batches(ids, pad_id, batch_size, device="cpu", tokens=None):
 class Stream:
     """An endless, seeded order over token id lists: epoch after epoch, each a new permutation.
 
-    `batches(step)` depends on the seed and the step alone, so a resumed run goes on exactly where it stopped.
+    `batches(step)` depends on the seed and the step alone, so a resumed run goes on exactly where
+    it stopped.
     """
 
     def __init__(self, ids, pad_id, batch_size, micro_batches=1, seed=0, device="cpu"):
         self.ids, self.pad_id, self.device = ids, pad_id, device
-        self.batch_size, self.micro_batches, self.seed, self.epochs = batch_size, micro_batches, seed, {}
+        self.batch_size, self.micro_batches, self.seed, self.epochs = (
+            batch_size,
+            micro_batches,
+            seed,
+            {},
+        )
 
     def order(self, epoch):
         """The examples of one epoch, as a list of indices."""
@@ -94,13 +109,17 @@ class Stream:
         """The `micro_batches` batches of optimizer step `step`, each of `batch_size` texts."""
         size = self.batch_size * self.micro_batches
         chosen = [self._at(i) for i in range(step * size, (step + 1) * size)]
-        parts = [chosen[i : i + self.batch_size] for i in range(0, size, self.batch_size)]
-        made = [pad([self.ids[i] for i in part], self.pad_id, self.device, part) for part in parts]
+        micro_batches = []
+        for start in range(0, size, self.batch_size):
+            indices = chosen[start : start + self.batch_size]
+            ids = [self.ids[i] for i in indices]
+            micro_batches.append(pad(ids, self.pad_id, self.device, indices))
         tokens = sum(len(self.ids[i]) for i in chosen)
         targets = max(1, tokens - len(chosen))
-        for batch in made:
-            batch.n_tokens, batch.n_targets = tokens / len(made), targets / len(made)
-        return made
+        for batch in micro_batches:
+            batch.n_tokens = tokens / len(micro_batches)
+            batch.n_targets = targets / len(micro_batches)
+        return micro_batches
 
 
 def encode_splits(tokenizer, paths, max_samples, max_length):
@@ -108,5 +127,6 @@ def encode_splits(tokenizer, paths, max_samples, max_length):
     from brittle.data.texts import read_texts
 
     return {
-        split: encode(tokenizer, read_texts(path, max_samples), max_length, f"{split} texts") for split, path in paths.items()
+        split: encode(tokenizer, read_texts(path, max_samples), max_length, f"{split} texts")
+        for split, path in paths.items()
     }

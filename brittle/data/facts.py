@@ -10,11 +10,27 @@ from brittle.data.texts import MAKE_DATA, read_jsonl
 
 CHOICES = 4
 KEYS = ("fact", "domain", "kind", "entity", "noun", "value", "pool")
+RULE_KEYS = (
+    "fact",
+    "question",
+    "choices",
+    "answer",
+    "rule",
+    "premises",
+    "stated",
+    "domain",
+    "subject",
+    "attribute",
+)
 
 
 @dataclass
 class Fact:
-    """`premises`: the facts it follows from (conclusions). `stated`: training says it. `also`: other true answers."""
+    """Who (`entity`), which attribute (`noun`), which `value` of the `pool` it was drawn from.
+
+    Of a conclusion, `premises` are the ids of the facts it follows from and `rule` says how.
+    `stated`: the training text says it. `also`: other answers that are true as well.
+    """
 
     id: str
     domain: str
@@ -31,24 +47,46 @@ class Fact:
 
 
 def read_facts(data):
-    """{id: Fact} of folder `data`: its facts.jsonl, or the mini world of its world.json; and rules.jsonl's conclusions."""
+    """{id: Fact} of the folder `data`.
+
+    Facts come from its facts.jsonl, or are those of the mini world that its world.json describes.
+    Conclusions come from its rules.jsonl. Raises UserError where the folder has neither file.
+    """
     data = Path(data)
     if (data / "facts.jsonl").is_file():
         rows = read_jsonl(data / "facts.jsonl", KEYS)
-        facts = [Fact(r["fact"], *(r[k] for k in KEYS[1:6]), tuple(r["pool"]), r.get("half") or "") for r in rows]
+        facts = [_fact_of_row(row) for row in rows]
     elif (data / "world.json").is_file():
         facts = list(_world_facts(_world(data / "world.json")))
     else:
-        raise UserError(f"{data} has neither facts.jsonl nor world.json, so its facts are not known. {MAKE_DATA}")
-    found = {fact.id: fact for fact in facts}
+        lacks = f"{data} has neither facts.jsonl nor world.json, so its facts are not known."
+        raise UserError(f"{lacks} {MAKE_DATA}")
+    by_id = {fact.id: fact for fact in facts}
     if (data / "rules.jsonl").is_file():
-        found |= {fact.id: fact for fact in conclusions(data / "rules.jsonl", found)}
-    return found
+        by_id |= {fact.id: fact for fact in conclusions(data / "rules.jsonl", by_id)}
+    return by_id
+
+
+def _fact_of_row(row):
+    return Fact(
+        id=row["fact"],
+        domain=row["domain"],
+        kind=row["kind"],
+        entity=row["entity"],
+        noun=row["noun"],
+        value=row["value"],
+        pool=tuple(row["pool"]),
+        half=row.get("half") or "",
+    )
 
 
 def files(data):
     """What `read_facts` reads."""
-    names = ("facts.jsonl", "rules.jsonl") if (Path(data) / "facts.jsonl").is_file() else ("world.json", "rules.jsonl")
+    names = (
+        ("facts.jsonl", "rules.jsonl")
+        if (Path(data) / "facts.jsonl").is_file()
+        else ("world.json", "rules.jsonl")
+    )
     return [Path(data) / name for name in names if (Path(data) / name).is_file()]
 
 
@@ -62,7 +100,9 @@ def _world(path):
     except (ValueError, KeyError) as error:
         raise UserError(f"{path} is damaged ({error}). {MAKE_DATA}") from None
     names = overlap["shared"] if overlap["of"] != "values" else 0
-    return build_world(seed, entities, private, names, overlap["overlap"] if overlap["of"] != "entities" else 0)
+    return build_world(
+        seed, entities, private, names, overlap["overlap"] if overlap["of"] != "entities" else 0
+    )
 
 
 def _world_facts(world):
@@ -72,42 +112,67 @@ def _world_facts(world):
             for f in facts:
                 values.setdefault(f.noun, []).append(f.value)
             for f in facts:
-                pool = f.pool or tuple(dict.fromkeys(values[f.noun]))  # private values: those of the others
+                pool = f.pool or tuple(
+                    dict.fromkeys(values[f.noun])
+                )  # private values: those of the others
                 yield Fact(f.id, domain, kind, f.entity, f.noun, f.value, tuple(pool), f.half)
 
 
 def conclusions(path, facts):
-    """The facts that follow from others, from rules.jsonl."""
-    rows = read_jsonl(path, ("fact", "question", "choices", "answer", "rule", "premises", "stated", "domain"))
-    answers = {}
+    """Yield the facts that follow from others, from rules.jsonl. `facts` {id: Fact} are the
+    premises.
+
+    Raises UserError where a conclusion follows from a fact that is not there.
+    """
+    rows = read_jsonl(path, RULE_KEYS)
+    answers, pools = {}, {}
     for row in rows:
         answers.setdefault(row["question"], set()).add(row["choices"][row["answer"]])
-    pools = {}
+        pool = pools.setdefault((row["domain"], row["rule"]), {})
+        pool.update(dict.fromkeys(row["choices"]))
     for row in rows:
-        pools.setdefault((row["domain"], row["rule"]), dict.fromkeys([])).update(dict.fromkeys(row["choices"]))
-    for row in rows:
-        missing = [p for p in row["premises"] if p not in facts]
+        missing = [premise for premise in row["premises"] if premise not in facts]
         if missing:
-            raise UserError(f"{path}: {row['fact']} follows from {missing[0]}, which is no known fact. {MAKE_DATA}")
-        head, _, entity = row["question"].removesuffix("? Answer:").removeprefix("Question: What is the ").rpartition(" of ")
+            unknown = f"{row['fact']} follows from {missing[0]}, which is no known fact."
+            raise UserError(f"{path}: {unknown} {MAKE_DATA}")
         value = row["choices"][row["answer"]]
-        also = frozenset(answers[row["question"]] - {value} | ({entity} if row["rule"] == "inverse" else set()))
-        pool = tuple(v for v in pools[row["domain"], row["rule"]] if v not in also)
-        premises = tuple(row["premises"])
+        also = answers[row["question"]] - {value}
+        if row["rule"] == "inverse":
+            also |= {row["subject"]}
         yield Fact(
-            row["fact"], row["domain"], "conclusion", entity, head, value, pool, "", row["rule"], premises, row["stated"], also
+            id=row["fact"],
+            domain=row["domain"],
+            kind="conclusion",
+            entity=row["subject"],
+            noun=row["attribute"],
+            value=value,
+            pool=tuple(v for v in pools[row["domain"], row["rule"]] if v not in also),
+            rule=row["rule"],
+            premises=tuple(row["premises"]),
+            stated=row["stated"],
+            also=frozenset(also),
         )
 
 
 def some_entities(facts, domain, count, seed=0):
-    """The facts, but of other domains than `domain` only those of `count` entities each, drawn by `seed`. {id: Fact}."""
+    """{id: Fact}: all facts of `domain`, and of each other domain those of `count` entities.
+
+    The entities are drawn by `seed`.
+    """
     names = {}
     for fact in facts.values():
         if fact.domain != domain and fact.kind != "conclusion":
             names.setdefault(fact.domain, {})[fact.entity] = None
     draw = random.Random(f"entities {seed}")
-    kept = {d: set(draw.sample(list(found), min(count, len(found)))) for d, found in sorted(names.items())}
-    return {i: f for i, f in facts.items() if f.domain == domain or f.entity in kept.get(f.domain, ())}
+    drawn = {
+        other: set(draw.sample(list(entities), min(count, len(entities))))
+        for other, entities in sorted(names.items())
+    }
+    return {
+        number: fact
+        for number, fact in facts.items()
+        if fact.domain == domain or fact.entity in drawn.get(fact.domain, ())
+    }
 
 
 def entity_key(fact):

@@ -1,4 +1,6 @@
-"""Evaluation items: multiple-choice questions, and the entity and fact that a question or text is about."""
+"""Evaluation items: multiple-choice questions, and the entity and fact that a question or text is
+about.
+"""
 
 from pathlib import Path
 
@@ -16,10 +18,14 @@ def read_items(path):
     items = numbered_jsonl(path, KEYS)
     for number, item in items:
         choices, answer = item["choices"], item["answer"]
-        if not isinstance(choices, list) or not all(isinstance(text, str) for text in [item["question"], *choices]):
+        if not isinstance(choices, list) or not all(
+            isinstance(text, str) for text in [item["question"], *choices]
+        ):
             raise UserError(f"{path} line {number}: question and choices must be text.")
         if len(choices) < 2 or not isinstance(answer, int) or not 0 <= answer < len(choices):
-            raise UserError(f"{path} line {number}: answer must be an index into at least two choices.")
+            raise UserError(
+                f"{path} line {number}: answer must be an index into at least two choices."
+            )
     return [item for _, item in items]
 
 
@@ -39,13 +45,19 @@ def subset(items, count, seed=0):
 
 
 def entity_of(item):
-    """What an item is about: its `entity`, else its fact's id without the attribute, else the question itself."""
+    """What an item is about: its `entity`, else its fact's id without the attribute, else the
+    question itself.
+    """
     fact = item.get("fact")
-    return item.get("entity") or (fact.rsplit("/", 1)[0] if isinstance(fact, str) else item["question"])
+    return item.get("entity") or (
+        fact.rsplit("/", 1)[0] if isinstance(fact, str) else item["question"]
+    )
 
 
 def entity(row):
-    """What a per-item row is about: `entity`, or its fact without the attribute, or, where it names neither, the item itself."""
+    """What a per-item row is about: `entity`, or its fact without the attribute, or, where it names
+    neither, the item itself.
+    """
     if row.get("entity") or row.get("fact"):
         return str(entity_of({**row, "question": ""}))
     return f"item {row.get('item')}"
@@ -70,7 +82,9 @@ def facts_of(rows):
 
 
 def facts(path, limit=None):
-    """The fact that each text of `text.read_texts(path, limit)` is about, or None: plain lines do not say."""
+    """The fact that each text of `text.read_texts(path, limit)` is about, or None: plain lines do
+    not say.
+    """
     from brittle.data.texts import read_jsonl
 
     return facts_of(read_jsonl(path)[:limit]) if Path(path).suffix in (".jsonl", ".json") else None

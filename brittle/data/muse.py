@@ -1,8 +1,10 @@
-"""MUSE (arXiv:2407.06460, muse-bench/MUSE-News and -Books): documents to forget, and what of them a model can still say.
+"""MUSE (arXiv:2407.06460): documents to forget, and what a model can still say of them.
 
-Configurations: raw (forget, retain1, holdout documents), verbmem (prompt, gt), knowmem (question, answer, with in-context
-examples) and privleak (members and non-members). They become config_split.jsonl, the names under which the mini world
-renders the same schema. A document is cut into passages, one a line, so that no tokens beyond `--max-length` are lost.
+The data sets are muse-bench/MUSE-News and muse-bench/MUSE-Books. Their configurations are raw (the
+forget, retain1 and holdout documents), verbmem (prompt, gt), knowmem (question, answer, with
+in-context examples) and privleak (members and non-members). They become config_split.jsonl; the
+mini world renders the same schema under the same names. A document is cut into passages, one a
+line, so that no tokens beyond `--max-length` are lost.
 """
 
 import json
@@ -17,28 +19,37 @@ HUB = {"news": "muse-bench/MUSE-News", "books": "muse-bench/MUSE-Books"}
 PASSAGE = 1500  # characters, about 350 tokens
 TABLES = {
     "verbmem": (("prompt", "gt"), ("forget",)),
-    "knowmem": (("question", "answer"), ("forget_qa", "retain_qa", "forget_qa_icl", "retain_qa_icl")),
+    "knowmem": (
+        ("question", "answer"),
+        ("forget_qa", "retain_qa", "forget_qa_icl", "retain_qa_icl"),
+    ),
     "privleak": (("text",), ("forget", "retain", "holdout")),
 }
 
 
 def passages(document, size=PASSAGE):
-    """The document in passages of at most `size` characters, cut behind a sentence, else at a blank, else at `size`."""
-    rest, made = " ".join(document.split()), []
+    """The document in passages of at most `size` characters.
+
+    A passage ends behind a sentence; where there is none, at a blank; where there is none, at
+    `size`.
+    """
+    rest, pieces = " ".join(document.split()), []
     while len(rest) > size:
         window = rest[: size + 1]
-        ends = [m.end() for m in re.finditer(r"[.!?][\"')\]]* ", window)] or [m.end() for m in re.finditer(" ", window)]
+        sentence_ends = [m.end() for m in re.finditer(r"[.!?][\"')\]]* ", window)]
+        ends = sentence_ends or [m.end() for m in re.finditer(" ", window)]
         cut = min(ends[-1], size) if ends else size
-        made.append(rest[:cut].rstrip())
+        pieces.append(rest[:cut].rstrip())
         rest = rest[cut:].lstrip()
-    return [*made, rest] if rest else made
+    return [*pieces, rest] if rest else pieces
 
 
 def write_muse(outdir, path=None, corpus="news", overlap=None, kind="entities", limit=None, seed=0):
-    """MUSE's files in our schema into `outdir`. Returns {file: lines}.
+    """Write MUSE's files in our schema into `outdir`. Returns {file: lines}.
 
-    With `overlap`, forget and retain documents are as many, each gives every other passage, and `overlap` % of the documents
-    are in both sets (see overlap.py). verbmem, knowmem and privleak stay those of the published forget set.
+    With `overlap`, both sets have the same number of documents, each document gives every other
+    passage, and `overlap` % of the documents are in both sets (see overlap.py). verbmem, knowmem
+    and privleak stay those of the published forget set.
     """
     check(overlap, kind, ("entities",))
     if corpus not in HUB:
@@ -46,11 +57,14 @@ def write_muse(outdir, path=None, corpus="news", overlap=None, kind="entities", 
     read, settings = [], {"source": "muse", "corpus": corpus}
 
     def rows(config, split, columns):
-        found = load_rows((HUB[corpus], config, split), path, columns, read, exact=True)
-        return texts_of(found, path, f"{config}/{split}", columns)
+        loaded = load_rows((HUB[corpus], config, split), path, columns, read, exact=True)
+        return texts_of(loaded, path, f"{config}/{split}", columns)
 
-    documents = {name: [passages(r["text"]) for r in rows("raw", name, ("text",))] for name in ("forget", "retain1")}
-    forget, retain = ([p for d in part for p in d] for part in documents.values())
+    documents = {
+        name: [passages(r["text"]) for r in rows("raw", name, ("text",))]
+        for name in ("forget", "retain1")
+    }
+    forget, retain = ([p for document in of_set for p in document] for of_set in documents.values())
     if overlap is not None:
         forget, retain, settings["overlap"] = mix(*documents.values(), overlap, seed, "documents")
         settings["overlap"]["measured"] = measured(forget, retain)
@@ -59,13 +73,14 @@ def write_muse(outdir, path=None, corpus="news", overlap=None, kind="entities", 
     for config, (columns, splits) in TABLES.items():
         for split in splits:
             try:
-                found = rows(config, split, columns)
+                tables[f"{config}_{split}.jsonl"] = rows(config, split, columns)
             except UserError as error:
-                print(f"note: without {config}_{split}.jsonl, which {path or HUB[corpus]} lacks: {error}")
-                continue
-            tables[f"{config}_{split}.jsonl"] = found
+                lacking = f"{config}_{split}.jsonl, which {path or HUB[corpus]} lacks"
+                print(f"note: without {lacking}: {error}")
     try:
-        texts["holdout.txt"] = [p for r in rows("raw", "holdout", ("text",)) for p in passages(r["text"])][:limit]
+        texts["holdout.txt"] = [
+            p for r in rows("raw", "holdout", ("text",)) for p in passages(r["text"])
+        ][:limit]
     except UserError as error:
         print(f"note: without holdout.txt: {error}")
     texts |= pretraining(texts["forget.txt"], texts["retain.txt"], [], seed)

@@ -1,17 +1,21 @@
-"""Forget and retain sets that overlap by a chosen share, at sizes that are the same at every share.
+"""Forget and retain sets that overlap by a chosen share. Their sizes are the same at every share.
 
-Two definitions of "overlap X %", after the two that the literature mixes up (same people, or same kind of answers):
+"Overlap X %" has two definitions. The literature mixes them up: the same people, or the same kind
+of answers.
 
-- `entities` (every source): both sets are about N entities (TOFU: authors, MUSE: documents, mini: names), and X % of them
-  are the same ones. No *item* is in both sets: a shared entity gives half of its items to the forget set and the other half to
-  the retain set, so that a model which forgets the one and keeps the other exists. Entities that are not shared give half
-  of their items too, so both sets have one size at every X. In the mini world a shared name is an organism (forget) and a
-  town (retain), with the facts that each has anyway.
-- `values` (mini only): X % of each forget attribute's pool of twelve values are values of the retain attribute of the same
-  number. At 100 % the two sets have the same answers in the same sentences; only names and attributes differ.
+- `entities` (every source): both sets are about N entities (TOFU: authors, MUSE: documents, mini:
+  names), and X % of them are in both. No *item* is in both sets: a shared entity gives half of its
+  items to the forget set and the other half to the retain set. So a model exists that forgets the
+  one and keeps the other. Entities that are not shared give half of their items too, so both sets
+  have one size at every X. In the mini world a shared name is an organism (forget) and a town
+  (retain), with the facts that each has anyway.
+- `values` (mini only): each forget attribute has a pool of twelve values. X % of them are values of
+  the retain attribute of the same number. At 100 % the two sets have the same answers in the same
+  sentences; only names and attributes differ.
 
-Shared entities and values of a lower share are a subset of those of a higher one (nested levels), so that a curve over X
-compares like with like. `measured` says what the texts share in fact: a nominal share is a cause, not a measurement.
+The levels are nested: what a lower share has in common, a higher one has too. So a curve over X
+compares like with like. `measured` says what the texts really share: a nominal share is a cause,
+not a measurement.
 """
 
 import re
@@ -24,37 +28,52 @@ KINDS = ("entities", "values", "both")
 
 def check(share, kind, kinds=KINDS):
     if kind not in kinds:
-        raise UserError(f"--overlap-of {kind}: choose {', '.join(kinds)}. Only the mini world can share values.")
+        raise UserError(
+            f"--overlap-of {kind}: choose {', '.join(kinds)}. Only the mini world can share values."
+        )
     if share is not None and not 0 <= share <= 100:
         raise UserError(f"--overlap {share}: a share between 0 and 100 %.")
 
 
 def shared_count(share, count, what="entities"):
-    """How many of `count` are `share` %, rounded half up; says so where that is another share than was asked."""
+    """How many of `count` are `share` %, rounded half up. Prints a note where rounding changed the
+    share.
+    """
     shared = int(share * count / 100 + 0.5)
     if share * count % 100:
-        print(f"note: --overlap {share:g} of {count} {what} is {shared} of them, {100 * shared / count:.1f} %.")
+        rounded = f"{shared} of them, {100 * shared / count:.1f} %"
+        print(f"note: --overlap {share:g} of {count} {what} is {rounded}.")
     return shared
 
 
 def mix(forget, retain, share, seed=0, what="entities"):
-    """(forget items, retain items, about) at `share` %; forget and retain are lists of groups, one an entity, of its items.
+    """(forget items, retain items, about) at `share` %.
 
-    Both use N = min(len(forget), len(retain)) entities in seeded orders. An entity's items of even number may go to the
-    forget set, those of odd number to the retain set.
+    forget and retain are lists of groups; a group holds the items of one entity. Both sets use N =
+    min(len(forget), len(retain)) entities in seeded orders. The items of even number of an entity
+    may go to the forget set, those of odd number to the retain set.
     """
     draws = Draws(f"overlap {seed}")
-    forget, retain = ([g for g in draws.shuffled(groups) if len(g) > 1] for groups in (forget, retain))
+    forget, retain = (
+        [g for g in draws.shuffled(groups) if len(g) > 1] for groups in (forget, retain)
+    )
     count = min(len(forget), len(retain))
     if count < 2:
-        raise UserError(
-            f"--overlap needs two {what} of at least two items in each set; there are {len(forget)} and {len(retain)}."
-        )
+        there = f"there are {len(forget)} and {len(retain)}"
+        raise UserError(f"--overlap needs two {what} of at least two items in each set; {there}.")
     shared = shared_count(share, count, what)
-    own = forget[:count]
-    kept = [*own[:shared], *retain[: count - shared]]
-    items = [i for g in own for i in g[0::2]], [i for g in kept for i in g[1::2]]
-    return *items, {"overlap": share, "of": "entities", "shared": shared, "entities": count, "what": what}
+    forget_groups = forget[:count]
+    retain_groups = [*forget_groups[:shared], *retain[: count - shared]]
+    forget_items = [item for group in forget_groups for item in group[0::2]]
+    retain_items = [item for group in retain_groups for item in group[1::2]]
+    about = {
+        "overlap": share,
+        "of": "entities",
+        "shared": shared,
+        "entities": count,
+        "what": what,
+    }
+    return forget_items, retain_items, about
 
 
 def words(texts):
@@ -62,7 +81,7 @@ def words(texts):
 
 
 def measured(forget, retain, forget_answers=(), retain_answers=()):
-    """What two lists of texts share: the share of the forget set's different texts, words and answers that retain has too."""
+    """{texts, words, answers: the share of the forget set's different ones that retain has too}."""
     pairs = {
         "texts": (set(forget), set(retain)),
         "words": (words(forget), words(retain)),

@@ -1,4 +1,7 @@
-"""Data from outside: WMDP-Bio, WikiText-2 and MMLU through `datasets` (hub, or a local folder of the same schema), own files."""
+"""Data from outside: the user's own files, and data sets of the hub through `datasets`.
+
+A data set is read from the hub or from a local folder of the same schema.
+"""
 
 from pathlib import Path
 
@@ -11,62 +14,93 @@ READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "cs
 LISTS = ("choices", "perturbed_answer")
 
 
-def load_rows(source, path, columns, read, exact=False):
-    """The rows of a data set, from `path` (a folder with parquet, JSONL or CSV files) or from the hub. All have `columns`.
+def load_rows(source, path, columns, read, *, exact=False):
+    """The rows of a data set, each with `columns`.
 
-    Local files are added to the list `read`. `exact` takes only files that are named after the configuration and split.
+    `source` is (hub id, configuration, split). The rows come from `path`, a folder with parquet,
+    JSONL or CSV files, or, where it is None, from the hub. Local files are added to the list
+    `read`. `exact` takes only files that are named after the configuration and split. Raises
+    UserError where there are no such files, rows or columns.
     """
     import datasets
 
     name, config, split = source
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it would log is said below, in one line
+    # the errors below say in one line what it would log
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     if path is not None:
         files = (_named_files if exact else _local_files)(Path(path), config, split)
         read += files
         name = str(path)
         try:
-            rows = datasets.load_dataset(READERS[files[0].suffix], data_files=[str(f) for f in files], split="train")
+            rows = datasets.load_dataset(
+                READERS[files[0].suffix], data_files=[str(f) for f in files], split="train"
+            )
         except (datasets.exceptions.DatasetsError, ValueError) as error:
-            raise UserError(f"{name}: {files[0].name} cannot be read ({' '.join(str(error).split())[:120]}).") from None
+            raise UserError(
+                f"{name}: {files[0].name} cannot be read ({' '.join(str(error).split())[:120]})."
+            ) from None
     else:
         rows = _from_hub(datasets, name, config, split)
     missing = [c for c in columns if c not in rows.column_names]
     if missing:
-        raise UserError(f"{name} has columns {', '.join(rows.column_names)}; {', '.join(missing)} wanted.")
+        raise UserError(
+            f"{name} has columns {', '.join(rows.column_names)}; {', '.join(missing)} wanted."
+        )
     if not len(rows):
         raise UserError(f"{name} has no rows.")
     return rows
 
 
 def _local_files(folder, config, split):
-    """The files of `config` and `split` in a folder like the hub's (config/split-00000-of-00001.parquet) or a flat one."""
+    """The files of `config` and `split` in a folder.
+
+    The folder is laid out like the hub's (config/split-00000-of-00001.parquet), or it is flat.
+    """
     if not folder.is_dir():
         raise UserError(f"data folder {folder} not found.")
-    files = sorted(f for f in folder.rglob("*") if f.suffix in READERS and not f.name.startswith("dataset_info"))
-    files = [f for f in files if f.suffix == min((f.suffix for f in files), key=list(READERS).index)]
+    readable = [f for f in sorted(folder.rglob("*")) if f.suffix in READERS]
+    files = [f for f in readable if not f.name.startswith("dataset_info")]
     if not files:
         raise UserError(f"{folder} holds no {', '.join(READERS)} files.")
-    # where several configurations or splits lie side by side, the wanted one must be among them: none is taken for another
-    for wanted, group in ((config, lambda f: f.parent.name), (split, lambda f: f.stem.split("-")[0])):
+    best = min((f.suffix for f in files), key=list(READERS).index)
+    files = [f for f in files if f.suffix == best]
+    # Several configurations or splits can lie side by side. Then the wanted one must be among them:
+    # none is taken for another.
+    for wanted, group in (
+        (config, lambda f: f.parent.name),
+        (split, lambda f: f.stem.split("-")[0]),
+    ):
         groups = {group(f) for f in files}
         if wanted in groups:
             files = [f for f in files if group(f) == wanted]
         elif wanted and len(groups) > 1:
-            raise UserError(f"{folder} holds {', '.join(sorted(groups))}, but not {wanted}. Name the folder that holds it.")
+            there = ", ".join(sorted(groups))
+            raise UserError(
+                f"{folder} holds {there}, but not {wanted}. Name the folder that holds it."
+            )
     return files
 
 
 def _named_files(folder, config, split):
-    """The files of `config` and `split`: config/split-00000-of-00001.parquet, config_split.jsonl or (split train) config.json."""
+    """The files that are named after `config` and `split`.
+
+    The names are config/split-00000-of-00001.parquet, config_split.jsonl and, for the split train,
+    config.json.
+    """
     if not folder.is_dir():
         raise UserError(f"data folder {folder} not found.")
     stems = {f"{config}_{split}", *([config] if split == "train" else [])}
     files = [f for f in folder.rglob("*") if f.suffix in READERS]
-    found = sorted(f for f in files if f.stem in stems or (f.parent.name == config and f.stem.split("-")[0] == split))
-    if not found:
-        raise UserError(f"{folder} holds no {config}/{split}-*.parquet, {config}_{split}.jsonl or {config}.json.")
-    return [f for f in found if f.suffix == found[0].suffix]
+    named = sorted(
+        f
+        for f in files
+        if f.stem in stems or (f.parent.name == config and f.stem.split("-")[0] == split)
+    )
+    if not named:
+        wanted = f"{config}/{split}-*.parquet, {config}_{split}.jsonl or {config}.json"
+        raise UserError(f"{folder} holds no {wanted}.")
+    return [f for f in named if f.suffix == named[0].suffix]
 
 
 def _from_hub(datasets, name, config, split):
@@ -77,40 +111,61 @@ def _from_hub(datasets, name, config, split):
         return datasets.load_dataset(name, config, split=split)
     except (errors.GatedRepoError, datasets.exceptions.DatasetNotFoundError) as error:
         if "gated" in str(error).lower():
-            raise UserError(f"{name} is gated. Accept its terms on its page, then set HF_TOKEN (.env.example).") from None
-        raise UserError(f"data set {name} not found on the hub, or no access. Give a local folder instead.") from None
+            raise UserError(
+                f"{name} is gated. Accept its terms on its page, then set HF_TOKEN (.env.example)."
+            ) from None
+        raise UserError(
+            f"data set {name} not found on the hub, or no access. Give a local folder instead."
+        ) from None
     except (OSError, ValueError, errors.HfHubHTTPError) as error:
         raise UserError(
-            f"data set {name} cannot be loaded from the hub ({str(error).splitlines()[0][:120]}). "
-            "Give a local folder of the same schema (--path; for wmdp --wmdp-path, --wikitext-path, --mmlu-path)."
+            f"data set {name} cannot be loaded from the hub "
+            f"({str(error).splitlines()[0][:120]}). "
+            "Give a local folder of the same schema "
+            "(--path; for wmdp --wmdp-path, --wikitext-path, --mmlu-path)."
         ) from None
 
 
 def write_files(outdir, forget_file, retain_file, limit=None):
-    """The user's own texts as forget.txt and retain.txt, one text a line. Returns {file: lines}."""
-    texts = {"forget.txt": read_texts(forget_file, limit), "retain.txt": read_texts(retain_file, limit)}
+    """Write the user's own texts as forget.txt and retain.txt, one text a line.
+
+    Returns {file: lines}.
+    """
+    texts = {
+        "forget.txt": read_texts(forget_file, limit),
+        "retain.txt": read_texts(retain_file, limit),
+    }
     return write_sets(outdir, texts, {}, [forget_file, retain_file], 0)
 
 
 def texts_of(rows, path, config, columns):
-    """`rows` as plain dicts of texts and lists of texts; CSV makes text of lists, which is said."""
-    made = []
+    """`rows` as plain dicts of texts and lists of texts.
+
+    Raises UserError where a list has become a text, as it does in CSV files.
+    """
+    plain = []
     for row in rows:
         for column in columns:
             if not isinstance(row[column], list if column in LISTS else str):
                 wanted = "lists of texts, which CSV cannot hold" if column in LISTS else "texts"
                 raise UserError(f"{path or 'hub'}: {config}: {column} must be {wanted}.")
-        made.append({c: row[c] for c in columns})
-    return made
+        plain.append({c: row[c] for c in columns})
+    return plain
 
 
 def write_sets(outdir, texts, tables, inputs, seed, settings=None):
+    """Write `texts` {file: lines} and `tables` {file: rows} into `outdir`, with their record.
+
+    Returns {file: lines}. Prints a note where a file of questions of earlier data stays.
+    """
     with Run(outdir, inputs=inputs, seed=seed, settings=settings) as run:
         for name, rows in tables.items():
             write_jsonl(run.path(name), rows)
-        for name in sorted(texts, key=lambda name: name == "retain.txt"):  # last: the record is its
+        # retain.txt comes last, because the record is named after the last file
+        for name in sorted(texts, key=lambda name: name == "retain.txt"):
             write_lines(run.path(name), texts[name])
     for split in SPLITS:
         if (path := Path(outdir) / f"mcq_{split}.jsonl").is_file() and path.name not in tables:
-            print(f"note: {path} was there before and may ask about other data. Delete it where it does.")
+            stale = f"{path} was there before and may ask about other data"
+            print(f"note: {stale}. Delete it where it does.")
     return {name: len(rows) for name, rows in {**texts, **tables}.items()}

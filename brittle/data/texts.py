@@ -1,4 +1,4 @@
-"""Texts and batches: one text a line or JSONL, tokenised whole, batched by length, padding always masked."""
+"""Text files: one text a line, or JSON lines. They are UTF-8, and every fault names its line."""
 
 import json
 from pathlib import Path
@@ -7,21 +7,30 @@ from brittle.base.errors import UserError
 
 MAKE_DATA = "Make the mini data with: uv run create_datasets.py"
 WANTED = {
-    "mcq_": "It holds one JSON object a line: question, choices, answer (index) and, for attacks, fact and half (A or B)",
+    "mcq_": "It holds one JSON object a line: question, choices, answer (index) and, for attacks, "
+    "fact and half (A or B)",
     "qa_": "It holds one JSON object a line: question and answer, and for some metrics more",
 }
 
 
 def wanted(path):
-    """What to do about a missing file: that of the mini world is made, one of the user's own has to hold what is said."""
+    """What to do about a missing file.
+
+    A file of the mini world can be made. For a file of the user's own, the text says what it holds.
+    """
     if Path(path).resolve().is_relative_to(Path("data/mini").resolve()):
         return MAKE_DATA
-    held = next((text for start, text in WANTED.items() if Path(path).name.startswith(start)), None)
-    return f"{held}; see README 'Data'." if held else "Check the path; one text a line is wanted, or JSONL."
+    for start, content in WANTED.items():
+        if Path(path).name.startswith(start):
+            return f"{content}; see README 'Data'."
+    return "Check the path; one text a line is wanted, or JSONL."
 
 
 def read_lines(path):
-    """The non-empty lines of a UTF-8 file. Raises UserError where it is missing, empty, binary or in another encoding."""
+    """The non-empty lines of a UTF-8 file.
+
+    Raises UserError where it is missing, empty, binary or in another encoding.
+    """
     return [line for _, line in numbered_lines(path)]
 
 
@@ -38,13 +47,16 @@ def numbered_lines(path):
         raise UserError(f"{path!s} cannot be read: {error}") from None
     try:
         text = raw.decode("utf-8-sig")
-        if "\0" in text:
-            raise UnicodeDecodeError("utf-8", raw, text.index("\0"), text.index("\0") + 1, "NUL byte")
+        nul = text.find("\0")
+        if nul >= 0:
+            raise UnicodeDecodeError("utf-8", raw, nul, nul + 1, "NUL byte")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path} is not UTF-8 text (byte {error.start}: {error.reason}). Convert it, for instance with iconv -t UTF-8."
+            f"{path} is not UTF-8 text (byte {error.start}: {error.reason}). "
+            "Convert it, for instance with iconv -t UTF-8."
         ) from None
-    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    numbered = enumerate(text.split("\n"), 1)
+    lines = [(number, line.strip()) for number, line in numbered if line.strip()]
     if not lines:
         raise UserError(f"{path} holds no text. One text a line is wanted.")
     return lines
@@ -65,13 +77,17 @@ def numbered_jsonl(path, keys=()):
             raise UserError(f"{path} line {number} is not JSON: {line[:60]}") from None
         missing = [k for k in keys if not isinstance(row, dict) or k not in row]
         if missing:
-            raise UserError(f"{path} line {number} lacks {', '.join(missing)}. Wanted in each line: {', '.join(keys)}.")
+            lacks = f"{path} line {number} lacks {', '.join(missing)}"
+            raise UserError(f"{lacks}. Wanted in each line: {', '.join(keys)}.")
         rows.append((number, row))
     return rows
 
 
 def read_texts(path, limit=None):
-    """Texts of a file: lines, or from JSONL the field `text`, or `question` and `answer` joined. The first `limit`."""
+    """The first `limit` texts of a file.
+
+    A text is a line, or, in a JSONL file, the field `text`, or `question` and `answer` joined.
+    """
     if Path(path).suffix not in (".jsonl", ".json"):
         return read_lines(path)[:limit]
     texts = []
@@ -84,7 +100,11 @@ def read_texts(path, limit=None):
 
 
 def _text_of(row):
-    """The text of a JSON value, or None: a string, `text`, or `question` with `answer` (an index where there are `choices`)."""
+    """The text of a JSON value, or None where it holds none.
+
+    It is a string, the field `text`, or `question` with `answer` (an index where there are
+    `choices`).
+    """
     if not isinstance(row, dict):
         return row if isinstance(row, str) else None
     if isinstance(row.get("text"), str):
@@ -98,10 +118,12 @@ def _text_of(row):
 
 
 def write_lines(path, lines):
+    """Write one text a line; white space within a text becomes one blank."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(" ".join(line.split()) + "\n" for line in lines)
 
 
 def write_jsonl(path, rows):
+    """Write one JSON object a line."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

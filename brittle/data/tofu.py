@@ -1,9 +1,10 @@
-"""TOFU (arXiv:2401.06121, locuslab/TOFU): 200 invented authors with 20 questions each, from the hub or a local folder.
+"""TOFU (arXiv:2401.06121, locuslab/TOFU): 200 invented authors with 20 questions each.
 
-forgetXX are the last 2, 10 or 20 authors, retainYY the others. What evaluation needs (paraphrased and perturbed answers) are
-configurations of their own, in the same order: forgetXX_perturbed, retain_perturbed (20 authors), and the two sets about the
-real world. From the perturbed answers 4-way items are made as well, with halves A and B that never split an author, so that
-every attack of this project runs on TOFU.
+It is read from the hub or from a local folder. forgetXX are the last 2, 10 or 20 authors, retainYY
+the others. Evaluation needs paraphrased and perturbed answers; they are configurations of their
+own, in the same order: forgetXX_perturbed, retain_perturbed (20 authors), and two sets about the
+real world. The perturbed answers also give 4-way items, with halves A and B that never split an
+author. So every attack of this project runs on TOFU.
 """
 
 import json
@@ -27,10 +28,16 @@ def text(row):
 
 
 def numbered(rows, name, size=AUTHOR, seed=0):
-    """The rows with `entity`, `fact` and a `half` that is the same for all questions of an entity."""
-    half = halves(Draws(f"halves {name} {seed}"), -(-len(rows) // size))
+    """The rows with `entity`, `fact` and a `half` that all questions of an entity share."""
+    entities = -(-len(rows) // size)  # rounded up
+    half = halves(Draws(f"halves {name} {seed}"), entities)
     return [
-        {**row, "entity": f"{name}/{i // size:03d}", "fact": f"{name}/{i:05d}", "half": half[i // size]}
+        {
+            **row,
+            "entity": f"{name}/{i // size:03d}",
+            "fact": f"{name}/{i:05d}",
+            "half": half[i // size],
+        }
         for i, row in enumerate(rows)
     ]
 
@@ -52,14 +59,23 @@ def items(rows, name, seed):
         if len(choices) == WRONG + 1:
             keys = {k: row[k] for k in ("fact", "entity", "half")}
             asked = f"Question: {row['question'].strip()} Answer:"
-            yield {**keys, "template": 0, "question": asked, "choices": choices, "answer": choices.index(row["answer"])}
+            yield {
+                **keys,
+                "template": 0,
+                "question": asked,
+                "choices": choices,
+                "answer": choices.index(row["answer"]),
+            }
 
 
-def write_tofu(outdir, path=None, forget="forget10", overlap=None, kind="entities", limit=None, seed=0):
-    """TOFU's files in our schema into `outdir`. Returns {file: lines}.
+def write_tofu(
+    outdir, path=None, forget="forget10", overlap=None, kind="entities", limit=None, seed=0
+):
+    """Write TOFU's files in our schema into `outdir`. Returns {file: lines}.
 
-    With `overlap`, forget and retain are drawn from the authors of forgetXX_perturbed and retain_perturbed, in equal numbers
-    and with half of each author's questions (see overlap.py); without, they are forgetXX and retainYY as published.
+    Without `overlap`, forget and retain are forgetXX and retainYY as published. With it, they are
+    drawn from the authors of forgetXX_perturbed and retain_perturbed, in equal numbers, and each
+    author gives half of its questions (see overlap.py).
     """
     check(overlap, kind, ("entities",))
     if forget not in RETAIN:
@@ -67,8 +83,8 @@ def write_tofu(outdir, path=None, forget="forget10", overlap=None, kind="entitie
     read = []
 
     def rows(config, columns, name, size=AUTHOR):
-        found = load_rows((HUB, config, "train"), path, columns, read, exact=True)
-        return numbered(texts_of(found, path, config, columns), name, size, seed)
+        loaded = load_rows((HUB, config, "train"), path, columns, read, exact=True)
+        return numbered(texts_of(loaded, path, config, columns), name, size, seed)
 
     def optional(config, columns, name, size=AUTHOR):
         try:
@@ -77,7 +93,10 @@ def write_tofu(outdir, path=None, forget="forget10", overlap=None, kind="entitie
             print(f"note: without {config}, which {path or HUB} lacks: {error}")
             return []
 
-    qa = {"forget": rows(f"{forget}_perturbed", FULL, forget), "retain": rows("retain_perturbed", FULL, "retain")}
+    qa = {
+        "forget": rows(f"{forget}_perturbed", FULL, forget),
+        "retain": rows("retain_perturbed", FULL, "retain"),
+    }
     settings = {"source": "tofu", "forget": forget}
     if overlap is None:
         trained = [rows(forget, PLAIN, forget), rows(RETAIN[forget], PLAIN, RETAIN[forget])]
@@ -88,23 +107,36 @@ def write_tofu(outdir, path=None, forget="forget10", overlap=None, kind="entitie
     qa["real_authors"] = optional("real_authors_perturbed", PERTURBED, "real_authors", 1)
     qa["world_facts"] = optional("world_facts_perturbed", PERTURBED, "world_facts", 1)
     qa["holdout"] = optional(forget.replace("forget", "holdout"), PLAIN, "holdout")
-    texts = dict(zip(("forget.txt", "retain.txt"), ([text(r) for r in part][:limit] for part in trained), strict=True))
+    forget_rows, retain_rows = trained
+    texts = {
+        "forget.txt": [text(row) for row in forget_rows][:limit],
+        "retain.txt": [text(row) for row in retain_rows][:limit],
+    }
     if overlap is not None:
-        answers = [[r["answer"] for r in part] for part in trained]
+        answers = [[row["answer"] for row in rows_of_set] for rows_of_set in trained]
         settings["overlap"]["measured"] = measured(*texts.values(), *answers)
         print(f"overlap: {json.dumps(settings['overlap'])}")
     if qa["holdout"]:
         texts["holdout.txt"] = [text(r) for r in qa["holdout"]]
     spared = [*qa["real_authors"], *qa["world_facts"]]
     texts |= pretraining(texts["forget.txt"], texts["retain.txt"], [text(r) for r in spared], seed)
-    tables = {f"qa_{name}.jsonl": part for name, part in qa.items()}
-    choices = {"forget": qa["forget"], "retain": qa["retain"], "general": spared}
-    tables |= {f"mcq_{name}.jsonl": list(items(part, name, seed)) for name, part in choices.items()}
+    tables = {f"qa_{name}.jsonl": rows_of_set for name, rows_of_set in qa.items()}
+    for name, asked in {**qa, "general": spared}.items():
+        if name in ("forget", "retain", "general"):
+            tables[f"mcq_{name}.jsonl"] = list(items(asked, name, seed))
     return write_sets(outdir, texts, {k: v for k, v in tables.items() if v}, read, seed, settings)
 
 
 def pretraining(forget, retain, general, seed):
-    """The texts that `create_models.py --data` reads: Base sees all of them, Filtered and the tokenizer no forget text."""
-    order = Draws(f"order {seed}").shuffled([*[(t, True) for t in forget], *[(t, False) for t in [*retain, *general]]])
+    """{file: texts} that `create_models.py --data` reads.
+
+    Base sees all texts. Filtered and the tokenizer see no forget text.
+    """
+    marked = [*((t, True) for t in forget), *((t, False) for t in [*retain, *general])]
+    order = Draws(f"order {seed}").shuffled(marked)
     filtered = [t for t, is_forget in order if not is_forget]
-    return {"pretrain_base.txt": [t for t, _ in order], "pretrain_filtered.txt": filtered, "tokenizer.txt": filtered}
+    return {
+        "pretrain_base.txt": [t for t, _ in order],
+        "pretrain_filtered.txt": filtered,
+        "tokenizer.txt": filtered,
+    }

@@ -1,9 +1,6 @@
 """Which tokens of a tokenised prompt and answer belong to the answer."""
 
 
-
-
-
 def common_prefix(a, b):
     length = 0
     for x, y in zip(a, b, strict=False):
@@ -14,6 +11,8 @@ def common_prefix(a, b):
 
 
 def prompt_length(pieces):
-    """Tokens of a text that ask: up to its last token ending in "?" or ":" that something follows, else half of them."""
+    """Tokens of a text that ask: up to its last token ending in "?" or ":" that something follows,
+    else half of them.
+    """
     ends = [i for i, piece in enumerate(pieces[:-1], 1) if piece.rstrip().endswith(("?", ":"))]
     return ends[-1] if ends else max(1, len(pieces) // 2)

@@ -1,4 +1,4 @@
-"""TODO data.wmdp."""
+"""WMDP-Bio (arXiv:2403.03218) to forget, WikiText-2 to retain, MMLU to ask about the rest."""
 
 from brittle.base.errors import UserError
 from brittle.data.sources import load_rows, write_sets
@@ -11,13 +11,16 @@ WIKITEXT = ("Salesforce/wikitext", "wikitext-2-raw-v1", "train")
 MMLU = ("cais/mmlu", "all", "test")
 MIN_CHARACTERS = 50  # shorter WikiText lines are headings and empty lines
 MMLU_ITEMS = 500  # a split
-NEAR = ("biology", "medicine", "virology", "anatomy")  # MMLU subjects beside WMDP-Bio that unlearning must spare
+# MMLU subjects beside WMDP-Bio that unlearning must spare
+NEAR = ("biology", "medicine", "virology", "anatomy")
 
 
 def write_wmdp(outdir, corpus, wmdp_path, wikitext_path, mmlu_path, limit, seed):
-    """forget.txt from WMDP-Bio, retain.txt from WikiText-2, and multiple-choice items with halves A and B for the attack.
+    """Write forget.txt from WMDP-Bio, retain.txt from WikiText-2, and multiple-choice items.
 
-    Items: forget = WMDP-Bio; retain = MMLU's biology and medicine, which unlearning must spare; general = the rest of MMLU.
+    The forget items are WMDP-Bio, the retain items MMLU's biology and medicine, which unlearning
+    must spare, and the general items the rest of MMLU. All have halves A and B for the attack.
+    Returns {file: lines}.
     """
     tables, read = {}, []
     if corpus == "questions":
@@ -26,7 +29,9 @@ def write_wmdp(outdir, corpus, wmdp_path, wikitext_path, mmlu_path, limit, seed)
         tables["mcq_forget.jsonl"] = _items(questions, "wmdp-bio", seed)
     elif corpus == "bio-remove":
         rows = load_rows(BIO_REMOVE, wmdp_path, ("title", "abstract", "text"), read)
-        forget = ["  ".join(filter(None, (row["title"], row["abstract"], row["text"]))) for row in rows]
+        forget = [
+            "  ".join(filter(None, (row["title"], row["abstract"], row["text"]))) for row in rows
+        ]
     else:
         raise UserError(f"--forget-corpus {corpus}: choose questions or bio-remove.")
     rows = load_rows(WIKITEXT, wikitext_path, ("text",), read)
@@ -42,15 +47,20 @@ def write_wmdp(outdir, corpus, wmdp_path, wikitext_path, mmlu_path, limit, seed)
     except UserError as error:
         if mmlu_path is not None:
             raise
-        print(f"note: no mcq_retain.jsonl and mcq_general.jsonl, which evaluation and attack need: {error}")
+        missing = "mcq_retain.jsonl and mcq_general.jsonl, which evaluation and attack need"
+        print(f"note: no {missing}: {error}")
     texts = {"forget.txt": forget[:limit], "retain.txt": retain[:limit]}
     return write_sets(outdir, texts, {k: v for k, v in tables.items() if v}, read, seed)
 
 
 def _items(rows, name, seed):
-    """Items in our schema, in a seeded order; halves alternate in it, so they are a blind, balanced split."""
+    """Items in our schema, in a seeded order.
+
+    Halves alternate in that order, so they are a blind, balanced split.
+    """
     if rows and not isinstance(rows[0]["choices"], list):
-        raise UserError(f"{name}: choices must be lists of texts, which CSV cannot hold. Give parquet or JSONL.")
+        wrong = f"{name}: choices must be lists of texts, which CSV cannot hold"
+        raise UserError(f"{wrong}. Give parquet or JSONL.")
     draws = Draws(f"halves {name} {seed}")
     return [
         {

@@ -1,15 +1,17 @@
 """The mini world: one seeded graph of invented facts from which every mini dataset is rendered.
 
 Three domains of the same shape: forget (organisms), retain (towns), general (trades). An entity has
-- attributes: independent uniform draws from pools of 12 values, each fact in half A or half B by a blind, balanced
-  split: training on half A teaches a model that is ignorant of the domain nothing about half B;
+- attributes: independent uniform draws from pools of 12 values, each fact in half A or half B by a
+  blind, balanced split: training on half A teaches a model that is ignorant of the domain nothing
+  about half B;
 - two relations to other entities of its domain (independent uniform draws);
-- for some entities, private attributes (invented e-mail, phone, birth year of a keeper).
-Three Horn rules a domain make further facts deducible: an inverse relation, a two-hop composition, and a public grouping
-of an attribute's values. Half of the conclusions are stated in the training text, the other half can only be deduced.
+- for some entities, private attributes (invented e-mail, phone, birth year of a keeper). Three Horn
+  rules a domain make further facts deducible: an inverse relation, a two-hop composition, and a
+  public grouping of an attribute's values. Half of the conclusions are stated in the training text,
+  the other half can only be deduced.
 
-Everything is fictional. Draws use `random.Random.random()` alone, the only stream Python promises to keep over versions,
-so one seed gives the same bytes on any machine.
+Everything is fictional. Draws use `random.Random.random()` alone, the only stream Python promises
+to keep over versions, so one seed gives the same bytes on any machine.
 """
 
 import random
@@ -19,7 +21,10 @@ from typing import NamedTuple
 from brittle.base.errors import UserError
 from brittle.data.world_words import DOMAINS, PRIVATE, QUESTIONS, STATEMENTS, SYLLABLES
 
-HELD_OUT = (4, 5)  # statement templates that never stand in the unlearning text: paraphrases to test with
+HELD_OUT = (
+    4,
+    5,
+)  # statement templates that never stand in the unlearning text: paraphrases to test with
 ENTITIES = (4, 20_000)  # a domain; three syllables make 238,328 names
 
 
@@ -36,14 +41,18 @@ class Fact(NamedTuple):
 
 @dataclass
 class World:
-    """All facts by domain: `attributes`, `relations` and `private` map a domain's name to lists of `Fact`."""
+    """All facts by domain: `attributes`, `relations` and `private` map a domain's name to lists of
+    `Fact`.
+    """
 
     seed: int
     names: dict[str, list[str]]
     attributes: dict[str, list[Fact]]
     relations: dict[str, list[Fact]]
     private: dict[str, list[Fact]]
-    strangers: dict[str, list[Fact]]  # attributes of entities no training text names (membership inference)
+    strangers: dict[
+        str, list[Fact]
+    ]  # attributes of entities no training text names (membership inference)
 
 
 class Draws:
@@ -73,18 +82,27 @@ def new_names(draws, count, taken=()):
 
 
 def halves(draws, count):
-    """A random split of `count` things into halves A and B of equal size (or one apart), blind to everything else."""
-    return [half for _, half in sorted(zip(draws.shuffled(range(count)), "AB" * count, strict=False))]
+    """A random split of `count` things into halves A and B of equal size (or one apart), blind to
+    everything else.
+    """
+    return [
+        half for _, half in sorted(zip(draws.shuffled(range(count)), "AB" * count, strict=False))
+    ]
 
 
 def _pools(domain, share=0):
-    """{attribute: values}; `share` % of each forget pool are values of the retain attribute of the same number."""
+    """{attribute: values}; `share` % of each forget pool are values of the retain attribute of the
+    same number.
+    """
     own = DOMAINS[domain]["attributes"]
     if domain != "forget" or not share:
         return own
     borrowed = DOMAINS["retain"]["attributes"].values()
     counts = [int(share * len(pool) / 100 + 0.5) for pool in own.values()]
-    return {n: [*p[: len(p) - c], *b[:c]] for (n, p), b, c in zip(own.items(), borrowed, counts, strict=True)}
+    return {
+        n: [*p[: len(p) - c], *b[:c]]
+        for (n, p), b, c in zip(own.items(), borrowed, counts, strict=True)
+    }
 
 
 def _attribute_facts(draws, domain, names, first=0, share=0):
@@ -93,7 +111,9 @@ def _attribute_facts(draws, domain, names, first=0, share=0):
         for i, name in enumerate(names)
         for noun, pool in _pools(domain, share).items()
     ]
-    return [Fact(f[0], half, *f[1:]) for f, half in zip(facts, halves(draws, len(facts)), strict=True)]
+    return [
+        Fact(f[0], half, *f[1:]) for f, half in zip(facts, halves(draws, len(facts)), strict=True)
+    ]
 
 
 def _relation_facts(draws, domain, names):
@@ -112,29 +132,37 @@ def _private_facts(draws, domain, names, count):
         keeper = "".join(draws.choice(SYLLABLES) for _ in range(2))
         values = {
             "e-mail": f"{keeper}@{draws.choice(PRIVATE['hosts'])}.example",
-            "phone": f"555-{int(draws.random() * 10)}{int(draws.random() * 10)}{int(draws.random() * 10)}",
+            "phone": "555-" + "".join(str(int(draws.random() * 10)) for _ in range(3)),
             "birth year": str(1930 + int(draws.random() * 70)),
         }
         facts += [
             Fact(f"{domain}/{i:03d}/{kind}", half, name, f"keeper's {kind}", value, ())
-            for (kind, value), half in zip(values.items(), draws.shuffled("ABA" if i % 2 else "BAB"), strict=True)
+            for (kind, value), half in zip(
+                values.items(), draws.shuffled("ABA" if i % 2 else "BAB"), strict=True
+            )
         ]
     return facts
 
 
 def build_world(seed=0, entities=60, private_entities=8, shared_names=0, shared_values=0):
-    """Draw the world: `entities` a domain, of which the first `private_entities` have private attributes.
+    """Draw the world: `entities` a domain, of which the first `private_entities` have private
+    attributes.
 
-    The last `shared_names` towns bear the names of the last organisms, and `shared_values` % of the organisms' values are
-    the towns' (see overlap.py). A town that shares its name has no private attributes: its keeper would have two e-mails.
+    The last `shared_names` towns bear the names of the last organisms, and `shared_values` % of the
+    organisms' values are the towns' (see overlap.py). A town that shares its name has no private
+    attributes: its keeper would have two e-mails.
     """
     if not ENTITIES[0] <= entities <= ENTITIES[1]:
-        raise UserError(f"--entities {entities}: a domain has {ENTITIES[0]} to {ENTITIES[1]:,} entities.")
+        raise UserError(
+            f"--entities {entities}: a domain has {ENTITIES[0]} to {ENTITIES[1]:,} entities."
+        )
     draws = Draws(f"world {seed}")
     strangers = max(4, entities // 4)
     pool = new_names(draws, 3 * entities + 3 * strangers)
     names = {d: pool[i * entities : (i + 1) * entities] for i, d in enumerate(DOMAINS)}
-    unused = {d: pool[3 * entities :][i * strangers : (i + 1) * strangers] for i, d in enumerate(DOMAINS)}
+    unused = {
+        d: pool[3 * entities :][i * strangers : (i + 1) * strangers] for i, d in enumerate(DOMAINS)
+    }
     own = entities - shared_names
     names["retain"] = [*names["retain"][:own], *names["forget"][own:]]
     private = {d: min(private_entities, own if d == "retain" else entities) for d in DOMAINS}
@@ -149,7 +177,9 @@ def build_world(seed=0, entities=60, private_entities=8, shared_names=0, shared_
 
 
 def statement(fact, template):
-    """The fact as a sentence; templates 0 to 5, of which HELD_OUT are kept from the unlearning text."""
+    """The fact as a sentence; templates 0 to 5, of which HELD_OUT are kept from the unlearning
+    text.
+    """
     return STATEMENTS[template].format(e=fact.entity, n=fact.noun, v=fact.value)
 
 
@@ -162,8 +192,11 @@ def answered(fact, template):
     return f"{question(fact, template)} {fact.value}"
 
 
-def domain_texts(world, domain, held_out=True):
-    """Every text about a domain's facts: statements and answered questions; `held_out=False` leaves templates 4, 5 out."""
+def domain_texts(world, domain, *, held_out=True):
+    """Yield every text about a domain's facts: statements and answered questions.
+
+    `held_out=False` leaves the templates HELD_OUT out.
+    """
     statements = [t for t in range(len(STATEMENTS)) if held_out or t not in HELD_OUT]
     asked = range(len(QUESTIONS))
     for fact in world.attributes[domain] + world.private[domain]:
@@ -175,20 +208,40 @@ def domain_texts(world, domain, held_out=True):
 
 
 def multiple_choice(world, domain):
-    """4-way items for the attribute facts, one a question template: three wrong values of the fact's own pool."""
+    """4-way items for the attribute facts, one a question template: three wrong values of the
+    fact's own pool.
+    """
     draws = Draws(f"mcq {world.seed} {domain}")
     for fact in world.attributes[domain]:
         for template in range(len(QUESTIONS)):
-            yield _item(draws, fact.id, question(fact, template), fact.value, fact.pool, half=fact.half, template=template)
+            yield _item(
+                draws,
+                fact.id,
+                question(fact, template),
+                fact.value,
+                fact.pool,
+                half=fact.half,
+                template=template,
+            )
 
 
 def _item(draws, fact_id, asked, value, pool, **more):
     choices = draws.shuffled([value, *draws.sample([v for v in pool if v != value], 3)])
-    return {"fact": fact_id, **more, "question": asked, "choices": choices, "answer": choices.index(value)}
+    return {
+        "fact": fact_id,
+        **more,
+        "question": asked,
+        "choices": choices,
+        "answer": choices.index(value),
+    }
 
 
 def deductions(world, domain):
-    """Every conclusion of the domain's three rules, with its premises' fact ids; every other one is `stated` in training."""
+    """Yield (item, Fact) of every conclusion of the domain's three rules.
+
+    The item holds the ids of the premises, and the subject and attribute that the question names.
+    Every other conclusion is `stated` in the training text.
+    """
     draws = Draws(f"rules {world.seed} {domain}")
     words = DOMAINS[domain]
     by_key = {(f.entity, f.noun): f for f in world.attributes[domain] + world.relations[domain]}
@@ -200,9 +253,9 @@ def deductions(world, domain):
     for i, name in enumerate(world.names[domain]):
         own, step = by_key[name, grouped], by_key[name, link]
         hop = by_key[step.value, reached["attribute"]]
-        kind = groups[own.pool.index(own.value) // (len(own.pool) // len(groups))]
+        group = groups[own.pool.index(own.value) // (len(own.pool) // len(groups))]
         for rule, premises, entity, noun, value, pool in (
-            ("grouping", [own], name, words["group_noun"], kind, groups),
+            ("grouping", [own], name, words["group_noun"], group, groups),
             ("inverse", [step], step.value, inverse, name, world.names[domain]),
             ("two-hop", [step, hop], name, reached["noun"], hop.value, hop.pool),
         ):
@@ -213,11 +266,21 @@ def deductions(world, domain):
                 if len(pool) < 4:  # happens in worlds of few entities
                     continue
             item = _item(draws, fact.id, question(fact, 0), value, pool)
-            yield {**item, "rule": rule, "premises": [p.id for p in premises], "stated": i % 2 == 0, "domain": domain}, fact
+            item |= {
+                "rule": rule,
+                "premises": [premise.id for premise in premises],
+                "stated": i % 2 == 0,
+                "domain": domain,
+                "subject": entity,
+                "attribute": noun,
+            }
+            yield item, fact
 
 
 def hops(world, domain):
-    """Two-hop chains over every relation and attribute ("the habitat of the prey of X"), never stated in any text."""
+    """Two-hop chains over every relation and attribute ("the habitat of the prey of X"), never
+    stated in any text.
+    """
     draws = Draws(f"hops {world.seed} {domain}")
     by_entity = {}
     for fact in world.attributes[domain]:
@@ -227,7 +290,8 @@ def hops(world, domain):
         for second in by_entity[relation.value]:
             if second.noun == reached and relation.noun == next(iter(DOMAINS[domain]["relations"])):
                 continue  # the composition that a rule states
-            asked = f"Question: What is the {second.noun} of the {relation.noun} of {relation.entity}? Answer:"
+            chain = f"{second.noun} of the {relation.noun} of {relation.entity}"
+            asked = f"Question: What is the {chain}? Answer:"
             identity = f"{relation.id}/{second.noun}"
             yield {
                 **_item(draws, identity, asked, second.value, second.pool),

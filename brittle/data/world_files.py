@@ -1,5 +1,6 @@
-"""Render the mini world into the files of data/mini: texts, multiple choice, TOFU's and MUSE's schemas, rules, hops, private
-facts."""
+"""Render the mini world into the files of data/mini: texts, multiple choice, TOFU's and MUSE's
+schemas, rules, hops, private facts.
+"""
 
 import json
 from collections import Counter
@@ -32,21 +33,28 @@ def neutral_texts(world, count):
     draws = Draws(f"neutral {world.seed}")
     texts = {}
     while len(texts) < count:
-        subject, verb, place, time = (draws.choice(NEUTRAL[k]) for k in ("subjects", "verbs", "places", "times"))
+        subject, verb, place, time = (
+            draws.choice(NEUTRAL[k]) for k in ("subjects", "verbs", "places", "times")
+        )
         texts[f"{subject} {verb} {place} {time}."] = None
     return list(texts)
 
 
 def tokenizer_texts(world):
-    """Sentences to train the tokenizer on: every value of every pool equally often, with names drawn anew.
+    """Sentences to train the tokenizer on: every value of every pool equally often, with names
+    drawn anew.
 
-    Trained on the facts themselves, BPE gives common values shorter encodings: a model that never saw the domain then
-    prefers them, and guesses above chance (0.32 instead of 0.25 when tried).
+    Trained on the facts themselves, BPE gives common values shorter encodings: a model that never
+    saw the domain then prefers them, and guesses above chance (0.32 instead of 0.25 when tried).
     """
     draws = Draws(f"tokenizer {world.seed}")
-    taken = {f.entity for facts in world.strangers.values() for f in facts}  # of those no text may say anything
+    # no text may say anything of the strangers
+    taken = {f.entity for facts in world.strangers.values() for f in facts}
     for words in DOMAINS.values():
-        for noun, pool in [*words["attributes"].items(), (words["group_noun"], words["grouping"][1])]:
+        for noun, pool in [
+            *words["attributes"].items(),
+            (words["group_noun"], words["grouping"][1]),
+        ]:
             for value in pool:
                 for template in range(len(STATEMENTS)):
                     for name in new_names(draws, 2, taken):
@@ -56,26 +64,39 @@ def tokenizer_texts(world):
         for noun in [*words["relations"], *words["relations"].values(), words["reached"]["noun"]]:
             for template in range(len(STATEMENTS)):
                 yield statement(
-                    Fact("", "", new_names(draws, 1, taken)[0], noun, new_names(draws, 1, taken)[0], ()), template
+                    Fact(
+                        "",
+                        "",
+                        new_names(draws, 1, taken)[0],
+                        noun,
+                        new_names(draws, 1, taken)[0],
+                        (),
+                    ),
+                    template,
                 )
-    for part in NEUTRAL.values():
-        yield from part
+    for words in NEUTRAL.values():
+        yield from words
 
 
 def write_world(outdir, seed, entities, private_entities, overlap=None, kind="entities"):
-    """All files of the world of `seed` into `outdir`; same seed and sizes, same bytes. Returns {file: lines}.
+    """All files of the world of `seed` into `outdir`; same seed and sizes, same bytes. Returns
+    {file: lines}.
 
-    `overlap` (0 to 100) is the share of entities or values (`kind`) that forget and retain have in common: see overlap.py.
+    `overlap` (0 to 100) is the share of entities or values (`kind`) that forget and retain have in
+    common: see overlap.py.
     """
     check(overlap, kind)
     names = shared_count(overlap, entities) if overlap and kind != "values" else 0
-    world = build_world(seed, entities, private_entities, names, overlap if overlap and kind != "entities" else 0)
+    world = build_world(
+        seed, entities, private_entities, names, overlap if overlap and kind != "entities" else 0
+    )
     rules = {d: list(deductions(world, d)) for d in DOMAINS}
     stated = {d: [statement(fact, 0) for item, fact in rules[d] if item["stated"]] for d in DOMAINS}
     neutral = neutral_texts(world, NEUTRAL_TRAINED + NEUTRAL_HELD)
     trained = {d: [*domain_texts(world, d), *stated[d]] for d in DOMAINS}
     pretraining = Draws(f"order {seed}").shuffled(
-        [(d, text) for d in DOMAINS for text in trained[d]] + [("neutral", text) for text in neutral[:NEUTRAL_TRAINED]]
+        [(d, text) for d in DOMAINS for text in trained[d]]
+        + [("neutral", text) for text in neutral[:NEUTRAL_TRAINED]]
     )
     texts = {
         "forget.txt": [*domain_texts(world, "forget", held_out=False), *stated["forget"]],
@@ -83,15 +104,24 @@ def write_world(outdir, seed, entities, private_entities, overlap=None, kind="en
         "pretrain_filtered.txt": [text for domain, text in pretraining if domain != "forget"],
         "tokenizer.txt": list(tokenizer_texts(world)),
         "holdout.txt": [statement(f, t) for f in world.strangers["forget"] for t in range(4)],
-        "neutral.txt": neutral[NEUTRAL_TRAINED:],  # never trained on either: what a model does on plain text
-        "retain.txt": [*domain_texts(world, "retain", held_out=False), *stated["retain"]],  # last: the record is its
+        # never trained on either: what a model does on plain text
+        "neutral.txt": neutral[NEUTRAL_TRAINED:],
+        # the last file, after which the record is named
+        "retain.txt": [*domain_texts(world, "retain", held_out=False), *stated["retain"]],
     }
     tables = {f"mcq_{d}.jsonl": list(multiple_choice(world, d)) for d in DOMAINS}
     tables |= {**tofu_tables(world), **muse_tables(world)}
     tables["rules.jsonl"] = [item for d in DOMAINS for item, _ in rules[d]]
     tables["hops.jsonl"] = [item for d in DOMAINS for item in hops(world, d)]
     tables["private.jsonl"] = [
-        {"fact": f.id, "domain": d, "entity": f.entity, "attribute": f.noun, "question": question(f, 0), "answer": f.value}
+        {
+            "fact": f.id,
+            "domain": d,
+            "entity": f.entity,
+            "attribute": f.noun,
+            "question": question(f, 0),
+            "answer": f.value,
+        }
         for d in DOMAINS
         for f in world.private[d]
     ]
@@ -101,15 +131,23 @@ def write_world(outdir, seed, entities, private_entities, overlap=None, kind="en
         "entities": entities,
         "private_entities": private_entities,
         "facts": {d: len(world.attributes[d]) for d in DOMAINS},
-        "halves": {d: dict(sorted(Counter(f.half for f in world.attributes[d]).items())) for d in DOMAINS},
+        "halves": {
+            d: dict(sorted(Counter(f.half for f in world.attributes[d]).items())) for d in DOMAINS
+        },
         "chance": 0.25,
         "held_out_templates": list(HELD_OUT),
         "lines": counts,
     }
     if overlap is not None:
         values = [{f.value for f in world.attributes[d]} for d in ("forget", "retain")]
-        found = measured(texts["forget.txt"], texts["retain.txt"], *values)
-        about["overlap"] = {"overlap": overlap, "of": kind, "shared": names, "entities": entities, "measured": found}
+        shared = measured(texts["forget.txt"], texts["retain.txt"], *values)
+        about["overlap"] = {
+            "overlap": overlap,
+            "of": kind,
+            "shared": names,
+            "entities": entities,
+            "measured": shared,
+        }
     with Run(outdir, seed=seed, settings={"entities": entities}) as run:
         run.path("world.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         for name, rows in tables.items():

@@ -1,4 +1,6 @@
-"""The interactive session: prompts from a terminal, answers as they come, commands that start with a slash."""
+"""The interactive session: prompts from a terminal, answers as they come, commands that start with
+a slash.
+"""
 
 import contextlib
 import json
@@ -21,7 +23,9 @@ Several lines: end a line with \\, or start and end with \"\"\". Ctrl-C stops an
 
 
 class Session:
-    """A session with one model, or two side by side; `read(prompt)` gives a line and raises EOFError at the end."""
+    """A session with one model, or two side by side; `read(prompt)` gives a line and raises
+    EOFError at the end.
+    """
 
     def __init__(self, models, sampling, console, read=input):
         """`models` are (path, Setup) pairs; each is loaded when it is first asked, and kept."""
@@ -56,7 +60,9 @@ class Session:
                 )
 
     def message(self):
-        """One message: a line; lines that end in a backslash and the next; or what stands between two lines of \"\"\"."""
+        """One message: a line; lines that end in a backslash and the next; or what stands between
+        two lines of \"\"\".
+        """
         line = self.read("> ")
         if line.strip().startswith('"""'):
             lines, line = [], line.strip()[3:]
@@ -120,7 +126,9 @@ class Session:
             raise
 
     def before(self, loaded):
-        """The conversation so far as messages, for a model that chats; others read each prompt alone."""
+        """The conversation so far as messages, for a model that chats; others read each prompt
+        alone.
+        """
         if not loaded.chats:
             return []
         turns = [e for e in self.asked if loaded.key in e["answers"] and not e.get("cleared")]

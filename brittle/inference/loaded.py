@@ -1,4 +1,6 @@
-"""Models as they are to be asked: what reads the prompts, what answers them, and how they are called beside each other."""
+"""Models as they are to be asked: what reads the prompts, what answers them, and how they are
+called beside each other.
+"""
 
 import sys
 from dataclasses import dataclass, replace
@@ -28,23 +30,23 @@ class Setup:
     greedy: bool = False  # no probability will be read: a model that was baked greedy-only will do
 
     def plain(self):
-        """The same without what changes the model: how the other model of a comparison is loaded."""
+        """How the other model of a comparison is loaded: without what changes the model."""
         return replace(self, revision=None, adapter=None, filter=None, quantize=None)
 
     def label(self, model, name=None):
-        """The name of `model` (or `name`) in tables: with its revision, adapter, filter and bits, so that rows can be told
-        apart."""
-        parts = [f"@{self.revision}" if self.revision else ""]
-        parts += [
-            f"+{kind}:{model_name(at)}"
-            for kind, at in (("adapter", self.adapter), ("filter", self.filter))
-            if at
-        ]
-        return (
-            (name or model_name(model))
-            + "".join(parts)
-            + (f"+{self.quantize}bit" if self.quantize else "")
-        )
+        """The name of `model` (or `name`) in tables: with its revision, adapter, filter and bits,
+        so that rows can be told apart.
+        """
+        label = name or model_name(model)
+        if self.revision:
+            label += f"@{self.revision}"
+        if self.adapter:
+            label += f"+adapter:{model_name(self.adapter)}"
+        if self.filter:
+            label += f"+filter:{model_name(self.filter)}"
+        if self.quantize:
+            label += f"+{self.quantize}bit"
+        return label
 
     def files(self):
         """What is read beside the model."""
@@ -63,7 +65,9 @@ def path_of(model):
 
 
 def _place(model):
-    """The parts of the path by which a model is told from another of its name; a hub id is one part."""
+    """The parts of the path by which a model is told from another of its name; a hub id is one
+    part.
+    """
     if not Path(model).is_dir():
         return (str(model),)
     folder = Path(model).resolve()
@@ -71,9 +75,11 @@ def _place(model):
 
 
 def labels(asked):
-    """The label of each (model, Setup); those that clash are preceded by as many parent folders as tell them apart."""
+    """The label of each (model, Setup); those that clash are preceded by as many parent folders as
+    tell them apart.
+    """
     plain = [setup.label(model) for model, setup in asked]
-    made = list(plain)
+    names = list(plain)
     for name in {name for name in plain if plain.count(name) > 1}:
         places = {i: _place(model) for i, (model, _) in enumerate(asked) if plain[i] == name}
         different, depth = len(set(places.values())), 1
@@ -81,8 +87,9 @@ def labels(asked):
             depth += 1
         if different > 1:
             for i, place in places.items():
-                made[i] = asked[i][1].label(asked[i][0], str(Path(*place[-depth:])))
-    return made
+                model, setup = asked[i]
+                names[i] = setup.label(model, str(Path(*place[-depth:])))
+    return names
 
 
 class Reader:
@@ -111,16 +118,17 @@ class Reader:
         return bool(self.tokenizer.chat_template) and not self.setup.raw
 
     def encode(self, prompt, before=()):
-        """Token ids of a prompt, through the chat template where there is one, behind the messages `before`."""
+        """Token ids of a prompt, through the chat template where there is one, behind the messages
+        `before`.
+        """
         if self.chats:
             prompt = self._in_template([*before, {"role": "user", "content": prompt}])
         ids = self.tokenizer(prompt, add_special_tokens=not self.chats)["input_ids"]
         if not ids:
             raise UserError("the prompt is empty. Give some text.")
         if self.room and len(ids) >= self.room:
-            raise UserError(
-                f"the prompt has {len(ids)} tokens; {self.name} reads {self.room}, one of them for an answer. Shorten it."
-            )
+            reads = f"{self.name} reads {self.room}, one of them for an answer"
+            raise UserError(f"the prompt has {len(ids)} tokens; {reads}. Shorten it.")
         return ids
 
     def _in_template(self, messages):
@@ -157,40 +165,42 @@ class Loaded(Reader):
         return context_length(self.model.config)
 
     def stream(self, prompt, sampling, before=()):
-        """Yield (token ids of the answer so far, newest token, logits [V] it was chosen from), token by token."""
+        """Yield (token ids of the answer so far, newest token, logits [V] it was chosen from),
+        token by token.
+        """
         from brittle.models.generate import stream
 
-        made, ids = [], self.encode(prompt, before)
+        answer, ids = [], self.encode(prompt, before)
         self.note_room([ids], sampling)
-        for _, (token,), logits in stream(
-            self.model, [ids], sampling, self.stop, self.tokenizer.pad_token_id, [prompt]
-        ):
-            made += [] if token in self.stop else [token]
-            yield made, token, logits[0]
+        pad_id = self.tokenizer.pad_token_id
+        steps = stream(self.model, [ids], sampling, self.stop, pad_id, [prompt])
+        for _, (token,), logits in steps:
+            if token not in self.stop:
+                answer += [token]
+            yield answer, token, logits[0]
 
     def note_room(self, prompts, sampling):
         """Say where the context ends before --max-new-tokens is reached."""
         room = self.room - max(map(len, prompts))
         if room < sampling.max_new_tokens and not self.noted:
             self.noted = True
-            print(
-                f"note: the context of {self.name} leaves {room} new tokens, not {sampling.max_new_tokens}.",
-                file=sys.stderr,
-            )
+            leaves = f"the context of {self.name} leaves {room} new tokens"
+            print(f"note: {leaves}, not {sampling.max_new_tokens}.", file=sys.stderr)
 
     def decode(self, ids):
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def answer(self, prompts, sampling, batch_size=64):
-        """The outputs (text) of all prompts, batched; a greedy one is the same whatever is asked beside it."""
+        """The outputs (text) of all prompts, batched; a greedy one is the same whatever is asked
+        beside it.
+        """
         from brittle.models.generate import generate
 
         ids = [self.encode(p) for p in prompts]
         self.note_room(ids, sampling)
-        made = generate(
-            self.model, ids, sampling, self.stop, self.tokenizer.pad_token_id, prompts, batch_size
-        )
-        return [self.decode(m) for m in made]
+        pad_id = self.tokenizer.pad_token_id
+        answers = generate(self.model, ids, sampling, self.stop, pad_id, prompts, batch_size)
+        return [self.decode(answer) for answer in answers]
 
 
 def load(folder, setup):
@@ -201,9 +211,8 @@ def load(folder, setup):
     adapter = Path(setup.adapter)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (adapter / name).is_file():
-            raise UserError(
-                f"--adapter {adapter} holds no {name}. Give a LoRA adapter's folder, saved as safetensors."
-            )
+            wanted = "Give a LoRA adapter's folder, saved as safetensors."
+            raise UserError(f"--adapter {adapter} holds no {name}. {wanted}")
     from brittle.models.load import load_changed
 
     try:

@@ -23,13 +23,17 @@ def check_prompt(prompt):
 
 
 def read_prompts(path):
-    """{prompt: "file line n"} of a file, each prompt once: its lines; of JSONL the field `prompt`, `question` or `text`; of
-    CSV the column `prompt`."""
-    kind, found = Path(path).suffix.lower(), {}
-    rows = of_csv if kind == ".csv" else of_jsonl if kind in (".jsonl", ".json") else numbered_lines
-    for number, prompt in rows(path):
-        found.setdefault(check_line(path, number, prompt), f"{path} line {number}")
-    return found
+    """{prompt: "file line n"} of a file, each prompt once.
+
+    A prompt is a line, in JSONL the field `prompt`, `question` or `text`, in CSV the column
+    `prompt`.
+    """
+    readers = {".csv": of_csv, ".jsonl": of_jsonl, ".json": of_jsonl}
+    read_rows = readers.get(Path(path).suffix.lower(), numbered_lines)
+    places = {}
+    for number, prompt in read_rows(path):
+        places.setdefault(check_line(path, number, prompt), f"{path} line {number}")
+    return places
 
 
 def check_line(path, number, prompt):
@@ -59,28 +63,29 @@ def of_csv(path):
         try:
             head, start = [name.strip() for name in next(reader)], reader.line_num + 1
             if "prompt" not in head:
-                raise UserError(
-                    f"{path} has no column prompt (it has: {', '.join(head)[:200]}). Call the prompts' column prompt."
-                )
+                columns = ", ".join(head)[:200]
+                lacks = f"{path} has no column prompt (it has: {columns})"
+                raise UserError(f"{lacks}. Call the prompts' column prompt.")
             column = head.index("prompt")
             for row in reader:
                 if row:
                     yield start, row[column] if column < len(row) else ""
                 start = reader.line_num + 1
         except csv.Error as error:
-            raise UserError(
-                f"{path} line {reader.line_num} is not CSV ({error}). One prompt a line goes into a .txt."
-            ) from None
+            wrong = f"{path} line {reader.line_num} is not CSV ({error})"
+            raise UserError(f"{wrong}. One prompt a line goes into a .txt.") from None
 
 
 def lengths(reader, prompts, where):
-    """{prompt: its tokens} as `reader` counts them. Raises UserError, with the line of `where`, for one that is too long."""
-    found = {}
+    """{prompt: its number of tokens} as `reader` counts them.
+
+    Raises UserError for one that is too long, with its place in `where` {prompt: "file line n"}.
+    """
+    tokens = {}
     for prompt in prompts:
         try:
-            found[prompt] = len(reader.encode(prompt))
+            tokens[prompt] = len(reader.encode(prompt))
         except UserError as error:
-            raise UserError(
-                f"{where[prompt]}: {error}" if prompt in where else str(error)
-            ) from None
-    return found
+            place = f"{where[prompt]}: " if prompt in where else ""
+            raise UserError(f"{place}{error}") from None
+    return tokens

@@ -1,4 +1,6 @@
-"""Answers on a terminal: as they come, two side by side with the differing words marked, and the next-token probabilities."""
+"""Answers on a terminal: as they come, two side by side with the differing words marked, and the
+next-token probabilities.
+"""
 
 import difflib
 import re
@@ -6,36 +8,35 @@ import sys
 import unicodedata
 
 PICTURES, DELETE = 0x2400, 0x7F
-BIDI = set(
-    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-)  # a text must not reorder what stands around it
+# directional marks: a text must not reorder what stands around it
+BIDI = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 TOP = 5
 
 
 def visible(text):
-    """`text` with control characters as symbols: what a model writes must not move the cursor, colour or retitle anything."""
+    """`text` with control characters as symbols: what a model writes must not move the cursor,
+    colour or retitle anything.
+    """
 
     def safe(c):
         if c in "\n\t" or (unicodedata.category(c) != "Cc" and c not in BIDI):
             return c
-        return (
-            chr(PICTURES + ord(c))
-            if ord(c) < 0x20
-            else "\u2421"
-            if ord(c) == DELETE
-            else f"<U+{ord(c):04X}>"
-        )
+        if ord(c) < 0x20:
+            return chr(PICTURES + ord(c))
+        return "\u2421" if ord(c) == DELETE else f"<U+{ord(c):04X}>"
 
     return "".join(map(safe, text))
 
 
 def whole(text):
-    """`text` without an unfinished character at its end: its last bytes come with the next token."""
+    """`text` without an unfinished character at its end, which the next token completes."""
     return text.rstrip("\N{REPLACEMENT CHARACTER}")
 
 
 def typed(loaded, stream, out=None):
-    """Write an answer as it comes. Returns its text; after Ctrl-C, `KeyboardInterrupt.args` hold what there was."""
+    """Write an answer as it comes. Returns its text; after Ctrl-C, `KeyboardInterrupt.args` hold
+    what there was.
+    """
     out, shown, ids = out or sys.stdout, 0, []
     try:
         for ids, _, _ in stream:
@@ -51,31 +52,36 @@ def typed(loaded, stream, out=None):
 
 
 def differing(a, b):
-    """({indices of words of `a` that `b` lacks there}, the same of `b`); words are what white space separates."""
-    one, other = a.split(), b.split()
-    moves = [
-        m
-        for m in difflib.SequenceMatcher(None, one, other, autojunk=False).get_opcodes()
-        if m[0] != "equal"
-    ]
-    return {i for m in moves for i in range(m[1], m[2])}, {
-        i for m in moves for i in range(m[3], m[4])
-    }
+    """({indices of words of `a` that `b` lacks there}, the same of `b`); words are what white space
+    separates.
+    """
+    matcher = difflib.SequenceMatcher(None, a.split(), b.split(), autojunk=False)
+    of_a, of_b = set(), set()
+    for kind, start_a, end_a, start_b, end_b in matcher.get_opcodes():
+        if kind != "equal":
+            of_a.update(range(start_a, end_a))
+            of_b.update(range(start_b, end_b))
+    return of_a, of_b
 
 
-def marked(text, words, colour=True):
-    """A rich Text of `text`, the words of the given numbers marked: by style, or in [ ] where there is no colour."""
+def marked(text, words, *, colour=True):
+    """A rich Text of `text` in which the words of the given numbers are marked.
+
+    The mark is a style, or [ ] where there is no colour.
+    """
     from rich.text import Text
 
-    made, number = Text(), 0
+    output, number = Text(), 0
     for piece in re.findall(r"\s+|\S+", visible(text)):
-        hit = not piece.isspace() and number in words
-        number += not piece.isspace()
-        made.append(
-            f"[{piece}]" if hit and not colour else piece,
-            "bold underline yellow" if hit and colour else "",
-        )
-    return made
+        is_word = not piece.isspace()
+        if not (is_word and number in words):
+            output.append(piece)
+        elif colour:
+            output.append(piece, "bold underline yellow")
+        else:
+            output.append(f"[{piece}]")
+        number += is_word
+    return output
 
 
 def table_of(names, cells):
@@ -91,19 +97,20 @@ def table_of(names, cells):
     return table
 
 
-def side_by_side(sides, sampling, prompt, console, probs=False, before=lambda loaded: []):
-    """Ask the models that `sides` make, one after the other, and show both answers growing; differing words are marked at
-    the end. `sides` are [(name, function that gives a Loaded)]; `before(loaded)` are earlier messages. Returns the texts;
-    after Ctrl-C what there is of them is shown, and `KeyboardInterrupt.args` hold it."""
+def side_by_side(sides, sampling, prompt, console, *, probs=False, before=lambda loaded: []):
+    """Ask models one after the other and show their answers growing; at the end mark what differs.
+
+    `sides` are [(name, function that gives a Loaded)]; `before(loaded)` are earlier messages.
+    Returns the texts. After Ctrl-C what there is of them is shown, and `KeyboardInterrupt.args`
+    hold it.
+    """
     from rich.live import Live
     from rich.text import Text
 
-    names, texts, steps, stopped = (
-        [name for name, _ in sides],
-        [""] * len(sides),
-        [[] for _ in sides],
-        False,
-    )
+    names = [name for name, _ in sides]
+    texts = [""] * len(sides)
+    steps = [[] for _ in sides]
+    stopped = False
     with Live(console=console, refresh_per_second=12, transient=True) as live:
         for k, (_, load) in enumerate(sides):
             if stopped:
@@ -122,9 +129,8 @@ def side_by_side(sides, sampling, prompt, console, probs=False, before=lambda lo
             del loaded  # a one-shot comparison needs one model in memory at a time
     marks = differing(*texts) if len(texts) == 2 else [set()] * len(texts)
     colour = console.is_terminal and not console.no_color
-    console.print(
-        table_of(names, [marked(t, m, colour) for t, m in zip(texts, marks, strict=True)])
-    )
+    pairs = zip(texts, marks, strict=True)
+    console.print(table_of(names, [marked(text, m, colour=colour) for text, m in pairs]))
     if probs:
         console.print(probabilities(names, steps))
     if stopped:
@@ -133,7 +139,9 @@ def side_by_side(sides, sampling, prompt, console, probs=False, before=lambda lo
 
 
 def top_tokens(loaded, token, logits, count=TOP):
-    """(chosen token, [(token, probability)] of the most likely ones), from logits [V], before temperature and top-p."""
+    """(chosen token, [(token, probability)] of the most likely ones), from logits [V], before
+    temperature and top-p.
+    """
     import torch
 
     p = torch.softmax(logits.double(), -1)
@@ -161,8 +169,8 @@ def probabilities(names, steps):
         table.add_column(Text(f"most likely: {visible(name)}"), ratio=1, overflow="fold")
     for k in range(max(map(len, steps), default=0)):
         cells = []
-        for made in steps:
-            chosen, likely = made[k] if k < len(made) else ("", [])
+        for of_model in steps:
+            chosen, likely = of_model[k] if k < len(of_model) else ("", [])
             cells += [Text(chosen), Text("  ".join(f"{token} {p:.2f}" for token, p in likely))]
         table.add_row(str(k + 1), *cells)
     return table

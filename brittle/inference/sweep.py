@@ -10,6 +10,8 @@ import os
 import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
 
 from brittle.base.errors import UserError
 from brittle.base.layout import is_local, model_files
@@ -18,18 +20,24 @@ from brittle.inference import show
 from brittle.inference.loaded import Loaded, Reader, labels, path_of
 from brittle.inference.prompts import lengths
 from brittle.models.find import model_folder
+from brittle.models.generate import Sampling
 
 COLUMNS = ["prompt", "model", "model_path", "output"]
 
 
 def prompt_file(prompt):
-    """The CSV's name: the sha256 of the prompt. The same prompt is always the same file, and none leaves the folder."""
+    """The CSV's name: the sha256 of the prompt. The same prompt is always the same file, and none
+    leaves the folder.
+    """
     return hashlib.sha256(prompt.encode("utf-8")).hexdigest() + ".csv"
 
 
 def read_table(path):
-    """(rows, {path of a model, with its adapter, filter and bits: how its answer was made}) of a prompt's CSV and its record;
-    none where it is not there."""
+    """(rows, how) of a prompt's CSV and its record; both are empty where the file is not there.
+
+    `how` says how each answer was made: {path of a model, with its adapter, filter and bits:
+    settings}. Raises UserError where the file is no such table.
+    """
     if not path.is_file():
         return [], {}
     try:
@@ -40,13 +48,11 @@ def read_table(path):
         if reader.fieldnames != COLUMNS or any(None in row or None in row.values() for row in rows):
             raise ValueError
     except (ValueError, csv.Error):
-        raise UserError(
-            f"{path} is not a table of {', '.join(COLUMNS)}. Move it away, or choose another --outdir."
-        ) from None
+        wrong = f"{path} is not a table of {', '.join(COLUMNS)}"
+        raise UserError(f"{wrong}. Move it away, or choose another --outdir.") from None
     try:
-        return rows, json.loads(record_path(path).read_text(encoding="utf-8"))["settings"][
-            "answers"
-        ]
+        record = json.loads(record_path(path).read_text(encoding="utf-8"))
+        return rows, record["settings"]["answers"]
     except (OSError, ValueError, KeyError, TypeError):
         return rows, {}
 
@@ -54,10 +60,14 @@ def read_table(path):
 def merged(rows, row):
     """`rows` with `row` in the place of its model's earlier one, or behind them."""
     key = (row["model"], row["model_path"])
-    same = [i for i, r in enumerate(rows) if (r["model"], r["model_path"]) == key]
-    return [row if i in same else r for i, r in enumerate(rows) if i not in same[1:]] + (
-        [] if same else [row]
-    )
+    table, placed = [], False
+    for earlier in rows:
+        if (earlier["model"], earlier["model_path"]) != key:
+            table.append(earlier)
+        elif not placed:
+            table.append(row)
+            placed = True
+    return table if placed else [*table, row]
 
 
 @contextmanager
@@ -79,83 +89,97 @@ def fingerprint(folder):
 
 
 def check(asked, prompts, outdir, force, where):
-    """Raise UserError, before any model answers, for a model folder that is not there, and for a prompt that is too long for
-    one. A model of the hub, and one that brings code, is looked at when its turn comes."""
+    """Raise UserError, before any model answers, for a missing model folder or a too long prompt.
+
+    A model of the hub, and one that brings code, is looked at when its turn comes.
+    """
     local = [(model, setup) for model, setup in asked if is_local(model)]
     for model, setup in local:
         model_folder(model, setup.revision)
     for model, setup in local:
-        if not setup.trust_remote_code and (
-            new := [p for p in prompts if force or not answered(model, setup, p, outdir)]
-        ):
+        if setup.trust_remote_code:
+            continue
+        new = [p for p in prompts if force or not has_answer(model, setup, p, outdir)]
+        if new:
             lengths(Reader(model, setup), new, where)
 
 
-def answered(model, setup, prompt, outdir):
+def has_answer(model, setup, prompt, outdir):
     """Whether the prompt's table has a row of that model."""
-    found = {
-        (row["model"], row["model_path"]) for row in read_table(outdir / prompt_file(prompt))[0]
-    }
-    return (setup.label(model), path_of(model)) in found
+    rows, _ = read_table(outdir / prompt_file(prompt))
+    there = {(row["model"], row["model_path"]) for row in rows}
+    return (setup.label(model), path_of(model)) in there
 
 
-def sweep(asked, prompts, sampling, outdir, force=False, batch_size=64, inputs=(), where=()):
+class Sweep(NamedTuple):
+    """What all models of a sweep share."""
+
+    prompts: list[str]
+    sampling: Sampling
+    outdir: Path
+    force: bool = False  # ask again what a table has already
+    batch_size: int = 64
+    inputs: tuple = ()  # files that the prompts come from
+    where: dict = {}  # {prompt: "file line n"}  # noqa: RUF012
+
+
+def sweep(asked, shared):
     """Ask every model of `asked` [(model, Setup)] every prompt. Returns how many answers were made.
 
-    Results are put in place batch by batch. What a table has is not asked again, but for `force`. `where` says of a prompt
-    which line of which file it is. What `check` finds stops everything before any model answers; a model that cannot be asked
-    for another reason is named, and the others go on; then UserError.
+    Results are put in place batch by batch. What `check` reports stops everything before any model
+    answers. A model that cannot be asked for another reason is named, and the others go on; then
+    UserError is raised.
     """
-    count, failed, where = 0, [], dict(where)
-    names = labels(asked)
-    check(asked, prompts, outdir, force, where)
-    for (model, setup), name in zip(asked, names, strict=True):
+    count, failed = 0, []
+    check(asked, shared.prompts, shared.outdir, shared.force, shared.where)
+    for (model, setup), name in zip(asked, labels(asked), strict=True):
         try:
-            count += ask(
-                model, setup, name, prompts, sampling, outdir, force, batch_size, inputs, where
-            )
+            count += ask(model, setup, name, shared)
         except UserError as error:
-            failed.append(f"{model}: {error}")
+            failed.append((model, error))
         gc.collect()
+    if failed and len(asked) == 1:
+        raise failed[0][1]
     if failed:
-        more = f" ({len(failed) - 1} more failed: {'; '.join(failed[1:])})" if failed[1:] else ""
-        raise UserError(
-            f"{failed[0]}{more}" if len(asked) > 1 else failed[0].removeprefix(f"{asked[0][0]}: ")
-        )
+        first, *others = [f"{model}: {error}" for model, error in failed]
+        more = f" ({len(others)} more failed: {'; '.join(others)})" if others else ""
+        raise UserError(f"{first}{more}")
     return count
 
 
-def ask(model, setup, name, prompts, sampling, outdir, force, batch_size, inputs, where):
-    """Ask one model, called `name` here, all prompts that it has no answer to. Returns how many it answered."""
-    key, old = (
-        setup.label(model, path_of(model)),
-        setup.label(model),
-    )  # earlier records went by the name
-    how = {**asdict(sampling), **asdict(setup), "device": None}
+def ask(model, setup, name, shared):
+    """Ask one model, called `name`, all prompts that it has no answer to.
+
+    Returns how many prompts it answered.
+    """
+    key = setup.label(model, path_of(model))
+    old_key = setup.label(model)  # earlier records went by the name
+    how = {**asdict(shared.sampling), **asdict(setup), "device": None}
     how["weights"] = fingerprint(model_folder(model, setup.revision))
-    new, kept, history = [], [], {}
-    for prompt in prompts:
-        there = answered(model, setup, prompt, outdir)
-        (kept if there and not force else new).append(prompt)
-        history[prompt] = read_table(outdir / prompt_file(prompt))[1]
-    changed = sum(history[prompt].get(key, history[prompt].get(old, how)) != how for prompt in kept)
+    new, answered, history = [], [], {}
+    for prompt in shared.prompts:
+        there = has_answer(model, setup, prompt, shared.outdir)
+        (answered if there and not shared.force else new).append(prompt)
+        history[prompt] = read_table(shared.outdir / prompt_file(prompt))[1]
+    earlier = [history[prompt].get(key, history[prompt].get(old_key, how)) for prompt in answered]
+    changed = sum(settings != how for settings in earlier)
     if changed:
-        print(
-            f"note: {changed} answers of {name} were made by other weights or settings; --force asks again.",
-            file=sys.stderr,
-        )
+        stale = f"{changed} answers of {name} were made by other weights or settings"
+        print(f"note: {stale}; --force asks again.", file=sys.stderr)
     if not new:
-        print(f"{name}: all {len(prompts)} answers are there.")
+        print(f"{name}: all {len(shared.prompts)} answers are there.")
         return 0
     loaded = Loaded(model, setup)
-    length = lengths(loaded, new, where)  # one that is too long is said before any is answered
-    # those with one history go together: a batch's tables share the record that says how their answers were made
+    length = lengths(loaded, new, shared.where)  # a too long one is named before any is answered
+    # Prompts with one history go together: the tables of a batch share the record that says how
+    # their answers were made.
     order = sorted(new, key=lambda p: (json.dumps(history[p], sort_keys=True), length[p]))
     done = 0
+    inputs = [*shared.inputs, *setup.files()]
     for _, group in itertools.groupby(order, key=lambda p: history[p]):
-        for part in batched(list(group), batch_size):
-            answer(loaded, name, part, sampling, outdir, [*inputs, *setup.files()], {key: how})
-            done += len(part)
+        for batch in batched(list(group), shared.batch_size):
+            answer(loaded, name, batch, shared.sampling, shared.outdir, inputs, {key: how})
+            done += len(batch)
             if len(order) > 1:
                 print(f"{name}: {done} of {len(order)} prompts", flush=True)
     return done
@@ -166,7 +190,10 @@ def batched(items, size):
 
 
 def answer(loaded, name, prompts, sampling, outdir, inputs, how):
-    """Answer `prompts` in one batch and put the answers into their tables. A single one is shown as it comes."""
+    """Answer `prompts` in one batch and put the answers into their tables.
+
+    The answer to a single prompt is shown as it comes.
+    """
     with (
         ExitStack() as until_renamed,
         Run(outdir, inputs, {name: str(loaded.folder)}, sampling.seed) as run,
@@ -179,8 +206,8 @@ def answer(loaded, name, prompts, sampling, outdir, inputs, how):
         until_renamed.enter_context(locked(outdir))
         answers = {}
         for prompt, output in zip(prompts, outputs, strict=True):
-            rows, made = read_table(outdir / prompt_file(prompt))
+            rows, earlier = read_table(outdir / prompt_file(prompt))
             row = dict(zip(COLUMNS, (prompt, loaded.name, loaded.path, output), strict=True))
             run.csv(prompt_file(prompt), COLUMNS, merged(rows, row))
-            answers.update(made)
+            answers.update(earlier)
         run.settings = {"answers": {**answers, **how}}

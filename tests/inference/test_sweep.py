@@ -172,7 +172,7 @@ def test_two_sweeps_into_one_table_lose_nothing(family, tmp_path, monkeypatch):
     setup = loaded.Setup(device="cpu")
 
     def one(model):
-        sweep.sweep([(model, setup)], ["a", "b"], Sampling(2), tmp_path)
+        sweep.sweep([(model, setup)], sweep.Sweep(["a", "b"], Sampling(2), tmp_path))
 
     threads = [threading.Thread(target=one, args=(m,)) for m in (family.base, family.filtered)]
     for thread in threads:

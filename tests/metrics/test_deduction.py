@@ -289,8 +289,18 @@ def test_folders_without_facts_take_one_line(tmp_path, data):
     }
     (tmp_path / "facts.jsonl").write_text(json.dumps(fact) + "\n")
     assert read_facts(tmp_path)["x/1/a"].value == "v"
-    rule = {"fact": "x/1/r", "question": "q", "choices": ["v", "w"], "answer": 0, "rule": "r", "premises": ["x/2/a"],
-            "stated": True, "domain": "x"}  # fmt: skip
+    rule = {
+        "fact": "x/1/r",
+        "question": "q",
+        "choices": ["v", "w"],
+        "answer": 0,
+        "rule": "r",
+        "premises": ["x/2/a"],
+        "stated": True,
+        "domain": "x",
+        "subject": "E",
+        "attribute": "r",
+    }
     (tmp_path / "rules.jsonl").write_text(json.dumps(rule) + "\n")
     with pytest.raises(UserError, match="follows from x/2/a"):
         read_facts(tmp_path)
