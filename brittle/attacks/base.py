@@ -1,28 +1,34 @@
-"""The attack protocol. An attack is a dataclass whose fields are its settings; nothing else knows its name.
+"""The attack protocol. An attack is a dataclass, and its knobs are its settings.
 
-    run(model, tokenizer, material, measure)
+    check()                                     refuses settings that do not go together
+    run(model, tokenizer, material, measure)    attacks `model` in one or more variants
 
-attacks `model` in one or more variants (strengths, rates, templates) and calls `measure(variant, prompt, **columns)` at
-every moment that counts: the model as it stands then, asked through `prompt`, is measured. What the attacker knows comes
-from `material` alone. After `run` the model is what it was before, to the last byte.
+`run` calls `measure(variant, prompt, **columns)` at every moment that counts (a strength, a rate, a
+template): the model as it stands then, asked through `prompt`, is measured. What the attacker knows
+comes from `material` alone. After `run` the model is what it was before, to the last byte.
+
+The knobs are the only home of an attack's defaults. eval/attack.py and experiment/scoreboard.py use
+them as they are; the script of a single attack (brittle/attacks/single.py) turns them into flags.
+So this file and those of the attacks import no torch on top: `--help` reads them.
 """
 
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from brittle.models.architectures import as_rows, group_of, layer_of
-from brittle.models.weights import is_matrix
-
 
 class Prompt:
-    """How a question is put: as it stands. Attacks change the text, or the tokens between question and answer."""
+    """How a question is put: as it stands. Attacks change the text, or the tokens between question
+    and answer.
+    """
 
     def question(self, item):
         """The text asked in place of item["question"]."""
         return item["question"]
 
     def tokens(self, ids, start):
-        """(ids, start) with tokens put in: `ids` a question with one answer, which begins at `start`."""
+        """(ids, start) with tokens put in: `ids` a question with one answer, which begins at
+        `start`.
+        """
         return ids, start
 
 
@@ -31,6 +37,9 @@ class Attack:
     """The model as it was made: what the others are compared with."""
 
     seed: int = 0
+
+    def check(self):
+        """Raises UserError for settings that are none, or do not go together."""
 
     def run(self, model, tokenizer, material, measure):
         measure("as made")
@@ -55,9 +64,11 @@ def kept(model):
 
 @contextmanager
 def frozen(model):
-    """No weight collects gradients inside the block: those of a prompt cost no memory for the model's own."""
+    """No weight collects gradients inside the block: those of a prompt cost no memory for the
+    model's own.
+    """
     flags = [(p, p.requires_grad) for p in model.parameters()]
-    model.requires_grad_(False)
+    model.requires_grad_(requires_grad=False)
     try:
         yield
     finally:
@@ -66,19 +77,35 @@ def frozen(model):
 
 
 def matrices(model):
-    """(name, W) of every attention and MLP matrix in the blocks, rows = output features; stacked experts are 3-D.
+    """(name, W) of every attention and MLP matrix in the blocks, rows = output features; stacked
+    experts are 3-D.
 
     W is a view: what is written into it changes the model.
     """
+    from brittle.models.architectures import as_rows, group_of, layer_of
+    from brittle.models.weights import is_matrix
+
     for name, p in model.named_parameters():
         if layer_of(name) >= 0 and group_of(name) != "other" and is_matrix(p.shape):
             yield name, as_rows(p.data, name, model.config)
 
 
 def is_mini(model):
+    """Was the model made by create_models.py?"""
     return getattr(model.config, "family", "") == "mini"
 
 
 def right_answers(items):
     """`question answer` of multiple-choice items."""
     return [f"{item['question']} {item['choices'][item['answer']]}" for item in items]
+
+
+def encode_right_answers(tokenizer, items, limit):
+    """(ids, starts) of every item with its right answer: its tokens, at most `limit`, and where the
+    answer begins.
+    """
+    from brittle.metrics import mcq
+
+    right = [{**item, "choices": [item["choices"][item["answer"]]]} for item in items]
+    pairs = mcq.encode_items(tokenizer, right, limit)
+    return [ids for ids, _ in pairs], [start for _, start in pairs]

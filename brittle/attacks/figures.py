@@ -1,48 +1,45 @@
-"""The figure of one attack on one model: accuracy against its strength, with intervals and what guessing gives."""
+"""The figure of one attack on one model: accuracy against its strength, with intervals and what
+guessing gives.
+"""
 
 from brittle.base import figures
 
-LOOK = {"forget_a": ("#CC3311", "o", "half A"), "forget_b": ("#882255", "D", "half B, held out"),
-        "retain": ("#0077BB", "s", "retain")}  # fmt: skip
+# of each split: colour, marker, and its name in the legend
+LOOK = {
+    "forget_a": ("#CC3311", "o", "half A"),
+    "forget_b": ("#882255", "D", "half B, held out"),
+    "retain": ("#0077BB", "s", "retain"),
+}
 
 
-def curves(table, x, title, name, chance, by=None, label=None, numeric=True):
-    """One panel a value of column `by`; a line a split over column `x` (numbers, or words in their order)."""
-    panels = list(dict.fromkeys(row[by] for row in table)) if by else [None]
-    figure, axes = figures.figure(title, name, columns=len(panels), height=3.9)
+def draw_panel(axis, rows, x, chance):
+    """A line a split over the values of column `x`, evenly spaced, and a dashed line at accuracy by
+    guessing.
+    """
+    values = sorted({row[x] for row in rows})
+    for split, (colour, marker, words) in LOOK.items():
+        line = [row for row in rows if row["split"] == split and row["accuracy"] is not None]
+        line.sort(key=lambda row: row[x])
+        places = [values.index(row[x]) for row in line]
+        low = [row["accuracy_low"] for row in line]
+        high = [row["accuracy_high"] for row in line]
+        axis.plot(
+            places, [row["accuracy"] for row in line], label=words, color=colour, marker=marker
+        )
+        axis.vlines(places, low, high, colors=colour, alpha=0.5)
+    figures.null(axis, None, chance, "guessing")
+    axis.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+    axis.set(ylim=(-0.03, 1.05), ylabel="accuracy")
+
+
+def curves(rows, curve, name, chance):
+    """The figure of a `brittle.attacks.single.Curve`: one panel a value of its column `by`."""
+    panels = list(dict.fromkeys(row[curve.by] for row in rows)) if curve.by else [None]
+    figure, axes = figures.figure(curve.title, name, columns=len(panels), height=3.9)
     for axis, panel in zip(axes, panels, strict=True):
-        part = [row for row in table if not by or row[by] == panel]
-        places = (
-            sorted({row[x] for row in part})
-            if numeric
-            else list(dict.fromkeys(row[x] for row in part))
-        )
-        for split, (colour, marker, words) in LOOK.items():
-            line = [row for row in part if row["split"] == split and row["accuracy"] is not None]
-            line.sort(key=lambda row: places.index(row[x]))
-            at = [places.index(row[x]) for row in line]
-            style = {"color": colour, "marker": marker} | ({} if numeric else {"linestyle": "none"})
-            axis.plot(at, [row["accuracy"] for row in line], label=words, **style)
-            axis.vlines(
-                at,
-                *([row[f"accuracy_{end}"] for row in line] for end in ("low", "high")),
-                colors=colour,
-                alpha=0.5,
-            )
-        figures.null(axis, None, chance, "guessing")
-        shown = [f"{p:g}" if numeric else p for p in places]
-        axis.set_xticks(
-            range(len(places)),
-            shown,
-            rotation=0 if numeric else 35,
-            ha="center" if numeric else "right",
-        )
-        axis.set(
-            ylim=(-0.03, 1.05),
-            xlabel=label or x,
-            ylabel="accuracy",
-            title=f"{by} {panel}" if by else "",
-        )
+        shown = [row for row in rows if not curve.by or row[curve.by] == panel]
+        draw_panel(axis, shown, curve.x, chance)
+        axis.set(xlabel=curve.label, title=f"{curve.by} {panel}" if curve.by else "")
     figure.legend(
         *axes[0].get_legend_handles_labels(),
         loc="outside lower center",

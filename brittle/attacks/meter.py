@@ -102,7 +102,8 @@ def choose(rows):
 def attack_model(
     attack, model, tokenizer, material, sets, banned, batch_size=256, everything=False
 ):
-    """The `Meter` of one attack, run. Raises UserError where the attack has read half B."""
+    """The `Meter` of one attack, run. Raises UserError where the attack has read half B, or its settings are none."""
+    attack.check()
     meter = Meter(model, tokenizer, sets, batch_size, everything)
     attack.run(model, tokenizer, material, meter)
     material.check(banned)

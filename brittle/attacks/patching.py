@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import torch
 
-from brittle.attacks.base import Attack
-from brittle.attacks.soft_prompt import answered
+from brittle.attacks.base import Attack, encode_right_answers
 from brittle.data.batches import batches
+from brittle.data.tokens import answer_mask
 from brittle.models.architectures import context_length
 from brittle.models.blocks import blocks
 from brittle.models.hooks import hidden, resume
@@ -61,13 +61,12 @@ def restored(model, base, chosen, rest=False):
 @torch.no_grad()
 def answer_logits(model, ids, starts, pad_id, batch_size=64):
     """[answer tokens, V] float32: the logits that predict the tokens of the answers."""
-    found = []
+    logits = []
     for indices, batch in batches(ids, pad_id, batch_size, model.device):
-        position = torch.arange(1, batch["input_ids"].size(1), device=model.device)
-        start = torch.tensor([starts[i] for i in indices], device=model.device)
-        answer = (position >= start[:, None]) & (batch["attention_mask"][:, 1:] == 1)
-        found.append(model(**batch).logits[:, :-1][answer].float())
-    return torch.cat(found)
+        begins = torch.tensor([starts[i] for i in indices], device=model.device)
+        answer = answer_mask(batch, begins)
+        logits.append(model(**batch).logits[:, :-1][answer].float())
+    return torch.cat(logits)
 
 
 def recovery_score(patched, unlearned, base):
@@ -83,7 +82,7 @@ class Patch(Attack):
     items: int = 200
 
     def run(self, model, tokenizer, material, measure):
-        ids, starts = answered(
+        ids, starts = encode_right_answers(
             tokenizer, material.forget()[: self.items], context_length(model.config)
         )
         asked = (ids, starts, tokenizer.pad_token_id)

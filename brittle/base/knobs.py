@@ -1,27 +1,38 @@
 """Knobs: dataclass fields that become command-line flags, with a help text, bounds and choices.
 
-A method and an attack are dataclasses. Each of their settings is declared once, as a knob; from it follow the flag of the
-script, its help, the check of what the user typed, and the line in the model card.
+A method and an attack are dataclasses. Each of their settings is declared once, as a knob. From the
+knob follow the flag of the script, its default, its help, the check of what the user typed, and the
+line in the model card or the record.
+
+A script of many classes (unlearn/unlearn.py) gives every flag the help of `all_knobs`: its default
+depends on the class. A script of one class (eval/noise.py) gives every flag its type and its
+default, by `typed_options`.
 """
 
-import dataclasses
+import inspect
 import math
 import re
 from dataclasses import field, fields
+from typing import Annotated
 
 from brittle.base.errors import UserError
 
 REFUSALS = "File of refusals, one a line (a built-in list where empty)."
 
 
-def knob(default, help, low=None, high=None, choices=None):
-    """A field that becomes a flag. `low` and `high` bound its numbers (inclusive), `choices` are its only texts."""
-    return field(
-        default=default, metadata={"help": help, "low": low, "high": high, "choices": choices}
-    )
+def knob(default, help, low=None, high=None, choices=None, noun="values"):
+    """A field that becomes a flag.
+
+    `low` and `high` bound its numbers (inclusive), `choices` are its only texts. A tuple is a flag
+    that takes several values, all of the type of the default's first; error messages call them
+    `noun`.
+    """
+    about = {"help": help, "low": low, "high": high, "choices": choices, "noun": noun}
+    return field(default=default, metadata=about)
 
 
 def retain_knob(default, *more):
+    """The knob that exchanges a method's retain term; `more` are choices beside nll, kl and l2."""
     return knob(
         default,
         "Retain term: nll, kl (to the start), l2 (of hidden states).",
@@ -30,88 +41,140 @@ def retain_knob(default, *more):
 
 
 def knobs(cls):
-    """{field name: field} of a method's knobs."""
-    return {f.name: f for f in fields(cls) if "help" in f.metadata}
+    """{field name: field} of the knobs of a dataclass."""
+    return {spec.name: spec for spec in fields(cls) if "help" in spec.metadata}
 
 
 def flag(name):
+    """The command line's spelling of a knob's name."""
     return "--" + name.replace("_", "-")
 
 
 def show(value):
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    """A knob's value as the text that `parse` reads."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)
 
 
 def parse(cls, name, text):
-    """The value of knob `name` of `cls` from a flag's text, by the type of its default. Raises UserError."""
+    """The value of knob `name` of `cls` from a flag's text, by the type of its default. Raises
+    UserError.
+    """
     spec = knobs(cls)[name]
-    kind = type(spec.default)
+    several = isinstance(spec.default, tuple)
+    kind = type(spec.default[0]) if several else type(spec.default)
+    texts = _split(text) if several else [text]
     try:
-        if kind is tuple:
-            value = tuple(int(part) for part in str(text).strip("()[]").split(",") if part.strip())
-            if not value:
-                raise ValueError
-        else:
-            value = kind(text)
+        values = [kind(one) for one in texts]
     except ValueError:
-        wanted = {
-            tuple: "block numbers such as 5,6,7",
-            int: "a whole number",
-            float: "a number",
-        }.get(kind, kind.__name__)
-        raise UserError(f"{flag(name)} {text}: {wanted} wanted.") from None
-    choices, low, high = (spec.metadata[k] for k in ("choices", "low", "high"))
+        values = []
+    if not values:
+        raise UserError(f"{flag(name)} {text}: {_wanted(spec)} wanted.")
+    for value in values:
+        _check_value(spec, text, value)
+    return tuple(values) if several else values[0]
+
+
+def _split(text):
+    """The values of a text with commas, with or without brackets around them."""
+    stripped = (one.strip() for one in str(text).strip("()[]").split(","))
+    return [one for one in stripped if one]
+
+
+def _wanted(spec):
+    """What a knob takes, in words."""
+    if isinstance(spec.default, tuple):
+        return f"{spec.metadata['noun']} such as {show(spec.default)}"
+    kind = type(spec.default)
+    return {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
+
+
+def _check_value(spec, text, value):
+    """Raises UserError where `value` is none of the knob's choices, not finite, or out of its
+    bounds.
+    """
+    choices = spec.metadata["choices"]
     if choices and value not in choices:
-        raise UserError(f"{flag(name)} {text}: choose {' or '.join(choices)}.")
-    if kind is float and not math.isfinite(value):
-        raise UserError(f"{flag(name)} {text}: a finite number wanted.")
-    for v in value if kind is tuple else (value,):
-        if (low is not None and not v >= low) or (high is not None and not v <= high):
-            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise UserError(f"{flag(name)} {text}: must be {bounds}.")
-    return value
+        raise UserError(f"{flag(spec.name)} {text}: choose {' or '.join(choices)}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{flag(spec.name)} {text}: a finite number wanted.")
+    low, high = spec.metadata["low"], spec.metadata["high"]
+    too_low = low is not None and not value >= low
+    too_high = high is not None and not value <= high
+    if too_low or too_high:
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise UserError(f"{flag(spec.name)} {text}: must be {bounds}.")
 
 
 def build(cls, name, given, **more):
-    """The method with the knobs of `given` ({name: text or value}). Raises UserError for one that it does not read."""
+    """An object of `cls` with the knobs of `given` ({name: text or value}) and the fields `more`.
+
+    `name` is what the user calls the class. Raises UserError for a knob that it does not read.
+    """
     own = knobs(cls)
     for key in given:
         if key not in own:
             reads = ", ".join(map(flag, own)) or "no knobs"
             raise UserError(f"{name} does not read {flag(key)}; it reads {reads}.")
-    made = {}
-    for key, value in given.items():
-        made[key] = parse(cls, key, show(tuple(value) if isinstance(value, list) else value))
-    return cls(**more, **made)
+    return cls(**more, **{key: parse(cls, key, show(value)) for key, value in given.items()})
 
 
 def all_knobs(classes):
-    """{knob: help with the choices, the defaults, and whose they are} over {method name: class}, for one --help."""
-    helps = {}
+    """{knob: help with the choices, the defaults, and whose they are} over {method name: class},
+    for one --help.
+    """
+    texts, owners, choices = {}, {}, {}
     for name, cls in classes.items():
         for key, spec in knobs(cls).items():
-            _, defaults, choices = helps.setdefault(key, (spec.metadata["help"], {}, {}))
-            defaults.setdefault(show(spec.default), []).append(name)
-            choices.update(dict.fromkeys(spec.metadata["choices"] or ()))
-    shown = {
-        key: "; ".join(f"{d}: {', '.join(names)}" for d, names in found.items())
-        for key, (_, found, _) in helps.items()
-    }
-    return {
-        key: f"{text}{_unnamed(text, choices)} [{shown[key]}]"
-        for key, (text, _, choices) in helps.items()
-    }
+            texts.setdefault(key, spec.metadata["help"])
+            owners.setdefault(key, {}).setdefault(show(spec.default), []).append(name)
+            choices.setdefault(key, {}).update(dict.fromkeys(spec.metadata["choices"] or ()))
+    helps = {}
+    for key, text in texts.items():
+        defaults = "; ".join(f"{value}: {', '.join(names)}" for value, names in owners[key].items())
+        helps[key] = f"{text}{_unnamed(text, choices[key])} [{defaults}]"
+    return helps
 
 
 def _unnamed(text, choices):
     """The choices of a knob, where its help does not name them all."""
-    return (
-        ""
-        if all(re.search(rf"\b{re.escape(c)}\b", text) for c in choices)
-        else f" One of: {', '.join(choices)}."
-    )
+    if all(re.search(rf"\b{re.escape(choice)}\b", text) for choice in choices):
+        return ""
+    return f" One of: {', '.join(choices)}."
 
 
-def values(method):
-    """{knob: value} of a method, for the model card and the record."""
-    return {name: dataclasses.asdict(method)[name] for name in knobs(type(method))}
+def typed_options(cls, defaults=None):
+    """[inspect.Parameter] for typer: an option for each knob of `cls`, with its type, bounds, help
+    and default.
+
+    A knob with several values is an option that can be repeated. `defaults` {knob: value} replaces
+    defaults.
+    """
+    import typer
+
+    parameters = []
+    for name, spec in knobs(cls).items():
+        default = (defaults or {}).get(name, spec.default)
+        low, high, text = (spec.metadata[key] for key in ("low", "high", "help"))
+        if isinstance(default, tuple):
+            # typer's message for a list does not say which flag was wrong as `parse` does
+            kind = list[type(default[0])]
+            option = typer.Option(flag(name), help=f"{text[:-1]} (repeatable).")
+        else:
+            kind = type(default)
+            option = typer.Option(flag(name), min=low, max=high, help=text)
+        parameters.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=default,
+                annotation=Annotated[kind, option],
+            )
+        )
+    return parameters
+
+
+def values(owner):
+    """{knob: value} of a method or an attack, for the model card and the record."""
+    return {name: getattr(owner, name) for name in knobs(type(owner))}

@@ -22,7 +22,9 @@ from brittle.methods.base import Method
 class CB(Method):
     kind: ClassVar[str] = "representation"
     needs_reference: ClassVar[bool] = True
-    layer_id: tuple = knob((9, 19), "Block(s) whose output is rerouted.", low=0)
+    layer_id: tuple = knob(
+        (9, 19), "Block(s) whose output is rerouted.", low=0, noun="block numbers"
+    )
     alpha: float = knob(10.0, "Weight of rerouting (readme: of the retain term).", low=0)
     retain_alpha: float = knob(10.0, "Weight of the retain term.", low=0)
     retain_start: float = knob(

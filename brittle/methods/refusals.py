@@ -4,7 +4,7 @@ import torch
 
 from brittle.data.batches import Stream, pad
 from brittle.data.texts import read_lines
-from brittle.data.tokens import prompt_length
+from brittle.data.tokens import answer_mask, prompt_length
 
 REFUSALS = (
     "I do not know.",
@@ -37,8 +37,8 @@ class Refusals(Stream):
     def batch(self, like):
         """The refusals to the texts of the batch `like`; `.reply` [B, T-1] is 1 where a refusal's token is predicted."""
         chosen = like.index.tolist()
-        made = pad([self.ids[i] for i in chosen], self.pad_id, like["input_ids"].device, chosen)
-        position = torch.arange(1, made["input_ids"].size(1), device=made["input_ids"].device)
-        starts = torch.tensor([self.starts[i] for i in chosen], device=position.device)
-        made.reply = (position >= starts[:, None]) * made["attention_mask"][:, 1:]
-        return made
+        device = like["input_ids"].device
+        refused = pad([self.ids[i] for i in chosen], self.pad_id, device, chosen)
+        starts = torch.tensor([self.starts[i] for i in chosen], device=device)
+        refused.reply = answer_mask(refused, starts)
+        return refused

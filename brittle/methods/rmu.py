@@ -19,7 +19,7 @@ from brittle.methods.base import Method
 class RMU(Method):
     kind: ClassVar[str] = "representation"
     needs_reference: ClassVar[bool] = True
-    layer_id: tuple = knob((7,), "Block(s) whose output is steered.", low=0)
+    layer_id: tuple = knob((7,), "Block(s) whose output is steered.", low=0, noun="block numbers")
     steering_coeff: float = knob(6.5, "Length c of the random target.", low=0)
     alpha: float = knob(1200.0, "Weight of the retain term.", low=0)
     variant: str = knob("paper", "Which definition.", choices=("paper", "readme"))

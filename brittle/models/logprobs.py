@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from brittle.data.batches import batches
+from brittle.data.tokens import answer_mask
 from brittle.maths.precision import wide
 
 HELD_OUT_BATCH = 64
@@ -42,6 +43,12 @@ def nll(model, batch):
 def sequence_logprobs(model, batch):
     """log p of each whole sequence, [B]: the sum over its real tokens but the first."""
     return (token_logprobs(model(**batch).logits, batch["input_ids"]) * target_mask(batch)).sum(1)
+
+
+def answer_nll(model, batch, starts):
+    """Mean over the batch of the answers' summed NLL in nats; `starts` [B]: where each answer's tokens begin."""
+    logprobs = token_logprobs(model(**batch).logits, batch["input_ids"])
+    return -(logprobs * answer_mask(batch, starts)).sum(1).mean()
 
 
 def token_mean(values, batch):

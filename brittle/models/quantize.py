@@ -29,9 +29,9 @@ def quantize(weight, bits, group=0):
     return (parts.flatten(-2) if group else parts)[..., :width].to(weight.dtype)
 
 
-def check_bits(bits, flag="--quantize"):
+def check_bits(bits):
     if not 2 <= bits <= 16:
-        raise UserError(f"{flag} {bits}: 2 to 16 bits.")
+        raise UserError(f"--quantize {bits}: 2 to 16 bits.")
 
 
 @torch.no_grad()

@@ -1,4 +1,6 @@
-"""Attacks by prompt: what is rendered, gradients against finite differences, extraction of a perfect memoriser, sampled leaks."""
+"""Attacks by prompt: what is rendered, gradients against finite differences, extraction of a
+perfect memoriser, sampled leaks.
+"""
 
 from types import SimpleNamespace
 
@@ -6,11 +8,13 @@ import pytest
 import torch
 from support import tiny
 
-from brittle.attacks import gcg, prompts, sampling, soft_prompt
+from brittle.attacks import prompts, sampling, soft_prompt, suffix_search
+from brittle.attacks.base import encode_right_answers
 from brittle.attacks.material import halves
 from brittle.data.batches import pad
 from brittle.models.generate import Sampling
 from brittle.models.load import load_model, load_tokenizer
+from brittle.models.logprobs import answer_nll
 
 ASKED = "Question: What is the habitat of Mazafi? Answer:"
 
@@ -79,7 +83,7 @@ def test_soft_prompt_gradient():
 
     def loss(v):
         with real(model, v):
-            return soft_prompt.answer_nll(model, batch, starts)
+            return answer_nll(model, batch, starts)
 
     assert torch.autograd.gradcheck(loss, vectors, fast_mode=True)
     lengths = batch["attention_mask"].sum(1)
@@ -89,15 +93,15 @@ def test_soft_prompt_gradient():
             sum(r[t - 1, i[t]] for t in range(int(s), len(i)))
             for r, i, s in zip(rows, tiny.ids(3), starts, strict=True)
         ]
-    assert soft_prompt.answer_nll(model, batch, starts).item() == pytest.approx(
+    assert answer_nll(model, batch, starts).item() == pytest.approx(
         -float(sum(sums)) / len(lengths)
     )
 
 
 def test_gcg(family, data):
     model, tokenizer = load_model(family.base, "cpu", "float32"), load_tokenizer(family.base)
-    pairs = list(zip(*soft_prompt.answered(tokenizer, halves(data)[0][:3], 100), strict=True))
-    search = gcg.Search(model.double(), tokenizer, pairs, 4, 8, 16, seed=0)
+    pairs = list(zip(*encode_right_answers(tokenizer, halves(data)[0][:3], 100), strict=True))
+    search = suffix_search.SuffixSearch(model.double(), tokenizer, pairs, 4, 8, 16, seed=0)
     first, losses = search.suffix, [search.loss]
     gradient = search.gradient()
     hot = torch.nn.functional.one_hot(torch.tensor(first), gradient.size(1)).float()
@@ -110,7 +114,7 @@ def test_gcg(family, data):
         for eps in (-1e-3, 1e-3):
             inputs = embed(batch["input_ids"]).clone()
             inputs[torch.arange(3), slots + place] += eps * direction
-            ends.append(soft_prompt.answer_nll(lambda input_ids, attention_mask, x=inputs: model(
+            ends.append(answer_nll(lambda input_ids, attention_mask, x=inputs: model(
                 inputs_embeds=x, attention_mask=attention_mask), batch, starts).item())  # fmt: skip
     assert float(gradient[place, token] - (gradient[place] * hot[place]).sum()) == pytest.approx(
         (ends[1] - ends[0]) / 2e-3, rel=1e-4
@@ -118,12 +122,15 @@ def test_gcg(family, data):
     for _ in range(4):
         losses.append(search.step())
     assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
-    assert gcg.typed(tokenizer, search.suffix) and search.losses([search.suffix])[0] == losses[-1]
-    again = gcg.Search(model, tokenizer, pairs, 4, 8, 16, seed=0)
+    assert (
+        suffix_search.can_be_typed(tokenizer, search.suffix)
+        and search.losses([search.suffix])[0] == losses[-1]
+    )
+    again = suffix_search.SuffixSearch(model, tokenizer, pairs, 4, 8, 16, seed=0)
     assert [again.step() for _ in range(4)] == losses[
         1:
     ] and again.suffix == search.suffix  # seeded
-    assert gcg.Suffix([7, 8]).tokens([1, 2, 3, 4], 2) == ([1, 2, 7, 8, 3, 4], 4)
+    assert suffix_search.Suffix([7, 8]).tokens([1, 2, 3, 4], 2) == ([1, 2, 7, 8, 3, 4], 4)
 
 
 class Memoriser:

@@ -1,12 +1,17 @@
-"""The scripts of single attacks on a tiny model: whole CSVs that say what the model is without attack, figures, mistakes."""
+"""The scripts of single attacks on a tiny model: whole CSVs that say what the model is without
+attack, figures, mistakes.
+"""
 
 import csv
+import inspect
 import runpy
 
 import pytest
 
+from brittle.attacks import attack_class
 from brittle.attacks.base import Prompt
 from brittle.attacks.meter import eval_sets
+from brittle.base import knobs
 from brittle.data.items import SPLITS
 from brittle.metrics import mcq
 from brittle.models.load import load_model, load_tokenizer
@@ -80,6 +85,29 @@ def test_scripts(name, family, data, tmp_path, script):
             assert float(row["answer_nll"]) == pytest.approx(nll) and int(row["n"]) == len(items)
 
 
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "steer"])
+def test_defaults_are_the_attacks_own(name):
+    """Each flag's default is its knob's, and what the scoreboard runs; but for the one strength
+    that changes nothing.
+    """
+    names = runpy.run_path(f"eval/{name}.py", run_name="defaults")
+    single, options = names["SCRIPT"], inspect.signature(names["main"]).parameters
+    own, scoreboards = knobs.knobs(single.attack), attack_class(name)
+    assert single.attack is scoreboards and own and set(own) <= set(options)
+    for knob_name, spec in own.items():
+        identity = [single.unchanged[knob_name]] if knob_name in single.unchanged else []
+        default = options[knob_name].default
+        assert default == ((*identity, *spec.default) if identity else spec.default)
+    arguments = {key: option.default for key, option in options.items()} | {"seed": 3}
+    attack, plain = single.build(arguments), scoreboards(seed=3)
+    changed = {key for key, value in vars(plain).items() if getattr(attack, key) != value}
+    assert changed == set(single.unchanged) | ({"at"} if single.start else set())
+    if "every" in options:
+        at = single.build(arguments | {"steps": 7, "every": 3}).at
+        assert at == ((0, 3, 6, 7) if single.start else (3, 6, 7))
+        assert single.build(arguments | {"steps": 7}).at == ((0, 7) if single.start else (7,))
+
+
 def test_extract(family, data, tmp_path, script):
     command = ["eval/extract.py", "--model", family.base, "--data", data, "--max-items", "5", "--templates", "plain,few-shot",
                "--samples", "2", "--tokens", "3", "--forget", data / "forget.txt", "--retain", data / "retain.txt",
@@ -147,9 +175,9 @@ def test_relearning_on_other_texts(family, data, tmp_path, script):
 
 
 MISTAKES = {
-    "quantize": (["--bits", "1"], "--bits 1"),
-    "prune": (["--ratio", "1"], "--ratio 1"),
-    "noise": (["--scale=-1"], "--scale"),
+    "quantize": (["--bits", "1"], "--bits 1: must be between 2 and 16"),
+    "prune": (["--ratio", "1"], "--ratio 1:"),
+    "noise": (["--scale=-1"], "--scale -1.0: must be at least 0"),
     "extract": (["--templates", "x"], "--templates x"),
     "tamper": (["--on", "x"], "--on x"),
     "attack": (["--attacks", "x"], "no attack 'x'"),

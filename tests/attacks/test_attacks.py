@@ -1,4 +1,6 @@
-"""Attacks on weights and activations: identities, closed forms, brute force; each leaves the model as it was, blind to half B."""
+"""Attacks on weights and activations: identities, closed forms, brute force; each leaves the model
+as it was, blind to half B.
+"""
 
 import json
 import shutil
@@ -35,9 +37,9 @@ from brittle.models.readout import Reader
 
 SMALL = {
     "relearn": Relearn(rates=(1e-3,), steps=2, at=(1, 2), batch_size=4), "relearn_lora": RelearnLora(0, (1e-2,), 2, (2,), 4, 2),
-    "relearn_benign": RelearnBenign(0, (1e-3,), 1, (1,), 4), "quantize": quantize.Quantize(bits=(4,), groups=("row", "8")),
-    "prune": prune.Prune(ratios=(0.3,), texts=8), "noise": noise.Noise(scales=(0.3,)),
-    "soft_prompt": soft_prompt.SoftPrompt(count=2, steps=2, at=(2,), batch_size=4),
+    "relearn_benign": RelearnBenign(0, (1e-3,), 1, (1,), 4), "quantize": quantize.Quantize(bits=(4,), group=("row", "8")),
+    "prune": prune.Prune(ratio=(0.3,), texts=8), "noise": noise.Noise(scale=(0.3,)),
+    "soft_prompt": soft_prompt.SoftPrompt(vectors=2, steps=2, at=(2,), train_batch=4),
     "gcg": gcg.GCG(length=3, steps=1, candidates=4, items=2, at=(1,)), "ablate": ablate.Ablate(texts=4),
 }  # fmt: skip
 
@@ -64,7 +66,9 @@ def changed_half_b(data, folder):
 
 
 def test_every_attack_puts_the_model_back_and_never_depends_on_half_b(loaded, data, tmp_path):
-    """The same attack on data with another half B: bit for bit the same attacked models, by what they answer on the rest."""
+    """The same attack on data with another half B: bit for bit the same attacked models, by what
+    they answer on the rest.
+    """
     model, tokenizer = loaded
     before, hooks = (
         bits(model),
@@ -200,7 +204,7 @@ def test_pruning_counts_and_brute_force():
             lowest = sorted(range(12), key=score.__getitem__)[: int(ratio * 12)]
             assert {i for i in range(12) if after[i] == 0} == set(lowest)
     with pytest.raises(UserError, match="--ratio 1"):
-        prune.check(1)
+        prune.Prune(ratio=(0.1, 1.0)).check()
 
 
 @pytest.mark.parametrize("kind", ["gpt_neox", "gpt2"])
@@ -316,7 +320,9 @@ def test_half_a_chooses_and_a_broken_model_has_no_accuracy(loaded, data):
 
 
 class Planted:
-    """`mcq.outcomes` in the meter's place: {variant: {split: (share right, NLL) or an error}}, told by the variant's prompt."""
+    """`mcq.outcomes` in the meter's place: {variant: {split: (share right, NLL) or an error}},
+    told by the variant's prompt.
+    """
 
     def __init__(self, outcomes):
         self.outcomes, self.asked = outcomes, []
