@@ -10,7 +10,6 @@ rating), agreement.csv (Krippendorff's alpha with its interval, and for each pai
 disagreements.csv. Alpha from .67 on may be reported, from .8 on claimed; below, mend the rubric and raise its version.
 """
 
-import csv
 import json
 import random
 from itertools import combinations
@@ -20,6 +19,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.base.tables import read_cells
 
 ANNOTATIONS = ["id", "source", "item", "rater", "rubric", "label", "notes"]
 AGREEMENT = ["rubric", "statistic", "raters", "value", "ci_low", "ci_high", "n", "verdict"]
@@ -64,22 +64,21 @@ def read_sheet(path, known, labels):
             f"{path} not found. All sheets that were exported are wanted; leave cells empty that nobody rated."
         )
     found = {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        for number, row in enumerate(csv.DictReader(file), 2):
-            if row.get("id", "").zfill(4) not in known:
+    for number, row in enumerate(read_cells(path), 2):
+        if row.get("id", "").zfill(4) not in known:
+            raise UserError(
+                f"{path} line {number}: {row.get('id')!r} is no item of this export. Keep the column id as it was."
+            )
+        for rubric, allowed in labels.items():
+            label = (row.get(rubric) or "").strip()
+            if label and label.casefold() not in allowed:
                 raise UserError(
-                    f"{path} line {number}: {row.get('id')!r} is no item of this export. Keep the column id as it was."
+                    f"{path} line {number}: {label!r} is no label of {rubric}: {', '.join(allowed.values())}."
                 )
-            for rubric, allowed in labels.items():
-                label = (row.get(rubric) or "").strip()
-                if label and label.casefold() not in allowed:
-                    raise UserError(
-                        f"{path} line {number}: {label!r} is no label of {rubric}: {', '.join(allowed.values())}."
-                    )
-                found[row["id"].zfill(4), rubric] = (
-                    allowed.get(label.casefold()),
-                    row.get("notes") or "",
-                )
+            found[row["id"].zfill(4), rubric] = (
+                allowed.get(label.casefold()),
+                row.get("notes") or "",
+            )
     return found
 
 

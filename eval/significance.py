@@ -34,15 +34,14 @@ DEFAULT_TEST = "paired_t"
 
 def read_items(path, value, group):
     """{task: rows} of a per-item CSV. Raises UserError where it is missing or lacks a column."""
-    from brittle.base.tables import read_table
+    from brittle.base.tables import read_rows
 
     if not path.is_file():
         raise UserError(
             f"{path} not found. Make it with eval/harness.py, or name another file with --items."
         )
-    table, tasks = read_table(path, [value]), {}
-    for row in table.to_dict("records"):
-        row = {k: None if v != v else v for k, v in row.items()}  # an empty field is NaN
+    tasks = {}
+    for row in read_rows(path, needs=[value]):
         tasks.setdefault(str(row.get(group, "all")), []).append(row)
     return tasks
 

@@ -17,7 +17,7 @@ from brittle.base import command
 from brittle.base.errors import UserError
 from brittle.base.layout import model_name
 from brittle.base.record import Run
-from brittle.base.tables import number, read_csv
+from brittle.base.tables import number, read_rows
 from brittle.pipeline import steps
 from brittle.report import attacks, filter, levels, sequential
 from brittle.report import page as page_module
@@ -52,19 +52,19 @@ def source(root, folder, base, model):
 def summary(root, roles):
     """A row of COLUMNS (and `split_a_accuracy`, which the verdict reads) a model; None for what is not known."""
     base = next(iter(roles))
-    attacks = {row["model"]: row for row in read_csv(source(root, "recovery", base, base))}
+    attacks = {row["model"]: row for row in read_rows(source(root, "recovery", base, base))}
     renamed = {"heldout_recovery": "heldout_recovery", "ci_low": "heldout_recovery_low", "ci_high": "heldout_recovery_high",
                "split_a_accuracy": "split_a_accuracy"}  # fmt: skip
     for model, role in roles.items():
         row = {"model": model, "role": role}
-        right = [r for r in read_csv(source(root, "harness", base, model)) if r["metric"] == "acc"]
+        right = [r for r in read_rows(source(root, "harness", base, model)) if r["metric"] == "acc"]
         for split in ("forget", "retain", "general"):
             row[f"{split}_accuracy"] = next(
                 (number(r["value"]) for r in right if r["split"] == split), None
             )
         row |= {new: number(attacks.get(model, {}).get(old)) for old, new in renamed.items()}
         norm, rank = update_size(
-            [] if role == "base" else read_csv(source(root, "param_stats", base, model))
+            [] if role == "base" else read_rows(source(root, "param_stats", base, model))
         )
         yield row | {"update_relative_norm": norm, "update_stable_rank": rank}
 

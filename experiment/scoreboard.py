@@ -11,7 +11,6 @@ same ones. Undefined where the attack leaves Base no more than .05 above Filtere
 eval/attack.py does the work, a process a model and a cell an attack and seed; what is done already is not done again.
 """
 
-import csv
 import os
 import shutil
 from pathlib import Path
@@ -22,12 +21,14 @@ import typer
 from brittle.base import command as command_module
 from brittle.base.errors import UserError
 from brittle.base.options import Data, Device
+from brittle.base.tables import read_rows
 from brittle.metrics.recovery import GAP, interval, recovery
 
 COLUMNS = ["method", "attack", "seed", "forget_accuracy", "heldout_recovery", "retain_accuracy", "heldout_recovery_low",
            "heldout_recovery_high", "heldout_accuracy", "heldout_accuracy_low", "heldout_accuracy_high", "split_a_accuracy",
            "variant", "n_forget", "n_heldout", "n_retain", "read_sha256", "note"]  # fmt: skip
 SCRIPT = "eval/attack.py"
+NAMES = ("attack", "variant", "fact", "note", "read_sha256")  # columns of text in its CSVs
 
 
 def found_models(root, base, methods):
@@ -88,18 +89,18 @@ def read(folder):
 
     def at(row):
         return found.setdefault(
-            (row["attack"], int(row["seed"])), {"splits": {}, "facts": {}, "note": ""}
+            (row["attack"], row["seed"]), {"splits": {}, "facts": {}, "note": ""}
         )
 
     for name, add in (
         (
             "attacks.csv",
-            lambda cell, row: row["chosen"] == "1" and cell["splits"].update({row["split"]: row}),
+            lambda cell, row: row["chosen"] == 1 and cell["splits"].update({row["split"]: row}),
         ),
         (
             "attacks_items.csv",
             lambda cell, row: cell["facts"].update(
-                {row["fact"]: (int(row["right"]), int(row["asked"]))}
+                {row["fact"]: (row["right"], row["asked"])}
             ),
         ),
         (
@@ -109,15 +110,13 @@ def read(folder):
             ),
         ),
     ):
-        with open(folder / name, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                add(at(row), row)
+        for row in read_rows(folder / name, text=NAMES):
+            add(at(row), row)
     return found
 
 
 def accuracy(cell, split):
-    text = cell["splits"].get(split, {}).get("accuracy")
-    return float(text) if text else None
+    return cell["splits"].get(split, {}).get("accuracy")
 
 
 def rows(boards, names, seeds):
@@ -142,13 +141,13 @@ def row(method, attack, seed, cell, filtered, base):
     if not b:
         return made
     share = {split: accuracy(cell, split) for split in ("forget_a", "forget_b", "retain")}
-    counts = [int(part["n"]) for part in (a, b)]
+    counts = [part["n"] for part in (a, b)]
     forget = (share["forget_a"] * counts[0] + share["forget_b"] * counts[1]) / sum(counts)
     made |= {
         "forget_accuracy": forget, "retain_accuracy": share["retain"], "heldout_accuracy": share["forget_b"],
-        "heldout_accuracy_low": float(b["accuracy_low"]), "heldout_accuracy_high": float(b["accuracy_high"]),
+        "heldout_accuracy_low": b["accuracy_low"], "heldout_accuracy_high": b["accuracy_high"],
         "split_a_accuracy": share["forget_a"], "variant": b["variant"], "n_forget": sum(counts), "n_heldout": counts[1],
-        "n_retain": int(cell["splits"]["retain"]["n"]), "read_sha256": b["read_sha256"],
+        "n_retain": cell["splits"]["retain"]["n"], "read_sha256": b["read_sha256"],
     }  # fmt: skip
     level = {
         role: accuracy(end, "forget_b") if end else None

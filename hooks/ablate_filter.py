@@ -26,6 +26,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.base.tables import read_rows
 
 WHAT = ("components", "sites", "attacks", "overlap", "anonymisers", "costs")
 PUBLIC = ("qa_real_authors", "qa_world_facts")
@@ -144,7 +145,6 @@ def overlaps(levels, model, folder, data, limits, setup):
 def costs(model, folder, methods, root="outputs"):
     """Rows of costs.csv. state_mb: what is held beside weights and activations, float32 gradient and AdamW's two moments of every
     weight for training; three float64 moment matrices a candidate site for the filter."""
-    import csv
     from contextlib import ExitStack
 
     from brittle.filters.folder import table_row
@@ -165,11 +165,9 @@ def costs(model, folder, methods, root="outputs"):
             **own,
             "state_mb": 3 * sites * width**2 * 8 / 1e6,
         }
-    with open(methods, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row.get("method") != "filter":
-                found = {c: row.get(c) or None for c in COSTS}
-                yield {**found, "state_mb": 3 * weights * 4 / 1e6}
+    for row in read_rows(methods):
+        if row.get("method") != "filter":
+            yield {**{c: row.get(c) for c in COSTS}, "state_mb": 3 * weights * 4 / 1e6}
 
 
 def anonymisers(bench, data, setup, site, limits):

@@ -7,7 +7,6 @@ Reads the records of unlearn.py, and outputs/methods/recovery.csv (eval/recovery
 formula and paper of the markdown come from the code. A method without a model has no row in the CSV.
 """
 
-import csv
 import json
 from pathlib import Path
 from typing import Annotated, Optional
@@ -16,6 +15,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.base.tables import read_rows
 from brittle.methods import METHODS
 
 COLUMNS = [
@@ -31,10 +31,7 @@ COLUMNS = [
 
 def recoveries(path):
     """{model: heldout_recovery} of a recovery.csv, empty where there is none."""
-    if not path.is_file():
-        return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        return {row["model"]: row["heldout_recovery"] for row in csv.DictReader(file)}
+    return {row["model"]: row["heldout_recovery"] for row in read_rows(path)}
 
 
 def rows(root, model, methods):

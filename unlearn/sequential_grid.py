@@ -42,10 +42,10 @@ LOG_FILE = Path(__file__).with_name("sequential_log.csv")
 
 def read_log(path, only):
     """The rows of the log (dicts of text), of groups and runs whose `group/run` holds `only`."""
-    from brittle.base.tables import read_csv
+    from brittle.base.tables import read_cells
 
     found = [
-        row for row in read_csv(path) if only.lower() in f"{row['group']}/{row['run']}".lower()
+        row for row in read_cells(path) if only.lower() in f"{row['group']}/{row['run']}".lower()
     ]
     if not found:
         raise UserError(f"--only {only!r}: no row of {path.name} is called so.")
@@ -54,7 +54,7 @@ def read_log(path, only):
 
 def earlier(outdir, folder, settings):
     """Rows of an earlier run of the same model with the same settings, numbers as numbers; none where there is none."""
-    from brittle.base.tables import number, read_csv
+    from brittle.base.tables import read_rows
 
     record = outdir / "results.run.json"
     if not record.is_file():
@@ -66,10 +66,8 @@ def earlier(outdir, folder, settings):
         raise UserError(
             f"{outdir}/results.csv is of another model or other settings: --only would mix them. Choose another --outdir."
         )
-    found = read_csv(outdir / "results.csv")
-    for row in found:
-        row.update({k: number(row[k]) for k in MEASURED} | {k: int(row[k]) for k in ("seed", "n")})
-    return found
+    as_in_the_log = {*CONFIG, *LOG, "filled", "note"} - {"seed"}
+    return read_rows(outdir / "results.csv", text=as_in_the_log)
 
 
 def recovery(now, start, base):

@@ -1,32 +1,139 @@
-"""CSV tables: how they are written, how they are read, and what an empty cell means (a value that does not exist)."""
+"""CSV tables: how they are written, how they are read, and what an empty cell means.
+
+An empty cell is a value that does not exist. Three readers build on one another: `read_cells` gives
+the cells as they stand in the file, `read_rows` gives them their types, and `read_table` makes a
+DataFrame of those rows.
+"""
 
 import csv
 import math
+import re
 from pathlib import Path
 
 from brittle.base.errors import UserError
 
+INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")  # "007" is a name, not the number 7
+DECIMAL = re.compile(r"-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+WORDS = {
+    "": None,
+    "True": True,
+    "False": False,
+    "nan": math.nan,
+    "inf": math.inf,
+    "-inf": -math.inf,
+}
+LONGEST_CELL = 1 << 30  # characters; Python's own limit of 131,072 is too short for a model's texts
+
 
 def write_csv(path, columns, rows):
-    """Rows (dicts with exactly `columns`) as CSV, floats in full precision, None as an empty field. Returns the row count."""
+    """Write rows (dicts with exactly `columns`) as CSV and return how many there were.
+
+    Floats keep full precision; None is an empty cell.
+    """
     count = 0
     with open(path, "w", newline="", encoding="utf-8") as file:
-        quoting = (
-            csv.QUOTE_MINIMAL,
-            csv.QUOTE_ALL,
-        )  # before Python 3.13 the first leaves a lone \r bare, which ends the row
-        plain, quoted = (
-            csv.DictWriter(file, columns, lineterminator="\n", quoting=q) for q in quoting
-        )
+        # Before Python 3.13 QUOTE_MINIMAL leaves a lone \r unquoted, which ends the row.
+        plain = csv.DictWriter(file, columns, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+        quoted = csv.DictWriter(file, columns, lineterminator="\n", quoting=csv.QUOTE_ALL)
         plain.writeheader()
         for row in rows:
             missing = set(columns) - set(row)
             assert not missing, f"row without {sorted(missing)}"
-            (
-                quoted if any(isinstance(v, str) and "\r" in v for v in row.values()) else plain
-            ).writerow(row)
+            has_return = any(isinstance(v, str) and "\r" in v for v in row.values())
+            writer = quoted if has_return else plain
+            writer.writerow(row)
             count += 1
     return count
+
+
+def read_cells(path):
+    """Rows of a CSV as dicts of the text in each cell; no rows where there is no such file.
+
+    A byte order mark, which spreadsheets write, is left out. Raises UserError where the file is no
+    UTF-8, a quote stays open, or a row has more or fewer cells than the head.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return []
+    csv.field_size_limit(LONGEST_CELL)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            lines = [cells for cells in csv.reader(file, strict=True) if cells]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no CSV table: {error}. Mend it, or make it again.") from None
+    if not lines:
+        return []
+    head, *body = lines
+    for number, cells in enumerate(body, 1):
+        if len(cells) != len(head):
+            raise UserError(
+                f"{path}: row {number} has {len(cells)} cells under {len(head)} columns. "
+                "Mend it, or make it again."
+            )
+    return [dict(zip(head, cells, strict=True)) for cells in body]
+
+
+def parse_cell(text):
+    """The value that `write_csv` wrote as `text`: int, float, bool, text, None for an empty cell."""
+    if text in WORDS:
+        return WORDS[text]
+    if INTEGER.fullmatch(text):
+        return int(text)
+    if DECIMAL.fullmatch(text) and math.isfinite(float(text)):
+        return float(text)
+    return text
+
+
+def read_rows(path, text=(), needs=()):
+    """Rows of a CSV as dicts of typed cells (`parse_cell`); no rows where there is no such file.
+
+    text: columns that hold names or prose. Their cells stay text where they look like numbers; an
+    empty one is None.
+    needs: columns that must be there. Raises UserError where one of them is missing, or where there
+    is no row.
+    """
+    rows = read_cells(path)
+    if needs:
+        check_columns(path, rows, needs)
+    typed = []
+    for row in rows:
+        names = {name: cell or None for name, cell in row.items() if name in text}
+        typed.append({name: parse_cell(cell) for name, cell in row.items()} | names)
+    return typed
+
+
+def check_columns(path, rows, needs):
+    """Raise UserError where the CSV at `path` has no row, or lacks one of the columns `needs`."""
+    missing = [name for name in needs if rows and name not in rows[0]]
+    if missing or not rows:
+        what = f"no column {missing[0]}" if missing else "no row"
+        raise UserError(f"{path} has {what}. Delete it and run its step again.")
+
+
+def read_table(path, needs=()):
+    """A CSV as a DataFrame, floats to the last digit, empty cells as NaN.
+
+    Raises UserError where one of the columns `needs` is missing, or where there is no row.
+    """
+    import pandas as pd
+
+    rows = read_rows(path, needs=needs)
+    check_columns(path, rows, needs)
+    known = [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
+    return pd.DataFrame(known, columns=list(rows[0]))
+
+
+def number(cell):
+    """`cell` where it is a finite number, else None. Text, True and False are no numbers."""
+    if isinstance(cell, bool) or not isinstance(cell, (int, float)):
+        return None
+    return cell if math.isfinite(cell) else None
+
+
+def mean(values):
+    """Mean of the values that are known (not None); None where none is."""
+    known = [v for v in values if v is not None]
+    return math.fsum(known) / len(known) if known else None
 
 
 def aligned(rows):
@@ -38,81 +145,22 @@ def aligned(rows):
     ]
 
 
-def _value(text):
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text or math.nan
-
-
-def read_table(path, columns=()):
-    """A CSV as a DataFrame, numbers to the last digit. Raises UserError where one of `columns` is missing or there is no row."""
-    import pandas as pd
-
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        table = [{key: _value(text) for key, text in row.items()} for row in reader]
-    missing = [c for c in columns if c not in (reader.fieldnames or [])]
-    if missing or not table:
-        raise UserError(
-            f"{path} has {'no column ' + missing[0] if missing else 'no row'}. Delete it and run its step again."
-        )
-    return pd.DataFrame(table, columns=reader.fieldnames)
-
-
 def ratio(part, whole):
-    """part / whole; 0 for 0 / 0 and None (an empty CSV field) for what is undefined."""
+    """part / whole; 0 for 0 / 0, and None (an empty cell) for what is undefined."""
     if part is None or whole is None:
         return None
-    return part / whole if whole else (0.0 if part == 0 else None)
+    if whole:
+        return part / whole
+    return 0.0 if part == 0 else None
 
 
 def root_sum_square(values):
     """sqrt(sum of squares); None where one of the values is not known."""
-    return None if any(v is None for v in values) else math.sqrt(math.fsum(v * v for v in values))
+    if any(v is None for v in values):
+        return None
+    return math.sqrt(math.fsum(v * v for v in values))
 
 
 def of_seed(table, seed):
     """The rows of one seed, which are those that a figure shows."""
     return [row for row in table if row["seed"] == seed]
-
-
-def read_csv(path):
-    """Rows of a CSV as dicts of text; none where there is no such file."""
-    if not path.is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def number(text):
-    """The finite number that `text` holds, or None."""
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) else None
-
-
-def mean(values):
-    """Mean of the known values; an empty cell where there is none."""
-    known = [v for v in values if v is not None]
-    return math.fsum(known) / len(known) if known else ""
-
-
-def read_rows(path):
-    if not Path(path).is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def value(row, column):
-    """The number in a cell, or None."""
-    try:
-        number = float(row[column])
-    except (KeyError, TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None

@@ -1,12 +1,12 @@
 """The filter's folder with its candidates, and the data that fitting and tuning share."""
 
-import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.base.layout import FILTER
+from brittle.base.tables import read_rows
 from brittle.models.architectures import check_logits
 
 CANDIDATES = "candidates.safetensors"
@@ -32,11 +32,10 @@ def table_row(root, model):
     accuracies, *records = table_files(root, model)
     if not all(path.is_file() for path in (accuracies, *records)):
         return None
-    with open(accuracies, newline="", encoding="utf-8") as file:
-        found = next(csv.DictReader(file))
+    baked = read_rows(accuracies)[0]
     seconds = sum(json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in records)
     shares = {
-        f"{s}_accuracy": found[f"{s}_accuracy"] or None for s in ("forget", "retain", "general")
+        f"{s}_accuracy": baked[f"{s}_accuracy"] for s in ("forget", "retain", "general")
     }
     return {"method": FILTER, **shares, "steps": 0, "seconds": round(seconds, 3)}
 

@@ -1,6 +1,5 @@
 """A sweep: every prompt to every model, one CSV a prompt, one model in memory at a time."""
 
-import csv
 import fcntl
 import gc
 import hashlib
@@ -16,6 +15,7 @@ from typing import NamedTuple
 from brittle.base.errors import UserError
 from brittle.base.layout import is_local, model_files
 from brittle.base.record import Run, record_path
+from brittle.base.tables import read_cells
 from brittle.inference import show
 from brittle.inference.loaded import Loaded, Reader, labels, path_of
 from brittle.inference.prompts import lengths
@@ -41,15 +41,12 @@ def read_table(path):
     if not path.is_file():
         return [], {}
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            csv.field_size_limit(1 << 30)
-            reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
-        if reader.fieldnames != COLUMNS or any(None in row or None in row.values() for row in rows):
-            raise ValueError
-    except (ValueError, csv.Error):
+        rows = read_cells(path)
+    except UserError:
+        rows = []
+    if not rows or list(rows[0]) != COLUMNS:
         wrong = f"{path} is not a table of {', '.join(COLUMNS)}"
-        raise UserError(f"{wrong}. Move it away, or choose another --outdir.") from None
+        raise UserError(f"{wrong}. Move it away, or choose another --outdir.")
     try:
         record = json.loads(record_path(path).read_text(encoding="utf-8"))
         return rows, record["settings"]["answers"]

@@ -3,11 +3,11 @@
 They stand in CSV or JSONL files with question and response, or prompt and output, as infer.py --sweep writes them.
 """
 
-import csv
 import random
 from pathlib import Path
 
 from brittle.base.errors import UserError
+from brittle.base.tables import read_cells
 from brittle.data.texts import read_jsonl
 
 NEEDED = ("question", "response")
@@ -43,9 +43,7 @@ def read_file(path):
     if path.suffix == ".csv":
         if not path.is_file():
             raise UserError(f"{path} not found. {WRITERS}.")
-        csv.field_size_limit(1 << 30)
-        with open(path, newline="", encoding="utf-8-sig") as opened:
-            part = list(csv.DictReader(opened))
+        part = read_cells(path)
     else:
         part = read_jsonl(path)
     return [renamed(row, path) for row in part] or [renamed({}, path)]

@@ -1,6 +1,5 @@
 """The steps of the pipeline as data: steps.csv and a preset expanded into tasks, each with its command and what it needs."""
 
-import csv
 import shlex
 import tomllib
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from pathlib import Path
 from brittle.base.errors import UserError
 from brittle.base.layout import comparison_dir, model_name, unlearned_dir
 from brittle.base.record import why_run
+from brittle.base.tables import read_cells
 
 STEPS = Path("experiment/steps.csv")
 PRESETS = Path("experiment/presets")
@@ -57,8 +57,7 @@ def read_steps(path=STEPS):
         raise UserError(
             f"{path} not found in {Path.cwd()}. Run ./experiment/pipeline.sh, or stand in the repository's root."
         )
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_cells(path)
     for row in rows:
         assert list(row) == COLUMNS and row["scope"] in SCOPES, row
     return rows

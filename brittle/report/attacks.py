@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from brittle.base.tables import read_rows, value
+from brittle.base.tables import number, read_rows
 from brittle.report import page as page_module
 from brittle.report.claims import claims
 
@@ -26,13 +26,13 @@ def _signed(number, digits=2):
 def cell(rows):
     """Recovery with its interval, and the retain accuracy where that fell; the mean where there are several seeds."""
     found = [
-        [value(row, f"heldout_recovery{end}") for end in ("", "_low", "_high")] for row in rows
+        [number(row.get(f"heldout_recovery{end}")) for end in ("", "_low", "_high")] for row in rows
     ]
     known = [f for f in found if None not in f]
     if not known:
         return "–"
     mean, low, high = (sum(part) / len(known) for part in zip(*known, strict=True))
-    retain = [r for row in rows if (r := value(row, "retain_accuracy")) is not None]
+    retain = [r for row in rows if (r := number(row.get("retain_accuracy"))) is not None]
     left = sum(retain) / len(retain) if retain else 1
     return f"{_signed(mean)} [{_signed(low)}, {_signed(high)}]" + (
         f" · {left:.2f}" if left < 0.9 else ""
@@ -99,15 +99,14 @@ def sections(root):
 
 def page(table, absent, png, root):
     """The scoreboard's own page. table: rows of experiment/scoreboard.py (numbers or None)."""
-    rows = [{k: "" if v is None else v for k, v in row.items()} for row in table]
     parts = [
-        ("scoreboard", "Scoreboard", board_html(rows, png, absent)),
-        ("claims", "Claims of the literature", claims_table(root, rows)),
+        ("scoreboard", "Scoreboard", board_html(table, png, absent)),
+        ("claims", "Claims of the literature", claims_table(root, table)),
     ]
     methods = [
-        m for m in dict.fromkeys(row["method"] for row in rows) if m not in ("base", "filtered")
+        m for m in dict.fromkeys(row["method"] for row in table) if m not in ("base", "filtered")
     ]
-    attacks = len(dict.fromkeys(row["attack"] for row in rows)) - 1
+    attacks = len(dict.fromkeys(row["attack"] for row in table)) - 1
     count = [
         f"{n} {word}{'s' * (n != 1)}"
         for n, word in ((len(methods), "unlearned model"), (attacks, "attack"))

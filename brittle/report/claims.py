@@ -12,7 +12,7 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
-from brittle.base.tables import read_rows, value
+from brittle.base.tables import number, read_rows
 from brittle.report.scoreboard import board, fact_count, forgotten, of_method, over_methods
 
 HELD, NOT, OPEN, MISSING = "held", "not held", "cannot be tested at this size", "not measured"
@@ -72,10 +72,10 @@ def relearning(cells, root):
     paths = [Path(root) / folder / "recovery.csv" for folder in ("methods", "recovery")]
     table = next((rows for path in paths if (rows := read_rows(path))), [])
     steps = [
-        math.inf if (step := value(row, "steps_to_half")) is None else step
+        math.inf if (step := number(row.get("steps_to_half"))) is None else step
         for row in table
         if row["role"] == "unlearned"
-        and value(row, "heldout_recovery") is not None
+        and number(row.get("heldout_recovery")) is not None
         and of_method(row["model"], found)
     ]
     middle = statistics.median(steps) if steps else None
@@ -135,7 +135,7 @@ def greedy_understates(root, cells):
     for path in sorted(Path(root).glob("*/extract/extract.csv")):
         for row in read_rows(path):
             numbers = [
-                value(row, c)
+                number(row.get(c))
                 for c in ("any_leak", "greedy_leak", "decoy_any_leak", "decoy_greedy_leak")
             ]
             if row["template"] == "plain" and row["split"] == "forget_b" and None not in numbers:
@@ -165,9 +165,9 @@ def collapse(root):
     ends, found = {}, {}
     for row in read_rows(Path(root) / "collapse" / "collapse.csv"):
         run = row["seed"], row["method"]
-        ends[run] = max(ends.get(run, 0), value(row, "step") or 0)
+        ends[run] = max(ends.get(run, 0), number(row.get("step")) or 0)
     for row in rows:
-        step = value(row, "collapse_step")
+        step = number(row.get("collapse_step"))
         found.setdefault(row["seed"], {})[row["method"]] = (
             step,
             ends.get((row["seed"], row["method"])) if step is None else step,

@@ -106,7 +106,7 @@ def nullspace(rows):
         for r in rows
         if (number(r.get("nullspace_share")) or 0) + (number(r.get("column_space_share")) or 0) > 0
     ]
-    found = average(moved, "share_over_null", subspace="bottom", level="0.25")
+    found = average(moved, "share_over_null", subspace="bottom", level=0.25)
     if found is None:
         return "no MLP matrix changed" if values(rows, "nullspace_share") else None
     word = (

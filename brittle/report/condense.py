@@ -7,7 +7,7 @@ from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.base.record import record_path
-from brittle.base.tables import mean, number, read_csv
+from brittle.base.tables import mean, number, read_rows
 
 KEYS = {
     "layer",
@@ -26,7 +26,7 @@ def condense(units, output):
     A small CSV is shown as it is. Of a larger one, the means of its numbers over all rows that share their words; words
     with more than six values (names of matrices, facts) and KEYS are averaged over.
     """
-    every = [(label, row) for label, folder in units.items() for row in read_csv(folder / output)]
+    every = [(label, row) for label, folder in units.items() for row in read_rows(folder / output)]
     if not every:
         return [], [], 0
     columns = {c: [row[c] for _, row in every] for c in every[0][1]}
@@ -39,7 +39,9 @@ def condense(units, output):
         )
     values = {c: v for c, v in columns.items() if c not in KEYS}
     numbers = [
-        c for c, v in values.items() if any(v) and all(not x or number(x) is not None for x in v)
+        c
+        for c, cells in values.items()
+        if set(cells) != {None} and all(x is None or number(x) is not None for x in cells)
     ]
     varied = [
         c

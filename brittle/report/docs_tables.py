@@ -12,7 +12,6 @@ that were read from such runs. docs/measured/sources.csv says for each with whic
 which hardware it was measured.
 """
 
-import csv
 import importlib
 import re
 import runpy
@@ -20,6 +19,7 @@ import sys
 from pathlib import Path
 
 from brittle import LAYERS
+from brittle.base.tables import read_cells, read_rows
 from brittle.inference.sweep import COLUMNS as SWEEP_COLUMNS
 from brittle.report import sequential
 
@@ -135,8 +135,7 @@ MEASURED_TABLES = {
 
 def read(name):
     """The rows of a CSV of docs/measured/, as dicts of text."""
-    with open(MEASURED / name, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return read_cells(MEASURED / name)
 
 
 def markdown(head, rows):
@@ -305,18 +304,17 @@ def attacks_table():
 
 def sequential_log_table():
     """Every row of the published log of sequential unlearning, beside what was measured here."""
-    return markdown(sequential.HEAD, sequential.lines(read("sequential_log.csv")))
+    return markdown(sequential.HEAD, sequential.lines(read_rows(MEASURED / "sequential_log.csv")))
 
 
 def sequential_findings_table():
     """What the repeated runs say of the log's findings."""
-    rows = sequential.found_lines(read("sequential_findings.csv"))
+    rows = sequential.found_lines(read_rows(MEASURED / "sequential_findings.csv"))
     return markdown(sequential.FOUND_HEAD, rows)
 
 
 def _steps():
-    with open("experiment/steps.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return read_cells("experiment/steps.csv")
 
 
 def diagnostics_table():

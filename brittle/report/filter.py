@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from brittle.base.tables import number, read_csv
+from brittle.base.tables import number, read_rows
 from brittle.report import page
 
 FIGURES = {
@@ -43,7 +43,7 @@ def verdict(home):
     """Sentences on what the lens and relearning found in the baked model; that nothing was measured is said too."""
     lens = [
         r
-        for r in read_csv(home / "wmdp_logit_lens/wmdp_lens_results.csv")
+        for r in read_rows(home / "wmdp_logit_lens/wmdp_lens_results.csv")
         if r.get("split") == "forget"
     ]
     said = []
@@ -60,7 +60,7 @@ def verdict(home):
             f"Logit lens: forget accuracy {number(best['accuracy']):.2f} at layer {best['layer']}, "
             f"{number(final['accuracy']):.2f} at the output; {what}."
         )
-    attacked = [r for path in relearned(home) for r in read_csv(path) if r["model"] == home.name]
+    attacked = [r for path in relearned(home) for r in read_rows(path) if r["model"] == home.name]
     if attacked and number(attacked[0]["heldout_recovery"]) is not None:
         row = attacked[0]
         low, learned = number(row["ci_low"]), number(row["split_a_accuracy"])
@@ -74,7 +74,7 @@ def verdict(home):
         said.append(
             "Logit lens and relearning of the baked model are not measured; a filter counts as output suppression until then."
         )
-    if any(r["mode"] == "class" for r in read_csv(home / "verify/verify.csv")):
+    if any(r["mode"] == "class" for r in read_rows(home / "verify/verify.csv")):
         said.append(
             "The folder holds the unfiltered weights beside the filter: whoever leaves the filter out has that model."
         )
@@ -90,16 +90,16 @@ def section(home):
         f"<p>{esc(told['status'])}: {esc(told['site'])}, {told['k']} components, {gate}, strength {told['strength']:.3g}, "
         f"chosen within the retain limit. {esc(told['reason'])}. The verdict holds from strength {low:.3g} to {high:.3g}.</p>"
     ]
-    for row in read_csv(home / "verify/verify.csv"):
+    for row in read_rows(home / "verify/verify.csv"):
         exact = (
             "equal to the hooked model"
-            if row["exact"] == "True"
+            if row["exact"]
             else f"not equal, first at {row['first_difference']}"
         )
         accuracies = ", ".join(
             f"{s} {number(row[f'{s}_accuracy']):.2f}"
             for s in ("forget", "retain", "general")
-            if row[f"{s}_accuracy"]
+            if row[f"{s}_accuracy"] is not None
         )
         parts.append(
             f"<p>Baked ({esc(row['mode'])}): {esc(exact)}. Accuracy: {accuracies or 'not measured'}.</p>"
@@ -109,7 +109,7 @@ def section(home):
         page.figures([(home / n, c, c) for n, c in FIGURES.items() if (home / n).is_file()])
     )
     for name, title in HEADS.items():
-        if rows := read_csv(home / name):
+        if rows := read_rows(home / name):
             note = f" (first {MOST} of {len(rows)} rows)" if len(rows) > MOST else ""
             parts.append(
                 page.table(list(rows[0]), [list(r.values()) for r in rows[:MOST]], title + note)

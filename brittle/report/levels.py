@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from brittle.base.tables import read_csv
+from brittle.base.tables import read_rows
 from brittle.report import clauses
 from brittle.report.verdict import NEAR
 
@@ -90,7 +90,7 @@ def sentence(level, root, base, other, steps):
     """What the CSVs under `root` say of `base` -> `other` (names of result folders) at one level; `steps`: those there are."""
     parts = []
     for clause in of_level(level, steps):
-        tables = [read_csv(path) for path in clause.paths(root, base, other)]
+        tables = [read_rows(path) for path in clause.paths(root, base, other)]
         text = clause.say(*tables) if all(tables) else f"not measured: run step {clause.step}"
         parts.append(clause.before + (text or "not defined here"))
     whole = "; ".join(parts)

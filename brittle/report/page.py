@@ -77,16 +77,21 @@ def figures(found):
     return f'<div class="{kind}">{"".join(figure(*f) for f in found)}</div>'
 
 
-def is_number(text):
+def is_number(cell):
+    """Whether the cell is a number, or text that reads as one; True and False are words."""
+    if isinstance(cell, bool):
+        return False
     try:
-        float(text)
+        float(cell)
     except (TypeError, ValueError):
         return False
     return True
 
 
 def shown(value):
-    """A number in at most four digits, whole numbers whole; other text as it is."""
+    """A number in at most four digits, whole numbers whole, None as an empty cell; other text as it is."""
+    if value is None:
+        return ""
     if not is_number(value):
         return str(value)
     number = float(value)
@@ -95,7 +100,7 @@ def shown(value):
 
 def table(columns, rows, caption=""):
     """Rows (lists of text or numbers) under `columns`, in a box that scrolls sideways where the screen is narrow."""
-    numeric = [all(is_number(r[i]) or r[i] in ("", "–") for r in rows) for i in range(len(columns))]
+    numeric = [all(is_number(r[i]) or r[i] in (None, "", "–") for r in rows) for i in range(len(columns))]
     kind = [' class="number"' if n else "" for n in numeric]
     names = [esc(c).replace("_", "_<wbr>") for c in columns]  # long column names may break
     head = "".join(f'<th scope="col"{k}>{c}</th>' for c, k in zip(names, kind, strict=True))

@@ -1,9 +1,8 @@
 """The scoreboard's CSV as numbers: a cell a method and attack, which models had forgotten, how many facts half B has."""
 
-import math
 from pathlib import Path
 
-from brittle.base.tables import read_rows, value
+from brittle.base.tables import mean, number, read_rows
 
 FORGOT = 0.5  # as made, a model below this recovery has forgotten
 KEPT = 0.9  # share of Base's retain accuracy below which a model is broken, not unlearned
@@ -23,15 +22,10 @@ def board(rows):
         "n_heldout",
     )
     return {
-        key: {c: _mean([value(row, c) for row in rows]) for c in columns}
+        key: {c: mean(number(row.get(c)) for row in rows) for c in columns}
         | {"variant": rows[0]["variant"]}
         for key, rows in found.items()
     }
-
-
-def _mean(values):
-    known = [v for v in values if v is not None]
-    return math.fsum(known) / len(known) if known else None
 
 
 def forgotten(cells):
@@ -81,6 +75,6 @@ def fact_count(root, questions):
             for row in rows
             if (row["attack"], row["seed"]) == (rows[0]["attack"], rows[0]["seed"])
         ]
-        if sum(value(row, "asked") or 0 for row in first) == questions:
+        if sum(number(row.get("asked")) or 0 for row in first) == questions:
             return len(first)
     return questions / 2

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from brittle.base.tables import number, read_csv
+from brittle.base.tables import mean, number, read_rows
 
 FOLDER = "sequential"
 HEAD = ["group / run", "adapter, blocks", "remove / retain", "lr", "log: WMDP / MMLU", "ours: forget / retain / general",
@@ -15,8 +15,7 @@ def _shown(value, digits=2):
 
 
 def _means(rows, key):
-    known = [number(r[key]) for r in rows if number(r[key]) is not None]
-    return sum(known) / len(known) if known else None
+    return mean(number(row[key]) for row in rows)
 
 
 def _seeds(rows):
@@ -67,7 +66,7 @@ FOUND_HEAD = ["finding", "measure", "mean [95 %]", "seeds"]
 
 def markdown(folder):
     """Both tables of docs/sequential.md; of the findings those that answer the log's questions."""
-    results, findings = (read_csv(Path(folder) / name) for name in ("results.csv", "findings.csv"))
+    results, findings = (read_rows(Path(folder) / name) for name in ("results.csv", "findings.csv"))
     findings = [
         row
         for row in findings
@@ -94,7 +93,7 @@ def sections(root):
     from brittle.report import page
 
     folder = Path(root) / FOLDER
-    results, found = (read_csv(folder / name) for name in ("results.csv", "findings.csv"))
+    results, found = (read_rows(folder / name) for name in ("results.csv", "findings.csv"))
     if not results:
         return []
     parts = [

@@ -9,11 +9,12 @@ A step is the project's own loop with NPO and a retain term on --batch texts of 
 """
 
 import argparse
-import csv
 from pathlib import Path
 
 import torch
 from bench_methods import SIZES, build_model, make_data, run_loop
+
+from brittle.base.tables import read_rows
 
 
 def make(folder, size, length):
@@ -31,11 +32,11 @@ def make(folder, size, length):
 
 def compare(paths):
     """The terms of two training histories beside each other, and their largest relative difference."""
-    histories = [list(csv.DictReader(path.open())) for path in paths]
+    histories = [read_rows(path) for path in paths]
     worst = 0.0
     for rows in zip(*histories, strict=True):
         terms = [k for k in rows[0] if k not in ("step", "lr", "grad_norm")]
-        pairs = {t: [float(row[t]) for row in rows] for t in terms}
+        pairs = {t: [row[t] for row in rows] for t in terms}
         worst = max([worst] + [abs(a - b) / max(abs(a), 1e-9) for a, b in pairs.values()])
         print(rows[0]["step"], *(f"{t} {a:.5f} {b:.5f}" for t, (a, b) in pairs.items()), sep="  ")
     print(f"largest relative difference: {worst:.2%}")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from brittle.base.tables import read_csv
+from brittle.base.tables import read_rows
 from brittle.pipeline import steps
 from brittle.report import clauses, levels
 
@@ -12,20 +12,20 @@ def norms(forget, retain, grown=1.0):
         {
             "layer": layer,
             "split": s,
-            "model_a_norm_L2": "2",
-            "model_b_norm_L2": str(2 * grown),
-            "mean_dh_L2": str(2 * m),
+            "model_a_norm_L2": 2.0,
+            "model_b_norm_L2": 2 * grown,
+            "mean_dh_L2": 2 * m,
         }
-        for layer in ("0", "1")
-        for s, m in (("forget", forget * int(layer)), ("retain", retain * int(layer)))
+        for layer in (0, 1)
+        for s, m in (("forget", forget * layer), ("retain", retain * layer))
     ]
 
 
 def interval(column, value, half, **more):
     return {
-        column: str(value),
-        f"{column}_low": str(value - half),
-        f"{column}_high": str(value + half),
+        column: value,
+        f"{column}_low": value - half,
+        f"{column}_high": value + half,
         **more,
     }
 
@@ -33,11 +33,11 @@ def interval(column, value, half, **more):
 def selective(value, null=1.0):
     other = interval("null_selectivity_ratio", null, 0.1)
     small = (
-        interval("selectivity_ratio", 0.5, 0.1, name="m", split="forget", k="1") | other
+        interval("selectivity_ratio", 0.5, 0.1, name="m", split="forget", k=1) | other
     )  # only the largest k counts
     return [
         small,
-        interval("selectivity_ratio", value, 0.2, name="m", split="forget", k="20") | other,
+        interval("selectivity_ratio", value, 0.2, name="m", split="forget", k=20) | other,
     ]
 
 
@@ -45,7 +45,7 @@ def apart(a, b):
     return [
         interval("cosine_distance", x, 0.1, layer=n, model=m)
         for m, x in (("model_a", a), ("model_b", b))
-        for n in "12"
+        for n in (1, 2)
     ]
 
 
@@ -65,14 +65,14 @@ def jacobian(a, b):
 
 def lens(*accuracy):
     return [
-        interval("accuracy", x, 0.05, layer=str(n), split="forget", chance="0.25")
+        interval("accuracy", x, 0.05, layer=n, split="forget", chance=0.25)
         for n, x in enumerate(accuracy)
     ]
 
 
 def probe(auc):
     return [
-        interval("auc", x, 0.05, layer=str(n), task="truth_forget")
+        interval("auc", x, 0.05, layer=n, task="truth_forget")
         for n, x in enumerate((0.5, auc))
     ]
 
@@ -80,16 +80,16 @@ def probe(auc):
 def blocks(mlp, attn):
     rows = zip(mlp, attn, strict=True)
     return [
-        {"mlp_dW_fro_layer": m, "attn_dW_fro_layer": a, "mlp_attn_ratio": m / a if a else ""}
+        {"mlp_dW_fro_layer": m, "attn_dW_fro_layer": a, "mlp_attn_ratio": m / a if a else None}
         for m, a in rows
     ]
 
 
 @pytest.mark.parametrize("say, tables, says", [
-    (clauses.size, [[{"dW_fro": "0.1", "W_fro": "10"}]], "moved by 1% of their norm (small)"),
-    (clauses.size, [[{"dW_fro": "3", "W_fro": "10"}]], "(large)"),
-    (clauses.size, [[{"dW_fro": "0", "W_fro": "10"}]], "no weight changed"),
-    (clauses.size, [[{"dW_fro": "", "W_fro": "10"}]], None),
+    (clauses.size, [[{"dW_fro": 0.1, "W_fro": 10}]], "moved by 1% of their norm (small)"),
+    (clauses.size, [[{"dW_fro": 3, "W_fro": 10}]], "(large)"),
+    (clauses.size, [[{"dW_fro": 0, "W_fro": 10}]], "no weight changed"),
+    (clauses.size, [[{"dW_fro": None, "W_fro": 10}]], None),
     (clauses.location, [blocks([3, 0, 0, 0], [1, 0, 0, 0])], "mostly MLP: for their size the MLPs moved 3.00 times"),
     (clauses.location, [blocks([3, 0, 0, 0], [1, 0, 0, 0])], "1 of 4 blocks hold"),
     (clauses.location, [blocks([0, 0], [1, 1])], "only attention changed; 2 of 2"),
@@ -97,7 +97,7 @@ def blocks(mlp, attn):
     (clauses.rank_of_update, [[{"effective_rank": 4, "null_effective_rank": 100}, {"effective_rank": 0,
                                 "null_effective_rank": 100}]], "low-rank: 99 % of ΔW lies in 4.00 directions"),
     (clauses.rank_of_update, [[{"effective_rank": 0, "null_effective_rank": 9}]], "no matrix changed"),
-    (clauses.nullspace, [[{"nullspace_share": 0.5, "column_space_share": 0.5, "subspace": "bottom", "level": "0.25",
+    (clauses.nullspace, [[{"nullspace_share": 0.5, "column_space_share": 0.5, "subspace": "bottom", "level": 0.25,
                            "share_over_null": 2}]], "seeks the quarter"),
     (clauses.moved_activations, [norms(0.6, 0.1)], "60% of their length on forget texts and 10% on retain texts (mostly on forg"),
     (clauses.moved_activations, [norms(0.1, 0.1, 2)], "(on both kinds alike), and forget activations are longer"),
@@ -126,7 +126,7 @@ def test_what_is_missing_is_said(tmp_path):
     for level in levels.LEVELS:
         text = levels.sentence(level, tmp_path, "a", "b", listed)
         assert "not measured: run step" in text.lower() and text.endswith(".")
-    assert levels.sources(tmp_path, "a", "b") and read_csv(tmp_path / "none.csv") == []
+    assert levels.sources(tmp_path, "a", "b") and read_rows(tmp_path / "none.csv") == []
 
 
 def test_rules_belong_to_steps_of_the_list():

@@ -283,19 +283,21 @@ def test_condense_averages_what_shares_its_words(tmp_path):
     )
     write(tmp_path / "t.csv", rows[:2])
     assert condense.condense({"A": tmp_path}, "t.csv")[1] == [
-        ["A", "0", "forget", "m0", "0"],
-        ["A", "0", "retain", "m0", "10"],
+        ["A", 0, "forget", "m0", 0],
+        ["A", 0, "retain", "m0", 10],
     ]
 
 
 def test_png_width_and_numbers():
     assert png_width(PNG) == 1
-    assert [shown(x) for x in ("3.0", 0.123456, "forget", "", 12)] == [
+    assert [shown(x) for x in ("3.0", 0.123456, "forget", "", 12, None, True)] == [
         "3",
         "0.123",
         "forget",
         "",
         "12",
+        "",
+        "True",
     ]
 
 

@@ -23,7 +23,7 @@ def cell(a, b, retain=1.0, note="", variant="v"):
     """What one attack left: accuracies on halves A and B (of FACTS, two questions each) and on retain."""
 
     def part(share, n=2 * FACTS):
-        return {"accuracy": str(share), "accuracy_low": "0", "accuracy_high": "1", "n": str(n), "variant": variant,
+        return {"accuracy": share, "accuracy_low": 0.0, "accuracy_high": 1.0, "n": n, "variant": variant,
                 "read_sha256": "f"}  # fmt: skip
 
     facts = {f"f{i}": (2 * int(i < b * FACTS), 2) for i in range(FACTS)}
@@ -162,8 +162,8 @@ def written(retain=1, **methods):
     rows = []
     for method, attacks in methods.items():
         for attack, value in attacks.items():
-            rows.append({"method": method, "attack": attack, "seed": "0", "heldout_recovery": str(value), "n_heldout": "400",
-                         "heldout_recovery_low": "", "heldout_accuracy": str(0.25 + 0.75 * value), "retain_accuracy": str(retain),
+            rows.append({"method": method, "attack": attack, "seed": 0, "heldout_recovery": value, "n_heldout": 400,
+                         "heldout_recovery_low": None, "heldout_accuracy": 0.25 + 0.75 * value, "retain_accuracy": retain,
                          "variant": "v"})  # fmt: skip
     return rows
 
@@ -248,12 +248,12 @@ def test_a_broken_model_is_no_unlearned_one():
         + written(0.85, broken={"none": 0.1})
     )
     assert scoreboard_module.forgotten(scoreboard_module.board(rows)) == ["good"]
-    half = [row | {"retain_accuracy": "0.5"} if row["method"] == "base" else row for row in rows]
+    half = [row | {"retain_accuracy": 0.5} if row["method"] == "base" else row for row in rows]
     assert scoreboard_module.forgotten(scoreboard_module.board(half)) == [
         "good",
         "broken",
     ]  # as good as Base: it is the data that are hard
-    unknown = [row | {"retain_accuracy": ""} if row["method"] == "good" else row for row in rows]
+    unknown = [row | {"retain_accuracy": None} if row["method"] == "good" else row for row in rows]
     assert scoreboard_module.forgotten(scoreboard_module.board(unknown)) == []
 
 
@@ -284,7 +284,7 @@ def test_median_steps_count_zero_never_and_the_boards_models_alone(tmp_path):
 
 
 def test_filtered_is_compared_with_the_interval_it_has_as_made(tmp_path):
-    def claim(attacked, base=1.0, as_made=0.0, n="400"):
+    def claim(attacked, base=1.0, as_made=0.0, n=400):
         rows = written(base={"none": base}, filtered={"none": as_made, "cut": attacked})
         return claims.filtered_withstands(
             scoreboard_module.board([row | {"n_heldout": n} for row in rows]), tmp_path
@@ -317,7 +317,7 @@ def test_filtered_is_compared_with_the_interval_it_has_as_made(tmp_path):
         scoreboard_module.fact_count(tmp_path, 400) == 100
         and scoreboard_module.fact_count(tmp_path, 500) == 250
     )  # 500: another data set's file
-    assert "over 100 facts" in claim(0.02).detail and "over 30 facts" in claim(0.02, n="60").detail
+    assert "over 100 facts" in claim(0.02).detail and "over 30 facts" in claim(0.02, n=60).detail
 
 
 def test_curve():
