@@ -202,8 +202,7 @@ def main(
     from brittle.models.generate import Sampling
 
     sampling = Sampling(max_new_tokens, 0.0 if greedy else temperature, top_p, seed)
-    exact = sampling.temperature == 0 and not probs and not interactive
-    setup = Setup(revision, adapter, filter, quantize, raw, dtype, device, trust_remote_code, exact)
+    setup = Setup(revision, adapter, filter, quantize, raw, dtype, device, trust_remote_code)
     if prompt is not None:
         check_prompt(prompt)
     if sweep:

@@ -1,60 +1,38 @@
-"""Is a baked model the hooked one? Logits, greedy generation with cache and left padding, and the first module that differs."""
+"""Is a baked model the hooked one?
 
-from contextlib import contextmanager
-from dataclasses import replace
+Compared are the logits, greedy generation with a cache and left padding, and, where those differ,
+the outputs of all modules, to name the first that parts.
+"""
+
+from typing import NamedTuple
 
 import torch
 
 from brittle.base.errors import UserError
 from brittle.maths.intervals import generator
-from brittle.models.blocks import blocks
 from brittle.models.filter import hooked
 
 TOLERANCE = 1e-5  # of logits in float32, relative to the largest
+MOST_ULPS = 2  # of logits in other dtypes
 
 
-def every_write(model):
-    """The modules that write into the residual stream: embeddings, and each block's attention and MLP outputs."""
-    from brittle.filters.bake import EMBEDDINGS, WRITERS
+class Comparison(NamedTuple):
+    """How far a baked model is from the hooked one; see `compare`."""
 
-    found = [
-        m
-        for n, m in model.named_modules()
-        if EMBEDDINGS.search(f"{n}.weight") and hasattr(m, "weight")
-    ]
-    found += [
-        m
-        for b in blocks(model)
-        for n, m in b.named_modules()
-        if WRITERS.search(f".{n}.weight") and hasattr(m, "weight")
-    ]
-    experts = [
-        m
-        for b in blocks(model)
-        for m in b.modules()
-        if torch.is_tensor(getattr(m, "down_proj", None))
-    ]
-    return found + experts
-
-
-@contextmanager
-def reference(model, made, mode):
-    """The base model with the hooks that a baking mode stands for: at the filter's site, or for `writers` on every write."""
-    if mode != "writers":
-        with hooked(model, made):
-            yield model
-        return
-    linear = replace(made)
-    handles = [m.register_forward_hook(lambda _m, _i, out: linear(out)) for m in every_write(model)]
-    try:
-        yield model
-    finally:
-        for handle in handles:
-            handle.remove()
+    difference: float  # largest, of two logits
+    relative: float  # of the largest logit (or of 1, where that is smaller)
+    ulp: float  # in units in the last place of the largest logit
+    argmax: float  # share of tokens with the same likeliest next token
+    generation: float  # share of greedily generated tokens that are the same
+    exact: bool
+    first_difference: str | None  # name of the first module whose output differs
 
 
 def tokens(config, count=4, length=24, seed=0):
-    """A left-padded batch of random tokens, {input_ids, attention_mask, position_ids} [count, length]."""
+    """A left-padded batch of random tokens.
+
+    Returns {input_ids, attention_mask, position_ids}, each [count, length].
+    """
     draw = generator(seed, "verify")
     ids = torch.randint(0, config.vocab_size, (count, length), generator=draw)
     mask = torch.ones_like(ids)
@@ -90,81 +68,88 @@ def greedy(model, batch, count=32):
 
 
 def ulps(a, b):
-    """Largest difference of two logits of one dtype, in units in the last place of the largest logit."""
+    """Largest difference of two logits of one dtype.
+
+    Its unit is the last place of the largest logit.
+    """
     top = torch.maximum(a.abs().max(), b.abs().max()).float().clamp_min(torch.finfo(a.dtype).tiny)
     unit = torch.finfo(a.dtype).eps * 2.0 ** torch.log2(top).floor()
     return float((a.float() - b.float()).abs().max() / unit)
 
 
-@torch.no_grad()
+def outputs(model, batch):
+    """{name: output, float32 on the CPU} of every module without children, in computing order."""
+    by_name, handles = {}, []
+
+    def keep_as(name):
+        def keep(_module, _inputs, output):
+            if not torch.is_tensor(output):
+                output = next((entry for entry in output if torch.is_tensor(entry)), None)
+            if output is not None:
+                by_name.setdefault(name, output.detach().float().cpu())
+
+        return keep
+
+    for name, module in model.named_modules():
+        if name and not any(module.children()):
+            handles.append(module.register_forward_hook(keep_as(name)))
+    try:
+        logits_of(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return by_name
+
+
 def first_difference(one, other, batch, tolerance):
-    """Name of the first module, in the order of computation, whose output differs by more than `tolerance` (relative), or None.
+    """Name of the first module, in computing order, whose output differs, or None.
 
-    Modules are compared by name; those that only one model has (a filter) are passed over.
+    An output differs by more than `tolerance`, relative to the largest number of the first
+    model's (or to 1). Modules are compared by name; those that only one model has, such as a
+    filter, are passed over.
     """
-
-    def outputs(model):
-        seen, handles = {}, []
-        for name, module in model.named_modules():
-            if name and not any(module.children()):
-
-                def keep(_m, _i, out, name=name):
-                    out = (
-                        out
-                        if torch.is_tensor(out)
-                        else next((o for o in out if torch.is_tensor(o)), None)
-                    )
-                    if out is not None:
-                        seen.setdefault(name, out.detach().float().cpu())
-
-                handles.append(module.register_forward_hook(keep))
-        try:
-            logits_of(model, batch)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return seen
-
-    a, b = outputs(one), outputs(other)
-    for name, x in a.items():
-        y = b.get(name)
-        if y is not None and (
-            x.shape != y.shape
-            or float((x - y).abs().max()) > tolerance * max(1.0, float(x.abs().max()))
-        ):
+    expected, actual = outputs(one, batch), outputs(other, batch)
+    for name, x in expected.items():
+        y = actual.get(name)
+        if y is None:
+            continue
+        allowed = tolerance * max(1.0, float(x.abs().max()))
+        if x.shape != y.shape or float((x - y).abs().max()) > allowed:
             return name
     return None
 
 
-def compare(base, made, baked, mode, batch=None):
-    """{difference, relative, ulp, argmax, generation, exact, first_difference}: the hooked `base` against the loaded `baked`.
+def is_exact(dtype, relative, ulp, generation):
+    """Are two models the same, but for rounding in `dtype`?
 
-    `exact`: float32 within 1e-5 of the largest logit, other dtypes within 2 ulp of it; for greedy-only the same argmax.
+    In lower precision than float32 one unit in the last place may turn a tie, so that generated
+    tokens are no evidence there.
+    """
+    if dtype == torch.float32:
+        return relative <= TOLERANCE and generation == 1.0
+    return ulp <= MOST_ULPS
+
+
+def compare(base, chosen, baked, batch=None):
+    """A Comparison of `base`, hooked with the Filter `chosen`, against the loaded model `baked`.
+
+    `batch`: {input_ids, attention_mask, position_ids} [B, T]; random tokens by default.
+    Raises UserError where the two have different numbers of logits.
     """
     batch = batch or tokens(base.config)
-    with reference(base, made, mode):
-        wanted, said = logits_of(base, batch), greedy(base, batch)
-        got = logits_of(baked, batch)
-        if wanted.shape != got.shape:
+    with hooked(base, chosen):
+        wanted, wanted_tokens = logits_of(base, batch), greedy(base, batch)
+        actual = logits_of(baked, batch)
+        if wanted.shape != actual.shape:
             raise UserError(
-                f"the baked model has {got.shape[-1]} logits, the model {wanted.shape[-1]}: not made from this model."
+                f"the baked model has {actual.shape[-1]} logits, the model {wanted.shape[-1]}: "
+                "not made from this model."
             )
-        difference = float((wanted.float() - got.float()).abs().max())
-        argmax = float((wanted.argmax(-1) == got.argmax(-1)).double().mean())
+        difference = float((wanted.float() - actual.float()).abs().max())
         relative = difference / max(1.0, float(wanted.float().abs().max()))
-        ulp = ulps(wanted, got)
-        generation = float((said == greedy(baked, batch)).double().mean())
-        exact = (
-            argmax == 1.0
-            if mode == "greedy-only"
-            else relative <= TOLERANCE
-            if wanted.dtype == torch.float32
-            else ulp <= 2
-        )
-        if (
-            wanted.dtype == torch.float32
-        ):  # in lower precision a unit in the last place may turn a tie
-            exact = exact and generation == 1.0
+        ulp = ulps(wanted, actual)
+        argmax = float((wanted.argmax(-1) == actual.argmax(-1)).double().mean())
+        generation = float((wanted_tokens == greedy(baked, batch)).double().mean())
+        exact = is_exact(wanted.dtype, relative, ulp, generation)
         first = None if exact else first_difference(base, baked, batch, TOLERANCE)
-    return {"difference": difference, "relative": relative, "ulp": ulp, "argmax": argmax, "generation": generation,
-            "exact": bool(exact), "first_difference": first}  # fmt: skip
+    return Comparison(difference, relative, ulp, argmax, generation, exact, first)

@@ -27,7 +27,6 @@ class Setup:
     dtype: str = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
-    greedy: bool = False  # no probability will be read: a model that was baked greedy-only will do
 
     def plain(self):
         """How the other model of a comparison is loaded: without what changes the model."""
@@ -207,7 +206,7 @@ def load(folder, setup):
     """The model of `folder`, with the LoRA adapter of the setup merged into its weights."""
     how = (setup.device, setup.dtype, setup.trust_remote_code)
     if not setup.adapter:
-        return load_model(folder, *how, greedy=setup.greedy)
+        return load_model(folder, *how)
     adapter = Path(setup.adapter)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (adapter / name).is_file():

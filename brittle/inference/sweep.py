@@ -159,7 +159,10 @@ def ask(model, setup, name, shared):
         (answered if there and not shared.force else new).append(prompt)
         history[prompt] = read_table(shared.outdir / prompt_file(prompt))[1]
     earlier = [history[prompt].get(key, history[prompt].get(old_key, how)) for prompt in answered]
-    changed = sum(settings != how for settings in earlier)
+    changed = sum(
+        any(settings.get(setting) != value for setting, value in how.items())
+        for settings in earlier
+    )
     if changed:
         stale = f"{changed} answers of {name} were made by other weights or settings"
         print(f"note: {stale}; --force asks again.", file=sys.stderr)

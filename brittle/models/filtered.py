@@ -5,6 +5,7 @@ such a folder cannot be loaded at all: a filter that the loading code does not k
 The stock parameters keep their names; the filter's tensors are `filter.basis` and so on, float32 whatever the model's dtype.
 """
 
+import json
 from pathlib import Path
 
 import torch
@@ -14,6 +15,9 @@ from brittle.models.architectures import FILTERED
 from brittle.models.blocks import blocks, final_norm
 from brittle.models.filter import TENSORS, Filter, block_of
 from brittle.models.find import read_config
+
+RECORD = "bake.run.json"  # how hooks/bake_filter.py made a folder
+FORMER_MODES = ("writers", "greedy-only")
 
 
 class FilterModule(torch.nn.Module):
@@ -86,17 +90,39 @@ def spec(made):
     }
 
 
-def prepare(folder, greedy):
-    """Before a folder is loaded: register its class, where it carries a filter; refuse to score argmax-only ones."""
+def prepare(folder):
+    """Make transformers know the class of a model folder that carries a filter.
+
+    It is called before a folder is loaded. Raises UserError for a folder of a former baking mode.
+    """
     path = Path(folder) / "config.json"
     config = read_config(folder) if path.is_file() else {}
-    if not greedy and config.get("exactness") == "argmax":
-        raise UserError(
-            f"{folder} was baked greedy-only: its argmax is exact, its probabilities are not, so it cannot be scored. "
-            "Bake the filter with --mode class."
-        )
+    refuse_former_mode(folder, config)
     if str(config.get("model_type", "")).startswith(FILTERED):
         register(config["model_type"])
+
+
+def baking_mode(folder):
+    """The mode that a folder's record of baking tells, or None for a folder without one."""
+    try:
+        record = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
+        return record["settings"]["mode"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def refuse_former_mode(folder, config):
+    """Raise UserError where a filter was baked in a mode that this package no longer has.
+
+    `greedy-only` left its mark in config.json, since its probabilities are wrong; `writers` is
+    told from the record of baking alone.
+    """
+    mode = "greedy-only" if config.get("exactness") == "argmax" else baking_mode(folder)
+    if mode in FORMER_MODES:
+        raise UserError(
+            f"{folder} was baked in the former mode {mode}. "
+            "Bake the filter again with hooks/bake_filter.py (--mode post-norm or class)."
+        )
 
 
 def register(model_type):

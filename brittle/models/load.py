@@ -39,11 +39,11 @@ def pick_dtype(dtype, device):
     return getattr(torch, dtype)
 
 
-def load_model(folder, device="cpu", dtype="auto", trust_remote_code=False, greedy=False):
+def load_model(folder, device="cpu", dtype="auto", trust_remote_code=False):
     """The causal language model of a local `folder`, in evaluation mode, without a generation cache.
 
-    Every weight must be in the files: transformers would draw a missing one at random, and say so in passing. A model whose
-    argmax alone is exact (a greedy-only filter) is loaded where `greedy` says that no probability will be read.
+    Every weight must be in the files: transformers would draw a missing one at random, and say so
+    in passing.
     """
     import torch
     from huggingface_hub.errors import StrictDataclassError
@@ -57,7 +57,7 @@ def load_model(folder, device="cpu", dtype="auto", trust_remote_code=False, gree
     logging.set_verbosity_error()
     torch.set_num_threads(threads())
     device = pick_device(str(device))
-    filtered.prepare(folder, greedy)
+    filtered.prepare(folder)
     if trust_remote_code and "auto_map" in read_config(folder):
         files = ", ".join(sorted(path.name for path in Path(folder).glob("*.py")))
         print(
@@ -101,7 +101,7 @@ def load_tokenizer(folder, trust_remote_code=False):
         raise UserError(
             f"{folder} has no tokenizer ({', '.join(TOKENIZERS[:2])} ...). Copy the base model's files there."
         )
-    filtered.prepare(folder, True)
+    filtered.prepare(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # tokenizers raises bare Exception for a damaged file

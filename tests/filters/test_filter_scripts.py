@@ -2,7 +2,6 @@
 
 import csv
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from brittle.base.errors import UserError
 from brittle.data.batches import pad
 from brittle.data.texts import read_lines
 from brittle.filters import folder as filters_folder
-from brittle.filters.bake import greedy_only
 from brittle.filters.fit import refuse
 from brittle.filters.folder import load_candidates, table_row
 from brittle.filters.leaks import Tables, holds, normal, repeats, varied
@@ -180,12 +178,6 @@ def test_a_basis_that_cannot_be_selective_is_refused_and_the_better_site_named()
             dict,
         )
     refuse({**about, "ratio": 5.0}, "post_norm", dict)
-
-
-def test_a_norm_without_weight_is_one_line():
-    source = SimpleNamespace(files={"lm_head.weight": None})
-    with pytest.raises(UserError, match="final norm has no weight"):
-        greedy_only(source, {}, None)
 
 
 def test_slots_are_found_however_they_are_written(data):
