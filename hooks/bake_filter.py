@@ -6,8 +6,8 @@ Writes a model folder whose logits are those of the hooked model. --mode post-no
 filter into the unembedding, so that stock classes load it. --mode class saves stock weights beside
 the filter, in a class that transformers knows only after `import brittle` has registered it, and
 that it refuses to load without. auto takes post-norm where it is exact, else class. Wrapping the
-it refuses to load without. auto takes post-norm where it is exact, else class. Wrapping the norm in
-nn.Sequential is not offered: it reloads wrong. Check the result with hooks/verify_filter.py.
+norm in nn.Sequential is not offered: it reloads wrong. hooks/verify_filter.py checks the result.
+"""
 
 from pathlib import Path
 from typing import Annotated
