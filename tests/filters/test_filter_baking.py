@@ -14,14 +14,9 @@ from support.tiny_models import make_model, save
 
 from brittle.base.errors import UserError
 from brittle.filters import bake, verify
-<<<<<<< HEAD
 from brittle.models.architectures import architecture
 from brittle.models.filter import Filter, hooked
-from brittle.models.load import load_model
-=======
-from brittle.models.filter import Filter, architecture, hooked
 from brittle.models.load import load_model, load_tokenizer
->>>>>>> e874d8c (Bake modes writers and greedy-only go, and with them the greedy flag of load_model)
 
 # architecture: (site, mode, gated, dtype)
 CASES = {
