@@ -220,7 +220,7 @@ def items(name, records, d):
         generation = (
             generated_text.cut(r["generation"]) if SETS[name][1] == "knowmem" else r["generation"]
         )
-        rouge = generated_text.rouge_l(generation, r["gold"], d.stem)
+        rouge = generated_text.rouge(generation, r["gold"], stem=d.stem)
         ratios = (
             truth_ratios(r["paraphrase"] or r["answer"], r["wrong"], d.eos) if r["wrong"] else {}
         )
@@ -231,8 +231,7 @@ def items(name, records, d):
             "set": name, "index": r["index"], "entity": r["entity"], "fact": r["fact"], "definition": d.name,
             "tokens": len(r["answer"].tokens(d.eos)), "nll": nll(r["answer"], d.eos), "probability": p,
             "option_probability": option_probability(p, options) if options else None,
-            "rouge_l_recall": rouge.recall, "rouge_l_f1": rouge.f1,
-            "rouge_1_recall": generated_text.rouge_1(generation, r["gold"], d.stem).recall,
+            "rouge_l_recall": rouge.rouge_l.recall, "rouge_l_f1": rouge.rouge_l.f1, "rouge_1_recall": rouge.rouge_1.recall,
             "exact_memorisation": exact_memorisation(r["answer"], d.eos, d.drop_last),
             "extraction_strength": extraction_strength(r["answer"], d.eos, d.drop_last, d.floor),
             **{f"truth_ratio_{mean}": ratios.get(mean) for mean in ("arith", "geom", "prob")},

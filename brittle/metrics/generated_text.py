@@ -1,14 +1,15 @@
 """Metrics of generated text: ROUGE, and whether it is text at all.
 
-ROUGE (Lin 2004) over lower-cased words of letters and digits, with Porter's stemmer for words of more than three letters where
-asked: the convention of the rouge-score package, which the tests compare with.
+ROUGE (Lin 2004) is the rouge-score package's: over lower-cased words of letters a-z and digits, and
+with Porter's stemmer for words of more than three letters where that is asked for.
 """
 
 import functools
 import math
-import re
 from collections import Counter
 from typing import NamedTuple
+
+from rouge_score.tokenize import tokenize
 
 
 class Overlap(NamedTuple):
@@ -19,52 +20,41 @@ class Overlap(NamedTuple):
     f1: float
 
 
+class Rouge(NamedTuple):
+    """ROUGE-1 (words in common) and ROUGE-L (longest common subsequence of words)."""
+
+    rouge_1: Overlap
+    rouge_l: Overlap
+
+
 @functools.cache
-def _stemmer():
-    from nltk.stem.porter import PorterStemmer
+def _scorer(stem):
+    from rouge_score.rouge_scorer import RougeScorer  # imports nltk, which takes a second
 
-    return PorterStemmer()
-
-
-def words(text, stem=True):
-    found = re.findall(r"[a-z0-9]+", text.lower())
-    return [_stemmer().stem(w) if len(w) > 3 else w for w in found] if stem else found
+    return RougeScorer(["rouge1", "rougeL"], use_stemmer=stem)
 
 
-def overlap(matched, predicted, reference):
-    """Overlap of `matched` of the given lengths; 0 where one of the texts has no word."""
-    recall, precision = matched / max(1, reference), matched / max(1, predicted)
-    return Overlap(
-        recall, precision, 2 * recall * precision / (recall + precision) if matched else 0.0
-    )
+def rouge(prediction, reference, *, stem=True):
+    """The `Rouge` of a prediction; all 0 where one of the texts has no word."""
+    scores = _scorer(stem).score(reference, prediction)
+    overlaps = {
+        kind: Overlap(float(score.recall), float(score.precision), float(score.fmeasure))
+        for kind, score in scores.items()
+    }
+    return Rouge(overlaps["rouge1"], overlaps["rougeL"])
 
 
-def common_subsequence(a, b):
-    """Length of the longest common subsequence of two lists."""
-    row = [0] * (len(b) + 1)
-    for x in a:
-        diagonal = 0
-        for j, y in enumerate(b, 1):
-            row[j], diagonal = diagonal + 1 if x == y else max(row[j], row[j - 1]), row[j]
-    return row[-1]
-
-
-def rouge_l(prediction, reference, stem=True):
-    a, b = words(prediction, stem), words(reference, stem)
-    return overlap(common_subsequence(a, b), len(a), len(b))
-
-
-def rouge_1(prediction, reference, stem=True):
-    a, b = words(prediction, stem), words(reference, stem)
-    return overlap((Counter(a) & Counter(b)).total(), len(a), len(b))
+def rouge_words(text):
+    """ROUGE's words of a text, without stemming."""
+    return tokenize(text, None)
 
 
 def token_entropy(text):
-    """Entropy of the text's words over log2 of their number: 0 one word repeated, 1 all different (arXiv:2410.08109).
+    """Entropy of the text's words over log2 of their number (arXiv:2410.08109).
 
-    None without two words: there is nothing to repeat.
+    0: one word repeated; 1: all words differ. None without two words: nothing can be repeated.
     """
-    counts = Counter(words(text, stem=False))
+    counts = Counter(rouge_words(text))
     n = counts.total()
     if n < 2:
         return None
@@ -73,16 +63,19 @@ def token_entropy(text):
 
 def repetition(text, n=4):
     """Share of the text's n-grams that stood in it before; None where it has none."""
-    found = words(text, stem=False)
-    grams = [tuple(found[i : i + n]) for i in range(len(found) - n + 1)]
+    words = rouge_words(text)
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else None
 
 
 def degenerate(text, most=0.5):
     """Is it no answer at all: empty, or mostly repetition (of 4-grams, or of one word)?"""
+    words = rouge_words(text)
+    if not words:
+        return True
     entropy, repeated = token_entropy(text), repetition(text)
-    loops = entropy is not None and len(words(text, False)) >= 4 and entropy < 1 - most
-    return not words(text, stem=False) or loops or (repeated is not None and repeated > most)
+    loops = entropy is not None and len(words) >= 4 and entropy < 1 - most
+    return loops or (repeated is not None and repeated > most)
 
 
 def cut(text, ends=("\n\n", "\nQuestion", "Question:")):

@@ -215,8 +215,8 @@ def test_13_last_label_stemmer_rows_and_min_k():
         answers.exact_memorisation(made["answer"], drop_last=True) == 0.0
     )  # raw text without an end token loses a real label
     assert (
-        generated_text.rouge_l("running", "runs", stem=True).f1 == 1
-        and generated_text.rouge_l("running", "runs", stem=False).f1 == 0
+        generated_text.rouge("running", "runs", stem=True).rouge_l.f1 == 1
+        and generated_text.rouge("running", "runs", stem=False).rouge_l.f1 == 0
     )
     assert (
         named("muse").stem is False
