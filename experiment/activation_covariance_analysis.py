@@ -127,45 +127,32 @@ def main(
     seeds: options.Seeds = None,
 ):
     """Covariance spectra of two models' activations on forget and retain texts, and how selectively they differ."""
-    from brittle.base import figures, options
     from brittle.base.errors import UserError
-    from brittle.base.record import Run
     from brittle.base.tables import of_seed
-    from brittle.data.batches import encode_splits
-    from brittle.models.blocks import length_limit
-    from brittle.models.find import check_pair, model_folder
-    from brittle.models.load import load_changed, load_tokenizer
+    from brittle.diagnostics.common import Texts, comparison
 
     seeds = options.seed_list(seeds, seed, "the bootstrap samples (_low, _high)")
-    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
-    with Run(
-        outdir, inputs=[forget, retain], models=folders, seed=seeds[0], settings={"seeds": seeds}
-    ) as run:
+    texts = Texts(forget, retain, max_samples, max_length)
+    with comparison(outdir, model_a, model_b, texts, seeds) as opened:
         from brittle.diagnostics.covariance import collect
 
-        check_pair(*folders.values())
-        tokenizer, collected = load_tokenizer(folders["model_a"]), {"forget": {}, "retain": {}}
-        for name, folder in folders.items():  # one model after the other: each leaves only its sums
-            model = load_changed(folder, folders["model_a"], device, dtype)
+        pad, collected = opened.tokenizer.pad_token_id, {"forget": {}, "retain": {}}
+        for name in opened.folders:  # one model after the other: each leaves only its sums
+            model = opened.load(name, device, dtype)
             if name == "model_a":
-                limit = length_limit(max_length, model.config)
-                ids = encode_splits(
-                    tokenizer, {"forget": forget, "retain": retain}, max_samples, limit
-                )
+                ids = opened.encode(model.config)
                 shortest = min(ids, key=lambda split: len(ids[split]))
                 if len(ids[shortest]) < 4:
                     raise UserError(
                         f"a covariance needs at least 4 texts; the {shortest} file gives {len(ids[shortest])}."
                     )
             for split, texts in ids.items():
-                collected[split][name] = collect(
-                    model, texts, tokenizer.pad_token_id, batch_size, name == "model_a"
-                )
+                collected[split][name] = collect(model, texts, pad, batch_size, name == "model_a")
         used = model.device
         del model
         table = [row for s in seeds for row in rows(collected, ids, s, used)]
-        run.figure(plot(of_seed(table, seeds[0]), figures.pair(model_a, model_b)), "covariance.png")
-        run.csv("covariance.csv", COLUMNS, table)
+        opened.run.figure(plot(of_seed(table, seeds[0]), opened.title), "covariance.png")
+        opened.run.csv("covariance.csv", COLUMNS, table)
     print(f"{outdir}/covariance.csv: {len(table)} rows")
 
 

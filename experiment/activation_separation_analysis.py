@@ -131,35 +131,30 @@ def main(
     seeds: options.Seeds = None,
 ):
     """Separation of forget and retain activations in two models, layer by layer, against labels that mean nothing."""
-    from brittle.base import figures, options
-    from brittle.base.record import Run
     from brittle.base.tables import of_seed
-    from brittle.data.batches import encode_splits
     from brittle.data.items import facts
-    from brittle.models.blocks import length_limit
-    from brittle.models.find import model_folder
-    from brittle.models.load import load_pair
+    from brittle.diagnostics.common import Texts, comparison
 
     seeds = options.seed_list(seeds, seed, "the bootstrap samples (_low, _high, but not of auc)")
-    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
-    with Run(
-        outdir, inputs=[forget, retain], models=folders, seed=seeds[0], settings={"seeds": seeds}
-    ) as run:
+    texts = Texts(forget, retain, max_samples, max_length)
+    with comparison(outdir, model_a, model_b, texts, seeds) as opened:
         from brittle.diagnostics import probes
 
-        a, b, tokenizer = load_pair(*folders.values(), device, dtype)
-        limit = length_limit(max_length, a.config)
-        ids = encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
+        models = {name: opened.load(name, device, dtype) for name in opened.folders}
+        ids = opened.encode(models["model_a"].config)
         groups = [facts(path, max_samples) for path in (forget, retain)]
-        task, texts = (
-            probes.Task(len(ids["forget"]), len(ids["retain"]), folds, groups),
-            ids["forget"] + ids["retain"],
+        texts = ids["forget"] + ids["retain"]
+        task = probes.Task(len(ids["forget"]), len(ids["retain"]), folds, groups)
+        pad = opened.tokenizer.pad_token_id
+        features = {
+            name: probes.features(model, texts, pad, batch_size, ["mean"])["mean"]
+            for name, model in models.items()
+        }
+        table = list(
+            rows(features, task, task.surface(texts), folds, seeds, models["model_a"].device)
         )
-        features = {name: probes.features(model, texts, tokenizer.pad_token_id, batch_size, ["mean"])["mean"]
-                    for name, model in (("model_a", a), ("model_b", b))}  # fmt: skip
-        table = list(rows(features, task, task.surface(texts), folds, seeds, a.device))
-        run.figure(plot(of_seed(table, seeds[0]), figures.pair(model_a, model_b)), "separation.png")
-        run.csv("separation.csv", COLUMNS, table)
+        opened.run.figure(plot(of_seed(table, seeds[0]), opened.title), "separation.png")
+        opened.run.csv("separation.csv", COLUMNS, table)
     print(f"{outdir}/separation.csv: {len(table)} rows")
 
 

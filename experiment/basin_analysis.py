@@ -164,39 +164,25 @@ def main(
     seeds: options.Seeds = None,
 ):
     """Loss on forget and retain texts along the straight line from model A to model B, against a random direction."""
-    from brittle.base import figures, options
-    from brittle.base.record import Run
     from brittle.base.tables import of_seed
-    from brittle.data.batches import encode_splits
-    from brittle.models.blocks import length_limit
-    from brittle.models.find import check_pair, model_folder
-    from brittle.models.load import load_changed, load_model, load_tokenizer
+    from brittle.diagnostics.common import Texts, comparison
 
     seeds = options.seed_list(
         seeds, seed, "the random direction (null_) and the bootstrap samples (_low, _high)"
     )
-    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
-    with Run(
-        outdir, inputs=[forget, retain], models=folders, seed=seeds[0], settings={"seeds": seeds}
-    ) as run:
+    texts = Texts(forget, retain, max_samples, max_length)
+    with comparison(outdir, model_a, model_b, texts, seeds) as opened:
         import torch
 
-        check_pair(*folders.values())
-        model, tokenizer = (
-            load_model(folders["model_a"], device, dtype),
-            load_tokenizer(folders["model_a"]),
-        )
-        other = load_changed(
-            folders["model_b"], folders["model_a"], device, str(model.dtype).removeprefix("torch.")
-        )
+        model = opened.load("model_a", device, dtype)
+        other = opened.load("model_b", device, str(model.dtype).removeprefix("torch."))
         end = {name: p.detach() for name, p in other.named_parameters()}
         start = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()}
         if model.device.type == "cuda":
             start = {name: w.pin_memory() for name, w in start.items()}
-        limit = length_limit(max_length, model.config)
-        ids = encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
+        ids = opened.encode(model.config)
         alphas = [i / (points - 1) for i in range(points)]
-        pad, table = tokenizer.pad_token_id, []
+        pad, table = opened.tokenizer.pad_token_id, []
         line = walk(model, start, end, alphas, ids, pad, batch_size)
         far = lengths(start, end)
         for s in seeds:
@@ -208,11 +194,11 @@ def main(
             }  # both start at model A
             table += rows(alphas, line, null, ids, s)
         shown = of_seed(table, seeds[0])
-        run.figure(plot(shown, figures.pair(model_a, model_b)), "basin.png")
-        run.path("summary.json").write_text(
+        opened.run.figure(plot(shown, opened.title), "basin.png")
+        opened.run.path("summary.json").write_text(
             json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8"
         )
-        run.csv("basin.csv", COLUMNS, table)
+        opened.run.csv("basin.csv", COLUMNS, table)
     print(f"{outdir}/basin.csv: {len(table)} rows")
 
 

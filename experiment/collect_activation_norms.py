@@ -67,23 +67,16 @@ def main(
     dtype: options.Dtype = "auto",
 ):
     """Activation norms of two models, layer by layer, on forget and retain texts (the first --max-samples of each file)."""
-    from brittle.base.record import Run
-    from brittle.data.batches import encode_splits
-    from brittle.models.blocks import length_limit
-    from brittle.models.find import model_folder
-    from brittle.models.load import load_pair
+    from brittle.diagnostics.common import Texts, comparison
 
-    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
-    with Run(outdir, inputs=[forget, retain], models=folders) as run:
-        a, b, tokenizer = load_pair(*folders.values(), device, dtype)
-        limit = length_limit(max_length, a.config)
-        ids = encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
-        run.settings = {
+    texts = Texts(forget, retain, max_samples, max_length)
+    with comparison(outdir, model_a, model_b, texts) as opened:
+        a, b = (opened.load(name, device, dtype) for name in opened.folders)
+        ids, pad = opened.encode(a.config), opened.tokenizer.pad_token_id
+        opened.run.settings = {
             split: {"texts": len(i), "tokens": sum(map(len, i))} for split, i in ids.items()
         }
-        run.csv(
-            "activation_stats.csv", COLUMNS, rows(a, b, ids, tokenizer.pad_token_id, batch_size)
-        )
+        opened.run.csv("activation_stats.csv", COLUMNS, rows(a, b, ids, pad, batch_size))
     print(f"{outdir}/activation_stats.csv: {a.config.num_hidden_layers + 1} layers")
 
 

@@ -115,19 +115,12 @@ def main(
     """Norms and ranks of the weight change, for every matrix and every block."""
     from safetensors.torch import save_file
 
-    from brittle.base.record import Run
-    from brittle.models import weights
-    from brittle.models.find import model_folder
-    from brittle.models.load import pick_device
+    from brittle.diagnostics.common import comparison
 
-    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
     notes, spectra = {"broken": [], "rounding": []}, {}
-    with Run(outdir, models=folders, settings=notes) as run:
-        import torch
-
-        torch.set_num_threads(command.threads())
-        pairs = weights.matrix_pairs(*folders.values(), pick_device(device))
-        matrices = list(rows(pairs, spectra, notes))
+    with comparison(outdir, model_a, model_b) as opened:
+        run = opened.run
+        matrices = list(rows(opened.matrices(device), spectra, notes))
         if not matrices:
             raise UserError(f"{model_a} holds no weight matrix.")
         extra, layer_extra = (RANKS, ["mean_dW_empirical_rank"]) if empirical_rank else ([], [])

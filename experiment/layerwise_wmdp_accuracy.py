@@ -133,33 +133,26 @@ def main(
     seeds: options.Seeds = None,
 ):
     """Multiple-choice accuracy of one model, read from each of its layers."""
-    from brittle.base import figures, options
-    from brittle.base.layout import model_name
-    from brittle.base.record import Run
     from brittle.base.tables import of_seed
     from brittle.data.batches import encode
     from brittle.data.items import read_items, subset
     from brittle.data.texts import read_texts
+    from brittle.diagnostics.common import of_model
     from brittle.metrics import mcq
     from brittle.models.architectures import context_length
-    from brittle.models.find import model_folder
-    from brittle.models.load import load_model, load_tokenizer
 
     if lens not in ("logit", "tuned", "vocab_probe"):
         raise UserError(f"--lens {lens}: choose logit, tuned or vocab_probe.")
-    folder = model_folder(model)
     seeds = options.seed_list(
         seeds, seed, "the choice of --max-samples questions and a fitted lens's training"
     )
     files = {s: Path(data) / f"mcq_{s}.jsonl" for s in ("forget", "retain")}
     items = {s: read_items(f) for s, f in files.items() if s == "forget" or f.is_file()}
     inputs = [files[s] for s in items] + ([train] if lens != "logit" else [])
-    with Run(
-        outdir, inputs=inputs, models={"model": folder}, seed=seeds[0], settings={"seeds": seeds}
-    ) as run:
+    with of_model(outdir, model, inputs, seeds, device, dtype) as opened:
         from brittle.diagnostics.lens import make_lenses, tokens
 
-        loaded, tokenizer = load_model(folder, device, dtype), load_tokenizer(folder)
+        loaded, tokenizer = opened.model, opened.tokenizer
         context, pad, h, table = context_length(loaded.config), tokenizer.pad_token_id, None, []
         if lens != "logit":
             ids = encode(tokenizer, read_texts(train), min(512, context), "training texts")
@@ -175,11 +168,11 @@ def main(
                     raise UserError(f"{model} {mcq.BROKEN}")
                 table += rows(split, sums, divergence, questions, lens, s)
         shown = of_seed(table, seeds[0])
-        run.figure(plot(shown, figures.short(model_name(model)), lens), "lens_accuracy.png")
-        run.path("summary.json").write_text(
+        opened.run.figure(plot(shown, opened.title, lens), "lens_accuracy.png")
+        opened.run.path("summary.json").write_text(
             json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8"
         )
-        run.csv("wmdp_lens_results.csv", COLUMNS, table)
+        opened.run.csv("wmdp_lens_results.csv", COLUMNS, table)
     print(f"{outdir}/wmdp_lens_results.csv: {len(table)} rows")
 
 

@@ -129,34 +129,24 @@ def main(
     seeds: options.Seeds = None,
 ):
     """Linear probes of one model's layers: domain and truth, on held-out texts, against controls."""
-    from brittle.base import figures, options
-    from brittle.base.layout import model_name
-    from brittle.base.record import Run
     from brittle.base.tables import of_seed
     from brittle.data.batches import encode
     from brittle.data.items import facts, facts_of, read_items, subset
     from brittle.data.texts import read_texts
+    from brittle.diagnostics.common import of_model
     from brittle.models.blocks import length_limit
-    from brittle.models.find import model_folder
-    from brittle.models.load import load_model, load_tokenizer
 
-    folder, seeds = (
-        model_folder(model),
-        options.seed_list(seeds, seed, "questions and wrong choices of truth_"),
-    )
+    seeds = options.seed_list(seeds, seed, "questions and wrong choices of truth_")
     items = {
         s: Path(data) / f"mcq_{s}.jsonl"
         for s in ("forget", "retain")
         if (Path(data) / f"mcq_{s}.jsonl").is_file()
     }
-    inputs, settings = [forget, retain, *items.values()], {"seeds": seeds}
-    with Run(
-        outdir, inputs=inputs, models={"model": folder}, seed=seeds[0], settings=settings
-    ) as run:
+    inputs = [forget, retain, *items.values()]
+    with of_model(outdir, model, inputs, seeds, device, dtype) as opened:
         from brittle.diagnostics import probes
 
-        loaded, tokenizer = load_model(folder, device, dtype), load_tokenizer(folder)
-        limit = length_limit(max_length, loaded.config)
+        limit, pad = length_limit(max_length, opened.model.config), opened.tokenizer.pad_token_id
         classes = {
             ("domain", seeds[0]): (read_texts(forget, max_samples), read_texts(retain, max_samples))
         }
@@ -170,11 +160,11 @@ def main(
                     [facts_of(asked)] * 2,
                 )  # an item, one fold
         ids = {
-            key: [encode(tokenizer, texts, limit, f"{key[0]} texts") for texts in pair]
+            key: [encode(opened.tokenizer, texts, limit, f"{key[0]} texts") for texts in pair]
             for key, pair in classes.items()
         }
         every = [text for pair in ids.values() for texts in pair for text in texts]
-        x = probes.features(loaded, every, tokenizer.pad_token_id, batch_size, ["last"])["last"]
+        x = probes.features(opened.model, every, pad, batch_size, ["last"])["last"]
         table, start = [], 0
         for (name, s), (one, zero) in ids.items():
             task, part = (
@@ -184,15 +174,15 @@ def main(
             start += len(part)
             known = {"folds": folds, "seed": s}
             table += rows(
-                name, part, task, task.surface(one + zero), known, c, max_iter, loaded.device
+                name, part, task, task.surface(one + zero), known, c, max_iter, opened.model.device
             )
         table += [row | {"seed": s} for s in seeds[1:] for row in table if row["task"] == "domain"]
         shown = of_seed(table, seeds[0])
-        run.figure(plot(shown, figures.short(model_name(model))), "probes.png")
-        run.path("summary.json").write_text(
+        opened.run.figure(plot(shown, opened.title), "probes.png")
+        opened.run.path("summary.json").write_text(
             json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8"
         )
-        run.csv("probe_results.csv", COLUMNS, table)
+        opened.run.csv("probe_results.csv", COLUMNS, table)
     print(f"{outdir}/probe_results.csv: {len(table)} rows")
 
 

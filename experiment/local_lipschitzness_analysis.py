@@ -242,13 +242,9 @@ def main(
     seeds: options.Seeds = None,
 ):
     """Local Lipschitz estimates, Jacobian norms and gradient norms of two models on forget and retain texts."""
-    from brittle.base import figures, options
-    from brittle.base.record import Run
     from brittle.base.tables import of_seed
-    from brittle.data.batches import encode_splits
+    from brittle.diagnostics.common import Texts, comparison
     from brittle.models.architectures import context_length
-    from brittle.models.find import check_pair, model_folder
-    from brittle.models.load import load_changed, load_tokenizer
 
     try:
         eps = [float(part) for part in epsilon.split(",")]
@@ -261,23 +257,17 @@ def main(
     seeds = options.seed_list(
         seeds, seed, "the directions and the shuffled texts (not gradient_norm of real texts)"
     )
-    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
-    with Run(
-        outdir, inputs=[forget, retain], models=folders, seed=seeds[0], settings={"seeds": seeds}
-    ) as run:
-        check_pair(*folders.values())
-        tokenizer, table = load_tokenizer(folders["model_a"]), []
-        pad = tokenizer.pad_token_id
-        for name, folder in folders.items():
+    texts = Texts(forget, retain, max_samples, max_length)
+    with comparison(outdir, model_a, model_b, texts, seeds) as opened:
+        pad, table = opened.tokenizer.pad_token_id, []
+        for name in opened.folders:
             # a difference of bfloat16 logits is mostly rounding
-            model = load_changed(folder, folders["model_a"], device, "float32")
+            model = opened.load(name, device, "float32")
             model.set_attn_implementation("eager")  # fused attention has no second derivative
             model.requires_grad_(False)
             if name == "model_a":
                 limit = min(max_length, context_length(model.config))
-                ids = encode_splits(
-                    tokenizer, {"forget": forget, "retain": retain}, max_samples, limit
-                )
+                ids = opened.encode(model.config, limit)
             for s in seeds:
                 known = {"n_perturbations": perturbations, "n_iterations": iterations, "seed": s}
                 for split, texts in (*ids.items(), ("shuffled", shuffled(ids["forget"], s))):
@@ -286,8 +276,8 @@ def main(
                     )
                     table += rows(name, split, found, eps, known)
             del model
-        run.figure(plot(of_seed(table, seeds[0]), figures.pair(model_a, model_b)), "lipschitz.png")
-        run.csv("lipschitz.csv", COLUMNS, table)
+        opened.run.figure(plot(of_seed(table, seeds[0]), opened.title), "lipschitz.png")
+        opened.run.csv("lipschitz.csv", COLUMNS, table)
     print(f"{outdir}/lipschitz.csv: {len(table)} rows")
 
 

@@ -108,28 +108,20 @@ def main(
     device: options.Device = "auto",
 ):
     """Energy of the MLP updates in the nullspace of the original weights, against a random direction."""
-    from brittle.base import figures
-    from brittle.base.record import Run
-    from brittle.models import architectures, weights
-    from brittle.models.find import model_folder
-    from brittle.models.load import pick_device
+    from brittle.diagnostics.common import comparison
+    from brittle.models import architectures
 
-    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
     broken = []
-    with Run(outdir, models=folders) as run:
-        import torch
-
-        torch.set_num_threads(command.threads())
+    with comparison(outdir, model_a, model_b) as opened:
 
         def keep(name):
             return architectures.group_of(name) == "mlp" and architectures.layer_of(name) >= 0
 
-        pairs = weights.matrix_pairs(*folders.values(), pick_device(device), keep)
-        table = list(rows(pairs, broken))
+        table = list(rows(opened.matrices(device, keep), broken))
         if not table:
             raise UserError(f"{model_a} holds no MLP matrix.")
-        run.figure(plot(table, figures.pair(model_a, model_b)), "nullspace.png")
-        run.csv("nullspace.csv", COLUMNS, table)
+        opened.run.figure(plot(table, opened.title), "nullspace.png")
+        opened.run.csv("nullspace.csv", COLUMNS, table)
     print(f"{outdir}/nullspace.csv: {len(table)} rows")
     if broken:
         raise UserError(

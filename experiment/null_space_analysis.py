@@ -207,29 +207,20 @@ def main(
     seeds: options.Seeds = None,
 ):
     """Rank of the update, and the shift of the weights' principal subspaces, against a random update."""
-    from brittle.base import figures, options, tables
-    from brittle.base.record import Run
-    from brittle.diagnostics.common import kept_spectra
-    from brittle.models import weights
-    from brittle.models.find import model_folder
-    from brittle.models.load import pick_device
+    from brittle.base.tables import of_seed
+    from brittle.diagnostics.common import comparison, kept_spectra
 
     seeds = options.seed_list(seeds, seed, "the random updates (null_)")
-    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
-    with Run(outdir, models=folders, seed=seeds[0], settings={"seeds": seeds}) as run:
-        import torch
-
-        torch.set_num_threads(command.threads())
-        pairs = weights.matrix_pairs(*folders.values(), pick_device(device))
-        table = list(rows(pairs, k, null_draws, seeds, kept_spectra(outdir, run.read)))
+    with comparison(outdir, model_a, model_b, seeds=seeds) as opened:
+        kept = kept_spectra(outdir, opened.run.read)
+        table = list(rows(opened.matrices(device), k, null_draws, seeds, kept))
         if not table:
             raise UserError(f"{model_a} holds no weight matrix.")
-        run.figure(
-            plot(tables.of_seed(table, seeds[0]), figures.pair(model_a, model_b)), "null_space.png"
-        )
-        run.csv("null_space_results.csv", COLUMNS, table)
+        shown = of_seed(table, seeds[0])
+        opened.run.figure(plot(shown, opened.title), "null_space.png")
+        opened.run.csv("null_space_results.csv", COLUMNS, table)
     print(f"{outdir}/null_space_results.csv: {len(table) // len(seeds)} matrices")
-    broken = [row["name"] for row in tables.of_seed(table, seeds[0]) if row["k"] is None]
+    broken = [row["name"] for row in shown if row["k"] is None]
     if broken:
         raise UserError(
             f"{broken[0]} holds NaN or Inf ({len(broken)} such matrices); their values are empty."

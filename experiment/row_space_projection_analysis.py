@@ -154,37 +154,25 @@ def main(
     seeds: options.Seeds = None,
 ):
     """Projection of model A's MLP inputs onto the directions that dW reads, against random directions."""
-    from brittle.base import figures, options
-    from brittle.base.record import Run
     from brittle.base.tables import of_seed
-    from brittle.data.batches import encode_splits
-    from brittle.models import architectures, weights
-    from brittle.models.blocks import length_limit
-    from brittle.models.find import check_pair, model_folder
-    from brittle.models.load import load_model, load_tokenizer
+    from brittle.diagnostics.common import Texts, comparison
+    from brittle.models import architectures
 
     if not all(part.strip().isdigit() and int(part) for part in k.split(",")):
         raise UserError(f"--k {k}: numbers from 1 on, separated by commas, such as 1,5,20.")
     seeds = options.seed_list(seeds, seed, "the bootstrap samples (_low, _high)")
     ks = [int(part) for part in k.split(",")]
-    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
-    with Run(
-        outdir, inputs=[forget, retain], models=folders, seed=seeds[0], settings={"seeds": seeds}
-    ) as run:
+    texts = Texts(forget, retain, max_samples, max_length)
+    with comparison(outdir, model_a, model_b, texts, seeds) as opened:
         from brittle.diagnostics.inputs import Energies, collect, owner
 
-        check_pair(*folders.values())
-        model, tokenizer = (
-            load_model(folders["model_a"], device, dtype),
-            load_tokenizer(folders["model_a"]),
-        )
-        limit = length_limit(max_length, model.config)
-        ids = encode_splits(tokenizer, {"forget": forget, "retain": retain}, max_samples, limit)
+        model = opened.load("model_a", device, dtype)
+        ids, pad = opened.encode(model.config), opened.tokenizer.pad_token_id
 
         def keep(name):
             return architectures.group_of(name) == "mlp" and architectures.layer_of(name) >= 0
 
-        pairs = weights.matrix_pairs(*folders.values(), model.device, keep)
+        pairs = opened.matrices(model.device, keep)
         found, table = dict(directions(pairs, max(ks), model.device)), []
         measured, sums, tokens = (
             {n: (f, owner(model, n)) for n, f in found.items() if f and "V" in f},
@@ -196,7 +184,7 @@ def main(
             modules = {
                 n: (of[0], Energies(f, len(texts), of[1])) for n, (f, of) in measured.items() if of
             }
-            collect(model, modules, texts, tokenizer.pad_token_id, batch_size)
+            collect(model, modules, texts, pad, batch_size)
             for n, (_, energies) in modules.items():
                 sums.setdefault(n, {})[split], tokens.setdefault(n, {})[split] = (
                     energies.sums.cpu(),
@@ -208,12 +196,10 @@ def main(
                     table += rows(name, sums[name], f, ks, tokens[name], s)
                 elif name not in skipped:
                     table += still_rows(name, ids, s, known=f is not None)
-        run.settings |= {"without_input": skipped}
-        run.figure(
-            plot(of_seed(table, seeds[0]), figures.pair(model_a, model_b), max(ks)),
-            "projection.png",
-        )
-        run.csv("projection.csv", COLUMNS, table)
+        opened.run.settings |= {"without_input": skipped}
+        shown = of_seed(table, seeds[0])
+        opened.run.figure(plot(shown, opened.title, max(ks)), "projection.png")
+        opened.run.csv("projection.csv", COLUMNS, table)
     print(f"{outdir}/projection.csv: {len(table)} rows")
     if skipped:
         print(

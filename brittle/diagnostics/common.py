@@ -1,12 +1,123 @@
-"""What diagnostics share: a neighbouring step's CSV, the two text splits as batches, ratios that may not exist."""
+"""What diagnostics share: how a script opens its models and its run, and what earlier steps have left for it."""
 
 import json
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from brittle.base.errors import UserError
+from brittle.base.layout import model_name
+from brittle.base.record import Run
+from brittle.models.find import check_pair, model_folder
 
-# Tokens a batch, padding included: at 6.9B (33 layers of width 4096, in bfloat16) the streams of this many take 0.5 GB a model
+# Tokens a batch, padding included. At 6.9B (33 layers of width 4096, in bfloat16) the streams of
+# this many take 0.5 GB a model.
 TOKENS = 2048
+
+
+class Texts(NamedTuple):
+    """The text files of both splits, and how much of each is read."""
+
+    forget: Path
+    retain: Path
+    max_samples: int
+    max_length: int | None = None  # tokens a text; None: what `length_limit` gives
+
+
+@dataclass
+class Comparison:
+    """A comparison that has begun: the run that takes its results, and the folders of both models."""
+
+    run: Run
+    folders: dict  # {model_a, model_b: folder}
+    named: tuple  # both models as the user named them
+    texts: Texts | None = None
+    tokenizer: object = None  # that of model A; None where no texts are read
+
+    @property
+    def title(self):
+        """Both models' names, for a figure's title."""
+        from brittle.base import figures
+
+        return figures.pair(*self.named)
+
+    def load(self, name, device, dtype):
+        """Model `model_a` or `model_b`; a LoRA adapter as model B is merged into model A."""
+        from brittle.models.load import load_changed
+
+        return load_changed(self.folders[name], self.folders["model_a"], device, dtype)
+
+    def encode(self, config, limit=None):
+        """{split: token ids of its texts}, each cut to `limit` tokens.
+
+        The default is `--max-length`, or else what a model of this `config` can read (at most 512).
+        """
+        from brittle.data.batches import encode_splits
+        from brittle.models.blocks import length_limit
+
+        limit = limit or length_limit(self.texts.max_length, config)
+        paths = {"forget": self.texts.forget, "retain": self.texts.retain}
+        return encode_splits(self.tokenizer, paths, self.texts.max_samples, limit)
+
+    def matrices(self, device, keep=None):
+        """Yield (name, W_a, W_b) of every weight matrix, or of those whose name `keep` accepts."""
+        import torch
+
+        from brittle.base.command import threads
+        from brittle.models.load import pick_device
+        from brittle.models.weights import matrix_pairs
+
+        torch.set_num_threads(threads())
+        return matrix_pairs(*self.folders.values(), pick_device(device), keep)
+
+
+@contextmanager
+def comparison(outdir, model_a, model_b, texts=None, seeds=None):
+    """Begin a comparison of two models: find both, record what is read, and yield a `Comparison`.
+
+    `texts` (a `Texts`) is given where the models read some, `seeds` where something is random.
+    Raises UserError where a model is not there, and where models that read texts do not fit together.
+    """
+    folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
+    inputs = [texts.forget, texts.retain] if texts else []
+    with Run(outdir, inputs, folders, **_randomness(seeds)) as run:
+        opened = Comparison(run, folders, (model_a, model_b), texts)
+        if texts:
+            from brittle.models.load import load_tokenizer
+
+            check_pair(*folders.values())
+            opened.tokenizer = load_tokenizer(folders["model_a"])
+        yield opened
+
+
+class Single(NamedTuple):
+    """A look at one model that has begun: the run that takes its results, the model, its tokenizer."""
+
+    run: Run
+    model: object
+    tokenizer: object
+    title: str  # the model's name, for a figure's title
+
+
+@contextmanager
+def of_model(outdir, model, inputs, seeds, device, dtype):
+    """Begin a look at one model: find it, record the files `inputs`, load it, and yield a `Single`.
+
+    Raises UserError where the model is not there or cannot be loaded.
+    """
+    from brittle.base import figures
+    from brittle.models.load import load_model, load_tokenizer
+
+    folder = model_folder(model)
+    with Run(outdir, inputs, {"model": folder}, **_randomness(seeds)) as run:
+        loaded, tokenizer = load_model(folder, device, dtype), load_tokenizer(folder)
+        yield Single(run, loaded, tokenizer, figures.short(model_name(model)))
+
+
+def _randomness(seeds):
+    """What a record says of the seeds."""
+    return {"seed": seeds[0], "settings": {"seeds": seeds}} if seeds else {}
 
 
 def neighbour(outdir, folder, name, step, script):
