@@ -31,6 +31,7 @@ def curve(folder, method, knobs, files, items, settings, every, device):
     from brittle.models.logprobs import mean_nll
     from brittle.training.fitting import make_streams
     from brittle.training.loop import make_accelerator, train
+    from brittle.training.steps import AfterStep
 
     model, tokenizer = load_model(folder, device, "float32"), load_tokenizer(folder)
     limit = context_length(model.config)
@@ -67,7 +68,7 @@ def curve(folder, method, knobs, files, items, settings, every, device):
             terms,
             settings,
             make_accelerator(device),
-            after_step=measure,
+            hooks=[AfterStep(measure)],
             label=f"{method} seed {settings.seed}",
         )
     except UserError as error:  # NaN: what was measured until then stands

@@ -9,14 +9,15 @@ Defaults come from the preset (unlearn/presets.toml): `mini` for a model of the 
 values at 7B scale) for every other; a flag wins over both.
 """
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from brittle.base import command, options
-from brittle.base import knobs as knobs_module
 from brittle.base.errors import UserError
+from brittle.base.knobs import all_knobs, build, values
 from brittle.methods import METHODS, method_class
 from brittle.methods.wrappers import Wrappers
 
@@ -114,92 +115,113 @@ def main(
     from brittle.data.texts import read_texts
     from brittle.models.find import model_folder, read_config
     from brittle.models.load import pick_device
-    from brittle.unlearning import job as job_module
     from brittle.unlearning import publish, tracking
-    from brittle.unlearning.run import run, summary
+    from brittle.unlearning.job import Job, Texts, read_defaults
 
-    cls, label = method_class(method), "-".join(filter(None, (method, check_tag(name))))
+    method_type, tag = method_class(method), check_tag(name)
     folder = model_folder(model, revision, code=trust_remote_code)
     if preset == "auto":
         preset = read_config(folder).get("family", "default")
-    defaults = relative(__file__).with_name("presets.toml")
-    chosen = job_module.preset(defaults, preset, method, config_preset)
-    given = {**chosen.knobs, **{k: v for k, v in knobs.items() if v is not None}}
-    # of two ways to say how long a run is, the command line's replaces the preset's
-    if knobs.get("steps_per_layer") is not None and steps is None:
-        chosen.settings.pop("steps", None)
-    elif knobs.get("steps_per_layer") is None and steps is not None:
-        given.pop("steps_per_layer", None)
-    wraps = {k: given.pop(k) for k in list(given) if k in knobs_module.knobs(Wrappers)}
-    settings = {"steps": steps, "lr": lr, "batch_size": batch_size, "grad_accum": grad_accum, "warmup": warmup,
-                "weight_decay": weight_decay, "grad_clip": grad_clip, "max_length": max_length, "optimizer": optimizer,
-                "schedule": schedule, "checkpointing": checkpointing or None}  # fmt: skip
-    settings = {**chosen.settings, **{k: v for k, v in settings.items() if v is not None}}
-    rule, wrappers = (
-        knobs_module.build(cls, method, given, seed=seed),
-        knobs_module.build(Wrappers, method, wraps),
-    )
+    default_file = relative(__file__).with_name("presets.toml")
+    defaults = read_defaults(default_file, preset, method, config_preset)
+    asked = {
+        "steps": steps,
+        "lr": lr,
+        "batch_size": batch_size,
+        "grad_accum": grad_accum,
+        "warmup": warmup,
+        "weight_decay": weight_decay,
+        "grad_clip": grad_clip,
+        "max_length": max_length,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "checkpointing": checkpointing or None,
+    }
+    settings, chosen = merge_defaults(defaults, asked, knobs)
+    wrapper_names = {f.name for f in fields(Wrappers)} & set(chosen)
+    wrapper_knobs = {name: chosen.pop(name) for name in wrapper_names}
+    rule = build(method_type, method, chosen, seed=seed)
+    wrappers = build(Wrappers, method, wrapper_knobs)
     home = Path("data/mini") if preset == "mini" else Path("data")
     forget = forget or home / "forget.txt"
     retain = retain or forget.with_name("retain.txt")
     if data and not any(data.glob("mcq_*.jsonl")):
         raise UserError(
-            f"--data {data} holds no mcq_forget.jsonl, mcq_retain.jsonl or mcq_general.jsonl to measure on."
+            f"--data {data} holds no mcq_forget.jsonl, mcq_retain.jsonl or mcq_general.jsonl "
+            "to measure on."
         )
-    texts = job_module.Texts(
-        forget,
-        retain,
-        data or forget.parent,
-        read_texts(forget, max_samples),
-        read_texts(retain, max_samples),
+    texts = Texts(
+        forget_path=forget,
+        retain_path=retain,
+        data=data or forget.parent,
+        forget=read_texts(forget, max_samples),
+        retain=read_texts(retain, max_samples),
     )
     if push_to_hub:
-        publish.check(push_to_hub)
+        publish.check_repo(push_to_hub)
     about = {
         "method": method,
         "seed": seed,
         **settings,
-        **knobs_module.values(rule),
-        **knobs_module.values(wrappers),
+        **values(rule),
+        **values(wrappers),
     }
-    track = tracking.start(wandb, model_name(model), f"{label}-{seed}", about)
-    job = job_module.Job(
-        model,
-        folder,
-        method,
-        rule,
-        settings,
-        texts,
-        root,
-        seed,
-        save_every,
-        eval_split,
-        (defaults,),
-        wrappers,
+    label = f"{method}-{tag}" if tag else method
+    tracker = tracking.start(wandb, model_name(model), f"{label}-{seed}", about)
+    job = Job(
+        model=model,
+        model_folder=folder,
+        method=method,
+        rule=rule,
+        settings=settings,
+        texts=texts,
+        root=root,
+        seed=seed,
+        save_every=save_every,
+        eval_split=eval_split,
+        default_files=(default_file,),
+        wrappers=wrappers,
+        track=tracker.log if tracker else None,
+        tag=name,
     )
-    job.tag, job.track, done = name, track and track.log, None
+    result = None
     try:
-        done = run(job, pick_device(device), resume, trust_remote_code)
+        from brittle.unlearning.run import run, summary
+
+        result = run(job, pick_device(device), resume=resume, trust_remote_code=trust_remote_code)
     except KeyboardInterrupt:
         raise UserError(
-            f"interrupted. Go on with the same command and --resume (checkpoints every {save_every} steps)."
+            "interrupted. Go on with the same command and --resume "
+            f"(checkpoints every {save_every} steps)."
         ) from None
     finally:
-        if track:
-            track.finish(done and done[1])
-    if done is None:  # not the main process of several
+        if tracker:
+            tracker.finish(result.after if result else None)
+    if result is None:  # not the main process of several
         return
-    print(f"{job.folder}: {method} {knobs_module.values(rule) or ''}".rstrip())
-    for line in summary(*done[:3]):
+    print(f"{job.folder}: {method} {values(rule) or ''}".rstrip())
+    for line in summary(result):
         print(f"  {line}")
-    for note in done[3]:
+    for note in result.notes:
         print(f"note: {note}")
     if push_to_hub:
         print(f"uploaded: {publish.push(job.folder, push_to_hub, public)}")
 
 
+def merge_defaults(defaults, settings, knobs):
+    """({setting: value}, {knob: value}): the defaults under what the command line gives (not None)."""
+    merged_settings, merged_knobs = dict(defaults.settings), dict(defaults.knobs)
+    merged_settings |= {name: value for name, value in settings.items() if value is not None}
+    merged_knobs |= {name: value for name, value in knobs.items() if value is not None}
+    # of two ways to say how long a run is, the command line's replaces the default
+    steps, per_layer = settings["steps"], knobs.get("steps_per_layer")
+    if per_layer is not None and steps is None:
+        merged_settings.pop("steps", None)
+    elif per_layer is None and steps is not None:
+        merged_knobs.pop("steps_per_layer", None)
+    return merged_settings, merged_knobs
+
+
 if __name__ == "__main__":
-    methods = knobs_module.all_knobs({name: method_class(name) for name in METHODS})
-    command.run(
-        command.with_knobs(main, {**methods, **knobs_module.all_knobs({"default": Wrappers})})
-    )
+    methods = all_knobs({name: method_class(name) for name in METHODS})
+    command.run(command.with_knobs(main, {**methods, **all_knobs({"default": Wrappers})}))

@@ -33,6 +33,7 @@ def fine_tune(
     from brittle.training import adapters
     from brittle.training.loop import make_accelerator, train
     from brittle.training.settings import Settings
+    from brittle.training.steps import AfterStep
 
     ids = encode(tokenizer, texts, context_length(model.config), "attack texts")
     stream = Stream(ids, tokenizer.pad_token_id, batch_size, 1, seed, model.device)
@@ -63,7 +64,7 @@ def fine_tune(
             terms,
             settings,
             make_accelerator(torch.device(model.device)),
-            after_step=after,
+            hooks=[AfterStep(after)],
             label=label,
         )
     finally:

@@ -4,9 +4,10 @@ import torch
 
 from brittle.data.batches import batches
 from brittle.models.logprobs import nll
+from brittle.training.steps import StepHook
 
 
-class Mask:
+class Mask(StepHook):
     """Entries [True] of each parameter that may train. Gradients of the others are zeroed before clipping and stepping, and
     their values put back behind the step: weight decay and momentum move them in no optimizer."""
 
@@ -21,7 +22,7 @@ class Mask:
                 p.grad.mul_(keep)
 
     @torch.no_grad()
-    def after_step(self):
+    def after_step(self, step, row):
         for (p, keep), values in zip(self.pairs, self.kept, strict=True):
             p.masked_scatter_(~keep, values)
 

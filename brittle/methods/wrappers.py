@@ -55,49 +55,89 @@ class Wrappers:
     chat_share: float = knob(0.2, "Share of the retain texts that are chats.", low=0, high=0.9)
 
     def check(self, name, method):
-        """Raises UserError for combinations that make no sense; settles what follows from others."""
+        """Raise UserError for combinations that make no sense; settle what follows from others.
+
+        name, method: of the method that they are combined with.
+        """
+        self.settle_adapters(method)
+        method.check()
+        self.check_mask(name, method)
+        self.check_adapters(name, method)
+        check_regex("trainable", self.trainable)
+        check_regex("lora_targets", self.lora_targets)
+        self.check_keep(name, method)
+
+    def settle_adapters(self, method):
         if self.adapter == "full" and self.lora_rank:
             raise UserError(
-                f"--adapter full, but --lora-rank {self.lora_rank}: use --adapter lora, or leave the rank out."
+                f"--adapter full, but --lora-rank {self.lora_rank}: "
+                "use --adapter lora, or leave the rank out."
             )
         if self.adapter == "lora" and not self.lora_rank:
             self.lora_rank = RANK
         method.adapters = bool(self.lora_rank)
-        method.check()
-        if self.weight_mask != "none" and method.phased:
+
+    def check_mask(self, name, method):
+        if self.weight_mask == "none":
+            return
+        if method.phased:
             raise UserError(
-                f"--weight-mask ranks all entries at once, but in {name} blocks take turns. Use another method."
+                f"--weight-mask ranks all entries at once, but in {name} blocks take turns. "
+                "Use another method."
             )
+        if self.lora_rank and method.kind != "weight-space":
+            raise UserError(
+                "--weight-mask chooses entries of the model's own weights, which --lora-rank "
+                "freezes. Use one."
+            )
+
+    def check_adapters(self, name, method):
         if self.lora_rank and method.kind == "weight-space":
             raise UserError(
-                f"--lora-rank: {name} acts on the weights themselves, all of them. Use full fine-tuning."
+                f"--lora-rank: {name} acts on the weights themselves, all of them. "
+                "Use full fine-tuning."
             )
-        if self.lora_rank and self.weight_mask != "none":
-            raise UserError(
-                "--weight-mask chooses entries of the model's own weights, which --lora-rank freezes. Use one."
-            )
-        for field in ("trainable", "lora_targets"):
-            regex(field, getattr(self, field))
         if self.save_adapter == "yes" and not self.lora_rank:
             raise UserError("--save-adapter yes: there is no adapter without --lora-rank.")
-        if self.keep == "best" and not self.eval_every:
+
+    def check_keep(self, name, method):
+        if self.keep != "best":
+            return
+        if not self.eval_every:
             raise UserError("--keep best compares evaluations: say how often with --eval-every.")
-        if self.keep == "best" and type(method).fit is not Method.fit:
+        if type(method).fit is not Method.fit:
             raise UserError(
-                f"--keep best: {name} makes its weights after the training, so no step of it can be kept."
+                f"--keep best: {name} makes its weights after the training, "
+                "so no step of it can be kept."
             )
-        if self.keep == "best":
-            Rule(self.rule)
+        Rule(self.rule)
+
+    def check_processes(self, name, method):
+        """Raise UserError for what does not run in several processes."""
+        if method.kind not in ("loss", "representation"):
+            raise UserError(
+                f"{name} reads or writes whole weights, so it runs in one process. "
+                "Leave accelerate launch out."
+            )
+        used = {
+            "--lora-rank": self.lora_rank and not method.replicates,
+            "--weight-mask": self.weight_mask != "none",
+            "--keep best": self.keep == "best",
+        }
+        for option, is_used in used.items():
+            if is_used:
+                raise UserError(
+                    f"{option} works in one process only. Leave accelerate launch out."
+                )
 
     def choose(self, model, method, seed):
-        """Leave gradients to what trains. Returns the PEFT model around it, None without adapters."""
-
+        """Leave gradients to what trains. Returns the PEFT model around `model`, or None."""
         from brittle.models.blocks import train_only
         from brittle.training import adapters
 
         names = method.trains(model)
         if self.trainable:
-            names = named(model, self.trainable)
+            names = read_names(model, self.trainable)
         if self.lora_rank:
             return adapters.add(
                 model, names, self.lora_rank, self.lora_alpha, self.lora_targets, seed
@@ -107,30 +147,33 @@ class Wrappers:
         return None
 
     def reference(self, model, wrapped, method):
+        """The frozen starting model for `method`; None where it reads none."""
         from brittle.training.reference import AdapterOff, Frozen
 
         if not method.needs_reference:
             return None
         return AdapterOff(wrapped) if wrapped else Frozen(model)
 
-    def mask(self, model, streams):
+    def hooks(self, model, streams):
+        """What acts around the optimizer steps (training.steps.StepHook): the weight mask."""
         from brittle.methods import masks
 
         if self.weight_mask == "none":
-            return None
+            return []
         mask = masks.wagle(model, streams, self.mask_ratio, self.mask_mu)
         print(f"wagle: {mask.density():.2%} of the trainable entries train")
-        return mask
+        return [mask]
 
 
-def regex(name, text):
+def check_regex(name, text):
+    """Raise UserError where the knob `name` holds no regular expression."""
     try:
         re.compile(text)
     except re.error as error:
         raise UserError(f"{flag(name)} {text}: not a regular expression ({error}).") from None
 
 
-def named(model, chosen):
+def read_names(model, chosen):
     """Parameter names by a regex, or by a JSON list (or {"parameters": list}) of names in a file."""
     every = [name for name, _ in model.named_parameters()]
     if chosen.endswith(".json"):

@@ -7,8 +7,6 @@ Activations stay plain tensors on each process, so hooks, losses and methods are
 
 import torch
 
-from brittle.base.errors import UserError
-
 
 def shard(model, accelerator):
     """Shard `model` in place, block by block: float32 weights and optimizer states, blocks gathered in bfloat16 on GPU.
@@ -69,17 +67,3 @@ def gathered(model, folder, trust_remote_code, accelerator):
     plain = load_model(folder, "cpu", "float32", trust_remote_code)
     plain.load_state_dict(state)
     return plain
-
-
-def check(job, resume):
-    """Raises UserError for what runs in one process only."""
-    wraps = job.wrappers
-    if job.rule.kind not in ("loss", "representation"):
-        raise UserError(
-            f"{job.method} reads or writes whole weights, so it runs in one process. Leave accelerate launch out."
-        )
-    adapters, masked = wraps.lora_rank and not job.rule.replicates, wraps.weight_mask != "none"
-    for flag, used in (("--lora-rank", adapters), ("--weight-mask", masked),
-                       ("--keep best", wraps.keep == "best"), ("--resume", resume)):  # fmt: skip
-        if used:
-            raise UserError(f"{flag} works in one process only. Leave accelerate launch out.")

@@ -1,88 +1,137 @@
-"""A method fitted to a model: what trains, its reference, its start, and the training by the one loop."""
+"""A method fitted to a model: what trains, its reference, its start, and the training."""
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
+from typing import Any
 
 from brittle.base.errors import UserError
 from brittle.data.batches import Stream
 from brittle.training import distributed
+from brittle.training.checkpoint import Checkpoints
 from brittle.training.loop import train
 from brittle.training.settings import Settings
+from brittle.training.steps import StepHook
 
 
 def make_streams(sets, tokenizer, size, micro_batches, seed, device):
-    """.forget and .retain: endless streams over the training texts of `sets` (see sets.read_sets); and .tokenizer."""
-    return SimpleNamespace(tokenizer=tokenizer, **{
-        name: Stream(ids, tokenizer.pad_token_id, size, micro_batches, seed + 1 + k, device)
-        for k, (name, (ids, _)) in enumerate(sets.items())
-    })  # fmt: skip
+    """.forget and .retain: endless streams over the training texts of `sets`; and .tokenizer.
+
+    sets: {forget, retain: (token ids to train on, held out)}. Each stream has a seed of its own.
+    """
+    streams = SimpleNamespace(tokenizer=tokenizer)
+    for k, (name, (ids, _)) in enumerate(sets.items()):
+        pad_id = tokenizer.pad_token_id
+        setattr(streams, name, Stream(ids, pad_id, size, micro_batches, seed + 1 + k, device))
+    return streams
 
 
-def make_settings(rule, given, streams, **more):
-    """Settings of training: those `given` ({name: value}), and as long as the method plans."""
+def make_settings(rule, values, streams, **more):
+    """Settings of training: `values` {name: value} and `more`, as long as the method plans."""
     per_step = streams.forget.batch_size * streams.forget.micro_batches
     one_pass = max(1, len(streams.forget.ids) // per_step)
     known = {f.name for f in fields(Settings)}
-    chosen = {k: v for k, v in given.items() if k in known}
+    chosen = {name: value for name, value in values.items() if name in known}
     steps, stretches = rule.plan(chosen.pop("steps", None), one_pass)
     return Settings(**{**chosen, "steps": steps, "stretches": stretches, **more})
 
 
-def fit(model, rule, wrappers, streams, settings, accelerator, *, seed=0, label="train", checkpoint=None, resume=False,
-        keeper=None, about=None, track=None):  # fmt: skip
-    """Train `model` by the method `rule`; `track(row)` sees each step. Returns (history, the PEFT model around it or None)."""
-    world, rank = accelerator.num_processes, accelerator.process_index
-    wrapped = wrappers.choose(model, rule, seed)
-    if keeper:
-        keeper.names = [n for n, p in model.named_parameters() if p.requires_grad]
-    if world > 1 and not rule.replicates:
-        distributed.shard(model, accelerator)
-    reference = wrappers.reference(model, wrapped, rule)
-    if settings.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
-    model.train()
-    with accelerator.autocast():
-        rule.start(model, reference, streams)
-        mask = wrappers.mask(model, streams)
-    planned = rule.budget(streams)
-    if planned and label and accelerator.is_main_process:
-        print(f"{label}: {planned}", flush=True)
-    cache = {}  # both streams' batches of the current step
+class MethodHook(StepHook):
+    """Lets a method change what trains before a step, and add its measures to the history."""
 
-    def after_step(step, row):
-        row.update(rule.measures())
-        done = keeper and keeper.after_step(step, row)
-        if track and accelerator.is_main_process:
-            track(row)
-        return done
+    def __init__(self, rule, accelerator):
+        self.rule = rule
+        self.accelerator = accelerator
 
-    def phase(progress):
-        with accelerator.autocast():
-            return rule.phase(progress)
+    def begin_step(self, progress):
+        if not self.rule.phased:
+            return False
+        with self.accelerator.autocast():
+            return self.rule.phase(progress)
 
-    def loop(lr_scale=1.0, offset=None):
-        """The training; or the `offset`-th of several, each with a rate and an order of texts of its own, without checkpoints."""
-        if resume and offset is not None:
+    def after_step(self, step, row):
+        row.update(self.rule.measures())
+        return False
+
+
+@dataclass
+class Fit:
+    """`model` trained in place by the method `rule`, as `run` does it."""
+
+    model: Any
+    rule: Any  # methods.base.Method
+    wrappers: Any  # methods.wrappers.Wrappers
+    streams: Any  # of make_streams
+    settings: Settings
+    accelerator: Any
+    hooks: tuple = ()  # StepHooks beside the method's and the wrappers' own
+    checkpoints: Checkpoints | None = None
+    label: str | None = "train"  # of the progress bar; None for silence
+
+    def run(self):
+        """Train. Returns (history, the PEFT model around the model or None)."""
+        wrapped = self.prepare()
+        with self.accelerator.autocast():
+            own = self.wrappers.hooks(self.model, self.streams)
+        self.all_hooks = [*own, MethodHook(self.rule, self.accelerator), *self.hooks]
+        planned = self.rule.budget(self.streams)
+        if planned and self.label and self.accelerator.is_main_process:
+            print(f"{self.label}: {planned}", flush=True)
+        self.pairs_of_step = (None, [])
+        return self.rule.fit(self.train), wrapped
+
+    def prepare(self):
+        """Choose what trains, shard over processes, start the method. Returns the PEFT model or None."""
+        model, rule = self.model, self.rule
+        wrapped = self.wrappers.choose(model, rule, self.settings.seed)
+        if self.accelerator.num_processes > 1 and not rule.replicates:
+            distributed.shard(model, self.accelerator)
+        reference = self.wrappers.reference(model, wrapped, rule)
+        if self.settings.checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.enable_input_require_grads()
+        model.train()
+        with self.accelerator.autocast():
+            rule.start(model, reference, self.streams)
+        return wrapped
+
+    def train(self, lr_scale=1.0, offset=None):
+        """The training, as a method calls it.
+
+        With an `offset` it is that one of several trainings, each with a rate and an order of texts
+        of its own, without checkpoints.
+        """
+        checkpoints = self.checkpoints
+        if checkpoints and checkpoints.resume and offset is not None:
             raise UserError(
-                f"{label} trains several times and keeps no checkpoints. Start the run without --resume."
+                f"{self.label} trains several times and keeps no checkpoints. "
+                "Start the run without --resume."
             )
+        if offset is not None or self.accelerator.num_processes > 1:
+            checkpoints = None
+        if checkpoints:
+            checkpoints = replace(checkpoints, state=self.rule.state)
+        first = (offset or 0) * self.settings.steps
 
         def terms(step, micro, progress):
-            at = step + (offset or 0) * settings.steps
-            if cache.get("step") != at:
-                cache.update(
-                    step=at,
-                    pairs=list(
-                        zip(streams.forget.batches(at), streams.retain.batches(at), strict=True)
-                    ),
-                )
-            return rule.losses(*cache["pairs"][micro * world + rank], progress)
+            return self.rule.losses(*self.pair(first + step, micro), progress)
 
         return train(
-            model, terms, replace(settings, lr=settings.lr * lr_scale), accelerator,
-            checkpoint if offset is None and world == 1 else None, resume, after_step=after_step, label=label, about=about,
-            combine=rule.combine, mask=mask, state=rule.state, phase=phase if rule.phased else None,
-        )  # fmt: skip
+            self.model,
+            terms,
+            replace(self.settings, lr=self.settings.lr * lr_scale),
+            self.accelerator,
+            hooks=self.all_hooks,
+            checkpoints=checkpoints,
+            combine=self.rule.combine,
+            label=self.label,
+        )
 
-    return rule.fit(loop), wrapped
+    def pair(self, step, micro):
+        """(forget batch, retain batch) of this process in a step's micro-batch."""
+        at, pairs = self.pairs_of_step
+        if at != step:
+            forget, retain = self.streams.forget.batches(step), self.streams.retain.batches(step)
+            pairs = list(zip(forget, retain, strict=True))
+            self.pairs_of_step = (step, pairs)
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        return pairs[micro * world + rank]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.base.files import replace_folder
+from brittle.training.steps import StepHook
 
 CONDITION = re.compile(r"(forget|retain|general)\s*(<=|>=)\s*(base|filtered)?\s*([+-]?\s*[\d.]+)?")
 
@@ -61,7 +62,7 @@ class Rule:
         return (-1 if self.direction == "lowest" else 1) * accuracy[self.split]
 
 
-class Keeper:
+class Keeper(StepHook):
     """Measures every `every` steps; `after_step` of the training loop. With a rule it keeps what the rule says."""
 
     def __init__(self, measure, every, model, rule=None, levels=None, folder=None):
@@ -77,6 +78,9 @@ class Keeper:
         )  # of the best weights so far, which survive an interruption
         self.kept = None  # (step, accuracies) of what is kept
         self.names = None  # of what trains in any step, where that is not what trains now
+
+    def start(self, names):
+        self.names = names
 
     def after_step(self, step, row):
         if step % self.every:
@@ -142,7 +146,7 @@ class Keeper:
         return f"step {self.kept[0]} is kept by '{self.rule.text}' ({shown})."
 
 
-def check(rule, levels, items):
+def check_rule(rule, levels, items):
     """Every accuracy that the rule names must be measured."""
     if "filtered" in rule.names() and "filtered" not in levels:
         raise UserError(f"--rule {rule.text!r} names the filtered model: give it with --filtered.")

@@ -1,20 +1,25 @@
-"""The one training loop: sums named loss terms, steps, logs, stops on NaN, resumes. It never asks which method runs."""
+"""The one training loop: sums named loss terms, steps, logs, stops on NaN, resumes.
+
+It never asks which method runs. What acts around its steps is a list of hooks (training/steps.py).
+"""
 
 import math
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import torch
 
 from brittle.base.errors import UserError
-from brittle.training.checkpoint import load_checkpoint, save_checkpoint, steps_done
 from brittle.training.distributed import averaged, is_sharded, means, whole
 from brittle.training.settings import lr_factor, make_optimizers
+
+NO_TERMS = ("step", "grad_norm", "lr")  # columns of the history that are no losses
 
 
 @contextmanager
 def progress_bar(total, start, label):
+    """tqdm's bar with `label`; none where that is None."""
     from tqdm import tqdm
 
     with tqdm(
@@ -33,139 +38,187 @@ def check_terms(values, step):
     for name, value in values.items():
         if not math.isfinite(value):
             raise UserError(
-                f"step {step}: the loss term '{name}' is {value}. Nothing was saved. Lower --lr or raise the retain weight."
+                f"step {step}: the loss term '{name}' is {value}. Nothing was saved. "
+                "Lower --lr or raise the retain weight."
             )
 
 
 class Gradients:
-    """Gradients of a step: of the sum of terms in .grad, or where a `combine` is given of each term in a buffer of its own.
+    """Gradients of a step: of the sum of terms in .grad, or of each term in a buffer of its own.
 
-    Buffers are filled over *all* micro-batches before they are combined: what is not linear in the gradients (norms, signs)
-    must see the whole step's, or accumulation would change the method.
+    Buffers are used where a `combine` is given. They are filled over *all* micro-batches before
+    they are combined: what is not linear in the gradients (norms, signs) must see the whole step's,
+    or accumulation would change the method.
     """
 
     def __init__(self, trainable, combine=None, average=None):
         """average(tensors): their means over processes, where those hold the whole model each."""
-        self.trainable, self.combine, self.buffers, self.average = trainable, combine, {}, average
+        self.trainable = trainable
+        self.combine = combine
+        self.average = average
+        self.buffers = {}
 
     def add(self, terms, accelerator, share):
+        """Add the gradients of one micro-batch's terms, weighted by `share`."""
         if not self.combine:
-            return accelerator.backward(sum(terms.values()) * share)
+            accelerator.backward(sum(terms.values()) * share)
+            return
         for k, (name, term) in enumerate(terms.items(), 1):
             accelerator.backward(term * share, retain_graph=k < len(terms))
-            found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.trainable]
+            own = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.trainable]
             for p in self.trainable:
                 p.grad = None
-            for b, g in zip(self.buffers.setdefault(name, found), found, strict=True):
-                if b is not g:
-                    b.add_(g)
+            # the first micro-batch's gradients become the buffer themselves
+            for buffer, gradient in zip(self.buffers.setdefault(name, own), own, strict=True):
+                if buffer is not gradient:
+                    buffer.add_(gradient)
 
     def finish(self, lr):
+        """Leave the step's gradients in .grad: averaged over processes, combined over terms."""
+        if not self.combine:
+            if self.average:
+                self.average([p.grad for p in self.trainable if p.grad is not None])
+            return
         if self.average:
-            for tensors in (
-                self.buffers.values()
-                if self.combine
-                else [[p.grad for p in self.trainable if p.grad is not None]]
-            ):
+            for tensors in self.buffers.values():
                 self.average(tensors)
-        if self.combine:
-            buffers, self.buffers = (
-                self.buffers,
-                {},
-            )  # `combine` may take the buffers out and reuse their memory
-            for p, g in zip(self.trainable, self.combine(buffers, lr), strict=True):
-                p.grad = g
+        # `combine` may take the buffers out and reuse their memory
+        buffers, self.buffers = self.buffers, {}
+        for p, gradient in zip(self.trainable, self.combine(buffers, lr), strict=True):
+            p.grad = gradient
+
+
+class Stepper:
+    """The optimizer steps of one model: losses, gradients, clipping, stepping."""
+
+    def __init__(self, model, settings, accelerator, hooks, combine):
+        self.model = model
+        self.settings = settings
+        self.accelerator = accelerator
+        self.hooks = hooks
+        self.combine = combine
+        self.average = None
+        if accelerator.num_processes > 1 and not is_sharded(model):
+            self.average = partial(averaged, accelerator=accelerator)
+
+    def renew(self):
+        """New optimizers over what trains now."""
+        self.optimizers = make_optimizers(self.model, self.settings)
+        self.trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self.gradients = Gradients(self.trainable, self.combine, self.average)
+
+    def begin(self, progress):
+        """Tell the hooks how far the run is. True where one of them needs new optimizers."""
+        return any([hook.begin_step(progress) for hook in self.hooks])
+
+    def accumulate(self, terms_at, step):
+        """Gradients of all micro-batches; returns {term: its mean over them, a tensor}."""
+        count = self.settings.grad_accum
+        sums = {}
+        for micro in range(count):
+            with self.accelerator.autocast():
+                terms = terms_at(step, micro, step / self.settings.steps)
+            self.gradients.add(terms, self.accelerator, 1 / count)
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0.0) + term.detach().float() / count
+        return sums
+
+    def clip(self):
+        """Clip the gradients. Returns their norm before, a tensor."""
+        limit = self.settings.grad_clip or math.inf
+        return whole(torch.nn.utils.clip_grad_norm_(self.trainable, limit))
+
+    def step(self, terms_at, step):
+        """Optimizer step `step` (from 0). Returns its row of the history."""
+        factor = lr_factor(self.settings, step)
+        for optimizer, full in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = full * factor
+        sums = self.accumulate(terms_at, step)
+        self.gradients.finish(self.settings.lr * factor)
+        for hook in self.hooks:
+            hook.before_step()
+        norm = self.clip()
+        # values are read here alone: the GPU has had no pause since the step began
+        sums = means(sums, self.accelerator)
+        check_terms(sums, step + 1)
+        if not torch.isfinite(norm):
+            raise UserError(
+                f"step {step + 1}: the gradient norm is {float(norm)}. Nothing was saved. "
+                "Lower --lr."
+            )
+        for optimizer, _ in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        lr = self.settings.lr * factor
+        return {"step": step + 1, **sums, "grad_norm": norm.item(), "lr": lr}
 
 
 def train(
-    model, terms_at, settings, accelerator, checkpoint=None, resume=False, after_step=None, label="train", about=None,
-    combine=None, mask=None, state=None, phase=None,
-):  # fmt: skip
-    """Minimise the sum of `terms_at(step, micro, progress)` -> {name: scalar}. Returns the history: one row a step.
+    model,
+    terms_at,
+    settings,
+    accelerator,
+    *,
+    hooks=(),
+    checkpoints=None,
+    combine=None,
+    label="train",
+):
+    """Minimise the sum of `terms_at(step, micro, progress)` -> {name: scalar}.
 
-    checkpoint: folder for `save_every` and `resume`; about: what must be equal for a checkpoint to be this run's.
-    after_step(step, row) runs behind every optimizer step (steps done so far), may add to the row, and ends the run early
-    by returning True. combine, mask: see `Gradients` and masks.Mask. state: a dict of numbers kept in checkpoints.
-    phase(progress) runs before every step; where it returns True other parameters may train from there, by new optimizers.
-    Raises UserError on a NaN or infinite term, naming step and term.
+    Returns the history: one row a step, {step, terms, grad_norm, lr} and what hooks add.
+
+    hooks: StepHooks, called in their order. checkpoints: checkpoint.Checkpoints, where the run
+    writes some or goes on from one. combine: see `Gradients`. label: of the progress bar; None for
+    no bar. Raises UserError on a NaN or infinite term, naming step and term.
     """
-    names = [n for n, p in model.named_parameters() if p.requires_grad]  # what trains in any phase
-    average = None
-    if accelerator.num_processes > 1 and not is_sharded(model):
-        average = partial(averaged, accelerator=accelerator)
-
-    def make():
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        return make_optimizers(model, settings), trainable, Gradients(trainable, combine, average)
-
-    if phase and resume:  # a checkpoint holds the optimizers of the step before it
-        phase(max(0, steps_done(checkpoint) - 1) / settings.steps)
-    elif phase:
-        phase(0.0)
-    optimizers, trainable, gradients = make()
-    about = {"settings": asdict(settings), **(about or {})}
-    start, history = (
-        load_checkpoint(checkpoint, model, optimizers, about, state, names) if resume else (0, [])
-    )
-    with progress_bar(settings.steps, start, label if accelerator.is_main_process else None) as bar:
+    names = [n for n, p in model.named_parameters() if p.requires_grad]
+    stepper = Stepper(model, settings, accelerator, hooks, combine)
+    start, history = 0, []
+    for hook in hooks:
+        hook.start(names)
+    if checkpoints:
+        about = {"settings": asdict(settings), **checkpoints.about}
+        checkpoints = replace(checkpoints, about=about)
+    if checkpoints and checkpoints.resume:
+        # a checkpoint holds the optimizers of the step before it
+        stepper.begin(max(0, checkpoints.steps_done() - 1) / settings.steps)
+        stepper.renew()
+        start, history = checkpoints.load(model, names, stepper.optimizers)
+    else:
+        stepper.begin(0.0)
+        stepper.renew()
+    shown = label if accelerator.is_main_process else None
+    with progress_bar(settings.steps, start, shown) as bar:
         for step in range(start, settings.steps):
-            if phase and phase(step / settings.steps):
-                optimizers, trainable, gradients = make()
-            for optimizer, full in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = full * lr_factor(settings, step)
-            sums = {}
-            for micro in range(settings.grad_accum):
-                with accelerator.autocast():
-                    terms = terms_at(step, micro, step / settings.steps)
-                gradients.add(terms, accelerator, 1 / settings.grad_accum)
-                for name, term in terms.items():
-                    sums[name] = sums.get(name, 0.0) + term.detach().float() / settings.grad_accum
-            gradients.finish(settings.lr * lr_factor(settings, step))
-            if mask:
-                mask.before_step()
-            norm = whole(torch.nn.utils.clip_grad_norm_(trainable, settings.grad_clip or math.inf))
-            sums = means(
-                sums, accelerator
-            )  # read here alone: the GPU has had no pause since the step began
-            check_terms(sums, step + 1)
-            if not torch.isfinite(norm):
-                raise UserError(
-                    f"step {step + 1}: the gradient norm is {float(norm)}. Nothing was saved. Lower --lr."
-                )
-            for optimizer, _ in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            if mask:
-                mask.after_step()
-            row = {
-                "step": step + 1,
-                **sums,
-                "grad_norm": norm.item(),
-                "lr": settings.lr * lr_factor(settings, step),
-            }
-            done = after_step and after_step(step + 1, row)
+            if stepper.begin(step / settings.steps):
+                stepper.renew()
+            row = stepper.step(terms_at, step)
+            losses = {name: f"{row[name]:.3g}" for name in row if name not in NO_TERMS}
+            ended = any([hook.after_step(step + 1, row) for hook in hooks])
             history.append(row)
-            bar.set_postfix({k: f"{v:.3g}" for k, v in sums.items()}, refresh=False)
+            bar.set_postfix(losses, refresh=False)
             bar.update()
-            if (
-                checkpoint
-                and settings.save_every
-                and (step + 1) % settings.save_every == 0
-                and step + 1 < settings.steps
-            ):
-                save_checkpoint(
-                    checkpoint, model, optimizers, step + 1, history, about, state, names
-                )
-            if done:
+            if checkpoints and is_saved(step + 1, settings):
+                checkpoints.save(model, names, stepper.optimizers, step + 1, history)
+            if ended:
                 break
     return history
 
 
+def is_saved(step, settings):
+    """Is a checkpoint due behind `step` steps? None is at the end, where the model itself is saved."""
+    due = settings.save_every and step % settings.save_every == 0
+    return bool(due) and step < settings.steps
+
+
 def make_accelerator(device):
-    """Accelerate's handle on device, precision and processes: float32 master weights, bfloat16 autocast on GPU."""
+    """Accelerate's handle on device, precision and processes.
+
+    Weights are float32; on GPU passes run in bfloat16 autocast.
+    """
     from accelerate import Accelerator
 
-    return Accelerator(
-        cpu=device.type == "cpu", mixed_precision="no" if device.type == "cpu" else "bf16"
-    )
+    precision = "no" if device.type == "cpu" else "bf16"
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=precision)

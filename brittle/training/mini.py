@@ -77,7 +77,7 @@ class LengthStream(Stream):
 
 
 def train_model(
-    role, data, device, *, tokenizer, model, steps, batch_size, lr, muon_lr, seed, after_step=None
+    role, data, device, *, tokenizer, model, steps, batch_size, lr, muon_lr, seed, hooks=()
 ):
     """Train `model` on the pretraining text of `role` (base | filtered), every text followed by the end token. History."""
     texts = read_texts(data / TEXTS[role])
@@ -98,6 +98,4 @@ def train_model(
         return {"nll": nll(model, stream.batches(step)[micro])}
 
     model.to(device).train()
-    return train(
-        model, terms, settings, make_accelerator(device), label=role, after_step=after_step
-    )
+    return train(model, terms, settings, make_accelerator(device), hooks=hooks, label=role)

@@ -4,49 +4,19 @@ from pathlib import Path
 
 from brittle.base.layout import looks_like_folder
 
-
-def _name(path):
-    """A path in a card that may be published: relative where it can be, else the last part, never a home folder."""
-    path = Path(path)
-    return str(path) if not path.is_absolute() else path.name
-
-
-def _number(value):
-    return "not measured" if value is None else f"{value:.3f}"
-
-
-def model_card(job, settings, about, before, after, held, notes=()):
-    """Markdown with Hugging Face front matter: method, knobs, training, data hashes, accuracies and NLLs before and after."""
-    knobs = "\n".join(f"| `--{k.replace('_', '-')}` | {v} |" for k, v in about["knobs"].items())
-    training = "\n".join(f"| {k} | {v} |" for k, v in vars(settings).items() if k != "save_every")
-    data = "\n".join(f"| {name} | `{digest}` |" for name, digest in about["data"].items())
-    rows = [
-        f"| {split} accuracy | {_number(before[split])} | {_number(after[split])} |"
-        for split in after
-    ]
-    rows += [
-        f"| held-out {split} NLL a token | {_number(a)} | {_number(b)} |"
-        for split, (a, b) in held.items()
-    ]
-    # the hub takes a card only where base_model is a model of its own
-    base = (
-        ""
-        if looks_like_folder(job.model) or Path(job.model).is_dir()
-        else f"base_model: {job.model}\n"
-    )
-    return f"""---
+CARD = """---
 {base}library_name: transformers
-tags: [unlearning, {job.method}]
+tags: [unlearning, {method}]
 ---
-# {_name(job.model)} after `{job.method}`
+# {name} after `{method}`
 
-Made from `{_name(job.model)}` by `{job.method}` ({type(job.rule).__module__.replace(".", "/")}.py).
+Made from `{name}` by `{method}` ({module}.py).
 Lower forget accuracy alone does not say that knowledge is gone: attack it (eval/tamper.py) before relying on it.
 
 | measure | before | after |
 |---|---|---|
-{chr(10).join(rows)}
-{"".join(f"{chr(10)}Note: {note}{chr(10)}" for note in notes)}
+{measures}
+{notes}
 | knob | value |
 |---|---|
 {knobs}
@@ -58,4 +28,54 @@ Lower forget accuracy alone does not say that knowledge is gone: attack it (eval
 | data | sha256 |
 |---|---|
 {data}
-"""
+"""  # noqa: E501  (the card's own text)
+
+
+def public_name(path):
+    """A path in a card that may be published: relative, or its last part; never a home folder."""
+    path = Path(path)
+    return str(path) if not path.is_absolute() else path.name
+
+
+def show_number(value):
+    return "not measured" if value is None else f"{value:.3f}"
+
+
+def table_rows(values):
+    """Markdown rows of {name: value}."""
+    return "\n".join(f"| {name} | {value} |" for name, value in values.items())
+
+
+def measure_rows(result):
+    """Markdown rows of the accuracies and held-out NLLs, before and after."""
+    rows = [
+        f"| {split} accuracy | {show_number(result.before[split])} | {show_number(accuracy)} |"
+        for split, accuracy in result.after.items()
+    ]
+    rows += [
+        f"| held-out {split} NLL a token | {show_number(before)} | {show_number(after)} |"
+        for split, (before, after) in result.held_nll.items()
+    ]
+    return "\n".join(rows)
+
+
+def model_card(job, training, about, result):
+    """Markdown with Hugging Face front matter.
+
+    It says the method, its knobs, the settings of training ({name: value}), the hashes of the data
+    (`about`, see run.py), and the measures of `result` before and after.
+    """
+    # the hub takes a card only where base_model is a model of its own
+    is_local = looks_like_folder(job.model) or Path(job.model).is_dir()
+    knobs = {f"`--{name.replace('_', '-')}`": value for name, value in about["knobs"].items()}
+    return CARD.format(
+        base="" if is_local else f"base_model: {job.model}\n",
+        method=job.method,
+        name=public_name(job.model),
+        module=type(job.rule).__module__.replace(".", "/"),
+        measures=measure_rows(result),
+        notes="".join(f"\nNote: {note}\n" for note in result.notes),
+        knobs=table_rows(knobs),
+        training=table_rows(training),
+        data=table_rows({name: f"`{digest}`" for name, digest in about["data"].items()}),
+    )

@@ -1,4 +1,4 @@
-"""The collapse guard: a model that forgets because it is broken is named so.
+"""The collapse check: a model that forgets because it is broken is named so.
 
 Three signs, any of which is enough: the forget NLL a token lies above ln V (worse than guessing every token alike), the
 predictions on neutral text moved by more than a nat a token, or nearly every question gets the same choice.
@@ -24,12 +24,12 @@ SHARE_LIMIT = 0.9
 
 
 def neutral_texts(texts):
-    """Neutral texts of the data folder (unlearning.Texts), else the retain set."""
+    """Neutral texts of the data folder (job.Texts), else the retain set."""
     path = texts.data / "neutral.txt"
     return read_texts(path) if path.is_file() else texts.retain
 
 
-class Guard:
+class CollapseCheck:
     """Holds the starting model's predictions on neutral texts; `check` compares the trained one with them."""
 
     def __init__(self, model, tokenizer, texts, items):

@@ -108,9 +108,9 @@ class Lab:
         chosen = fitting.make_settings(
             rule, settings, streams, seed=seed, batch_size=self.batch_size
         )
-        history, wrapped = fitting.fit(
-            model, rule, wrappers, streams, chosen, self.accelerator, seed=seed, label=None
-        )
+        history, wrapped = fitting.Fit(
+            model, rule, wrappers, streams, chosen, self.accelerator, label=None
+        ).run()
         ends = {f"{term}_loss_end": history[-1][f"{term}_loss"] for term in ("forget", "retain")}
         return (
             (knobs, {**settings, "lr": chosen.lr}),
@@ -137,6 +137,7 @@ class Lab:
         from brittle.models.logprobs import nll
         from brittle.training.loop import train
         from brittle.training.settings import Settings
+        from brittle.training.steps import AfterStep
 
         for p in model.parameters():
             p.requires_grad_(True)
@@ -159,5 +160,5 @@ class Lab:
 
         model.train()
         train(model, lambda step, micro, progress: {"nll": nll(model, stream.batches(step)[micro])}, settings,
-              self.accelerator, after_step=after, label=None)  # fmt: skip
+              self.accelerator, hooks=[AfterStep(after)], label=None)  # fmt: skip
         return found

@@ -1,23 +1,38 @@
-"""What one unlearning run is asked to do: its model, texts, method, settings and presets."""
+"""What one unlearning run is asked to do: its model, texts, method, settings and defaults."""
 
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
+from typing import NamedTuple
 
 from brittle.base.errors import UserError
 from brittle.base.layout import unlearned_dir
 from brittle.methods.base import Method
 from brittle.methods.wrappers import Wrappers
 
-SETTINGS = ("steps", "lr", "batch_size", "grad_accum", "warmup", "weight_decay", "grad_clip", "max_length", "optimizer",
-            "muon_lr", "schedule", "checkpointing")  # fmt: skip
+SETTINGS = (
+    "steps",
+    "lr",
+    "batch_size",
+    "grad_accum",
+    "warmup",
+    "weight_decay",
+    "grad_clip",
+    "max_length",
+    "optimizer",
+    "muon_lr",
+    "schedule",
+    "checkpointing",
+)
 
 
 @dataclass
 class Texts:
-    """Paths and contents of the forget and retain sets; `data` is the folder with mcq_*.jsonl, used where they are there."""
+    """The forget and retain sets: where they lie and what they hold.
+
+    `data` is the folder of mcq_*.jsonl and neutral.txt, which are used where they are there.
+    """
 
     forget_path: Path
     retain_path: Path
@@ -38,9 +53,9 @@ class Job:
     texts: Texts
     root: Path
     seed: int = 0
-    save_every: int = 50
-    eval_split: float = 0.1
-    defaults: tuple = ()  # files that the settings and knobs came from
+    save_every: int = 50  # optimizer steps between checkpoints; 0 is none
+    eval_split: float = 0.1  # share of each set that is kept out of training
+    default_files: tuple = ()  # that the settings and knobs came from
     wrappers: Wrappers = field(default_factory=Wrappers)
     track: Callable | None = None  # is given each step's row of the history
     tag: str = ""  # of the folder: two settings of one method side by side
@@ -57,27 +72,42 @@ class Job:
     def best(self):
         return self.folder.parent / "best"
 
+    def data_files(self):
+        """The files whose texts are trained on."""
+        chats = [self.wrappers.chat] if self.wrappers.chat else []
+        return [self.texts.forget_path, self.texts.retain_path, *chats]
 
-def preset(path, name, method, config=""):
-    """Defaults of preset `name` for `method`, under those of the published configuration `config` where one is named:
-    .settings of training and .knobs. Raises UserError for an unknown one."""
+
+class Defaults(NamedTuple):
+    """Values by name: of training (Settings) and of the method and its wrappers."""
+
+    settings: dict
+    knobs: dict
+
+
+def read_defaults(path, name, method, config=""):
+    """The defaults called `name` in a TOML file, for `method`.
+
+    Where the published configuration `config` is named, its values stand over them. Raises
+    UserError for an unknown name, and for a configuration of another method.
+    """
     table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     configs = table.pop("config")
     if name not in table:
         raise UserError(f"--preset {name}: choose auto, {', '.join(table)}.")
-    merged = {k: v for k, v in table[name].items() if not isinstance(v, dict)} | table[name].get(
-        method, {}
-    )
+    merged = {key: value for key, value in table[name].items() if not isinstance(value, dict)}
+    merged |= table[name].get(method, {})
     if config:
         if config not in configs:
             raise UserError(f"--config-preset {config}: choose {', '.join(configs)}.")
-        chosen = {k: v for k, v in configs[config].items() if k != "source"}
-        if chosen.pop("method") != method:
+        published = dict(configs[config])
+        published.pop("source", None)
+        if published.pop("method") != method:
             raise UserError(
                 f"--config-preset {config} is for --method {configs[config]['method']}."
             )
-        merged |= chosen
-    return SimpleNamespace(
-        settings={k: v for k, v in merged.items() if k in SETTINGS},
-        knobs={k: v for k, v in merged.items() if k not in SETTINGS},
+        merged |= published
+    return Defaults(
+        settings={key: value for key, value in merged.items() if key in SETTINGS},
+        knobs={key: value for key, value in merged.items() if key not in SETTINGS},
     )

@@ -8,7 +8,7 @@ from brittle.base.errors import UserError
 LEFT_OUT = ["*.run.json", "adapter/*", ".*"]
 
 
-def check(repo):
+def check_repo(repo):
     """Before the training: is `repo` a name, is there a token, and does the hub know it? Returns the user's name."""
     from huggingface_hub import HfApi, constants, errors
     from huggingface_hub.utils import validate_repo_id

@@ -1,192 +1,311 @@
-"""One unlearning run: data, method, training, saving with a model card, and the accuracies before and after."""
+"""One unlearning run: data, method, training, saving with a model card, and measures before and after."""
 
 import json
 import shlex
+import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from brittle.base.errors import UserError
 from brittle.base.knobs import values
+from brittle.base.layout import model_files
 from brittle.base.record import Run, command_line, record_path, why_run
+from brittle.data.items import SPLITS, read_items, subset
 from brittle.metrics.mcq import accuracies
+from brittle.models import find
+from brittle.models.architectures import context_length
+from brittle.models.load import load_model, load_tokenizer
+from brittle.models.logprobs import mean_nll
+from brittle.training import distributed, fitting, keep
+from brittle.training.checkpoint import Checkpoints
+from brittle.training.steps import AfterStep
+from brittle.unlearning import saving
+from brittle.unlearning.card import model_card
+from brittle.unlearning.collapse import CollapseCheck, neutral_texts
+from brittle.unlearning.job import Job
+from brittle.unlearning.sets import read_sets
 
 
-def replaced(folder, command):
-    """A line on the model in `folder` where it was made by another command, or from other data; None where there is none."""
+def describe_replaced(folder, command):
+    """A line on the model in `folder` where another command or other data made it, else None."""
     if not folder.is_dir():
         return None
     output = folder / "training_history.csv"
     try:
         old = json.loads(record_path(output).read_text(encoding="utf-8"))["command"]
-        made = " ".join(shlex.join(old).split())
+        shown = " ".join(shlex.join(old).split())
     except (OSError, ValueError, KeyError, TypeError):
         how = "has no record of how it was made"
     else:
-        other = [part for part in old if part != "--resume"] != [
-            part for part in command if part != "--resume"
-        ]
-        why = why_run(output, old)
-        if not other and not why:
+        if without_resume(old) != without_resume(command):
+            how = f"was made by: {shown}"
+        elif why := why_run(output, old):
+            how = f"was made by the same command, but {why}"
+        else:
             return None
-        how = f"was made by: {made}" if other else f"was made by the same command, but {why}"
     return f"note: {folder} is replaced at the end; it {how}. --name TAG keeps both."
+
+
+def without_resume(command):
+    return [word for word in command if word != "--resume"]
 
 
 def notes_before(job):
     """What to know before the training, each a line."""
-    texts = job.texts
-    same = "every forget text is also a retain text, so what is forgotten is also kept"
-    shared = (
-        f"note: {same} ({texts.forget_path}, {texts.retain_path})."
-        if set(texts.forget) <= set(texts.retain)
-        else None
-    )
-    return [line for line in (replaced(job.folder, command_line()), shared) if line]
+    texts, notes = job.texts, []
+    replaced = describe_replaced(job.folder, command_line())
+    if replaced:
+        notes.append(replaced)
+    if set(texts.forget) <= set(texts.retain):
+        notes.append(
+            "note: every forget text is also a retain text, so what is forgotten is also kept "
+            f"({texts.forget_path}, {texts.retain_path})."
+        )
+    return notes
 
 
-def summary(before, after, held):
-    """The lines at the end of a run: accuracies, or where there were no questions the NLL on the texts kept out of training."""
-    if after:
-        return [f"{split}: {before[split]:.3f} -> {after[split]:.3f}" for split in after]
+def summary(result):
+    """The lines at the end of a run.
+
+    Accuracies, or where there were no questions the NLL on the texts kept out of training.
+    """
+    if result.after:
+        return [
+            f"{split}: {result.before[split]:.3f} -> {accuracy:.3f}"
+            for split, accuracy in result.after.items()
+        ]
     lines = [
-        f"held-out {name} NLL a token: {a:.3f} -> {b:.3f}"
-        for name, (a, b) in held.items()
-        if None not in (a, b)
+        f"held-out {name} NLL a token: {before:.3f} -> {after:.3f}"
+        for name, (before, after) in result.held_nll.items()
+        if before is not None and after is not None
     ]
-    none = "" if lines else "; no text was kept out of training, so no NLL"
-    return [*lines, f"no mcq_*.jsonl beside the texts, so no accuracies{none}"]
+    missing = "" if lines else "; no text was kept out of training, so no NLL"
+    return [*lines, f"no mcq_*.jsonl beside the texts, so no accuracies{missing}"]
 
 
-def run(job, device, resume=False, trust_remote_code=False):
-    """Train and save. Returns ({split: accuracy} before, after, {set: NLL before and after}, [notes]). Nothing is saved from
-    a run that breaks."""
-    import shutil
+class Measured(NamedTuple):
+    """A model's {split: accuracy} and {set: held-out NLL a token, or None}."""
 
-    from brittle.data.items import SPLITS, read_items
-    from brittle.training import distributed
+    accuracy: dict
+    nll: dict
+
+
+class Result(NamedTuple):
+    """What a run measured: {split: accuracy} and {set: held-out NLL} before and after, and notes."""
+
+    before: dict
+    after: dict
+    held_nll: dict  # {set: (before, after)}
+    notes: list
+
+
+def run(job, device, *, resume=False, trust_remote_code=False):
+    """Train and save. Returns a Result; None on a process that is not the main one of several.
+
+    Nothing is saved from a run that breaks. Raises UserError for what does not go together.
+    """
     from brittle.training.loop import make_accelerator
 
     job.wrappers.check(job.method, job.rule)
-    questions = {split: job.texts.data / f"mcq_{split}.jsonl" for split in SPLITS}
-    questions = {split: path for split, path in questions.items() if path.is_file()}
-    inputs = [job.texts.forget_path, job.texts.retain_path, *questions.values(), *job.defaults]
-    inputs += [job.wrappers.chat] if job.wrappers.chat else []
     accelerator = make_accelerator(device)
     if accelerator.num_processes > 1:
-        distributed.check(job, resume)
-    read = {split: read_items(path) for split, path in questions.items()}
+        device = accelerator.device
+        check_processes(job, resume)
+    questions = question_files(job.texts.data)
+    items = {split: read_items(path) for split, path in questions.items()}
+    session = Training(job, accelerator, device, items, resume, trust_remote_code)
     if not accelerator.is_main_process:  # only the main process writes
-        return _run(job, accelerator, device, resume, trust_remote_code, None, read)
+        session.run(None)
+        return None
     for line in notes_before(job):
         print(line, file=sys.stderr)
-    # opened before the training: a folder that cannot be written is found now, and the inputs' hashes are of what is read
+    inputs = [*job.data_files(), *questions.values(), *job.default_files]
+    # opened before the training: a folder that cannot be written is found now, and the inputs'
+    # hashes are of what is read
     with Run(job.folder, inputs, {"model": str(job.model_folder)}, job.seed, whole=True) as out:
-        done = _run(job, accelerator, device, resume, trust_remote_code, out, read)
+        result = session.run(out)
     for folder in (job.checkpoint, job.best):
         shutil.rmtree(folder, ignore_errors=True)
-    return done
+    return result
 
 
-def make_keeper(job, model, tokenizer, items, before, load):
-    """Evaluation on the way and the rule by which weights are kept; None where neither is asked for."""
-    from brittle.data.items import subset
-    from brittle.training import keep
-
-    if not job.wrappers.eval_every:
-        return None
-    some = {split: subset(rows, 200, job.seed) for split, rows in items.items()}
-    rule, levels = None, {"base": before}
-    if job.wrappers.keep == "best":
-        rule = keep.Rule(job.wrappers.rule)
-        if job.wrappers.filtered:
-            levels["filtered"] = accuracies(load(job.wrappers.filtered), tokenizer, some)
-        keep.check(rule, levels, items)
-    return keep.Keeper(
-        lambda: accuracies(model, tokenizer, some),
-        job.wrappers.eval_every,
-        model,
-        rule,
-        levels,
-        job.best,
-    )
+def check_processes(job, resume):
+    """Raise UserError for what does not run in several processes."""
+    job.wrappers.check_processes(job.method, job.rule)
+    if resume:
+        raise UserError("--resume works in one process only. Leave accelerate launch out.")
 
 
-def _run(job, accelerator, device, resume, trust_remote_code, out, items):
-    from brittle.base.layout import model_files
-    from brittle.models import find
-    from brittle.models.architectures import context_length
-    from brittle.models.load import load_model, load_tokenizer
-    from brittle.models.logprobs import mean_nll
-    from brittle.training import distributed, fitting
-    from brittle.unlearning import card, saving
-    from brittle.unlearning.collapse import Guard, neutral_texts
-    from brittle.unlearning.sets import read_sets
+def question_files(data):
+    """{split: path} of the multiple-choice questions in the folder `data`, where they are there."""
+    files = {split: data / f"mcq_{split}.jsonl" for split in SPLITS}
+    return {split: path for split, path in files.items() if path.is_file()}
 
-    world = accelerator.num_processes
-    device = accelerator.device if world > 1 else device
-    # float32 master weights whatever the checkpoint's dtype: at lr 1e-5 most bfloat16 weights would never move
-    model = load_model(job.model_folder, device, "float32", trust_remote_code)
-    tokenizer = load_tokenizer(job.model_folder, trust_remote_code)
-    sets = read_sets(
-        job, tokenizer, min(job.settings.get("max_length", 512), context_length(model.config))
-    )
-    size, accum = job.settings.get("batch_size", 4), job.settings.get("grad_accum", 1)
-    streams = fitting.make_streams(sets, tokenizer, size, accum * world, job.seed, device)
-    settings = fitting.make_settings(
-        job.rule, job.settings, streams, seed=job.seed, save_every=job.save_every
-    )
-    job.rule.trains(model)  # blocks that the model has not are refused before anything is measured
-    before = accuracies(model, tokenizer, items)
-    held = {name: mean_nll(model, ids, tokenizer.pad_token_id) for name, (_, ids) in sets.items()}
-    guard = Guard(model, tokenizer, neutral_texts(job.texts), items)
-    keeper = make_keeper(job, model, tokenizer, items, before, lambda name: load_model(
-        find.model_folder(name), device, "float32", trust_remote_code))  # fmt: skip
 
-    def hashes(paths):
-        return {Path(p).name: out.read[str(p)]["sha256"] for p in paths} if out else {}
+@dataclass
+class Training:
+    """The steps of one run in this process, in the order of `run`. Each uses what those before made."""
 
-    about = {
-        "method": job.method, "knobs": values(job.rule), "wrappers": values(job.wrappers),
-        "model": hashes(model_files(job.model_folder)),
-        "data": hashes([job.texts.forget_path, job.texts.retain_path, *([job.wrappers.chat] if job.wrappers.chat else [])]),
-        "eval_split": job.eval_split, "examples": [len(sets[n][0]) for n in ("forget", "retain")],
-    }  # fmt: skip
-    history, wrapped = fitting.fit(
-        model, job.rule, job.wrappers, streams, settings, accelerator, seed=job.seed, label=job.method,
-        checkpoint=job.checkpoint, resume=resume, keeper=keeper, about=about, track=job.track,
-    )  # fmt: skip
-    notes = [keeper.finish()] if keeper else []
-    model.eval()
-    after = accuracies(model, tokenizer, items)
-    held = {
-        name: (held[name], mean_nll(model, ids, tokenizer.pad_token_id))
-        for name, (_, ids) in sets.items()
-    }
-    signs, measures = guard.check(model, held["forget"][1])
-    notes += [f"collapsed, not unlearned: {'; '.join(signs)}."] if signs else []
-    if distributed.is_sharded(model):
-        model = distributed.gathered(model, job.model_folder, trust_remote_code, accelerator)
-    if not out:
-        return None
-    dtype = saving.dtype_of(find.read_config(job.model_folder), job.wrappers.save_dtype)
-    notes.append(
-        saving.save(
-            out,
-            job.model_folder,
-            model,
-            wrapped,
-            tokenizer,
-            dtype,
-            job.wrappers.save_adapter == "yes",
+    job: Job
+    accelerator: Any
+    device: Any
+    items: dict  # {split: multiple-choice items}
+    resume: bool
+    trust_remote_code: bool
+
+    def run(self, out):
+        """Train, measure and save into the Run `out` (None: not the main process, nothing is saved)."""
+        self.load()
+        self.read_texts()
+        before = self.measure()
+        self.prepare_checks(before.accuracy)
+        about = self.describe(out)
+        history, wrapped = self.train(about)
+        notes = [self.keeper.finish()] if self.keeper else []
+        self.model.eval()
+        after = self.measure()
+        signs, measures = self.collapse.check(self.model, after.nll["forget"])
+        if signs:
+            notes.append(f"collapsed, not unlearned: {'; '.join(signs)}.")
+        self.gather()
+        if out is None:
+            return None
+        notes.append(self.save_model(out, wrapped))
+        nll = {name: (before.nll[name], after.nll[name]) for name in self.sets}
+        notes = [note for note in notes if note]
+        result = Result(before.accuracy, after.accuracy, nll, notes)
+        self.write_records(out, about, result, {"signs": signs, **measures}, history)
+        return result
+
+    def load(self):
+        self.model = self.load_model(self.job.model_folder)
+        self.tokenizer = load_tokenizer(self.job.model_folder, self.trust_remote_code)
+
+    def load_model(self, folder):
+        """float32 master weights: at lr 1e-5 most bfloat16 weights would never move."""
+        return load_model(folder, self.device, "float32", self.trust_remote_code)
+
+    def read_texts(self):
+        """The texts as token ids, their streams, and settings as long as the method plans."""
+        job = self.job
+        length = min(job.settings.get("max_length", 512), context_length(self.model.config))
+        self.sets = read_sets(job, self.tokenizer, length)
+        size = job.settings.get("batch_size", 4)
+        micro_batches = job.settings.get("grad_accum", 1) * self.accelerator.num_processes
+        self.streams = fitting.make_streams(
+            self.sets, self.tokenizer, size, micro_batches, job.seed, self.device
         )
-    )
-    notes = [note for note in notes if note]
-    columns = list(dict.fromkeys(key for row in history for key in row))
-    out.settings = {
-        "knobs": about["knobs"], "wrappers": about["wrappers"], "accuracy": {"before": before, "after": after},
-        "held_out_nll": held, "collapse": {"signs": signs, **measures}, "notes": notes,
-        **{k: v for k, v in vars(settings).items() if k != "save_every"},
-    }  # fmt: skip
-    text_of_card = card.model_card(job, settings, about, before, after, held, notes)
-    out.path("README.md").write_text(text_of_card, encoding="utf-8")
-    out.csv("training_history.csv", columns, [{**dict.fromkeys(columns), **row} for row in history])
-    return before, after, held, notes
+        self.settings = fitting.make_settings(
+            job.rule, job.settings, self.streams, seed=job.seed, save_every=job.save_every
+        )
+        # blocks that the model has not are refused before anything is measured
+        job.rule.trains(self.model)
+
+    def measure(self):
+        """Accuracies on the questions, and the NLL a token on the texts kept out of training."""
+        accuracy = accuracies(self.model, self.tokenizer, self.items)
+        nll = {
+            name: mean_nll(self.model, held, self.tokenizer.pad_token_id)
+            for name, (_, held) in self.sets.items()
+        }
+        return Measured(accuracy, nll)
+
+    def prepare_checks(self, accuracy):
+        """What the trained model is compared with: for collapse, and for --keep best."""
+        neutral = neutral_texts(self.job.texts)
+        self.collapse = CollapseCheck(self.model, self.tokenizer, neutral, self.items)
+        self.keeper = self.make_keeper(accuracy)
+
+    def make_keeper(self, accuracy):
+        """Evaluation on the way and the rule by which weights are kept; None without --eval-every."""
+        wrappers = self.job.wrappers
+        if not wrappers.eval_every:
+            return None
+        some = {split: subset(rows, 200, self.job.seed) for split, rows in self.items.items()}
+        rule, levels = None, {"base": accuracy}
+        if wrappers.keep == "best":
+            rule = keep.Rule(wrappers.rule)
+            if wrappers.filtered:
+                filtered = self.load_model(find.model_folder(wrappers.filtered))
+                levels["filtered"] = accuracies(filtered, self.tokenizer, some)
+            keep.check_rule(rule, levels, self.items)
+
+        def evaluate():
+            return accuracies(self.model, self.tokenizer, some)
+
+        return keep.Keeper(
+            evaluate, wrappers.eval_every, self.model, rule, levels, self.job.best
+        )
+
+    def describe(self, out):
+        """What determines the run: a checkpoint of other values is not this run's."""
+        job = self.job
+
+        def hashes(paths):
+            if out is None:
+                return {}
+            return {Path(path).name: out.read[str(path)]["sha256"] for path in paths}
+
+        return {
+            "method": job.method,
+            "knobs": values(job.rule),
+            "wrappers": values(job.wrappers),
+            "model": hashes(model_files(job.model_folder)),
+            "data": hashes(job.data_files()),
+            "eval_split": job.eval_split,
+            "examples": [len(self.sets[name][0]) for name in ("forget", "retain")],
+        }
+
+    def train(self, about):
+        """(history, the PEFT model around the model or None)."""
+        job = self.job
+        hooks = [self.keeper] if self.keeper else []
+        if job.track and self.accelerator.is_main_process:
+            hooks.append(AfterStep(lambda step, row: job.track(row)))
+        return fitting.Fit(
+            self.model,
+            job.rule,
+            job.wrappers,
+            self.streams,
+            self.settings,
+            self.accelerator,
+            hooks=hooks,
+            checkpoints=Checkpoints(job.checkpoint, self.resume, about),
+            label=job.method,
+        ).run()
+
+    def gather(self):
+        """The whole model again, where it is sharded: on the main process, None on the others."""
+        if distributed.is_sharded(self.model):
+            self.model = distributed.gathered(
+                self.model, self.job.model_folder, self.trust_remote_code, self.accelerator
+            )
+
+    def save_model(self, out, wrapped):
+        """Save the weights. Returns a warning, or None."""
+        wrappers, folder = self.job.wrappers, self.job.model_folder
+        dtype = saving.dtype_of(find.read_config(folder), wrappers.save_dtype)
+        adapter = wrappers.save_adapter == "yes"
+        return saving.save(
+            out, folder, self.model, wrapped, self.tokenizer, dtype, adapter=adapter
+        )
+
+    def write_records(self, out, about, result, collapse, history):
+        """The model card, the training history, and the settings in the run's record."""
+        training = {k: v for k, v in vars(self.settings).items() if k != "save_every"}
+        out.settings = {
+            "knobs": about["knobs"],
+            "wrappers": about["wrappers"],
+            "accuracy": {"before": result.before, "after": result.after},
+            "held_out_nll": result.held_nll,
+            "collapse": collapse,
+            "notes": result.notes,
+            **training,
+        }
+        text = model_card(self.job, training, about, result)
+        out.path("README.md").write_text(text, encoding="utf-8")
+        columns = list(dict.fromkeys(key for row in history for key in row))
+        rows = [{**dict.fromkeys(columns), **row} for row in history]
+        out.csv("training_history.csv", columns, rows)

@@ -43,7 +43,7 @@ def unresolved(folder, model, dtype):
     return lost, changed
 
 
-def save(out, folder, model, wrapped, tokenizer, dtype, adapter=False):
+def save(out, folder, model, wrapped, tokenizer, dtype, *, adapter=False):
     """Write the model into the staged folder of `out`. Returns a warning, or None. Raises UserError for broken weights."""
     import torch
 

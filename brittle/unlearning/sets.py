@@ -19,7 +19,7 @@ def split_off(ids, share, seed):
 
 
 def read_sets(job, tokenizer, length):
-    """{forget, retain: (token ids to train on, held out)} of an unlearning.Job."""
+    """{forget, retain: (token ids to train on, held out)} of a job.Job."""
     sets = {}
     for name, texts in (("forget", job.texts.forget), ("retain", job.texts.retain)):
         ids = [i for i in encode(tokenizer, texts, length, f"{name} texts") if len(i) > 1]

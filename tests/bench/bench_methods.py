@@ -87,6 +87,7 @@ def run_loop(model, terms, args, accelerator, combine=None, optimizer="adamw"):
     """(median seconds a step behind the first two, peak GB) of the project's training loop."""
     from brittle.training.loop import train
     from brittle.training.settings import Settings
+    from brittle.training.steps import AfterStep
 
     stamps = []
 
@@ -96,7 +97,7 @@ def run_loop(model, terms, args, accelerator, combine=None, optimizer="adamw"):
         stamps.append(time.perf_counter())
 
     settings = Settings(steps=args.steps + 2, lr=1e-7, batch_size=args.batch, optimizer=optimizer)
-    train(model, terms, settings, accelerator, after_step=after, combine=combine)
+    train(model, terms, settings, accelerator, hooks=[AfterStep(after)], combine=combine)
     taken = [b - a for a, b in itertools.pairwise(stamps[1:])]
     peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else float("nan")
     return statistics.median(taken), peak

@@ -15,6 +15,8 @@ import time
 
 import torch
 
+from brittle.training.steps import StepHook
+
 
 def seconds(call, repeat=3):
     taken = []
@@ -61,7 +63,7 @@ def floor(block, blocks, retain, one, head):
     return (forget + block + 4) * one + 2 * head
 
 
-class Watch:
+class Watch(StepHook):
     """Stands in for a keeper: notes the time and the memory behind every step."""
 
     def __init__(self):
@@ -109,7 +111,7 @@ def run(model, data, args, accelerator):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        fitting.fit(model, rule, wrappers, data, settings, accelerator, label=None, keeper=watch)
+        fitting.Fit(model, rule, wrappers, data, settings, accelerator, (watch,), label=None).run()
         units = f"a block {one * 1e3:.1f} ms, the head {head * 1e3:.1f} ms"
         print(f"\nretain {retain}, gradients {knobs['gradients']}; forward: {units}")
         print(

@@ -17,6 +17,7 @@ from brittle.models.blocks import blocks
 from brittle.training import fitting
 from brittle.training.adapters import targets_of
 from brittle.training.loop import make_accelerator
+from brittle.training.steps import AfterStep
 from brittle.unlearning.sets import read_chats, some_chats
 
 UNLEARN = "unlearn/unlearn.py"
@@ -45,9 +46,8 @@ def train(model, batch_size=2, accum=1, wrappers=None, settings=None, **knobs):
         return fresh
 
     rule.phase = phase
-    history, _ = fitting.fit(
-        model, rule, wrappers, data, chosen, make_accelerator(torch.device("cpu")), label=None
-    )
+    accelerator = make_accelerator(torch.device("cpu"))
+    history, _ = fitting.Fit(model, rule, wrappers, data, chosen, accelerator, label=None).run()
     states.append({n: p.detach().clone() for n, p in model.named_parameters()})
     return history, states, rule
 
@@ -182,15 +182,11 @@ def test_the_command_says_what_it_will_cost_and_resumes_inside_a_phase(
     for last in (3, 5):  # at the end of the first phase, within the second
 
         def cut(*args, last=last, **kwargs):
-            after = kwargs["after_step"]
-            return original(
-                *args,
-                **{**kwargs, "after_step": lambda step, row: after(step, row) or stop(step, last)},
-            )
+            def stop(step, row):
+                if step == last + 1:
+                    raise KeyboardInterrupt
 
-        def stop(step, last):
-            if step == last + 1:
-                raise KeyboardInterrupt
+            return original(*args, **{**kwargs, "hooks": [*kwargs["hooks"], AfterStep(stop)]})
 
         root = tmp_path / str(last)
         with monkeypatch.context() as patch:

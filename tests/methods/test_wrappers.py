@@ -12,7 +12,7 @@ from support import tiny
 from brittle.base.errors import UserError
 from brittle.base.knobs import build
 from brittle.methods import METHODS, masks, method_class
-from brittle.methods.wrappers import Wrappers, named
+from brittle.methods.wrappers import Wrappers, read_names
 from brittle.models.blocks import train_only
 from brittle.models.load import load_model, load_tokenizer
 from brittle.models.logprobs import nll
@@ -29,11 +29,12 @@ HEAD = "lm_head.weight"
 def fit(settings, make_mask=lambda model: None):
     model, data = tiny.model(), tiny.Data()
     mask = make_mask(model)
+    hooks = [mask] if mask else []
 
     def terms(step, micro, progress):
         return {"nll": nll(model, data.forget.batches(step)[micro])}
 
-    train(model, terms, settings, make_accelerator(torch.device("cpu")), mask=mask)
+    train(model, terms, settings, make_accelerator(torch.device("cpu")), hooks=hooks)
     return {n: p.detach() for n, p in model.named_parameters()}
 
 
@@ -101,20 +102,20 @@ def test_wagle_scores_follow_the_formula():
 
 def test_trainable_by_regex_and_by_file(tmp_path):
     model = tiny.model()
-    assert named(model, r"layers\.1\.mlp") == [
+    assert read_names(model, r"layers\.1\.mlp") == [
         n for n, _ in model.named_parameters() if "layers.1.mlp" in n
     ]
     file = tmp_path / "mask.json"
     for content in ([HEAD], {"parameters": [HEAD]}):
         file.write_text(json.dumps(content))
-        assert named(model, str(file)) == [HEAD]
+        assert read_names(model, str(file)) == [HEAD]
     for content in ('["nothing"]', "[]", "{}", "3"):
         file.write_text(content)
         with pytest.raises(UserError, match="--trainable"):
-            named(model, str(file))
+            read_names(model, str(file))
     for bad in ("zzz", str(tmp_path / "none.json")):
         with pytest.raises(UserError):
-            named(model, bad)
+            read_names(model, bad)
 
 
 # --------------------------------------------------------------------------------------------- adapters
@@ -312,7 +313,7 @@ def test_the_guard_names_a_broken_model_and_lets_a_sound_one_pass(family, data):
 
     model, tokenizer = load_model(family.base), load_tokenizer(family.base)
     texts, items = (data / "neutral.txt").read_text().splitlines(), read_splits(data)
-    watch = collapse.Guard(model, tokenizer, texts, items)
+    watch = collapse.CollapseCheck(model, tokenizer, texts, items)
     assert watch.kl(model) == pytest.approx(0, abs=1e-3)
     signs, measures = watch.check(model, 1.0)
     assert signs == [] and measures["constant_share"] < 0.9
@@ -329,7 +330,7 @@ def test_kl_of_the_guard_is_the_mean_over_tokens(family, data):
         load_tokenizer(family.base),
     )
     texts = (data / "neutral.txt").read_text().splitlines()[:5]
-    watch = collapse.Guard(a, tokenizer, texts, {})
+    watch = collapse.CollapseCheck(a, tokenizer, texts, {})
     total = count = 0
     for text in texts:
         x = torch.tensor([tokenizer(text)["input_ids"]])[:, : collapse.LENGTH]
@@ -419,14 +420,14 @@ def test_mistakes_are_one_line_and_leave_nothing(
 
 
 def test_config_presets_are_of_a_method_and_build():
-    from brittle.unlearning.job import preset
+    from brittle.unlearning.job import read_defaults
 
     path = Path("unlearn/presets.toml")
     import tomllib
 
     for name, config in tomllib.loads(path.read_text())["config"].items():
         assert config["source"]
-        chosen = preset(path, "default", config["method"], name)
+        chosen = read_defaults(path, "default", config["method"], name)
         own = SimpleNamespace(**chosen.knobs)
         known = {k: v for k, v in vars(own).items() if k not in Wrappers.__dataclass_fields__}
         build(method_class(config["method"]), config["method"], known)

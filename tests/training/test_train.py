@@ -11,8 +11,10 @@ from support import tiny
 from brittle.base.errors import UserError
 from brittle.methods import METHODS
 from brittle.models import logprobs
+from brittle.training.checkpoint import Checkpoints
 from brittle.training.loop import make_accelerator, train
 from brittle.training.settings import Settings, lr_factor
+from brittle.training.steps import AfterStep
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -32,7 +34,15 @@ def fit(settings, checkpoint=None, resume=False, stop_at=None, spoil=None, dtype
         if step == stop_at:
             raise KeyboardInterrupt
 
-    history = train(model, terms, settings, make_accelerator(CPU), checkpoint, resume, after)
+    checkpoints = Checkpoints(checkpoint, resume) if checkpoint else None
+    history = train(
+        model,
+        terms,
+        settings,
+        make_accelerator(CPU),
+        hooks=[AfterStep(after)],
+        checkpoints=checkpoints,
+    )
     return {n: p.detach().clone() for n, p in model.named_parameters()}, history
 
 
@@ -175,7 +185,7 @@ def test_an_interrupted_command_resumes_to_the_same_bits(
             if step == 3:
                 raise KeyboardInterrupt
 
-        return original(*args, **{**kwargs, "after_step": stop})
+        return original(*args, **{**kwargs, "hooks": [*kwargs["hooks"], AfterStep(stop)]})
 
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "train", cut)
