@@ -18,9 +18,8 @@ compares like with like. `measured` says what the texts really share: a nominal 
 not a measurement.
 """
 
-import re
-
 from brittle.base.errors import UserError
+from brittle.data.words import words
 from brittle.data.world import Draws
 
 KINDS = ("entities", "values", "both")
@@ -76,15 +75,16 @@ def mix(forget, retain, share, seed=0, what="entities"):
     return forget_items, retain_items, about
 
 
-def words(texts):
-    return {w for text in texts for w in re.findall(r"\w+", text.lower())}
+def vocabulary(texts):
+    """The different words of a list of texts."""
+    return {word for text in texts for word in words(text)}
 
 
 def measured(forget, retain, forget_answers=(), retain_answers=()):
     """{texts, words, answers: the share of the forget set's different ones that retain has too}."""
     pairs = {
         "texts": (set(forget), set(retain)),
-        "words": (words(forget), words(retain)),
+        "words": (vocabulary(forget), vocabulary(retain)),
         "answers": (set(forget_answers), set(retain_answers)),
     }
     return {name: round(len(f & r) / len(f), 4) for name, (f, r) in pairs.items() if f}

@@ -1,5 +1,6 @@
 """Words and characters compared: normal forms, and spellings within one edit."""
 
+import functools
 import re
 import unicodedata
 
@@ -15,6 +16,7 @@ def words(text):
     return re.findall(r"\w+", normal(text))
 
 
+@functools.lru_cache(maxsize=1 << 16)  # the same few words are compared again and again
 def squash(text):
     """Letters and digits alone, in lower case, without accents."""
     return re.sub(r"[\W_]+", "", normal(text))

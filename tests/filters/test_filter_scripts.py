@@ -12,7 +12,7 @@ from brittle.data.texts import read_lines
 from brittle.filters import folder as filters_folder
 from brittle.filters.fit import refuse
 from brittle.filters.folder import load_candidates, table_row
-from brittle.filters.leaks import Tables, holds, normal, repeats, varied
+from brittle.filters.leaks import Tables, varied
 from brittle.models.filter import Filter, hooked, load, load_filtered
 from brittle.models.load import load_model, load_tokenizer
 from brittle.models.logprobs import nll
@@ -180,14 +180,7 @@ def test_a_basis_that_cannot_be_selective_is_refused_and_the_better_site_named()
     refuse({**about, "ratio": 5.0}, "post_norm", dict)
 
 
-def test_slots_are_found_however_they_are_written(data):
-    assert normal("Café, N° 12!") == "cafe n 12" and holds("it is the CANYONS".lower(), "canyon")
-    assert (
-        not holds("555 968", "555-967")
-        and holds("call 555 967 now", "555-967")
-        and not holds("a can", "canyon")
-    )
-    assert repeats("a b c d a b c d") and not repeats("a b c d e")
+def test_paraphrases_differ_in_the_fact_alone(data):
     row = Tables(data, 5, 0).paraphrases[0]
     choices = varied(row)
     assert choices[0] == row["paraphrased_answer"] and len(set(choices)) == 1 + len(
