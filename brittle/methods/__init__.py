@@ -6,6 +6,7 @@ then sequential/, the one method that is a folder. Modules are loaded when they 
 
 import importlib
 import re
+from typing import NamedTuple
 
 from brittle.base.errors import UserError
 
@@ -41,16 +42,39 @@ def method_class(name):
     return getattr(importlib.import_module(f"brittle.methods.{module}"), cls)
 
 
+class Description(NamedTuple):
+    """What a method's docstring says of it; an empty text where it does not say."""
+
+    title: str
+    paper: str  # of its publication: authors and year
+    url: str
+    formula: str
+
+
+# (Zhang et al. 2024, arXiv:2404.05868 ...) or (EleutherAI 2026, github.com/EleutherAI/unlearn)
+PUBLICATION = re.compile(r"\(([^()]*?), (?:arXiv:(\d{4}\.\d{5})|(github\.com/[\w./-]+))")
+FORMULA = re.compile(r"\n\n((?:    .*\n)+)")
+
+
 def describe(name):
-    """{title, paper, url, formula} of a method, from its module's docstring: the first line names the publication (an arXiv
-    number, or a repository), the first indented block is the formula, each line up to a wide gap."""
-    text = importlib.import_module(method_class(name).__module__).__doc__.strip()
-    paper, number, repository = re.search(
-        r"\(([^()]*?), (?:arXiv:(\d{4}\.\d{5})|(github\.com/[\w./-]+))", text
-    ).groups()
-    formula = re.search(r"\n\n((?:    .*\n)+)", text + "\n")[1]
-    parts = [re.split(r"\s{4,}", line.strip())[0].rstrip(",;") for line in formula.splitlines()]
-    return {
-        "title": text.partition(" (")[0], "paper": paper,
-        "url": f"https://arxiv.org/abs/{number}" if number else f"https://{repository}", "formula": "; ".join(parts)
-    }  # fmt: skip
+    """The Description of a method, from its module's docstring.
+
+    The first line is the title and names the publication, by an arXiv number or a repository. The
+    first indented block is the formula, each line up to a wide gap.
+    """
+    text = importlib.import_module(method_class(name).__module__).__doc__ or name
+    text = text.strip() + "\n"
+    first_line = text.partition("\n")[0]
+    publication, formula = PUBLICATION.search(first_line), FORMULA.search(text)
+    paper, url, lines = "", "", []
+    if publication:
+        paper, number, repository = publication.groups()
+        url = f"https://arxiv.org/abs/{number}" if number else f"https://{repository}"
+    if formula:
+        lines = [re.split(r"\s{4,}", line.strip())[0] for line in formula[1].splitlines()]
+    return Description(
+        title=first_line.partition(" (")[0].rstrip("."),
+        paper=paper,
+        url=url,
+        formula="; ".join(line.rstrip(",;") for line in lines),
+    )

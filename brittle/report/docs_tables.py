@@ -236,8 +236,8 @@ def _method_code(name):
     return [
         method.kind,
         ", ".join(f"`{text}`" for text in flags) or "none",
-        f"`{about['formula']}`",
-        f"[{about['paper']}]({about['url']})",
+        f"`{about.formula}`" if about.formula else "",
+        f"[{about.paper}]({about.url})" if about.paper else "",
     ]
 
 

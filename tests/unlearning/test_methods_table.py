@@ -1,6 +1,7 @@
 """Every method at once: the tasks that make and compare them, the table, and what it says of each."""
 
 import csv
+import importlib
 import re
 
 import pytest
@@ -27,13 +28,18 @@ SEED_METHODS = (
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_names_its_paper_and_its_formula(name):
     about = describe(name)
-    assert re.fullmatch(r"https://(arxiv\.org/abs/\d{4}\.\d{5}|github\.com/\w+/\w+)", about["url"])
-    assert (
-        re.search(r"\w+ (et al\. )?20\d\d", about["paper"])
-        and "=" in about["formula"]
-        and ":" in about["title"]
-    )
+    assert re.fullmatch(r"https://(arxiv\.org/abs/\d{4}\.\d{5}|github\.com/\w+/\w+)", about.url)
+    assert re.search(r"\w+ (et al\. )?20\d\d", about.paper)
+    assert "=" in about.formula and ":" in about.title
     assert method_class(name).kind in ("loss", "representation", "gradient", "weight-space")
+
+
+def test_a_method_without_a_publication_or_formula_is_described_all_the_same(monkeypatch):
+    module = importlib.import_module(method_class("npo").__module__)
+    monkeypatch.setattr(module, "__doc__", "Own idea: push the facts away.\n\nNo formula.\n")
+    assert describe("npo") == ("Own idea: push the facts away", "", "", "")
+    monkeypatch.setattr(module, "__doc__", None)
+    assert describe("npo").title == "npo"
 
 
 def test_the_seeds_methods_are_all_there_with_their_flags():
