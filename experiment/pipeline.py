@@ -49,6 +49,13 @@ def main(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would run and why; run nothing.")
     ] = False,
+    accept_older_code: Annotated[
+        bool,
+        typer.Option(
+            "--accept-older-code",
+            help="Keep what was made by older code of brittle/; the report marks it.",
+        ),
+    ] = False,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Steps side by side (2 on CPU, 1 on GPU).")
     ] = None,
@@ -75,7 +82,14 @@ def main(
         )
     for note in notes:
         print(note, flush=True)
-    return runner.run(wanted, Path(chosen.root), force=force, dry_run=dry_run, jobs=jobs)
+    return runner.run(
+        wanted,
+        Path(chosen.root),
+        force=force,
+        dry_run=dry_run,
+        jobs=jobs,
+        accept_older_code=accept_older_code,
+    )
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from typing import Annotated
 
 import typer
 
-from brittle.base import command
+from brittle.base import code, command
 from brittle.base.errors import UserError
 from brittle.base.layout import model_name
-from brittle.base.record import Run
+from brittle.base.record import Run, older_code
 from brittle.base.tables import number, read_rows
 from brittle.pipeline import steps
 from brittle.report import attacks, filter, levels, sequential
@@ -138,6 +138,9 @@ def section(row, units, lead=False):
         parts.append(
             f'<p class="missing">{esc(label or title)}: not measured: run step {esc(step)}</p>'
         )
+    for label, folder in done.items():
+        if older := older_code(folder / row["output"]):
+            parts.append(f'<p class="missing">{esc(label or title)}: {esc(older)}</p>')
     for name in sorted({png.name for folder in done.values() for png in folder.glob("*.png")}):
         found = [
             (folder / name, label or "all models", f"{title}: {name[:-4]}, {label}")
@@ -212,6 +215,7 @@ def how_made(found):
                 " ".join(record["command"]),
                 record["seconds"],
                 short,
+                code.why_older(record.get("code")) or "the present code",
             ]
         )
         for name, version in record["versions"].items():
@@ -219,10 +223,14 @@ def how_made(found):
     listed = ", ".join(f"{name} {' and '.join(dict.fromkeys(v))}" for name, v in versions.items())
     commits = " and ".join(dict.fromkeys(line[3] for line in lines if line[3])) or "not known"
     minutes = math.fsum(line[2] for line in lines) / 60
-    made = page_module.table(["started", "command", "seconds", "commit"], lines)
+    of_older = sum(line[4] != "the present code" for line in lines)
+    older = ""
+    if of_older:
+        older = f'<p class="missing">{of_older} of them were made by older code than the present.</p>'
+    made = page_module.table(["started", "command", "seconds", "commit", "code"], lines)
     return (
         f"<p>{len(lines)} runs, {minutes:.1f} minutes of work in all, at commit {page_module.esc(commits)}. Versions: "
-        f"{page_module.esc(listed)}.</p><details><summary>Commands</summary>{made}</details>"
+        f"{page_module.esc(listed)}.</p>{older}<details><summary>Commands</summary>{made}</details>"
     )
 
 
@@ -276,6 +284,9 @@ def main(
         for m in roles
         if (path := source(root, f, next(iter(roles)), m)).is_file()
     }
+    # the page says which results are of older code, so it is made anew where one of these files is mended
+    named = {path for record in made.values() for path in record.get("code") or {}}
+    files |= {file for path in named if (file := code.ROOT / path).is_file()}
     more = [Path(path) for module in EXTRA for path in module.sources(root)]
     more += [path for names in pairs.values() for path in levels.sources(*names)]
     files |= {path for path in more if path.is_file()}

@@ -256,6 +256,13 @@ def main(
         ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Make every cell anew.")] = False,
+    accept_older_code: Annotated[
+        bool,
+        typer.Option(
+            "--accept-older-code",
+            help="Keep what was made by older code of brittle/; the report marks it.",
+        ),
+    ] = False,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Models side by side (2 on CPU, 1 on GPU).")
     ] = None,
@@ -308,16 +315,22 @@ def main(
     work = tasks(models, root, options)
     for task in work if force else []:
         shutil.rmtree(task.output.parent / "cells", ignore_errors=True)
-    if "relearn_lora" in names and any(force or task.why() for task in work):
+    if "relearn_lora" in names and any(
+        force or task.why(accept_older_code=accept_older_code) for task in work
+    ):
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as in runner.preload
         import peft  # noqa: F401  (once here, not once in every child)
     code = runner.run(
-        work + (claim_tasks(models, root, data) if claims else []), root, force=force, jobs=jobs
+        work + (claim_tasks(models, root, data) if claims else []),
+        root,
+        force=force,
+        jobs=jobs,
+        accept_older_code=accept_older_code,
     )
     done = {
         name: task.output.parent
         for name, task in zip(models, work, strict=True)
-        if code == 0 or not task.why()
+        if code == 0 or not task.why(accept_older_code=accept_older_code)
     }
     for role in ("base", "filtered"):
         if role not in done:

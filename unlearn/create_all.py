@@ -123,6 +123,13 @@ def main(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would run and why; run nothing.")
     ] = False,
+    accept_older_code: Annotated[
+        bool,
+        typer.Option(
+            "--accept-older-code",
+            help="Keep what was made by older code of brittle/; the report marks it.",
+        ),
+    ] = False,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side (2 on CPU, 1 on GPU).")
     ] = None,
@@ -138,7 +145,14 @@ def main(
     if "unlearn" not in read.makes:
         read.makes = [*read.makes, "unlearn"]
     tasks = all_tasks(read, steps.read_steps(), chosen, attack)
-    code = runner.run(tasks, Path(read.root), force=force, dry_run=dry_run, jobs=jobs)
+    code = runner.run(
+        tasks,
+        Path(read.root),
+        force=force,
+        dry_run=dry_run,
+        jobs=jobs,
+        accept_older_code=accept_older_code,
+    )
     table = Path(read.root) / "methods.csv"
     if not dry_run and table.is_file():
         print(f"\n{table}\n{shown(table)}")

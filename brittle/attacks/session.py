@@ -1,6 +1,5 @@
 """One model under many attacks: loaded once, attacked cell by cell, every cell kept in a file of its own until it is stale."""
 
-import importlib
 import json
 import time
 from dataclasses import asdict, dataclass, field
@@ -9,13 +8,13 @@ from pathlib import Path
 from brittle.attacks import attack_class
 from brittle.attacks.material import TELLING, Material, forbidden
 from brittle.attacks.meter import COLUMNS, attack_model, choose, eval_sets
+from brittle.base import code
 from brittle.base.errors import UserError
-from brittle.base.files import describe_file, replace_text, sha256
+from brittle.base.files import describe_file, replace_text
 from brittle.base.layout import model_files
 from brittle.metrics import mcq
 from brittle.models import guarded
 
-SHARED = ("base", "material", "meter")  # modules that every attack depends on
 DATA = (
     "mcq_forget.jsonl",
     "mcq_retain.jsonl",
@@ -40,11 +39,14 @@ class Session:
     guard: object = None
     guard_files: tuple = ()
     loaded: list = field(default_factory=list)
+    loading: code.Watch | None = None  # the code that loaded the model: every cell's code too
 
     def model(self):
         """(model, tokenizer)"""
         if not self.loaded:
-            self.loaded += guarded.load(self.folder, self.device, self.dtype, guard=self.guard)
+            with code.watch() as self.loading:
+                self.loaded += guarded.load(self.folder, self.device, self.dtype, guard=self.guard)
+        code.again(self.loading)
         return self.loaded
 
     def files(self):
@@ -77,11 +79,7 @@ class Session:
         ), material
 
     def key(self, name, attack, described):
-        """All that a cell follows from, as JSON. described: {path: files.describe_file(path)}."""
-        code = [
-            importlib.import_module(f"brittle.attacks.{m}")
-            for m in (*SHARED, type(attack).__module__.split(".")[-1])
-        ]
+        """All that a cell follows from but its code, as JSON. described: {path: files.describe_file(path)}."""
         settings = {**asdict(attack), "max_items": self.max_items, "dtype": self.dtype}
         settings["guard"] = self.guard.about if self.guard else None
         hashes = {path: entry["sha256"] for path, entry in described.items()}
@@ -89,19 +87,28 @@ class Session:
             "attack": name,
             "settings": settings,
             "inputs": hashes,
-            "code": [sha256(m.__file__) for m in code],
         }
         return json.loads(json.dumps(made, default=str))
 
     def cell(self, name, seed, described):
         """The outcome of attack `name` with `seed`: a dict that JSON can hold. A failed attack has no numbers, but a note."""
         attack = attack_class(name)(seed=seed)
-        made = {"key": self.key(name, attack, described), "rows": [], "facts": {}, "chosen": None, "notes": [],
-                "texts_read": None, "read_sha256": None}  # fmt: skip
+        made = {
+            "key": self.key(name, attack, described),
+            "code": {},
+            "rows": [],
+            "facts": {},
+            "chosen": None,
+            "notes": [],
+            "texts_read": None,
+            "read_sha256": None,
+        }
         self.model()  # loading it is no attack's time
         wall, cpu = time.time(), time.process_time()
+        modules = {__name__, type(attack).__module__, type(self.guard).__module__}
         try:
-            meter, material = self.run(attack)
+            with code.watch(*modules) as seen:
+                meter, material = self.run(attack)
             best = choose(meter.rows)
             made |= {
                 "rows": meter.rows,
@@ -112,6 +119,7 @@ class Session:
             made |= {"texts_read": len(material.read), "read_sha256": material.digest()}
         except UserError as error:
             made["notes"] = [str(error)]
+        made["code"] = seen.code()
         return made | {
             "seconds": round(time.time() - wall, 3),
             "cpu_seconds": round(time.process_time() - cpu, 3),
@@ -119,12 +127,15 @@ class Session:
 
 
 def read_cell(path, key):
-    """The cell at `path` where it was made from `key`, else None."""
+    """The cell at `path` where it was made from `key`, by code that is still the same; else None."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        if cell["key"] != key or not code.still_true(cell["code"]):
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged
         return None
-    return found if isinstance(found, dict) and found.get("key") == key else None
+    code.use(cell["code"])
+    return cell
 
 
 def cells(session, names, seeds, folder, force=False, say=print):

@@ -13,6 +13,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from brittle.base import code
 from brittle.base.errors import UserError
 
 # what typer raises for a wrong command line; recent versions carry their own copy of click
@@ -108,30 +109,32 @@ def run(main):
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(_finite(main))
-    received, message, code = _listen(), None, 0
+    received = _listen()
+    message, status = None, 0
+    code.start()
     try:
         load_env()
-        code = app(standalone_mode=False)
+        status = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
+        status = INTERRUPTED
     except ClickException as error:
-        message, code = _one_line(error.format_message()), 2
+        message, status = _one_line(error.format_message()), 2
     except Exception as error:
-        message, code = _explain(error), 2
+        message, status = _explain(error), 2
         if (
             message is None and received
         ):  # libraries turn an interrupted import into errors of their own
-            code = INTERRUPTED if received[-1] == signal.SIGINT else TERMINATED
+            status = INTERRUPTED if received[-1] == signal.SIGINT else TERMINATED
         elif message is None:
             traceback.print_exc()
             sys.exit(1)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    if code == INTERRUPTED:  # also what typer makes of Ctrl-C
+    if status == INTERRUPTED:  # also what typer makes of Ctrl-C
         message = "interrupted; what was finished before is intact, nothing half-written is left."
     if message:
         print(f"error: {message}", file=sys.stderr)
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 def with_knobs(main, knobs):

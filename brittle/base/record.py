@@ -11,6 +11,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+from brittle.base import code
 from brittle.base.errors import UserError
 from brittle.base.files import (
     abandoned,
@@ -32,6 +33,14 @@ def relative(path):
     """`path` relative to the working folder, where it lies in it: a record stays true when the checkout moves."""
     path, cwd = Path(path).resolve(), Path.cwd()
     return path.relative_to(cwd) if path.is_relative_to(cwd) else path
+
+
+def within_project(path):
+    """`path` as text, relative to the working folder where it is absolute and lies in it. Links are not followed."""
+    path = Path(path)
+    if path.is_absolute() and path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return str(path)
 
 
 def command_line():
@@ -121,6 +130,8 @@ class Run:
             self.held = hold(self.stage)
             # what was read is what stood there at the start: hash before the work, not after
             self.read = {path: describe_file(path) for path in self._input_files()}
+            code.digests()
+            self.script = code.script_code(sys.argv[0])
         except BaseException as error:
             self._clean()
             if isinstance(error, (FileExistsError, NotADirectoryError)):
@@ -144,10 +155,8 @@ class Run:
     def _input_files(self):
         from brittle.base.layout import model_files
 
-        script = Path(sys.argv[0])
-        code = [str(script)] if script.suffix == ".py" and script.is_file() else []
-        folders = [str(f) for model in self.models.values() for f in model_files(model)]
-        return [*code, *self.inputs, *folders]
+        weights = [str(f) for model in self.models.values() for f in model_files(model)]
+        return [*self.inputs, *weights]
 
     def path(self, name, provisional=False):
         """Where to write the output `name` now; it is put in place at the end. A provisional one is not of the record: the
@@ -179,7 +188,8 @@ class Run:
         return {
             "command": command_line(),
             "models": self.models,
-            "inputs": self.read,
+            "inputs": {within_project(path): about for path, about in self.read.items()},
+            "code": code.made_by(self.script),
             "outputs": {
                 name: describe_file(self.stage / name)
                 for name in self.order
@@ -217,11 +227,21 @@ class Run:
             os.replace(self.stage / name, self.outdir / name)
 
 
-def why_run(output, command):
-    """None where `output` is complete, was made by `command`, and its inputs are unchanged; else the reason to run it.
+def older_code(output):
+    """That `output` was made by older code, in words; None where it was not, or has no record."""
+    try:
+        record = json.loads(record_path(output).read_text(encoding="utf-8"))
+        return code.why_older(record.get("code"))
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def why_run(output, command, *, accept_older_code=False):
+    """None where `output` is complete, was made by `command`, and its inputs and code are unchanged; else the reason to run.
 
     Inputs are compared by content (size and mtime first, the hash where those differ), not by age: a restored or
-    touched file with the same bytes gives the same result, and a clock set back cannot hide a change.
+    touched file with the same bytes gives the same result, and a clock set back cannot hide a change. What the code
+    of a result is, `brittle.base.code` says; with `accept_older_code` it may have changed.
     """
     output = Path(output)
     recover_folder(output.parent)
@@ -242,6 +262,8 @@ def why_run(output, command):
         ):  # what the run would have read, had it been there
             if os.path.exists(path):
                 return f"{path} is new"
+        if not (accept_older_code or code.accepted()):
+            return code.why_older(record.get("code"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged
         return "no record of how it was made"
     return None

@@ -133,21 +133,23 @@ def neighbour(outdir, folder, name, step, script):
 def kept_spectra(outdir, read):
     """{dW/<name>, W_a/<name>, W_b/<name>: singular values} that step 1 keeps beside `outdir`; {} where it read other files.
 
-    `read` {path: its description} is what this run reads (`results.Run.read`), scripts apart.
+    `read` {path: its description} is what this run reads (`record.Run.read`).
     """
     from safetensors.torch import load_file
 
+    from brittle.base import code
     from brittle.base.files import changed
+    from brittle.base.record import within_project
 
     path = Path(outdir).parent / "param_stats" / "spectra.safetensors"
     try:
         record = json.loads(path.with_name("per_layer.run.json").read_text(encoding="utf-8"))
-        theirs, ours = (
-            {p: d["sha256"] for p, d in of.items() if not p.endswith(".py")}
-            for of in (record["inputs"], read)
-        )
-        if theirs == ours and not changed(path, record["outputs"][path.name]):
+        theirs = {p: about["sha256"] for p, about in record["inputs"].items()}
+        ours = {within_project(p): about["sha256"] for p, about in read.items()}
+        same = theirs == ours and not changed(path, record["outputs"][path.name])
+        if same and code.still_true(record["code"]):
+            code.use(record["code"])
             return load_file(path)
-    except (OSError, ValueError, KeyError, TypeError):  # none, or damaged
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged
         pass
     return {}

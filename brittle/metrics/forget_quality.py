@@ -11,8 +11,9 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from brittle.base import code
 from brittle.base.errors import UserError
-from brittle.metrics import answers, generated_text
+from brittle.metrics import generated_text
 from brittle.metrics.answers import (
     Scored,
     encode,
@@ -132,37 +133,43 @@ def measure(model, tokenizer, rows, schema, settings, examples=()):
 
 
 def key_of(model_files, data_file, settings):
-    """Digest of the contents of the model's files, of the data file, of the settings and of the code that measures."""
+    """Digest of the contents of the model's files, of the data file and of the settings."""
     from brittle.base.files import sha256
 
-    code = [Path(module.__file__) for module in (answers, generated_text)] + [Path(__file__)]
     parts = {
         "model": [[Path(f).name, sha256(f)] for f in model_files],
         "data": [sha256(f) for f in data_file],
         "settings": asdict(settings),
-        "code": [sha256(f) for f in code],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def cached(folder, key, make):
-    """What `make()` returns, kept as folder/key.json; a damaged file is made anew. Without a folder nothing is kept."""
+    """What `make()` returns, kept as folder/key.json with its code. Without a folder nothing is kept.
+
+    A file that is damaged, or was made by older code, is made anew.
+    """
     from brittle.base.files import replace_text
 
     if folder is None:
         return make()
     path = Path(folder) / f"{key}.json"
     try:
-        records = json.loads(path.read_text(encoding="utf-8"))
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        records = kept["records"]
+        if not code.still_true(kept["code"]):
+            raise ValueError
         for r in records:
             r["answer"], r["wrong"] = Scored(*r["answer"]), [Scored(*w) for w in r["wrong"]]
             r["paraphrase"] = r["paraphrase"] and Scored(*r["paraphrase"])
-        return records
-    except (OSError, ValueError, TypeError, KeyError):
-        records = make()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        with code.watch(__name__) as seen:
+            records = make()
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, json.dumps(records))
+        replace_text(path, json.dumps({"code": seen.code(), "records": records}))
         return records
+    code.use(kept["code"])
+    return records
 
 
 class Asker:
@@ -184,7 +191,8 @@ class Asker:
         """(model, tokenizer), inside the guard where there is one."""
         from brittle.models.guarded import load
 
-        return load(self.folder, self.device, self.dtype, guard=self.guard)
+        with code.watch(type(self.guard).__module__) as self.loading:
+            return load(self.folder, self.device, self.dtype, guard=self.guard)
 
     def records(self, sets, settings):
         """{set: raw records} of {set: rows}."""
@@ -207,7 +215,9 @@ class Asker:
             if (name, key) not in self.known:
 
                 def make(rows=rows, schema=schema, shots=shots):
-                    return measure(*self.loaded, rows, schema, settings, shots)
+                    model, tokenizer = self.loaded
+                    code.again(self.loading)
+                    return measure(model, tokenizer, rows, schema, settings, shots)
 
                 self.known[name, key] = cached(self.cache, key, make)
             yield name, self.known[name, key]

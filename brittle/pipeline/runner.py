@@ -4,14 +4,18 @@ import contextlib
 import ctypes
 import fcntl
 import gc
+import importlib
 import os
 import pkgutil
 import runpy
 import signal
 import sys
 import time
+from collections import Counter
+from typing import NamedTuple
 
 import brittle
+from brittle.base import code
 from brittle.base.errors import UserError
 
 PRELOAD = (
@@ -46,67 +50,148 @@ def only_one(root):
         yield
 
 
-def run(tasks, root, force=False, dry_run=False, jobs=None):
-    """Run what has to be run. Returns 0, or 1 where a task failed. `dry_run` only says what would be done and why."""
+def run(tasks, root, *, force=False, dry_run=False, jobs=None, accept_older_code=False):
+    """Run what has to be run. Returns 0, or 1 where a task failed.
+
+    force: also what is up to date. dry_run: only say what would be done and why. jobs: how many side by side.
+    accept_older_code: what was made by older code of brittle/ counts as up to date.
+    """
+
+    def why(task):
+        return "--force" if force else task.why(accept_older_code=accept_older_code)
+
     if dry_run:
-        return _plan(tasks, force)
+        return _plan(tasks, why)
     with only_one(root):
         logs = root / "logs"
         logs.mkdir(exist_ok=True)
-        return _work(tasks, logs, force, jobs)
+        return _Work(tasks, why, logs, jobs, accept_older_code).run()
 
 
-def _plan(tasks, force):
-    again = set()
+def _plan(tasks, why):
+    """Print what `run` would do. A task runs too where one that it needs does."""
+    would_run = set()
     for task in tasks:
-        reason = "--force" if force else task.why()
-        reason = reason or next((f"{need} runs" for need in task.needs if need in again), None)
+        reason = why(task) or next((f"{n} runs" for n in task.needs if n in would_run), None)
+        outcome = "would run" if reason else "skipped"
+        print(f"{OUTCOMES[outcome]} {task.name:<34} {reason or task.why_skipped()}")
         if reason:
-            again.add(task.name)
-        print(
-            f"{OUTCOMES['would run' if reason else 'skipped']} {task.name:<34} {reason or 'up to date'}"
-        )
-        if reason:
+            would_run.add(task.name)
             print(f"    {' '.join(task.command)}")
     return 0
 
 
-def _work(tasks, logs, force, jobs):
-    waiting, running, results, due, side_by_side = list(tasks), {}, {}, {}, None
-    names = {task.name for task in tasks}
-    try:
-        while waiting or running:
-            for task in list(waiting):
-                needs = [
-                    n for n in task.needs if n in names
-                ]  # with --only the others are taken as they are
-                bad = [
-                    n for n in needs if results.get(n, {}).get("outcome") in ("failed", "blocked")
-                ]
-                if bad and not task.takes_what_there_is:
-                    waiting.remove(task)
-                    _finish(results, task, "blocked", f"{bad[0]} failed")
-                    continue
-                if any(n not in results for n in needs):
-                    continue
-                if task.name not in due:  # asked once, when everything it needs is final
-                    due[task.name] = "--force" if force else task.why()
-                reason = due[task.name]
-                if not reason:
-                    waiting.remove(task)
-                    _finish(results, task, "skipped", "up to date")
-                    continue
-                side_by_side = side_by_side or preload()
-                if len(running) < (jobs or side_by_side):
-                    waiting.remove(task)
-                    running[_fork(task, logs)] = (task, reason, time.monotonic())
-            if running:
-                _reap(running, results, logs)
-    except BaseException:
-        _stop(running)
-        raise
-    _table(tasks, results)
-    return int(any(r["outcome"] in ("failed", "blocked") for r in results.values()))
+class Result(NamedTuple):
+    """How a task ended (a key of OUTCOMES), why, and what it took."""
+
+    outcome: str
+    why: str
+    seconds: float = 0.0
+    megabytes: float = 0.0
+
+    @property
+    def is_bad(self):
+        return self.outcome in ("failed", "blocked")
+
+
+class Child(NamedTuple):
+    """A task that runs in a process of its own, since `started` (monotonic seconds)."""
+
+    task: object
+    why: str
+    started: float
+
+
+class _Work:
+    """Tasks that wait, those that run (by process id), and the results of those that ended (by name)."""
+
+    def __init__(self, tasks, why, logs, jobs, accept_older_code):
+        self.tasks, self.why, self.logs = tasks, why, logs
+        self.jobs, self.accept_older_code = jobs, accept_older_code
+        self.names = {task.name for task in tasks}
+        self.waiting = list(tasks)
+        self.running = {}
+        self.results = {}
+        self.due = {}  # {task: the reason to run it, None where it is up to date}
+        self.side_by_side = None
+
+    def run(self):
+        try:
+            while self.waiting or self.running:
+                for task in list(self.waiting):
+                    self._advance(task)
+                if self.running:
+                    self._reap()
+        except BaseException:
+            _stop(self.running)
+            raise
+        _table(self.tasks, self.results)
+        return int(any(result.is_bad for result in self.results.values()))
+
+    def _advance(self, task):
+        """Start `task`, or say that it is skipped or blocked, where what it needs has ended; else leave it waiting."""
+        # with --only the tasks that are not among `tasks` are taken as they are
+        needs = [name for name in task.needs if name in self.names]
+        bad = [name for name in needs if name in self.results and self.results[name].is_bad]
+        if bad and not task.takes_what_there_is:
+            self._finish(task, Result("blocked", f"{bad[0]} failed"))
+            return
+        if any(name not in self.results for name in needs):
+            return
+        if task.name not in self.due:  # asked once, when everything it needs is final
+            self.due[task.name] = self.why(task)
+        if not self.due[task.name]:
+            self._finish(task, Result("skipped", task.why_skipped()))
+            return
+        if self.side_by_side is None:
+            self.side_by_side = self.jobs or preload()
+        if len(self.running) < self.side_by_side:
+            self.waiting.remove(task)
+            pid = _fork(task, self.logs, accept_older_code=self.accept_older_code)
+            self.running[pid] = Child(task, self.due[task.name], time.monotonic())
+
+    def _finish(self, task, result):
+        if task in self.waiting:
+            self.waiting.remove(task)
+        self.results[task.name] = result
+        if result.outcome == "skipped":
+            return
+        seconds = f" {result.seconds:.1f} s" if result.seconds else ""
+        why = "" if result.outcome == "ran" else f": {result.why}"
+        print(f"{OUTCOMES[result.outcome]} {task.name}{seconds}{why}", flush=True)
+
+    def _reap(self):
+        """Wait for a child to end; meanwhile, on a terminal, show what the running ones last said."""
+        while True:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            if pid in self.running:
+                break
+            if sys.stdout.isatty():
+                self._show_progress()
+            time.sleep(0.05)
+        if sys.stdout.isatty():
+            print("\r\033[K", end="")
+        child = self.running.pop(pid)
+        task, why = child.task, child.why
+        exit_code = os.waitstatus_to_exitcode(status)
+        outcome = "failed"
+        if exit_code:
+            log = _log_file(task, self.logs)
+            why = f"exit {exit_code}: {_last_line(log)} (log: {log})"
+        elif not task.output.is_file():
+            why = f"it ended without {task.output}"
+        else:
+            outcome = "ran"
+        seconds, megabytes = time.monotonic() - child.started, usage.ru_maxrss / 1024
+        self._finish(task, Result(outcome, why, seconds, megabytes))
+
+    def _show_progress(self):
+        last = (
+            f"{child.task.name}: {_last_line(_log_file(child.task, self.logs))[:60]}"
+            for child in self.running.values()
+        )
+        width = os.get_terminal_size().columns - 4
+        print(f"\r\033[K  {' | '.join(last)[:width]}", end="", flush=True)
 
 
 def _stop(children):
@@ -123,23 +208,32 @@ def _stop(children):
 
 
 def preload():
-    """Import once what most steps need, and fill what libraries keep from their first use (fonts, tables of weight names).
+    """Import once what most steps need, and fill what libraries keep from their first use.
 
-    Returns how many steps may run side by side.
+    (Fonts, and tables of weight names.) Returns how many steps may run side by side.
     """
-    import importlib
-
     print("  loading libraries ...", flush=True)
-    os.environ.setdefault(
-        "PYTORCH_NVML_BASED_CUDA_CHECK", "1"
-    )  # asking for a GPU must not start CUDA before the forks
+    # asking for a GPU must not start CUDA before the forks
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     os.environ.setdefault("MPLBACKEND", "agg")
-    for name in (
-        *PRELOAD,
-        *(module.name for module in pkgutil.walk_packages(brittle.__path__, "brittle.")),
-    ):
-        importlib.import_module(name)
+    code.digests()
+    with code.uncounted():
+        for name in PRELOAD:
+            importlib.import_module(name)
+        modules = pkgutil.walk_packages(brittle.__path__, "brittle.")
+        names = [module.name for module in modules]
+        for name in names:
+            importlib.import_module(name)
+        code.closure(names)  # reads the imports of every file once, so that no child has to
+        _warm_libraries()
+    gc.freeze()  # the children's collections do not walk, so do not copy, the pages shared here
+
     import torch
+
+    return 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
+
+
+def _warm_libraries():
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     from brittle.base import figures
@@ -150,16 +244,14 @@ def preload():
     figures.finish(axes[0], "x", "y")
     figure.canvas.draw()
     figures.plt.close(figure)
-    gc.freeze()  # the children's collections do not walk, so do not copy, the pages shared here
-
-    return 1 if torch.cuda.is_available() else min(2, os.cpu_count() or 1)
 
 
 def _log_file(task, logs):
     return logs / (task.name.replace(" ", "_").replace("/", "_")[:120] + ".log")
 
 
-def _fork(task, logs):
+def _fork(task, logs, *, accept_older_code):
+    """Start `task` in a child of this process. Returns the child's process id."""
     print(f"  {task.name} started", flush=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -167,25 +259,19 @@ def _fork(task, logs):
     pid = os.fork()
     if pid:
         return pid
-    code = 70
+    status = 70
     try:
-        ctypes.CDLL(None).prctl(
-            1, signal.SIGKILL
-        )  # PR_SET_PDEATHSIG: a child does not outlive a killed pipeline
+        # PR_SET_PDEATHSIG: a child does not outlive a killed pipeline
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
-        os.setpgid(
-            0, 0
-        )  # Ctrl-C reaches the pipeline alone, which passes it on once: a second would break the clean-up
-        log = os.open(_log_file(task, logs), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.stdout, sys.stderr = (
-            os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2)
-        )  # whatever they were before
+        # Ctrl-C reaches the pipeline alone, which passes it on once: a second would break the clean-up
+        os.setpgid(0, 0)
+        _redirect(_log_file(task, logs))
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        code = _script(task)
+        if accept_older_code:
+            code.accept_older()
+        status = _script(task)
     except BaseException:
         import traceback
 
@@ -194,7 +280,18 @@ def _fork(task, logs):
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(code)
+        os._exit(status)
+
+
+def _redirect(log):
+    """Send what this process prints to the file `log`, and read from nowhere."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    # whatever they were before
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
 
 
 def _script(task):
@@ -206,44 +303,22 @@ def _script(task):
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)
     sys.argv = task.command
+    code.start()
     try:
         runpy.run_path(task.command[0], run_name="__main__")
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        if stop.code is None:
+            return 0
+        return stop.code if isinstance(stop.code, int) else 1
     return 0
-
-
-def _reap(running, results, logs):
-    """Wait for a child to end; meanwhile, on a terminal, show what the running ones last said."""
-    while True:
-        pid, status, usage = os.wait4(-1, os.WNOHANG)
-        if pid in running:
-            break
-        if sys.stdout.isatty():
-            said = " | ".join(
-                f"{t.name}: {_last_line(_log_file(t, logs))[:60]}" for t, _, _ in running.values()
-            )
-            print(f"\r\033[K  {said[: os.get_terminal_size().columns - 4]}", end="", flush=True)
-        time.sleep(0.05)
-    if sys.stdout.isatty():
-        print("\r\033[K", end="")
-    task, reason, started = running.pop(pid)
-    code = os.waitstatus_to_exitcode(status)
-    if code == 0 and not task.output.is_file():
-        code, reason = 1, f"it ended without {task.output}"
-    elif code:
-        log = _log_file(task, logs)
-        reason = f"exit {code}: {_last_line(log)} (log: {log})"
-    outcome = "ran" if code == 0 else "failed"
-    _finish(results, task, outcome, reason, time.monotonic() - started, usage.ru_maxrss / 1024)
 
 
 def _last_line(path):
     """The last thing a log says; progress bars rewrite their line, so \\r separates too."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 2000))
-        parts = file.read().decode("utf-8", "replace").replace("\r", "\n").split("\n")
-        return next((p.strip() for p in reversed(parts) if p.strip()), "")
+        lines = file.read().decode("utf-8", "replace").replace("\r", "\n").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
     return ""
 
 
@@ -252,31 +327,14 @@ def _short(text):
     return text if len(text) <= 100 else f"{text[:40]} ... {text[-55:]}"
 
 
-def _finish(results, task, outcome, why, seconds=0.0, megabytes=0.0):
-    results[task.name] = {
-        "outcome": outcome,
-        "why": why,
-        "seconds": seconds,
-        "megabytes": megabytes,
-    }
-    if outcome != "skipped":
-        taken = f" {seconds:.1f} s" if seconds else ""
-        print(
-            f"{OUTCOMES[outcome]} {task.name}{taken}" + (f": {why}" if outcome != "ran" else ""),
-            flush=True,
-        )
-
-
 def _table(tasks, results):
     print(f"\n{'step':<36} {'seconds':>8} {'peak MB':>8}  outcome")
     for task in tasks:
-        r = results[task.name]
-        cells = (f"{r['seconds']:.1f}", f"{r['megabytes']:.0f}") if r["seconds"] else ("", "")
-        print(
-            f"{OUTCOMES[r['outcome']]} {task.name:<34} {cells[0]:>8} {cells[1]:>8}  {r['outcome']}: {_short(r['why'])}"
-        )
-    counts = {
-        o: sum(r["outcome"] == o for r in results.values())
-        for o in ("ran", "skipped", "failed", "blocked")
-    }
-    print(", ".join(f"{n} {o}" for o, n in counts.items() if n))
+        result = results[task.name]
+        seconds = f"{result.seconds:.1f}" if result.seconds else ""
+        megabytes = f"{result.megabytes:.0f}" if result.seconds else ""
+        outcome = f"{result.outcome}: {_short(result.why)}"
+        print(f"{OUTCOMES[result.outcome]} {task.name:<34} {seconds:>8} {megabytes:>8}  {outcome}")
+    counts = Counter(result.outcome for result in results.values())
+    shown = [o for o in ("ran", "skipped", "failed", "blocked") if counts[o]]
+    print(", ".join(f"{counts[outcome]} {outcome}" for outcome in shown))

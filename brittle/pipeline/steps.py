@@ -47,9 +47,13 @@ class Task:
         False  # waits for what it needs, and runs also where some of it failed (the report)
     )
 
-    def why(self):
+    def why(self, *, accept_older_code=False):
         """None where the output is there and up to date, else the reason to run."""
-        return why_run(self.output, self.command)
+        return why_run(self.output, self.command, accept_older_code=accept_older_code)
+
+    def why_skipped(self):
+        """What to say where the task does not run: that it is up to date, or that older code was accepted."""
+        return self.why() or "up to date"
 
 
 def read_steps(path=STEPS):

@@ -27,6 +27,7 @@ from brittle.attacks.material import Material, forbidden, telling
 from brittle.attacks.meter import Meter, attack_model, choose, eval_sets, interval
 from brittle.attacks.relearn import Relearn, RelearnBenign, RelearnLora
 from brittle.attacks.session import Session, cells
+from brittle.base import code
 from brittle.base.errors import UserError
 from brittle.data.batches import pad
 from brittle.maths.intervals import wilson
@@ -409,6 +410,21 @@ def test_cells_are_kept_until_they_are_stale(family, data, tmp_path, monkeypatch
     assert run() == (first, 3)
     (folder / "neutral.txt").write_text("Other words.\n")
     assert run()[1] == 5
+    path = tmp_path / "cells" / "quantize-0.json"
+    cell = json.loads(path.read_text())
+    code_of = {name: json.loads((tmp_path / "cells" / f"{name}-0.json").read_text())["code"]
+               for name in ("none", "quantize")}  # fmt: skip
+    mended = "brittle/attacks/quantize.py"
+    assert mended in code_of["quantize"] and mended not in code_of["none"]
+    for shared in ("attacks/meter", "attacks/session", "models/load", "metrics/mcq"):
+        assert all(f"brittle/{shared}.py" in listed for listed in code_of.values()), shared
+    path.write_text(json.dumps({**cell, "code": {**cell["code"], mended: "0" * 64}}))
+    with monkeypatch.context() as patch:  # kept where the user accepts it, and known as older
+        patch.setattr(code, "_accepted", True)
+        with code.watch() as seen:
+            assert run()[1] == 5
+        assert code.older(seen.code()) == [mended]
+    assert run()[1] == 6
     monkeypatch.setattr(quantize.Quantize, "run", lambda *_: (_ for _ in ()).throw(UserError("no")))
     (failed,) = [
         c for _, _, c in cells(session, ["quantize"], [1], tmp_path / "cells", say=made.append)

@@ -99,7 +99,7 @@ def test_another_command_line_runs_again(world):
 
 
 def test_a_changed_script_runs_again(tmp_path, monkeypatch):
-    """The code of a step is one of its inputs."""
+    """The script is part of the code that made a result."""
     monkeypatch.chdir(tmp_path)
     Path("script.py").write_text("# one")
     (tmp_path / "one.txt").write_text("1")
@@ -107,7 +107,7 @@ def test_a_changed_script_runs_again(tmp_path, monkeypatch):
     make(inputs=["one.txt"])
     assert why() is None
     Path("script.py").write_text("# two, longer")
-    assert why() == "script.py changed"
+    assert why() == "made by older code: script.py"
 
 
 def test_a_change_during_the_run_is_seen(world):

@@ -4,6 +4,7 @@ The numbers are those of the list they come from (a review of OpenUnlearning's c
 """
 
 import importlib.util
+import json
 import math
 
 import pytest
@@ -187,6 +188,13 @@ def test_11_a_cache_is_keyed_by_content(tmp_path):
     (tmp_path / "cache" / f"{third}.json").write_text("[{")
     forget_quality.cached(tmp_path / "cache", third, lambda: calls.append(1) or made)
     assert len(calls) == 2, "made once, and again where the file was damaged"
+    path = tmp_path / "cache" / f"{third}.json"
+    kept = json.loads(path.read_text())
+    assert "brittle/metrics/answers.py" in kept["code"]
+    kept["code"]["brittle/metrics/answers.py"] = "0" * 64
+    path.write_text(json.dumps(kept))
+    forget_quality.cached(tmp_path / "cache", third, lambda: calls.append(1) or made)
+    assert len(calls) == 3, "made again where the code that asked was mended"
 
 
 def test_12_a_split_of_sequential_unlearning_is_never_taken_for_another(tmp_path, jsonl):

@@ -1,11 +1,14 @@
 """The pipeline: what runs, why, in which order; and that nothing half-written ever counts as done."""
 
 import csv
+import json
 import os
 import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from support.places import ROOT
 from support.processes import Child
 
 from brittle.base.errors import UserError
+from brittle.base.record import record_path
 from brittle.pipeline import runner, steps
 
 PIPELINE = "experiment/pipeline.py"
@@ -111,7 +115,7 @@ def test_everything_runs_once_in_order(steps_of, capsys):
         (
             lambda: Path("step.py").write_text(SCRIPT.format(root=str(ROOT)) + "\n# changed\n"),
             "abcde",
-            "step.py changed",
+            "made by older code: step.py",
         ),
     ],
 )
@@ -457,6 +461,57 @@ def test_changed_data_reruns_what_reads_it_and_says_why(undisturbed, tmp_path):
     assert "4 ran, 4 skipped" in out
     for step, reason in (("4", "forget.txt changed"), ("5", "activation_stats.csv changed")):
         assert len(re.findall(rf"✓ {step} \S+ .*ran: .*{reason}", out)) == 2, out
+
+
+LINALG = "brittle/maths/linalg.py"
+
+
+def code_of(task):
+    return json.loads(record_path(task.output).read_text())["code"]
+
+
+def test_a_step_lists_the_same_code_alone_and_in_the_pipeline(undisturbed, tmp_path):
+    """Its own process imports what it needs; the pipeline's child finds everything imported."""
+    place, _ = undisturbed
+    tasks = steps.tasks(steps.read_preset(str(preset(place))), steps.read_steps())
+    for step, uses in (("1", True), ("2", False)):
+        task = next(task for task in tasks if task.step == step)
+        outdir = place / "alone" / ("param_stats" if step == "1" else "param_plots")
+        at = task.command.index("--outdir") + 1
+        command = [*task.command[:at], str(outdir), *task.command[at + 1 :]]
+        subprocess.run([sys.executable, *command], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        alone = json.loads(record_path(outdir / task.output.name).read_text())["code"]
+        assert alone == code_of(task) and (LINALG in alone) == uses, step
+        assert task.command[0] in alone
+    shutil.rmtree(place / "alone")
+
+
+def test_mended_code_reruns_what_used_it_or_is_accepted_and_marked(undisturbed, tmp_path):
+    place, _ = undisturbed
+    tasks = steps.tasks(steps.read_preset(str(preset(place))), steps.read_steps())
+    users = [task for task in tasks if LINALG in code_of(task)]
+    assert {"1", "7"} <= {task.step for task in users}
+    assert not {"2", "harness", "tamper", "report"} & {task.step for task in users}
+    before = {record: record.read_bytes() for record in place.rglob("*.run.json")}
+    for record, content in before.items():  # as if linalg.py had been mended since
+        made = json.loads(content)
+        if LINALG in made["code"]:
+            made["code"][LINALG] = "0" * 64
+            record.write_text(json.dumps(made))
+    plan = pipeline(place, tmp_path / "plan", "--dry-run").wait()
+    named = re.findall(rf"→ (\S.*?) +made by older code: {LINALG}\n", plan.out)
+    assert sorted(named) == sorted(task.name for task in users)
+    kept = pipeline(place, tmp_path / "kept", "--accept-older-code").wait()
+    assert kept.code == 0 and "1 ran" in kept.out, kept.out  # the report, which marks them
+    assert kept.out.count(f"skipped: made by older code: {LINALG}") == len(users)
+    page = (place / "out" / "report.html").read_text()
+    assert page.count(f"made by older code: {LINALG}</p>") == len(users)
+    assert re.search(r"\d+ of them were made by older code", page)
+    for record, content in before.items():
+        record.write_bytes(content)
+    again = pipeline(place, tmp_path / "again").wait()
+    assert again.code == 0 and "1 ran" in again.out, again.out
+    assert "made by older code" not in (place / "out" / "report.html").read_text()
 
 
 def test_pipeline_refuses_to_run_twice_at_once(undisturbed, tmp_path):
