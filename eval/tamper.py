@@ -4,15 +4,17 @@
     uv run eval/tamper.py --model M --outdir outputs/M/tamper_benign --on benign
     uv run eval/tamper.py --model M --outdir outputs/M/tamper_lora --lora-rank 8 --lr 3e-3 --lr 1e-2
 
-The relearning attack: fine-tune the model (AdamW, float32 weights, constant rate; all weights, or adapters with --lora-rank)
-at several learning rates, and measure half A, half B, retain and general accuracy every few steps. It trains on (--on)
+The relearning attack: fine-tune the model (AdamW, float32 weights, constant rate; all weights, or
+adapters with --lora-rank) at several learning rates, and measure half A, half B, retain and general
+accuracy every few steps. It trains on (--on)
     half-a    the questions and answers of half A: half B is held out. Facts are independent, so what comes back on B was
               hidden, not removed (arXiv:2410.08827)
     half-b    those of half B itself: how fast is it learned when it is shown (half A is then the one held out)
     benign    the retain set's texts and neutral ones: not a word on the forget set
-`answer_nll` is the mean over a split's questions of the answer's summed NLL in nats. `eval/recovery.py` chooses rate and
-step by A and compares models, with steps to half recovery and the area under the curve.
-A rate at which the attack breaks the model (NaN) has empty cells from there on, never chance.
+`answer_nll` is the mean over a split's questions of the answer's summed NLL in nats.
+`eval/recovery.py` chooses rate and step by A and compares models, with steps to half recovery and
+the area under the curve. A rate at which the attack breaks the model (NaN) has empty cells from
+there on, never chance.
 """
 
 from pathlib import Path
@@ -27,23 +29,33 @@ COLUMNS = ["model", "lr", "step", "split", "accuracy", "n", "answer_nll"]
 ITEM_COLUMNS = ["model", "lr", "step", "fact", "template", "correct"]
 SPLITS = ("forget_a", "forget_b", "retain", "general")
 TRAINED = ("half-a", "half-b", "benign")
+BATCH_SIZE = 128  # texts a batch of questions
 
 
 def eval_sets(data, max_items, seed):
     """{split: items} to measure: all of half B, at most `max_items` of the others."""
     from brittle.attacks import meter
-    from brittle.data import items as items_module
+    from brittle.data.items import read_items, subset
 
-    sets = meter.eval_sets(data, max_items, seed)
-    return sets | {
-        "general": items_module.subset(
-            items_module.read_items(data / "mcq_general.jsonl"), max_items, seed
-        )
-    }
+    general = read_items(data / "mcq_general.jsonl")
+    return meter.eval_sets(data, max_items, seed) | {"general": subset(general, max_items, seed)}
+
+
+def read_steps(text, steps):
+    """The steps to measure behind, the last of `steps` among them. Raises UserError where `text`
+    holds no numbers.
+    """
+    try:
+        asked = {int(number) for number in text.split(",") if number.strip()}
+    except ValueError:
+        raise UserError(f"--eval-at {text}: step numbers with commas, such as 5,10,20.") from None
+    return tuple(sorted({step for step in asked if 0 < step < steps} | {steps}))
 
 
 def attack_texts(data, on):
-    """The texts that the attack trains on. Raises UserError where those of half-a or benign tell a fact of half B."""
+    """The texts that the attack trains on. Raises UserError where those of half-a or benign tell a
+    fact of half B.
+    """
     from brittle.attacks import base, material
 
     if on == "half-b":
@@ -54,77 +66,51 @@ def attack_texts(data, on):
     return texts
 
 
-def measure(model, tokenizer, sets, name, lr, step, table, items):
-    """Append this moment's accuracies and answer NLLs (one row a split) and the half-B items' outcomes."""
-    from brittle.metrics import mcq
+def attack(model, tokenizer, ids, sets, relearning, rates):
+    """[(lr, Meter)]: what every rate of a `Relearn` makes of the model.
 
-    for split, chosen in sets.items():
-        outcomes = mcq.outcomes(model, tokenizer, chosen)
-        right = [outcome.right for outcome in outcomes]
-        nll = sum(outcome.answer_nll for outcome in outcomes) / len(chosen)
-        table.append(
-            dict(
-                zip(
-                    COLUMNS,
-                    (name, lr, step, split, sum(right) / len(right), len(right), nll),
-                    strict=True,
-                )
-            )
-        )
-        if split == "forget_b":
-            items += [
-                dict(
-                    zip(
-                        ITEM_COLUMNS,
-                        (name, lr, step, i.get("fact", n), i.get("template", 0), r),
-                        strict=True,
-                    )
-                )
-                for n, (i, r) in enumerate(zip(chosen, right, strict=True))
-            ]
+    The rows of step 0 are measured once: they are the same at every rate.
+    """
+    from brittle.attacks.meter import Meter
+
+    start = Meter(model, tokenizer, sets, BATCH_SIZE, everything=True)
+    start("as made", step=0)
+    if start.notes:
+        raise UserError(start.notes[0])
+    meters = []
+    for lr in rates:
+        meter = Meter(model, tokenizer, sets, BATCH_SIZE, everything=True)
+        meter.rows += start.rows
+        meter.rights |= start.rights
+        error = relearning.attack(model, tokenizer, ids, lr, meter, label=f"lr {lr:g}")
+        if error:
+            print(f"note: lr {lr:g} broke the model: {error}")
+        meters.append((lr, meter))
+    return meters
 
 
-def attack(
-    folder, name, texts, sets, lr, steps, at, batch_size, seed, device, start=None, lora_rank=0
-):
-    """Rows of one learning rate. `start` are the rows of step 0, the same at every rate, where they are known already."""
-    from brittle.attacks.relearn import fine_tune
-    from brittle.models.load import load_model, load_tokenizer
+def rows(name, meters):
+    """A row a rate, step and split. meters: [(lr, Meter)]."""
+    for lr, meter in meters:
+        for row in meter.rows:
+            yield {column: (row | {"model": name, "lr": lr})[column] for column in COLUMNS}
 
-    model, tokenizer = load_model(folder, device, "float32"), load_tokenizer(folder)
-    table, items = [], []
-    if start is None:
-        measure(model, tokenizer, sets, name, lr, 0, table, items)
-    else:
-        table, items = ([{**row, "lr": lr} for row in rows if row["step"] == 0] for rows in start)
 
-    def evaluate(step):
-        measure(model, tokenizer, sets, name, lr, step, table, items)
-
-    try:
-        fine_tune(
-            model,
-            tokenizer,
-            texts,
-            lr,
-            steps,
-            at,
-            batch_size,
-            seed,
-            evaluate,
-            lora_rank,
-            label=f"lr {lr:g}",
-        )
-    except UserError as error:
-        print(f"note: lr {lr:g} broke the model: {error}")
-        done = {row["step"] for row in table}
-        table += [
-            dict(zip(COLUMNS, (name, lr, step, split, None, len(chosen), None), strict=True))
-            for step in at
-            if step not in done
-            for split, chosen in sets.items()
-        ]
-    return table, items
+def item_rows(name, meters):
+    """A row a rate, step and item of half B: was it answered rightly?"""
+    for lr, meter in meters:
+        steps = {row["variant"]: row["step"] for row in meter.rows}
+        for variant, rights in meter.rights.items():
+            answered = zip(meter.sets["forget_b"], rights["forget_b"], strict=True)
+            for number, (item, right) in enumerate(answered):
+                yield {
+                    "model": name,
+                    "lr": lr,
+                    "step": steps[variant],
+                    "fact": item.get("fact", number),
+                    "template": item.get("template", 0),
+                    "correct": right,
+                }
 
 
 def plot(table, name, on):
@@ -136,8 +122,8 @@ def plot(table, name, on):
     frame = pd.DataFrame(table)
     figure, axes = figures.figure(f"Relearning attack, trained on {on}", name, rows=2, columns=2)
     for axis, split in zip(axes, SPLITS, strict=True):
-        for lr, part in frame[frame["split"] == split].groupby("lr"):
-            axis.plot(part["step"], part["accuracy"], marker="o", label=f"lr {lr:g}")
+        for lr, curve in frame[frame["split"] == split].groupby("lr"):
+            axis.plot(curve["step"], curve["accuracy"], marker="o", label=f"lr {lr:g}")
         axis.set(title=split, xlabel="step", ylabel="accuracy", ylim=(0, 1.05))
         axis.axhline(0.25, color="0.6", linestyle=":", linewidth=1)
     axes[0].legend()
@@ -170,22 +156,17 @@ def main(
     """Relearning attack: fine-tune on half A of the forget facts, measure held-out half B."""
     if on not in TRAINED:
         raise UserError(f"--on {on}: choose {', '.join(TRAINED)}.")
+    from brittle.attacks.relearn import Relearn, encode_texts
     from brittle.base.layout import model_name
     from brittle.base.record import Run
-    from brittle.data import items as items_module
+    from brittle.data.items import SPLITS as ALL_SPLITS
     from brittle.models.find import model_folder
-    from brittle.models.load import pick_device
+    from brittle.models.load import load_model, load_tokenizer, pick_device
 
-    try:
-        at = {int(part) for part in eval_at.split(",") if part.strip()}
-    except ValueError:
-        raise UserError(
-            f"--eval-at {eval_at}: step numbers with commas, such as 5,10,20."
-        ) from None
-    at = sorted({step for step in at if 0 < step < steps} | {steps})
     rates = lr or [3e-4, 1e-3, 3e-3]
     if any(not rate > 0 for rate in rates):
         raise UserError(f"--lr {min(rates):g}: learning rates are positive.")
+    at = read_steps(eval_at, steps)
     folder = model_folder(model, revision)
     name = model_name(model)
     sets, texts = eval_sets(data, max_items, seed), attack_texts(data, on)
@@ -197,36 +178,18 @@ def main(
         "lr": rates,
         "lora_rank": lora_rank,
     }
-    names = [
-        *(f"mcq_{split}.jsonl" for split in items_module.SPLITS),
-        "qa_forget.jsonl",
-        "retain.txt",
-        "retain.jsonl",
-        "neutral.txt",
-    ]
-    files = [data / n for n in names[: None if on == "benign" else 4] if (data / n).is_file()]
+    names = [*(f"mcq_{split}.jsonl" for split in ALL_SPLITS), "qa_forget.jsonl"]
+    if on == "benign":
+        names += ["retain.txt", "retain.jsonl", "neutral.txt"]
+    files = [data / file for file in names if (data / file).is_file()]
+    relearning = Relearn(seed, None, steps, at, batch_size, lora_rank)
     with Run(outdir, files, {"model": str(folder)}, seed, settings) as run:
-        table, items, start = [], [], None
-        for rate in rates:
-            made = attack(
-                folder,
-                name,
-                texts,
-                sets,
-                rate,
-                steps,
-                at,
-                batch_size,
-                seed,
-                picked,
-                start,
-                lora_rank,
-            )
-            start = start or made
-            table += made[0]
-            items += made[1]
+        attacked, tokenizer = load_model(folder, picked, "float32"), load_tokenizer(folder)
+        ids = encode_texts(attacked, tokenizer, texts)
+        meters = attack(attacked, tokenizer, ids, sets, relearning, rates)
+        table = list(rows(name, meters))
         run.figure(plot(table, name, on), "tamper.png")
-        run.csv("tamper_items.csv", ITEM_COLUMNS, items)
+        run.csv("tamper_items.csv", ITEM_COLUMNS, item_rows(name, meters))
         run.csv("tamper.csv", COLUMNS, table)
 
 

@@ -220,13 +220,15 @@ def make_lab(folder, data, chat, max_items, max_length, batch_size, attack_lr, s
     """(sequential_grid.Lab, the files that it reads)"""
     import torch
 
+    from brittle.attacks.base import right_answers
+    from brittle.attacks.relearn import FineTuning, fine_tune
     from brittle.data.batches import encode
     from brittle.data.items import SPLITS, read_splits, subset
     from brittle.data.texts import read_texts
     from brittle.models.architectures import context_length
     from brittle.models.load import load_model, load_tokenizer
     from brittle.training.loop import make_accelerator
-    from brittle.unlearning.grid import Lab
+    from brittle.unlearning.grid import AT, Lab
     from brittle.unlearning.sets import read_chats
 
     model, tokenizer = load_model(folder, device, "float32"), load_tokenizer(folder)
@@ -248,11 +250,22 @@ def make_lab(folder, data, chat, max_items, max_length, batch_size, attack_lr, s
     texts = {
         split: encoded(read_texts(data / f"{split}.txt"), split) for split in ("forget", "retain")
     }
-    attack = encoded(
-        [f"{i['question']} {i['choices'][i['answer']]}" for i in halves["A"]], "attack texts"
+    attack_ids = encoded(right_answers(halves["A"]), "attack texts")
+
+    def relearn(attacked, run_seed, measure):
+        tuning = FineTuning(attack_lr, max(AT), AT, batch_size, run_seed)
+        fine_tune(attacked, tokenizer.pad_token_id, attack_ids, tuning, measure)
+
+    lab = Lab(
+        base=model,
+        tokenizer=tokenizer,
+        sets=texts,
+        items=measured,
+        relearn=relearn,
+        chats=encoded(read_chats(chat), "chats"),
+        accelerator=make_accelerator(torch.device(device)),
+        batch_size=batch_size,
     )
-    lab = Lab(model, tokenizer, texts, measured, attack, encoded(read_chats(chat), "chats"),
-              make_accelerator(torch.device(device)), batch_size, attack_lr)  # fmt: skip
     files = [data / f"mcq_{s}.jsonl" for s in SPLITS] + [
         data / "forget.txt",
         data / "retain.txt",

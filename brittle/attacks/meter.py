@@ -1,8 +1,10 @@
-"""How well an attacked model answers: the sets asked, one attack on one model, and which of its variants counts.
+"""How well an attacked model answers: the sets asked, one attack on one model, and which of its
+variants counts.
 
-Half A, which the attacker has, chooses among an attack's variants; half B, which it never saw, is what is reported. The
-variant that counts has the highest accuracy on half A, among equals the earlier one: of a rate's steps the first that answers
-as much. (Not the one with the lowest loss on half A: there the attack has learned A by heart, and B suffers from it.)
+Half A, which the attacker has, chooses among an attack's variants; half B, which it never saw, is
+what is reported. The variant that counts has the highest accuracy on half A, among equals the
+earlier one: of a rate's steps the first that answers as much. (Not the one with the lowest loss on
+half A: there the attack has learned A by heart, and B suffers from it.)
 """
 
 from dataclasses import dataclass, field
@@ -33,17 +35,24 @@ def eval_sets(data, max_items=200, seed=0):
 
 
 def interval(right, facts):
-    """Wilson's interval of the mean of `right` [0 or 1], with the facts as its sample: the questions of one fact go together."""
+    """Wilson's interval of the mean of `right` [0 or 1], with the facts as its sample: the
+    questions of one fact go together.
+    """
     count = len(set(facts))
     return intervals.wilson(sum(right) / len(right) * count, count)
 
 
 @dataclass
 class Meter:
-    """`measure` of one attack on one model. rows: COLUMNS and the attack's own; facts: {variant: {fact: [right, asked]}}.
+    """`measure` of one attack on one model: asks it every split, and keeps what it answered.
 
-    Unless `everything` is wanted, half B and retain are asked only of a variant that answers more of half A than those before:
-    the others cannot be chosen. `best` is the accuracy on half A of the best variant so far that answered every split.
+    sets        {split: items}, with forget_a before forget_b
+    everything  is every variant asked every split? If not, half B and retain are asked only of a
+                variant that answers more of half A than those before: no other can be chosen
+    rows        a row a variant and split: COLUMNS, and the attack's own columns
+    rights      {variant: {split: [1 where the item was answered rightly, else 0]}}
+    notes       what went wrong, as text
+    best        accuracy on half A of the best variant so far that answered every split
     """
 
     model: object
@@ -52,49 +61,74 @@ class Meter:
     batch_size: int = 256
     everything: bool = False
     rows: list = field(default_factory=list)
-    facts: dict = field(default_factory=dict)
+    rights: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
     best: float = -1.0
 
     def __call__(self, variant, prompt=None, model=None, **columns):
         """Ask the model, or `model` in its place (anything that answers model(**batch).logits)."""
-        model, made, facts, half_a = model or self.model, [], {}, 0.0
-        for split, items in self.sets.items():
-            try:
-                outcomes = mcq.outcomes(model, self.tokenizer, items, prompt, self.batch_size)
-            except UserError as error:
-                return self.broken(variant, error, **columns)
-            right = [outcome.right for outcome in outcomes]
-            nlls = [outcome.answer_nll for outcome in outcomes]
-            names = [item.get("fact", item["question"]) for item in items]
-            share, (low, high) = sum(right) / len(right), interval(right, names)
-            values = (variant, split, share, low, high, len(right), sum(nlls) / len(nlls))
-            made.append(dict(zip(COLUMNS, values, strict=True)) | columns)
-            if split == "forget_b":
-                for name, one in zip(names, right, strict=True):
-                    had = facts.get(name, [0, 0])
-                    facts[name] = [had[0] + one, had[1] + 1]
-            elif split == "forget_a":
-                half_a = share
-                if not self.everything and share <= self.best:
-                    break
-        self.best = max(
-            self.best, half_a
-        )  # only now: a variant that breaks on half B cannot be chosen
-        self.rows += made
-        self.facts[variant] = facts
-        return None
+        rows, rights, half_a = [], {}, 0.0
+        try:
+            for split, items in self.sets.items():
+                outcomes = mcq.outcomes(
+                    model or self.model, self.tokenizer, items, prompt, self.batch_size
+                )
+                row = measure_split(split, items, outcomes)
+                rows.append({"variant": variant, **row, **columns})
+                rights[split] = [outcome.right for outcome in outcomes]
+                if split == "forget_a":
+                    half_a = row["accuracy"]
+                    if not self.everything and half_a <= self.best:
+                        break
+        except UserError as error:
+            self.broken(variant, error, **columns)
+            return
+        # only now: a variant that breaks on half B cannot be chosen
+        self.best = max(self.best, half_a)
+        self.rows += rows
+        self.rights[variant] = rights
 
     def broken(self, variant, error, **columns):
         """A variant without a measurement: empty cells, never chance."""
         self.notes.append(f"{variant}: {error}")
         for split, items in self.sets.items():
-            values = (variant, split, None, None, None, len(items), None)
-            self.rows.append({**dict(zip(COLUMNS, values, strict=True)), **columns})
+            blank = dict.fromkeys(COLUMNS) | {"variant": variant, "split": split, "n": len(items)}
+            self.rows.append(blank | columns)
+
+    def facts(self, variant):
+        """{fact: [right, asked]} of half B under a variant; empty where it was not asked."""
+        counts = {}
+        rights = self.rights.get(variant, {}).get("forget_b", [])
+        for item, right in zip(self.sets["forget_b"] if rights else [], rights, strict=True):
+            count = counts.setdefault(fact_of(item), [0, 0])
+            count[0] += right
+            count[1] += 1
+        return counts
+
+
+def fact_of(item):
+    """The fact that an item asks; an item that names none is one of its own."""
+    return item.get("fact", item["question"])
+
+
+def measure_split(split, items, outcomes):
+    """A row of COLUMNS, but for the variant, of what a model answered to the items of a split."""
+    rights = [outcome.right for outcome in outcomes]
+    low, high = interval(rights, [fact_of(item) for item in items])
+    return {
+        "split": split,
+        "accuracy": sum(rights) / len(rights),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "n": len(rights),
+        "answer_nll": sum(outcome.answer_nll for outcome in outcomes) / len(outcomes),
+    }
 
 
 def choose(rows):
-    """The first variant with the highest accuracy on half A; None where all are broken. B is not read."""
+    """The first variant with the highest accuracy on half A; None where all are broken. B is not
+    read.
+    """
     known = [row for row in rows if row["split"] == "forget_a" and row["accuracy"] is not None]
     return max(known, key=lambda row: row["accuracy"])["variant"] if known else None
 
@@ -102,7 +136,9 @@ def choose(rows):
 def attack_model(
     attack, model, tokenizer, material, sets, banned, batch_size=256, everything=False
 ):
-    """The `Meter` of one attack, run. Raises UserError where the attack has read half B, or its settings are none."""
+    """The `Meter` of one attack, run. Raises UserError where the attack has read half B, or its
+    settings are none.
+    """
     attack.check()
     meter = Meter(model, tokenizer, sets, batch_size, everything)
     attack.run(model, tokenizer, material, meter)

@@ -1,14 +1,19 @@
 """Relearning: fine-tune the model on what the attacker has, and ask for what it was not trained on.
 
-On half A of the forget questions with their answers, all weights or low-rank adapters (retraining on T, testing on V:
-Deeb and Roger 2024, arXiv:2410.08827), or on benign texts alone (Lucki et al. 2024, arXiv:2409.18025). AdamW at a constant
-rate, float32 weights. A rate that breaks the model has no measurement from there on.
+The attacker has half A of the forget questions with their answers (retraining on T, testing on V:
+Deeb and Roger 2024, arXiv:2410.08827), or benign texts alone (Lucki et al. 2024, arXiv:2409.18025).
+All weights train, or low-rank adapters, by AdamW at a constant rate in float32. A rate that breaks
+the model has no measurement from there on.
+
+`fine_tune` is the only place that relearns: the scoreboard (`Relearn`), eval/tamper.py and
+unlearn/sequential_grid.py call it with settings of their own.
 """
 
 from dataclasses import dataclass
 
 from brittle.attacks.base import Attack, is_mini, kept, right_answers
 from brittle.base.errors import UserError
+from brittle.base.knobs import knob
 
 RATES = {
     "mini": {"full": (1e-3, 3e-3), "lora": (3e-3, 1e-2)},
@@ -16,40 +21,69 @@ RATES = {
 }
 
 
-def fine_tune(
-    model, tokenizer, texts, lr, steps, at, batch_size, seed, measure, lora_rank=0, label=None
-):
-    """Train `model` in place and call measure(step) at the steps of `at`. Raises UserError where the rate breaks it.
+@dataclass
+class FineTuning:
+    """One run of the attack's training.
 
-    With `lora_rank` adapters on all linear modules train; they are taken off again at the end.
+    at          steps behind which the model is measured batch_size  texts an optimizer step
+    lora_rank   rank of adapters on all linear modules, which train in place of the weights; 0 is
+    none label       what the progress bar is called; None shows none
     """
+
+    lr: float
+    steps: int
+    at: tuple
+    batch_size: int
+    seed: int
+    lora_rank: int = 0
+    label: str | None = None
+
+
+def encode_texts(model, tokenizer, texts):
+    """Token ids of the texts that an attack trains on, cut at the model's context."""
+    from brittle.data.batches import encode
+    from brittle.models.architectures import context_length
+
+    return encode(tokenizer, texts, context_length(model.config), "attack texts")
+
+
+def add_adapters(model, rank, seed):
+    """The model with low-rank adapters on all linear modules, which alone train."""
     import warnings
 
+    from brittle.training import adapters
+
+    with warnings.catch_warnings():
+        # PEFT asks transformers for a name that will go
+        warnings.simplefilter("ignore", FutureWarning)
+        return adapters.add(model, None, rank, 2.0 * rank, "all", seed)
+
+
+def fine_tune(model, pad_id, ids, tuning, measure):
+    """Train `model` in place on texts `ids` and call measure(step) behind the steps of `tuning.at`.
+
+    Adapters are taken off again at the end. Raises UserError where the rate breaks the model.
+    """
     import torch
 
-    from brittle.data.batches import Stream, encode
-    from brittle.models.architectures import context_length
+    from brittle.data.batches import Stream
     from brittle.models.logprobs import nll
-    from brittle.training import adapters
     from brittle.training.loop import make_accelerator, train
     from brittle.training.settings import Settings
     from brittle.training.steps import AfterStep
 
-    ids = encode(tokenizer, texts, context_length(model.config), "attack texts")
-    stream = Stream(ids, tokenizer.pad_token_id, batch_size, 1, seed, model.device)
-    settings = Settings(steps=steps, lr=lr, batch_size=batch_size, schedule="constant", seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # PEFT asks transformers for a name that will go
-        wrapped = (
-            adapters.add(model, None, lora_rank, 2.0 * lora_rank, "all", seed)
-            if lora_rank
-            else None
-        )
+    stream = Stream(ids, pad_id, tuning.batch_size, 1, tuning.seed, model.device)
+    settings = Settings(
+        steps=tuning.steps,
+        lr=tuning.lr,
+        batch_size=tuning.batch_size,
+        schedule="constant",
+        seed=tuning.seed,
+    )
+    adapted = add_adapters(model, tuning.lora_rank, tuning.seed) if tuning.lora_rank else None
 
     def after(step, row):
-        if step in at:
+        if step in tuning.at:
             model.eval()
             measure(step)
             model.train()
@@ -57,19 +91,13 @@ def fine_tune(
     def terms(step, micro, progress):
         return {"nll": nll(model, stream.batches(step)[micro])}
 
+    accelerator = make_accelerator(torch.device(model.device))
     model.train()
     try:
-        train(
-            model,
-            terms,
-            settings,
-            make_accelerator(torch.device(model.device)),
-            hooks=[AfterStep(after)],
-            label=label,
-        )
+        train(model, terms, settings, accelerator, hooks=[AfterStep(after)], label=tuning.label)
     finally:
-        if wrapped is not None:
-            wrapped.unload()
+        if adapted is not None:
+            adapted.unload()
         model.eval()
 
 
@@ -77,53 +105,61 @@ def fine_tune(
 class Relearn(Attack):
     """Fine-tunes all weights on half A of the forget questions with their answers.
 
-    `rates` None: those of RATES for the model's size.
+    Every rate of `rates` starts from the model as it is; None are those of RATES for the model's
+    size. The model is measured behind each step of `at`.
     """
 
     rates: tuple | None = None
-    steps: int = 50
+    steps: int = knob(50, "Optimizer steps at every rate.", low=1)
     at: tuple = (5, 20, 50)
-    batch_size: int = 32
-    lora_rank: int = 0
+    batch_size: int = knob(32, "Texts an optimizer step.", low=1)
+    lora_rank: int = knob(0, "Rank of low-rank adapters; 0 trains all weights.", low=0)
 
     def texts(self, material):
+        """The texts to train on."""
         return right_answers(material.forget())
 
     def run(self, model, tokenizer, material, measure):
-        texts = self.texts(material)
+        ids = encode_texts(model, tokenizer, self.texts(material))
+        size = "mini" if is_mini(model) else "large"
         kind = "lora" if self.lora_rank else "full"
-        for lr in self.rates or RATES["mini" if is_mini(model) else "large"][kind]:
-            with kept(model):
-                done = []
+        for lr in self.rates or RATES[size][kind]:
+            self.attack(model, tokenizer, ids, lr, measure)
 
-                def at_step(step, lr=lr, done=done):
-                    done.append(step)
-                    measure(f"lr {lr:g}, step {step}", lr=lr, step=step)
+    def attack(self, model, tokenizer, ids, lr, measure, label=None):
+        """Attack at one rate, then put the model back. Returns the UserError that ended it, or
+        None.
+        """
+        measured = []
+        tuning = FineTuning(
+            lr=lr,
+            steps=self.steps,
+            at=tuple(step for step in self.at if step <= self.steps),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            lora_rank=self.lora_rank,
+            label=label,
+        )
 
-                seen = {step for step in self.at if step <= self.steps}
-                try:
-                    fine_tune(
-                        model,
-                        tokenizer,
-                        texts,
-                        lr,
-                        self.steps,
-                        seen,
-                        self.batch_size,
-                        self.seed,
-                        at_step,
-                        self.lora_rank,
-                    )
-                except UserError as error:
-                    for step in sorted(seen - set(done)):
-                        measure.broken(f"lr {lr:g}, step {step}", error, lr=lr, step=step)
+        def measure_step(step):
+            measured.append(step)
+            measure(f"lr {lr:g}, step {step}", lr=lr, step=step)
+
+        with kept(model):
+            try:
+                fine_tune(model, tokenizer.pad_token_id, ids, tuning, measure_step)
+            except UserError as error:
+                for step in sorted(set(tuning.at) - set(measured)):
+                    measure.broken(f"lr {lr:g}, step {step}", error, lr=lr, step=step)
+                return error
+        return None
 
 
 @dataclass
 class RelearnLora(Relearn):
     """Fine-tunes low-rank adapters on half A, not the weights."""
 
-    lora_rank: int = 8
+    lora_rank: int = knob(8, "Rank of low-rank adapters.", low=1)
 
 
 @dataclass

@@ -1,4 +1,6 @@
-"""One model under many attacks: loaded once, attacked cell by cell, every cell kept in a file of its own until it is stale."""
+"""One model under many attacks: loaded once, attacked cell by cell, every cell kept in a file of
+its own until it is stale.
+"""
 
 import json
 import time
@@ -28,7 +30,9 @@ DATA = (
 
 @dataclass
 class Session:
-    """A model folder and a data folder; the model is loaded, inside `guard` if any, when the first attack needs it."""
+    """A model folder and a data folder; the model is loaded, inside `guard` if any, when the first
+    attack needs it.
+    """
 
     folder: Path
     data: Path
@@ -64,7 +68,9 @@ class Session:
         return mcq.chance(items)
 
     def rows(self, attack, columns):
-        """A row (`columns` and those of COLUMNS) a variant and split, every split asked of every variant; broken ones said."""
+        """A row (`columns` and those of COLUMNS) a variant and split, every split asked of every
+        variant; broken ones said.
+        """
         meter, material = self.run(attack, everything=True)
         for note in meter.notes:
             print(f"note: {note}")
@@ -72,7 +78,9 @@ class Session:
         return [{c: row.get(c) for c in [*columns, *COLUMNS]} for row in meter.rows]
 
     def run(self, attack, everything=False):
-        """(`Meter`, `Material`) of an attack (an object). Raises UserError where it has read half B."""
+        """(`Meter`, `Material`) of an attack (an object). Raises UserError where it has read half
+        B.
+        """
         material, sets = Material(self.data), eval_sets(self.data, self.max_items, attack.seed)
         return attack_model(
             attack, *self.model(), material, sets, forbidden(self.data), self.batch_size, everything
@@ -91,7 +99,9 @@ class Session:
         return json.loads(json.dumps(made, default=str))
 
     def cell(self, name, seed, described):
-        """The outcome of attack `name` with `seed`: a dict that JSON can hold. A failed attack has no numbers, but a note."""
+        """The outcome of attack `name` with `seed`: a dict that JSON can hold. A failed attack has
+        no numbers, but a note.
+        """
         attack = attack_class(name)(seed=seed)
         made = {
             "key": self.key(name, attack, described),
@@ -113,7 +123,7 @@ class Session:
             made |= {
                 "rows": meter.rows,
                 "chosen": best,
-                "facts": meter.facts.get(best, {}),
+                "facts": meter.facts(best),
                 "notes": meter.notes,
             }
             made |= {"texts_read": len(material.read), "read_sha256": material.digest()}
@@ -139,7 +149,9 @@ def read_cell(path, key):
 
 
 def cells(session, names, seeds, folder, force=False, say=print):
-    """[(attack, seed, cell)] of all attacks and seeds; those in `folder` that are still true are taken from there."""
+    """[(attack, seed, cell)] of all attacks and seeds; those in `folder` that are still true are
+    taken from there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     described = {path: describe_file(path) for path in session.inputs()}
     for seed in seeds:

@@ -1,4 +1,6 @@
-"""The sequential experiment log run on another model: a row's settings scaled to it, made in memory, measured, attacked."""
+"""The sequential experiment log run on another model: a row's settings scaled to it, made in
+memory, measured, attacked.
+"""
 
 import copy
 from dataclasses import dataclass
@@ -24,10 +26,12 @@ def scale_layers(text, blocks):
 
 
 def scaled(row, blocks, width, tokens, steps, lr):
-    """(knobs, settings) of a log's row. `tokens`: mean length of a retain text; steps, lr: factors on the log's.
+    """(knobs, settings) of a log's row. `tokens`: mean length of a retain text; steps, lr: factors
+    on the log's.
 
-    Blocks keep their relative depth, and the number of optimizer steps is divided over the phases there are. kl_sum is a
-    sum over a text: its weight is multiplied by 2048 / tokens, so that a token weighs what it weighed in the log.
+    Blocks keep their relative depth, and the number of optimizer steps is divided over the phases
+    there are. kl_sum is a sum over a text: its weight is multiplied by 2048 / tokens, so that a
+    token weighs what it weighed in the log.
     """
     loss, _, reduction = row["retain_loss"].partition("_")
     retain_coef = float(row["retain_coef"]) * (LOG_LENGTH / tokens if reduction == "sum" else 1)
@@ -54,21 +58,28 @@ def scaled(row, blocks, width, tokens, steps, lr):
 
 @dataclass
 class Lab:
-    """What all rows share. sets: {forget, retain: token ids}; items: {split: multiple-choice items}, with `heldout`, half B of
-    the forget facts; attack_texts: half A's questions with answers; chats: token ids."""
+    """What all rows share.
+
+    sets      {forget, retain: token ids of texts} items     {split: multiple-choice items}, with
+    `heldout`, half B of the forget facts relearn   relearn(model, seed, measure) attacks the model
+    in place: it trains on half A and calls
+              measure(step) behind the steps of AT
+    chats     token ids of texts
+    """
 
     base: object
     tokenizer: object
     sets: dict
     items: dict
-    attack_texts: list
+    relearn: object
     chats: list
     accelerator: object
     batch_size: int
-    attack_lr: float
 
     def run(self, row, seed, steps, lr, lora_rank=16):
-        """(knobs, settings, measures) of one row: trained, measured, attacked. A run that breaks has no measures but `note`."""
+        """(knobs, settings, measures) of one row: trained, measured, attacked. A run that breaks
+        has no measures but `note`.
+        """
         model, made = copy.deepcopy(self.base), ({}, {})
         measures = {}
         try:
@@ -132,33 +143,13 @@ class Lab:
         return found
 
     def attack(self, model, seed):
-        """Held-out accuracy after 10 and 100 steps of full fine-tuning on half A (AdamW, constant rate)."""
-        from brittle.data.batches import Stream
-        from brittle.models.logprobs import nll
-        from brittle.training.loop import train
-        from brittle.training.settings import Settings
-        from brittle.training.steps import AfterStep
-
+        """{column: held-out accuracy and its interval} after 10 and 100 steps of the attack."""
         for p in model.parameters():
-            p.requires_grad_(True)
-        stream = Stream(
-            self.attack_texts, self.tokenizer.pad_token_id, self.batch_size, 1, seed, model.device
-        )
-        settings = Settings(
-            steps=max(AT),
-            lr=self.attack_lr,
-            batch_size=self.batch_size,
-            schedule="constant",
-            seed=seed,
-        )
-        found = {}
+            p.requires_grad_()
+        measures = {}
 
-        def after(step, row):
-            if step in AT:
-                found.update(self.measure(model.eval(), ("heldout",), f"_{step}"))
-                model.train()
+        def measure(step):
+            measures.update(self.measure(model, ("heldout",), f"_{step}"))
 
-        model.train()
-        train(model, lambda step, micro, progress: {"nll": nll(model, stream.batches(step)[micro])}, settings,
-              self.accelerator, hooks=[AfterStep(after)], label=None)  # fmt: skip
-        return found
+        self.relearn(model, seed, measure)
+        return measures

@@ -10,7 +10,9 @@ import pytest
 
 from brittle.attacks import attack_class
 from brittle.attacks.base import Prompt
-from brittle.attacks.meter import eval_sets
+from brittle.attacks.material import Material
+from brittle.attacks.meter import Meter, eval_sets
+from brittle.attacks.relearn import RelearnBenign
 from brittle.base import knobs
 from brittle.data.items import SPLITS
 from brittle.metrics import mcq
@@ -164,14 +166,23 @@ def test_relearning_on_other_texts(family, data, tmp_path, script):
                   "--batch-size", "2", "--on", "benign", "--lora-rank", "2", "--outdir", tmp_path)  # fmt: skip
     assert done.code == 0 and len(read(tmp_path / "tamper_items.csv")) == 2 * 30, done.err
     model, tokenizer = load_model(family.base, "cpu", "float32"), load_tokenizer(family.base)
-    for split, items in tamper["eval_sets"](data, 5, 0).items():
-        (row,) = [
-            r for r in read(tmp_path / "tamper.csv") if (r["split"], r["step"]) == (split, "0")
-        ]
+    sets, rows = tamper["eval_sets"](data, 5, 0), read(tmp_path / "tamper.csv")
+    for split, items in sets.items():
         outcomes = mcq.outcomes(model, tokenizer, items, Prompt())
         right, nlls = [o.right for o in outcomes], [o.answer_nll for o in outcomes]
-        found = float(row["accuracy"]), float(row["answer_nll"])
-        assert found == pytest.approx((sum(right) / len(right), sum(nlls) / len(nlls)), rel=1e-4)
+        (row,) = [r for r in rows if (r["split"], r["step"]) == (split, "0")]
+        measured = float(row["accuracy"]), float(row["answer_nll"])
+        assert measured == pytest.approx((sum(right) / len(right), sum(nlls) / len(nlls)), rel=1e-4)
+    # behind a step it is the scoreboard's attack with the same settings
+    meter = Meter(model, tokenizer, sets, tamper["BATCH_SIZE"], everything=True)
+    settings = {"rates": (1e-3,), "steps": 1, "at": (1,), "batch_size": 2, "lora_rank": 2}
+    RelearnBenign(0, **settings).run(model, tokenizer, Material(data), meter)
+    attacked = [r for r in rows if r["step"] == "1"]
+    assert len(attacked) == len(meter.rows) == len(sets)
+    for row, wanted in zip(attacked, meter.rows, strict=True):
+        assert row["split"] == wanted["split"]
+        assert float(row["accuracy"]) == wanted["accuracy"]
+        assert float(row["answer_nll"]) == wanted["answer_nll"]
 
 
 MISTAKES = {

@@ -312,7 +312,7 @@ def test_half_a_chooses_and_a_broken_model_has_no_accuracy(loaded, data):
         "forget_b",
         "retain",
         "forget_a",
-    ] and not meter.facts["second"]
+    ] and not meter.facts("second")
     with base.kept(model):
         next(model.parameters()).data.fill_(float("nan"))
         meter("broken")
@@ -365,7 +365,7 @@ def test_among_equals_on_half_a_the_first_counts_and_loss_has_no_say(monkeypatch
         "worse": ((0.9, 0.01), b),
     }
     meter, asked = planted(monkeypatch, outcomes, everything)
-    assert choose(meter.rows) == "first" and meter.best == 1 and len(meter.facts["first"]) == 10
+    assert choose(meter.rows) == "first" and meter.best == 1 and len(meter.facts("first")) == 10
     on_b = [variant for variant, split in asked if split == "forget_b"]
     assert on_b == (list(outcomes) if everything else ["low", "first"])
 
@@ -391,9 +391,9 @@ def test_a_variant_that_breaks_on_half_b_cannot_be_chosen(monkeypatch, broken):
     }
     assert (
         chosen_rows == {"forget_a": 0.8, "forget_b": 0.4, "retain": 0.5}
-        and len(meter.facts["holds"]) == 10
+        and len(meter.facts("holds")) == 10
     )
-    assert meter.best == 0.8 and meter.notes == ["breaks: NaN"] and "breaks" not in meter.facts
+    assert meter.best == 0.8 and meter.notes == ["breaks: NaN"] and meter.facts("breaks") == {}
 
 
 def test_cells_are_kept_until_they_are_stale(family, data, tmp_path, monkeypatch):
