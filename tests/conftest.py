@@ -80,6 +80,33 @@ def family(data, tmp_path_factory):
     return SimpleNamespace(**folders)
 
 
+@pytest.fixture(scope="session")
+def knowing(family, data, tmp_path_factory):
+    """The folder of a small model that has learned the forget and retain questions by heart."""
+    from brittle.data.batches import pad
+    from brittle.data.texts import read_lines
+    from brittle.models.load import load_model, load_tokenizer
+    from brittle.models.logprobs import nll
+
+    model, tokenizer = load_model(family.base), load_tokenizer(family.base)
+    lines = [
+        line
+        for s in ("forget", "retain")
+        for line in read_lines(data / f"{s}.txt")
+        if "Answer:" in line
+    ]
+    batch = pad(tokenizer(lines)["input_ids"], tokenizer.pad_token_id)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nll(model, batch).backward()
+        optimizer.step()
+    folder = tmp_path_factory.mktemp("knowing") / "base"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture
 def script(monkeypatch):
     """script(path, *arguments) -> .code, .out, .err, in this process: what a test has patched holds for the script."""

@@ -4,7 +4,7 @@
     uv run python -m brittle.report.docs_tables --check    names them, exits 1, and writes nothing
 
 A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. NAME is a key of TABLES (a
-function that returns Markdown) or of MEASURED_TABLES (a CSV of docs/measured/ and its columns).
+function that returns Markdown) or of CSV_TABLES (a CSV below docs/ and its columns).
 No table stands outside such marks. tests/house/test_docs.py holds both.
 
 The CSVs of docs/measured/ are copies of what a run wrote (scoreboard.csv, methods.csv), or numbers
@@ -23,10 +23,10 @@ from brittle.base.tables import read_cells, read_rows
 from brittle.inference.sweep import COLUMNS as SWEEP_COLUMNS
 from brittle.report import sequential
 
-MEASURED = Path("docs/measured")
+DOCS = Path("docs")
 MARKS = re.compile(r"<!-- begin ([\w -]+) -->\n(.*?)<!-- end \1 -->", re.S)
 
-# Tables of measured numbers: {NAME: (file, {heading: template})}.
+# Tables of CSVs below docs/: {NAME: (file, {heading: template})}.
 # A template names columns of the CSV.
 INTERVAL = "{%s} [{%s_low}, {%s_high}]"
 
@@ -35,9 +35,9 @@ def _with_interval(column):
     return INTERVAL % (column, column, column)
 
 
-MEASURED_TABLES = {
+CSV_TABLES = {
     "first result": (
-        "first_result.csv",
+        "measured/first_result.csv",
         {
             "model": "{model}",
             "forget accuracy": "{forget_accuracy}",
@@ -49,11 +49,15 @@ MEASURED_TABLES = {
         },
     ),
     "waiting times": (
-        "waiting_times.csv",
+        "measured/waiting_times.csv",
         {"step": "{step}", "command": "`{command}`", "time": "{time}"},
     ),
+    "data files": (
+        "data_files.csv",
+        {"file": "`{file}`", "a line": "{line}", "needed for": "{needed for}"},
+    ),
     "deduction": (
-        "deduction.csv",
+        "measured/deduction.csv",
         {
             "measure": "{measure}",
             "Base": _with_interval("base"),
@@ -62,11 +66,11 @@ MEASURED_TABLES = {
         },
     ),
     "filter search": (
-        "filter_search.csv",
+        "measured/filter_search.csv",
         {"questions on": "{split}", "accuracy": "{accuracy}", "questions": "{questions}"},
     ),
     "filter overlap": (
-        "filter_overlap.csv",
+        "measured/filter_overlap.csv",
         {
             "overlap of entities": "{overlap}",
             "forget accuracy, 95 %": _with_interval("forget_accuracy"),
@@ -75,11 +79,11 @@ MEASURED_TABLES = {
         },
     ),
     "filter components": (
-        "filter_components.csv",
+        "measured/filter_components.csv",
         {"components": "{components}", "forget accuracy": "{forget_accuracy}"},
     ),
     "filter anonymisers": (
-        "filter_anonymisers.csv",
+        "measured/filter_anonymisers.csv",
         {
             "forget texts anonymised by": "{anonymised_by}",
             "network": "{network}",
@@ -88,7 +92,7 @@ MEASURED_TABLES = {
         },
     ),
     "filter published": (
-        "filter_published.csv",
+        "measured/filter_published.csv",
         {
             "published": "{published}",
             "made from": "{made_from}",
@@ -97,14 +101,14 @@ MEASURED_TABLES = {
         },
     ),
     "blind": (
-        "blind.csv",
+        "measured/blind.csv",
         {
             "forget states are taken from": "{forget_states_from}",
             "forget accuracy": "{forget_accuracy}",
         },
     ),
     "guards": (
-        "guards.csv",
+        "measured/guards.csv",
         {
             "guard": "`{guard}`",
             "forget accuracy": "{forget_accuracy}",
@@ -113,7 +117,7 @@ MEASURED_TABLES = {
         },
     ),
     "hours": (
-        "hours.csv",
+        "measured/hours.csv",
         {
             "what": "{what}",
             "hardware": "{hardware}",
@@ -122,7 +126,7 @@ MEASURED_TABLES = {
         },
     ),
     "sources": (
-        "sources.csv",
+        "measured/sources.csv",
         {
             "file": "`{file}`",
             "what": "{what}",
@@ -134,8 +138,8 @@ MEASURED_TABLES = {
 
 
 def read(name):
-    """The rows of a CSV of docs/measured/, as dicts of text."""
-    return read_cells(MEASURED / name)
+    """The rows of a CSV below docs/, as dicts of text."""
+    return read_cells(DOCS / name)
 
 
 def markdown(head, rows):
@@ -158,8 +162,8 @@ def two_digits(value):
 
 
 def measured_table(name):
-    """The table called `name` in MEASURED_TABLES."""
-    file, columns = MEASURED_TABLES[name]
+    """The table called `name` in CSV_TABLES."""
+    file, columns = CSV_TABLES[name]
     rows = []
     for row in read(file):
         cells = {key: shown(value) for key, value in row.items()}
@@ -201,7 +205,7 @@ def methods_table(measured=None):
     """
     from brittle.methods import METHODS
 
-    rows = read("methods.csv") if measured is None else measured
+    rows = read("measured/methods.csv") if measured is None else measured
     by_name = {row["method"]: row for row in rows}
     names = [*METHODS, *(name for name in by_name if name not in METHODS)]
     head = [
@@ -254,8 +258,8 @@ def _method_scores(row):
 
 
 def scoreboard_table():
-    """Held-out recovery of every method under every attack (mean over seeds), and two accuracies."""
-    rows = read("scoreboard.csv")
+    """Held-out recovery of every method under every attack, and two rows of accuracies."""
+    rows = read("measured/scoreboard.csv")
     attacks = list(dict.fromkeys(row["attack"] for row in rows))
     names = list(dict.fromkeys(row["method"] for row in rows))
     ends = [name for name in names if name in ("base", "filtered")]
@@ -304,12 +308,12 @@ def attacks_table():
 
 def sequential_log_table():
     """Every row of the published log of sequential unlearning, beside what was measured here."""
-    return markdown(sequential.HEAD, sequential.lines(read_rows(MEASURED / "sequential_log.csv")))
+    return markdown(sequential.HEAD, sequential.lines(read_rows(DOCS / "measured/sequential_log.csv")))
 
 
 def sequential_findings_table():
     """What the repeated runs say of the log's findings."""
-    rows = sequential.found_lines(read_rows(MEASURED / "sequential_findings.csv"))
+    rows = sequential.found_lines(read_rows(DOCS / "measured/sequential_findings.csv"))
     return markdown(sequential.FOUND_HEAD, rows)
 
 
@@ -371,7 +375,7 @@ TABLES = {
 
 def table(name):
     """The Markdown of the table called `name`. Raises KeyError for an unknown one."""
-    if name in MEASURED_TABLES:
+    if name in CSV_TABLES:
         return measured_table(name)
     return TABLES[name]()
 

@@ -7,15 +7,12 @@ import pytest
 import torch
 
 from brittle.base.errors import UserError
-from brittle.data.batches import pad
-from brittle.data.texts import read_lines
 from brittle.filters import folder as filters_folder
 from brittle.filters.fit import refuse
 from brittle.filters.folder import load_candidates, table_row
 from brittle.filters.leaks import Tables, varied
 from brittle.models.filter import Filter, hooked, load, load_filtered
-from brittle.models.load import load_model, load_tokenizer
-from brittle.models.logprobs import nll
+from brittle.models.load import load_model
 from brittle.report import filter
 
 SMALL = ("--max-samples", "60")
@@ -24,28 +21,6 @@ SMALL = ("--max-samples", "60")
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     return tmp_path_factory.mktemp("filter") / "base__filter"
-
-
-@pytest.fixture(scope="module")
-def knowing(family, data, tmp_path_factory):
-    """The folder of a small model that has learned the forget and retain questions by heart."""
-    model, tokenizer = load_model(family.base), load_tokenizer(family.base)
-    lines = [
-        line
-        for s in ("forget", "retain")
-        for line in read_lines(data / f"{s}.txt")
-        if "Answer:" in line
-    ]
-    batch = pad(tokenizer(lines)["input_ids"], tokenizer.pad_token_id)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(60):
-        optimizer.zero_grad()
-        nll(model, batch).backward()
-        optimizer.step()
-    folder = tmp_path_factory.mktemp("knowing") / "base"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 def rows(path):
