@@ -308,7 +308,8 @@ def attacks_table():
 
 def sequential_log_table():
     """Every row of the published log of sequential unlearning, beside what was measured here."""
-    return markdown(sequential.HEAD, sequential.lines(read_rows(DOCS / "measured/sequential_log.csv")))
+    rows = sequential.lines(read_rows(DOCS / "measured/sequential_log.csv"))
+    return markdown(sequential.HEAD, rows)
 
 
 def sequential_findings_table():

@@ -1,9 +1,9 @@
 """The commands of the front page and the cookbook run, word for word, on tiny models.
 
 So do the templates of CONTRIBUTING. A recipe runs in a folder that looks like the repository after
-a first run: links to the scripts, `outputs/models/mini-base`, `data/mini` and what the cookbook calls
-`my_...`. Whole pipelines are planned here and not run (--dry-run): tests/pipeline/test_pipeline.py
-runs one.
+a first run: links to the scripts, `outputs/models/mini-base`, `data/mini` and what the cookbook
+calls `my_...`. Whole pipelines are planned here and not run (--dry-run); a test of the pipeline
+(tests/pipeline/test_pipeline.py) runs one.
 """
 
 import importlib.util
