@@ -1,4 +1,8 @@
-"""Linear readouts of texts: features from one forward pass, logistic regression, and what length and words alone tell."""
+"""Linear readouts of texts: features of one forward pass, logistic probes, and what words alone tell.
+
+A probe is scikit-learn's `LogisticRegression`. On a GPU, where a model of 7B parameters asks for a
+thousand probes of a few hundred coordinates, `logistic` minimises the same objective there.
+"""
 
 import torch
 
@@ -9,42 +13,48 @@ from brittle.maths.intervals import fold_auc
 from brittle.models.hooks import residual_stream
 
 POOLS = ("mean", "last")
+NEIGHBOURS = 6  # lines: in the mini world, what is said of one fact
+TOLERANCE = 1e-8  # largest entry of the gradient a text, at which a probe counts as fitted
 
 
 def features(model, ids, pad_id, batch_size, pools=POOLS):
-    """{pool: [texts, N+1, D] float32, CPU}: the mean over real tokens, and the last one, of every layer's residual stream."""
-    config, found = model.config, {}
-    for pool in pools:
-        found[pool] = torch.zeros(len(ids), config.num_hidden_layers + 1, config.hidden_size)
+    """{pool: [texts, N+1, D]}, float32 on the CPU: every layer's residual stream, pooled over a text.
+
+    `mean` is the mean over real tokens, `last` the last one.
+    """
+    config = model.config
+    shape = len(ids), config.num_hidden_layers + 1, config.hidden_size
+    pooled = {pool: torch.zeros(shape) for pool in pools}
     with torch.no_grad():
         for indices, batch in batches(ids, pad_id, batch_size, model.device, TOKENS):
             mask = batch["attention_mask"]
-            last, rows = mask.sum(1) - 1, torch.arange(len(mask), device=mask.device)
+            last = mask.sum(1) - 1
+            rows = torch.arange(len(mask), device=mask.device)
             for layer, h in enumerate(residual_stream(model, batch)):
-                if "last" in found:
-                    found["last"][indices, layer] = h[rows, last].float().cpu()
-                if "mean" in found:
+                if "last" in pooled:
+                    pooled["last"][indices, layer] = h[rows, last].float().cpu()
+                if "mean" in pooled:
                     total = (h.float() * mask[..., None]).sum(1)
-                    found["mean"][indices, layer] = (total / mask.sum(1, keepdim=True)).cpu()
-    return found
+                    pooled["mean"][indices, layer] = (total / mask.sum(1, keepdim=True)).cpu()
+    return pooled
 
 
 def bag_of_words(ids):
-    """[texts, tokens that occur] float32: each text's token counts."""
+    """[texts, tokens that occur], float32: how often each token stands in each text."""
     vocabulary = {t: i for i, t in enumerate(sorted({t for text in ids for t in text}))}
     counts = torch.zeros(len(ids), len(vocabulary))
     for row, text in enumerate(ids):
-        counts[row].index_add_(
-            0, torch.tensor([vocabulary[t] for t in text]), torch.ones(len(text))
-        )
+        columns = torch.tensor([vocabulary[t] for t in text])
+        counts[row].index_add_(0, columns, torch.ones(len(text)))
     return counts
 
 
 def logistic(x, y, c=1.0, max_iter=100):
-    """(w [d], b) minimising c sum log(1 + exp(-y z)) + ||w||^2 / 2, z = x w + b: scikit-learn's L2 objective.
+    """(w [d], b) minimising c sum log(1 + exp(-y z)) + ||w||^2 / 2 with z = x w + b, on any device.
 
-    x [n, d], y [n] of -1 and 1, float64; Newton's method with halved steps, exact to a gradient of 1e-8 a text. The curvature
-    is summed in float32: it only directs a step, and the gradient says when to stop.
+    This is scikit-learn's L2 objective. x [n, d] and y [n] of -1 and 1 are float64. Newton's method
+    with halved steps, until the gradient is below TOLERANCE a text. The curvature is summed in
+    float32: it only directs a step, and the gradient decides when to stop.
     """
     n, d = x.shape
     x1 = torch.cat([x, x.new_ones(n, 1)], 1)
@@ -59,12 +69,11 @@ def logistic(x, y, c=1.0, max_iter=100):
     for _ in range(max_iter):
         p = torch.sigmoid(-y * (x1 @ w))
         gradient = ridge * w - c * x1.T @ (y * p)
-        if gradient.abs().max() < 1e-8 * c * n:
+        if gradient.abs().max() < TOLERANCE * c * n:
             break
         hessian = c * ((short.T * (p * (1 - p)).float()) @ short).double() + ridge.diag()
-        hessian[-1, -1] += (
-            1e-12 * c * n
-        )  # the intercept has no penalty, and no curvature once all texts are fitted
+        # The intercept has no penalty, and no curvature once all texts are fitted.
+        hessian[-1, -1] += 1e-12 * c * n
         step, size = torch.linalg.solve(hessian, gradient), 1.0
         while (then := loss(w - size * step)) > now and size > 1e-4:
             size /= 2
@@ -74,13 +83,41 @@ def logistic(x, y, c=1.0, max_iter=100):
     return w[:-1], w[-1]
 
 
+def scikit_learns(x, y, c=1.0, max_iter=100):
+    """(w [d], b) of scikit-learn's LogisticRegression on x [n, d] and y [n] of -1 and 1; CPU, float64.
+
+    Of its solvers `newton-cholesky` is the one that reaches TOLERANCE fast: with lbfgs the probes of
+    a mini model take more than twice as long.
+    """
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    probe = LogisticRegression(C=c, max_iter=max_iter, tol=TOLERANCE, solver="newton-cholesky")
+    with warnings.catch_warnings():
+        # A small --max-iter is what the user asked for.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        probe.fit(x.numpy(), y.numpy())
+    return torch.from_numpy(probe.coef_[0]), float(probe.intercept_[0])
+
+
+def fit(x, y, c, max_iter):
+    """(w [d], b) of a logistic probe, by scikit-learn on the CPU and by `logistic` elsewhere."""
+    if x.device.type == "cpu" and x.shape[1]:  # scikit-learn does not fit an intercept alone
+        return scikit_learns(x, y, c, max_iter)
+    return logistic(x, y, c, max_iter)
+
+
 def coordinates(seen, unseen):
-    """Standardised features of the training and of the held-out texts, wide ones as coordinates in the span of the former
-    (which changes no solution of a ridge problem)."""
+    """Standardised features of the training texts [n, d] and the held-out texts [m, d].
+
+    Where there are more features than training texts, both become coordinates in the span of the
+    training texts. This changes no solution of a ridge problem.
+    """
     mean, spread = seen.mean(0), seen.std(0)
-    spread = torch.where(
-        spread > 1e-7 * spread.max(), spread, torch.inf
-    )  # a constant feature says nothing
+    # A constant feature says nothing; an infinite spread makes it zero.
+    spread = torch.where(spread > 1e-7 * spread.max(), spread, torch.inf)
     seen, unseen = (seen - mean) / spread, (unseen - mean) / spread
     if seen.shape[1] > seen.shape[0]:
         values, vectors = torch.linalg.eigh(seen @ seen.T)
@@ -93,8 +130,14 @@ def coordinates(seen, unseen):
 def held_out_scores(x, labelings, fold, train=None, c=1.0, max_iter=100, device="cpu"):
     """[labelings, n] decision values of texts x [n, d] that the classifier of their fold never saw.
 
-    `train` [folds, n]: the texts that each fold's classifier learns from (default: all of the other folds).
+    `train` [folds, n] bool: the texts that each fold's classifier learns from (default: all of the
+    other folds). Raises UserError where a fold's classifier would see one class alone, and where x
+    holds NaN or Inf.
     """
+    if not x.isfinite().all():
+        raise UserError(
+            "activations hold NaN or Inf: the model is broken, and a probe reads nothing."
+        )
     x, fold = x.to(device, torch.float64), torch.as_tensor(fold).to(device)
     labelings = [torch.as_tensor(labels).to(device) for labels in labelings]
     scores = torch.zeros(len(labelings), len(x), dtype=torch.float64, device=device)
@@ -107,13 +150,16 @@ def held_out_scores(x, labelings, fold, train=None, c=1.0, max_iter=100, device=
             )
         seen, unseen = coordinates(x[learn], x[test])
         for i, labels in enumerate(labelings):
-            w, b = logistic(seen, labels[learn].double() * 2 - 1, c, max_iter)
+            w, b = fit(seen, labels[learn].double() * 2 - 1, c, max_iter)
             scores[i, test] = unseen @ w + b
     return scores.cpu()
 
 
 def words_scores(counts, labels, fold, train=None):
-    """[n] held-out log odds of multinomial naive Bayes (add-one smoothing) on token counts [n, vocabulary]."""
+    """[n] held-out log odds of multinomial naive Bayes (add-one smoothing).
+
+    counts [n, vocabulary] are those of `bag_of_words`; `train` is as in `held_out_scores`.
+    """
     scores = torch.zeros(len(counts), dtype=torch.float64)
     for number, f in enumerate(fold.unique()):
         learn = fold != f if train is None else train[number]
@@ -123,57 +169,60 @@ def words_scores(counts, labels, fold, train=None):
     return scores
 
 
-NEIGHBOURS = 6  # lines: in the mini world, what is said of one fact
-
-
 def stretches(groups, count):
-    """[n] which of `count` contiguous stretches each text lies in; texts of one group (a fact) are never parted."""
+    """[n] which of `count` contiguous stretches each text lies in.
+
+    `groups` [n] names each text's group, a fact. Texts of one group are never parted.
+    """
     order, sizes = {}, []
     for group in groups:
         order.setdefault(group, len(order))
-        sizes += [0] * (len(order) - len(sizes))
+        if len(sizes) < len(order):
+            sizes.append(0)
         sizes[order[group]] += 1
     sizes = torch.tensor(sizes)
-    return ((sizes.cumsum(0) - sizes) * count // max(1, len(groups)))[
-        [order[group] for group in groups]
-    ]
+    stretch_of_group = (sizes.cumsum(0) - sizes) * count // max(1, len(groups))
+    return stretch_of_group[[order[group] for group in groups]]
 
 
 class Task:
-    """Two classes of texts for a probe: labels, folds, what each fold learns from, and a control with labels that mean nothing.
+    """Two classes of texts for a probe: labels, folds, and a control whose labels mean nothing.
 
-    Folds are stretches of each class that keep together the texts of one fact: `groups` names each text's. Where a file does
-    not name its facts (groups None), lines of one fact stand side by side, so a fold does not learn from the NEIGHBOURS lines
-    before and behind what it is tested on. The control's labels are 1 in every other of 2 k stretches of each class, so they
-    are balanced in each fold, and a classifier that beats chance on them uses what neighbouring texts share.
+    Folds are stretches of each class that keep together the texts of one fact: `groups` names each
+    text's. Where a file does not name its facts (groups None), lines of one fact stand side by side,
+    so a fold does not learn from the NEIGHBOURS lines before and behind what it is tested on.
+
+    The control's labels are 1 in every other of 2 k stretches of each class. They are balanced in
+    each fold, and a classifier that beats chance on them uses what neighbouring texts share.
+
+    labels, fold, control [n], class 1 first; train [k, n]: what each fold's classifier learns from;
+    facts [n]: each text's fact, and its own where it names none; units: facts of the smaller class.
+    Raises UserError where there are too few facts or texts for k folds.
     """
 
     def __init__(self, n_one, n_zero, k, groups=(None, None)):
-        sizes = [len(set(g)) if g else n for g, n in zip(groups, (n_one, n_zero), strict=True)]
+        classes = list(zip(groups, (n_one, n_zero), strict=True))
+        sizes = [len(set(named)) if named else n for named, n in classes]
         if min(sizes) < 2 * k:
             what = "facts" if groups[sizes.index(min(sizes))] else "texts"
             raise UserError(
-                f"a probe with {k} folds needs at least {2 * k} {what} a class; there are {min(sizes)}."
+                f"a probe with {k} folds needs at least {2 * k} {what} a class; "
+                f"there are {min(sizes)}."
             )
-        parts = [
-            stretches(g or range(n), 2 * k) for g, n in zip(groups, (n_one, n_zero), strict=True)
-        ]
+        self.units = min(sizes)
         self.labels = torch.cat([torch.ones(n_one), torch.zeros(n_zero)]).long()
-        self.units = min(sizes)  # independent ones of a class
-        names = [
-            g or [(side, i) for i in range(n)]
-            for side, (g, n) in enumerate(zip(groups, (n_one, n_zero), strict=True))
-        ]
-        self.facts = [
-            name for part in names for name in part
-        ]  # [n]: a text that names no fact is one of its own
-        self.fold, self.control = torch.cat(parts) // 2, torch.cat(parts) % 2
+        self.facts = []
+        for side, (named, n) in enumerate(classes):
+            self.facts += named or [(side, i) for i in range(n)]
+        halves = [stretches(named or range(n), 2 * k) for named, n in classes]
+        self.fold, self.control = torch.cat(halves) // 2, torch.cat(halves) % 2
         if len(self.fold.unique()) < k:
             raise UserError(
                 f"one fact has so many texts that {k} folds cannot be made: lower --folds."
             )
         learned = [
-            self._learned(part // 2, k, bool(g)) for part, g in zip(parts, groups, strict=True)
+            self._learned(half // 2, k, bool(named))
+            for half, (named, _) in zip(halves, classes, strict=True)
         ]
         self.train = torch.cat(learned, 1)
 
@@ -187,7 +236,10 @@ class Task:
         return ~near
 
     def auc(self, x, c=1.0, max_iter=100, device="cpu"):
-        """[((AUC, low, high), held-out scores [n])] of logistic probes on x [n, d]: for the labels, and for the control."""
+        """[((AUC, low, high), held-out scores [n])] of logistic probes on x [n, d].
+
+        Two entries: for the labels, and for the control.
+        """
         labelings = (self.labels, self.control)
         scores = held_out_scores(x, labelings, self.fold, self.train, c, max_iter, device)
         return [
@@ -196,7 +248,7 @@ class Task:
         ]
 
     def surface(self, ids):
-        """What needs no model: {length_auc, bow_auc}, held-out AUC from the texts' lengths and from their words."""
+        """{length_auc, bow_auc}: what the texts' lengths and words tell, without a model."""
         lengths = torch.tensor([[float(len(i))] for i in ids])
         words = words_scores(bag_of_words(ids), self.labels, self.fold, self.train)
         return {

@@ -32,6 +32,28 @@ def test_logistic_is_scikit_learns(shift, c):
     assert float(b) == pytest.approx(float(wanted.intercept_[0]), rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.parametrize("width, shift", [(6, 1.0), (150, 3.0)])  # 150: wider than a fold's texts
+def test_own_probe_and_scikit_learns_agree_in_auc(width, shift, monkeypatch):
+    """What runs on a GPU gives what runs on the CPU, to 1e-3 in AUC."""
+    x, task = draw(80, width), probes.Task(40, 40, 5)
+    x[:40, 0] += shift  # so that the AUC is neither 0.5 nor 1
+    theirs = task.auc(x)
+    monkeypatch.setattr(probes, "fit", probes.logistic)
+    for (there, scores), (here, own) in zip(theirs, task.auc(x), strict=True):
+        assert here == pytest.approx(there, abs=1e-3)
+        assert torch.allclose(scores, own, rtol=1e-3, atol=1e-4)
+    assert 0.55 < theirs[0][0][0] < 0.95
+
+
+def test_features_that_are_constant_or_broken():
+    """One token alone ends all texts: layer 0 tells nothing. NaN is said, not scored."""
+    task = probes.Task(40, 40, 5)
+    for width in (6, 150):
+        assert task.auc(torch.ones(80, width))[0][0][0] == 0.5
+    with pytest.raises(UserError, match="activations hold NaN or Inf"):
+        task.auc(torch.full((80, 6), torch.nan))
+
+
 def test_wide_features_against_scikit_learn():
     """More features than texts: the solution lies in the span of the training texts, and is scikit-learn's."""
     from sklearn.linear_model import LogisticRegression
