@@ -100,7 +100,9 @@ def shown(value):
 
 def table(columns, rows, caption=""):
     """Rows (lists of text or numbers) under `columns`, in a box that scrolls sideways where the screen is narrow."""
-    numeric = [all(is_number(r[i]) or r[i] in (None, "", "–") for r in rows) for i in range(len(columns))]
+    numeric = [
+        all(is_number(r[i]) or r[i] in (None, "", "–") for r in rows) for i in range(len(columns))
+    ]
     kind = [' class="number"' if n else "" for n in numeric]
     names = [esc(c).replace("_", "_<wbr>") for c in columns]  # long column names may break
     head = "".join(f'<th scope="col"{k}>{c}</th>' for c, k in zip(names, kind, strict=True))
