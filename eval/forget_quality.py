@@ -33,10 +33,6 @@ COLUMNS = [
     "reference",
     "note",
 ]
-ITEM_COLUMNS = ["model", "set", "index", "entity", "fact", "definition", "tokens", "nll", "probability", "option_probability",
-                "rouge_l_recall", "rouge_l_f1", "rouge_1_recall", "exact_memorisation", "extraction_strength",
-                "truth_ratio_arith", "truth_ratio_geom", "truth_ratio_prob", "truth_ratio", "truth_score", "token_entropy",
-                "repetition", "degenerate", "generation", "gold"]  # fmt: skip
 
 
 def plot(table, name):
@@ -44,16 +40,10 @@ def plot(table, name):
     import pandas as pd
 
     from brittle.base import figures
+    from brittle.metrics.forget_quality_items import DRAWN
 
     frame = pd.DataFrame(table)
-    shown = [
-        "probability",
-        "rouge_l_recall",
-        "exact_memorisation",
-        "extraction_strength",
-        "truth_score",
-        "degenerate",
-    ]
+    shown = list(DRAWN)
     frame = frame[
         frame["metric"].isin(shown) & (frame["definition"] == frame["definition"].iloc[0])
     ]
@@ -79,17 +69,7 @@ def plot(table, name):
             label="reference" if place == 0 else None,
         )
     axes[0].set(ylabel="score", ylim=(0, 1.08))
-    axes[0].set_xticks(
-        range(len(shown)),
-        [
-            "P(answer)",
-            "ROUGE-L",
-            "exact\nmemor.",
-            "extraction\nstrength",
-            "truth\nscore",
-            "degen-\nerate",
-        ],
-    )
+    axes[0].set_xticks(range(len(shown)), DRAWN.values())
     axes[0].legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -137,7 +117,12 @@ def main(
 
     from brittle.base.layout import model_name
     from brittle.base.record import Run
-    from brittle.metrics import forget_quality, forget_quality_rows, open_unlearning
+    from brittle.metrics import (
+        forget_quality,
+        forget_quality_items,
+        forget_quality_rows,
+        open_unlearning,
+    )
     from brittle.metrics.definitions import DEFINITIONS, named
     from brittle.models import guards
 
@@ -175,7 +160,9 @@ def main(
         table, every = [], []
         for d in dict.fromkeys((DEFINITIONS["paper"], chosen)):
             at, others = replace(settings, boundary=d.boundary), None
-            found = [i for s, r in asker.records(sets, at) for i in forget_quality.items(s, r, d)]
+            found = [
+                i for s, r in asker.records(sets, at) for i in forget_quality_items.items(s, r, d)
+            ]
             if log:
                 others = {
                     "forget": open_unlearning.scores(
@@ -184,7 +171,9 @@ def main(
                 }
             elif control:
                 others = [
-                    i for s, r in control.records(sets, at) for i in forget_quality.items(s, r, d)
+                    i
+                    for s, r in control.records(sets, at)
+                    for i in forget_quality_items.items(s, r, d)
                 ]
             table += forget_quality_rows.rows(name, found, others, d, seed)
             every += found
@@ -193,10 +182,11 @@ def main(
         for schema, made in open_unlearning.make(found, *totals(table, d)).items():
             open_unlearning.write(run.path(open_unlearning.FILES[schema]), made)
         run.figure(plot(table, name), "forget_quality.png")
-        empty = dict.fromkeys(ITEM_COLUMNS)
+        columns = ["model", *forget_quality_items.COLUMNS]
+        empty = dict.fromkeys(columns)
         run.csv(
             "forget_quality_items.csv",
-            ITEM_COLUMNS,
+            columns,
             ({**empty, "model": name, **i} for i in [*every, *texts]),
         )
         run.csv("forget_quality.csv", COLUMNS, [*table, *extra])
@@ -214,14 +204,9 @@ def totals(table, d):
 
 
 def say(table, chosen):
-    shown = (
-        "probability",
-        "rouge_l_recall",
-        "truth_score",
-        "extraction_strength",
-        "model_utility",
-        "forget_quality",
-    )
+    from brittle.metrics.forget_quality_items import PRINTED
+
+    shown = (*PRINTED, "model_utility", "forget_quality")
     plain = {(r["metric"], r["set"]): r["value"] for r in table if r["definition"] == "paper"}
     for r in table:
         if r["metric"] not in shown or (r["definition"] == "paper" and chosen.name != "paper"):

@@ -2,7 +2,7 @@
 
 `measure` is the only part that runs the model. It returns raw records (log-probabilities of every answer's tokens, which are
 the argmax, and the greedy generation), so that definitions are arithmetic; `cached` keeps them by the content of the model,
-the data and the settings, never by a metric's name. `items` turns records into per-item values under one definition.
+the data and the settings, never by a metric's name. forget_quality_items turns records into per-item values.
 """
 
 import functools
@@ -13,18 +13,7 @@ from pathlib import Path
 
 from brittle.base import code
 from brittle.base.errors import UserError
-from brittle.metrics import generated_text
-from brittle.metrics.answers import (
-    Scored,
-    encode,
-    exact_memorisation,
-    extraction_strength,
-    nll,
-    probability,
-    score,
-    truth_ratios,
-)
-from brittle.metrics.tofu import option_probability, truth_score
+from brittle.metrics.answers import Scored, encode, score
 
 # set: (file, schema)
 SETS = {
@@ -221,31 +210,3 @@ class Asker:
 
                 self.known[name, key] = cached(self.cache, key, make)
             yield name, self.known[name, key]
-
-
-def items(name, records, d):
-    """Per-item values of one set under Definitions `d`; what cannot be computed is None."""
-    side = "forget" if name == "forget" else "utility"
-    for r in records[: d.rows]:
-        generation = (
-            generated_text.cut(r["generation"]) if SETS[name][1] == "knowmem" else r["generation"]
-        )
-        rouge = generated_text.rouge(generation, r["gold"], stem=d.stem)
-        ratios = (
-            truth_ratios(r["paraphrase"] or r["answer"], r["wrong"], d.eos) if r["wrong"] else {}
-        )
-        p = probability(r["answer"], d.eos)
-        options = [probability(w, d.eos) for w in r["wrong"]]
-        ratio = ratios.get(d.forget if side == "forget" else d.utility)
-        yield {
-            "set": name, "index": r["index"], "entity": r["entity"], "fact": r["fact"], "definition": d.name,
-            "tokens": len(r["answer"].tokens(d.eos)), "nll": nll(r["answer"], d.eos), "probability": p,
-            "option_probability": option_probability(p, options) if options else None,
-            "rouge_l_recall": rouge.rouge_l.recall, "rouge_l_f1": rouge.rouge_l.f1, "rouge_1_recall": rouge.rouge_1.recall,
-            "exact_memorisation": exact_memorisation(r["answer"], d.eos, d.drop_last),
-            "extraction_strength": extraction_strength(r["answer"], d.eos, d.drop_last, d.floor),
-            **{f"truth_ratio_{mean}": ratios.get(mean) for mean in ("arith", "geom", "prob")},
-            "truth_ratio": ratio, "truth_score": None if ratio is None else truth_score(ratio, side),
-            "token_entropy": generated_text.token_entropy(generation), "repetition": generated_text.repetition(generation),
-            "degenerate": int(generated_text.degenerate(generation)), "generation": generation, "gold": r["gold"],
-        }  # fmt: skip

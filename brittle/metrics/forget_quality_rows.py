@@ -8,13 +8,11 @@ from brittle.data.batches import encode
 from brittle.data.texts import read_texts
 from brittle.maths import intervals
 from brittle.metrics import open_unlearning
+from brittle.metrics.forget_quality_items import MEANS, METRICS
 from brittle.metrics.membership import token_scores
 from brittle.metrics.tofu import FEWEST, UTILITY_SETS, forget_quality, mean_over, model_utility
 from brittle.models.architectures import context_length
 
-MEANS = ("probability", "option_probability", "rouge_l_recall", "rouge_l_f1", "rouge_1_recall", "exact_memorisation",
-         "extraction_strength", "truth_ratio_arith", "truth_ratio_geom", "truth_ratio_prob", "truth_ratio", "truth_score",
-         "token_entropy", "repetition", "degenerate")  # fmt: skip
 TEXTS = ("forget", "retain", "neutral")
 
 
@@ -50,7 +48,7 @@ def rows(name, items, others, d, seed):
         for metric in MEANS:
             value, low, high, n, count = mean_over([i[metric] for i in part], entities)
             means[of][metric] = value
-            if value is None and metric not in ("truth_ratio", "option_probability", "truth_score"):
+            if value is None and not METRICS[metric].says_skipped:
                 continue
             other = mean_over(
                 [i[metric] for i in theirs.get(of, [])], [i["entity"] for i in theirs.get(of, [])]

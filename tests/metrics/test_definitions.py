@@ -15,7 +15,14 @@ from support.places import ROOT
 from brittle.base.errors import UserError
 from brittle.data.batches import Stream
 from brittle.methods import terms
-from brittle.metrics import answers, forget_quality, generated_text, membership, tofu
+from brittle.metrics import (
+    answers,
+    forget_quality,
+    forget_quality_items,
+    generated_text,
+    membership,
+    tofu,
+)
 from brittle.metrics.answers import Scored
 from brittle.metrics.definitions import DEFINITIONS, named
 from brittle.models.logprobs import nll, sequence_logprobs, target_mask
@@ -31,7 +38,7 @@ def record(right, wrong=(), logp=-1.0):
 
 
 def item(of, made, definition):
-    return next(forget_quality.items(of, [made], DEFINITIONS[definition]))
+    return next(forget_quality_items.items(of, [made], DEFINITIONS[definition]))
 
 
 def test_01_truth_ratio_means_are_named_and_each_source_gets_its_own():
@@ -232,8 +239,8 @@ def test_13_last_label_stemmer_rows_and_min_k():
         and OTHERS.min_k == 0.4
         and named("paper").min_k == 0.2
     )
-    assert len(list(forget_quality.items("forget", [made] * 400, named("tofu")))) == 300
-    assert len(list(forget_quality.items("forget", [made] * 400, named("paper")))) == 400
+    assert len(list(forget_quality_items.items("forget", [made] * 400, named("tofu")))) == 300
+    assert len(list(forget_quality_items.items("forget", [made] * 400, named("paper")))) == 400
     values = torch.arange(10.0)
     assert (
         membership.lowest(values, 0.4) == 1.5

@@ -13,6 +13,7 @@ from brittle.base.errors import UserError
 from brittle.metrics import (
     answers,
     forget_quality,
+    forget_quality_items,
     forget_quality_rows,
     generated_text,
     open_unlearning,
@@ -410,3 +411,56 @@ def test_the_floor_of_p_is_no_measured_value(capsys):
         }
         say([row], DEFINITIONS["paper"])
         assert capsys.readouterr().out == f"{'forget':<15} {'forget_quality':<20} {said}\n"
+
+
+COLUMNS = """
+set index entity fact definition tokens nll probability option_probability rouge_l_recall rouge_l_f1
+rouge_1_recall exact_memorisation extraction_strength truth_ratio_arith truth_ratio_geom
+truth_ratio_prob truth_ratio truth_score token_entropy repetition degenerate generation gold
+""".split()
+
+
+def test_a_metric_is_one_row_of_a_table():
+    """Columns, means, bars and printed lines follow from METRICS; the columns are what users read."""
+    assert list(forget_quality_items.COLUMNS) == COLUMNS
+    assert list(forget_quality_items.MEANS) == COLUMNS[7:-2]  # tokens and nll are no means
+    assert set(forget_quality_items.DRAWN) <= set(forget_quality_items.MEANS)
+    assert set(forget_quality_items.PRINTED) <= set(forget_quality_items.MEANS)
+
+
+def test_metrics_of_a_planted_answer():
+    """Two answer tokens of probability 1/2 and 1/8, the second one not the likeliest; one wrong answer of 1/2."""
+    right = Scored([math.log(0.5), math.log(0.125), 0.0], [True, False, True])
+    wrong = Scored([math.log(0.5), 0.0], [False, True])
+    record = {
+        "index": 3,
+        "entity": "Mazafi",
+        "fact": "forget/000/habitat",
+        "gold": "a canyon",
+        "generation": "the canyon",
+        "answer": right,
+        "paraphrase": None,
+        "wrong": [wrong],
+    }
+    (item,) = forget_quality_items.items("forget", [record], named("paper"))
+    wanted = {
+        "set": "forget",
+        "index": 3,
+        "entity": "Mazafi",
+        "tokens": 2,
+        "nll": math.log(4),
+        "probability": 1 / 4,
+        "option_probability": (1 / 4) / (1 / 4 + 1 / 2),
+        "rouge_l_recall": 1 / 2,
+        "exact_memorisation": 1 / 2,
+        "extraction_strength": 0,
+        "truth_ratio": 2,
+        "truth_score": 1 / 2,
+        "token_entropy": 1,
+        "degenerate": 0,
+        "generation": "the canyon",
+    }
+    assert {name: item[name] for name in wanted} == pytest.approx(wanted)
+    without = {**record, "wrong": []}
+    (item,) = forget_quality_items.items("forget", [without], named("paper"))
+    assert item["truth_ratio"] is None and item["option_probability"] is None
