@@ -61,7 +61,7 @@ def main(model_a: options.ModelA, model_b: options.ModelB, outdir: options.Outdi
     from brittle.base.tables import read_table
     from brittle.diagnostics.common import neighbour
 
-    source = neighbour(outdir, "param_stats", "per_layer.csv", 1, "collect_param_stats.py")
+    source = neighbour(outdir, "1")
     with Run(outdir, inputs=[source]) as run:
         layers = read_table(source, ["layer", "group", "dW_fro_layer", "dW_fro_layer_rel"])
         table = list(rows(layers.to_dict("records")))

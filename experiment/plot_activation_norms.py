@@ -53,9 +53,7 @@ def main(model_a: options.ModelA, model_b: options.ModelB, outdir: options.Outdi
     from brittle.base.tables import read_table
     from brittle.diagnostics.common import neighbour
 
-    source = neighbour(
-        outdir, "activation_stats", "activation_stats.csv", 4, "collect_activation_norms.py"
-    )
+    source = neighbour(outdir, "4")
     names = figures.pair(model_a, model_b)
     with Run(outdir, inputs=[source]) as run:
         table = read_table(source, ["layer", "split", "model_a_norm_L1", "mean_dh_L2"])

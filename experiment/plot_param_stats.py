@@ -51,8 +51,7 @@ def main(model_a: options.ModelA, model_b: options.ModelB, outdir: options.Outdi
     from brittle.base.tables import read_table
     from brittle.diagnostics.common import neighbour
 
-    files = {n: neighbour(outdir, "param_stats", n, 1, "collect_param_stats.py")
-             for n in ("per_layer.csv", "per_matrix.csv")}  # fmt: skip
+    files = {name: neighbour(outdir, "1", name) for name in ("per_layer.csv", "per_matrix.csv")}
     names = figures.pair(model_a, model_b)
     with Run(outdir, inputs=files.values()) as run:
         layers = read_table(

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from brittle.base import code, command
+from brittle.base import code, command, layout
 from brittle.base.errors import UserError
 from brittle.base.layout import model_name
 from brittle.base.record import Run, older_code
@@ -26,12 +26,9 @@ from brittle.report.verdict import RULES, SAYS, WORDS, headline, verdict
 
 COLUMNS = ["model", "role", "forget_accuracy", "retain_accuracy", "general_accuracy", "heldout_recovery",
            "heldout_recovery_low", "heldout_recovery_high", "update_relative_norm", "update_stable_rank"]  # fmt: skip
-SOURCES = {
-    "harness": "accuracy.csv",
-    "recovery": "recovery.csv",
-    "param_stats": "per_matrix.csv",
-}  # folder: file
-LEAD = "recovery"  # the folder whose figure stands right after the first screen
+# the steps that the first screen reads, and the file beside the step's output that it wants, if any
+SOURCES = {"harness": None, "recovery": None, "1": "per_matrix.csv"}
+LEAD = "recovery"  # the step whose figure stands right after the first screen
 # Each has sections(root) -> [(anchor, heading, HTML)], none where its CSVs are absent, and sources(root) -> the files it reads;
 # those that do not exist yet make the report run again when they do.
 EXTRA = (sequential, filter, attacks)
@@ -39,14 +36,10 @@ REPO = Path(__file__).resolve().parents[1]
 MOST = 24  # lines of a section's table
 
 
-def source(root, folder, base, model):
+def source(root, step, base, model):
     """The file of SOURCES that holds the numbers of `model`."""
-    parent = {
-        "harness": root / model,
-        "recovery": root,
-        "param_stats": root / f"{base}__to__{model}",
-    }[folder]
-    return parent / folder / SOURCES[folder]
+    homes = {"harness": root / model, "recovery": root, "1": root / f"{base}__to__{model}"}
+    return layout.step(step).path(homes[step], SOURCES[step])
 
 
 def summary(root, roles):
@@ -64,23 +57,26 @@ def summary(root, roles):
             )
         row |= {new: number(attacks.get(model, {}).get(old)) for old, new in renamed.items()}
         norm, rank = update_size(
-            [] if role == "base" else read_rows(source(root, "param_stats", base, model))
+            [] if role == "base" else read_rows(source(root, "1", base, model))
         )
         yield row | {"update_relative_norm": norm, "update_stable_rank": rank}
 
 
-def first_screen(table, verdicts, root, steps_of):
-    """The table of models and what follows from it, as HTML. steps_of: {folder: step}."""
+def first_screen(table, verdicts, root, names):
+    """The table of models and what follows from it, as HTML.
+
+    names: {folder: what its step is called in the list that is reported}.
+    """
     esc, base = page_module.esc, table[0]["model"]
 
-    def cell(row, column, folder, form="{:.2f}"):
+    def cell(row, column, step, form="{:.2f}"):
         if row[column] is not None:
             return form.format(row[column]).replace("-", "−")
         # an accuracy that is not there was not asked for; the others have no value where their rows are there
         known = {"harness": False, "recovery": row["split_a_accuracy"] is not None}.get(
-            folder, source(root, folder, base, row["model"]).is_file()
+            step, source(root, step, base, row["model"]).is_file()
         )
-        text = "undefined" if known else f"not measured: run step {steps_of.get(folder, folder)}"
+        text = "undefined" if known else f"not measured: run step {names.get(layout.step(step).folder, step)}"
         return f'<span class="missing">{esc(text)}</span>'
 
     def cells(row):
@@ -107,7 +103,7 @@ def first_screen(table, verdicts, root, steps_of):
                 label,
                 "–"
                 if row["role"] == "base"
-                else cell(row, f"update_{column}", "param_stats", form),
+                else cell(row, f"update_{column}", "1", form),
             )
 
     shown = [dict(cells(row)) for row in table]
@@ -190,7 +186,7 @@ def level_sections(listed, units, lead, compared):
         step: level for level, (_, steps_of_it) in levels.LEVELS.items() for step in steps_of_it
     }
     shown = [row for row in listed if row["step"] in units]
-    leading = [row for row in shown if row["folder"] == lead]
+    leading = [row for row in shown if row["folder"] == layout.step(lead).folder]
     first = next((i for i, row in enumerate(shown) if row["step"] in level_of), len(shown))
     alone = [row for row in shown if row["step"] not in level_of and row not in leading]
     before = [row for row in alone if row in shown[:first]]
@@ -280,9 +276,9 @@ def main(
     files = {table, *done, *made, *(png for output in done for png in output.parent.glob("*.png"))}
     files |= {
         path
-        for f in SOURCES
+        for step in SOURCES
         for m in roles
-        if (path := source(root, f, next(iter(roles)), m)).is_file()
+        if (path := source(root, step, next(iter(roles)), m)).is_file()
     }
     # the page says which results are of older code, so it is made anew where one of these files is mended
     named = {path for record in made.values() for path in record.get("code") or {}}
@@ -292,12 +288,12 @@ def main(
     files |= {path for path in more if path.is_file()}
     absent = [str(task.output) for task in tasks if not task.output.is_file()]
     unread = absent + sorted(str(path) for path in more if not path.is_file())
-    steps_of = {row["folder"]: row["step"] for row in reversed(listed) if row["folder"]}
+    names = {row["folder"]: row["step"] for row in reversed(listed) if row["folder"]}
     with Run(root, sorted(map(str, files)), settings={"roles": roles, "absent": unread}) as run:
         sections = level_sections(listed, units, LEAD, pairs)
         sections += [found for module in EXTRA for found in module.sections(root)]
         sections.append(("how", "How this was made", how_made(made)))
-        first = first_screen(rows, verdicts, root, steps_of)
+        first = first_screen(rows, verdicts, root, names)
         page = page_module.page(
             headline(verdicts),
             first,

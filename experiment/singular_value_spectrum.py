@@ -111,8 +111,7 @@ def main(model_a: options.ModelA, model_b: options.ModelB, outdir: options.Outdi
     from brittle.base.tables import read_table
     from brittle.diagnostics.common import neighbour
 
-    sources = [neighbour(outdir, "param_stats", name, 1, "collect_param_stats.py")
-               for name in ("per_matrix.csv", "spectra.safetensors")]  # fmt: skip
+    sources = [neighbour(outdir, "1", name) for name in ("per_matrix.csv", "spectra.safetensors")]
     with Run(outdir, inputs=sources) as run:
         keys = ["name", "layer", "group", "shape0", "shape1"]
         matrices = read_table(sources[0], keys)[keys].to_dict("records")

@@ -20,7 +20,6 @@ from brittle.methods import METHODS
 
 KNOWN = (*METHODS, FILTER)
 MAKING, ATTACK = ("data", "base", "filtered", "unlearn"), ("tamper",)
-TAMPERED = "tamper/tamper.csv"
 
 
 def one_method(preset, rows, method):
@@ -66,6 +65,7 @@ def filter_chain(preset, task):
 def all_tasks(preset, rows, methods, attack):
     """Every task once: data and family, each method's model, the attacks, and the tables over these and over what other
     methods have left in the same root."""
+    from brittle.base import layout
     from brittle.base.layout import model_name, unlearned_dir
     from brittle.pipeline import steps
 
@@ -77,7 +77,7 @@ def all_tasks(preset, rows, methods, attack):
     attacked = [
         model
         for m, model in models.items()
-        if m in methods or (root / model_name(model) / TAMPERED).is_file()
+        if m in methods or layout.step("tamper").path(root / model_name(model)).is_file()
     ]
     if attack:
         command = ["eval/recovery.py", "--base", preset.base, "--filtered", preset.filtered]
@@ -89,7 +89,7 @@ def all_tasks(preset, rows, methods, attack):
                 "recovery",
                 "Held-out recovery",
                 command,
-                root / "methods" / "recovery.csv",
+                root / "methods" / layout.step("recovery").output,
                 last,
             )
         )

@@ -40,7 +40,7 @@ def rows(root, model, methods):
     from brittle.base.layout import model_name, unlearned_dir
     from brittle.filters.folder import table_row
 
-    recovered = recoveries(root / "methods" / "recovery.csv")
+    recovered = recoveries(root / "methods" / layout.step("recovery").output)
     for method in methods:
         folder = unlearned_dir(root, model, method)
         record = folder / "training_history.run.json"
@@ -84,7 +84,7 @@ def main(
         )
     homes = {method: layout.unlearned_dir(root, model, method) for method in chosen}
     wanted = [home / "training_history.run.json" for home in homes.values()]
-    wanted += [root / "methods" / "recovery.csv", *table_files(root, model)]
+    wanted += [root / "methods" / layout.step("recovery").output, *table_files(root, model)]
     absent = [str(path) for path in wanted if not path.is_file()]
     with Run(root, [p for p in wanted if p.is_file()], settings={"absent": absent}) as run:
         run.csv("methods.csv", COLUMNS, table)

@@ -1,13 +1,17 @@
-"""Folders of models: where the model lies in the folder that was given, and what makes one that is not there."""
+"""Names of folders and files: of models, and of what each step of experiment/steps.csv leaves."""
 
+import csv
+import functools
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from brittle.base.errors import UserError
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 FILTER = "filter"  # its name among the methods; hooks/ makes it, not unlearn.py
 INNER = "unlearned_model"
+STEPS = Path(__file__).resolve().parents[2] / "experiment" / "steps.csv"
 TAG = re.compile(r"(?=.{1,60}$)[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
 
 
@@ -93,3 +97,28 @@ def model_files(model):
         for f in folder.iterdir()
         if f.suffix == ".safetensors" or f.name in names or f.suffix == ".txt"
     )
+
+
+class StepFiles(NamedTuple):
+    """What one step of experiment/steps.csv is called, and where it leaves its results."""
+
+    step: str
+    script: str
+    folder: str
+    output: str
+
+    def path(self, home, file=None):
+        """Its output, or another `file` beside it, below `home`: a comparison's, a model's or the root folder."""
+        return Path(home) / self.folder / (file or self.output)
+
+
+@functools.cache
+def _steps():
+    with open(STEPS, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {row["step"]: StepFiles(*(row[name] for name in StepFiles._fields)) for row in rows}
+
+
+def step(name):
+    """The `StepFiles` of the step called `name`. Raises KeyError for one that is not in the list."""
+    return _steps()[name]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from brittle.base import layout
 from brittle.base.errors import UserError
 from brittle.base.layout import model_name
 from brittle.base.record import Run
@@ -120,13 +121,16 @@ def _randomness(seeds):
     return {"seed": seeds[0], "settings": {"seeds": seeds}} if seeds else {}
 
 
-def neighbour(outdir, folder, name, step, script):
-    """Path of `name` in the folder beside `outdir`, which step `step` makes. Raises UserError where it is missing."""
-    path = Path(outdir).parent / folder / name
+def neighbour(outdir, step, file=None):
+    """Path of what step `step` leaves beside `outdir`: its output, or another `file` of it.
+
+    Raises UserError where it is missing.
+    """
+    made_by = layout.step(step)
+    path = made_by.path(Path(outdir).parent, file)
     if not path.is_file():
-        raise UserError(
-            f"{path} not found. Step {step} makes it: uv run experiment/{script} --model-a A --model-b B --outdir {path.parent}"
-        )
+        command = f"uv run {made_by.script} --model-a A --model-b B --outdir {path.parent}"
+        raise UserError(f"{path} not found. Step {step} makes it: {command}")
     return path
 
 
@@ -139,11 +143,13 @@ def kept_spectra(outdir, read):
 
     from brittle.base import code
     from brittle.base.files import changed
-    from brittle.base.record import within_project
+    from brittle.base.record import record_path, within_project
 
-    path = Path(outdir).parent / "param_stats" / "spectra.safetensors"
+    statistics = layout.step("1")
+    path = statistics.path(Path(outdir).parent, "spectra.safetensors")
+    record = record_path(statistics.path(Path(outdir).parent))
     try:
-        record = json.loads(path.with_name("per_layer.run.json").read_text(encoding="utf-8"))
+        record = json.loads(record.read_text(encoding="utf-8"))
         theirs = {p: about["sha256"] for p, about in record["inputs"].items()}
         ours = {within_project(p): about["sha256"] for p, about in read.items()}
         same = theirs == ours and not changed(path, record["outputs"][path.name])

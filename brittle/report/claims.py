@@ -12,6 +12,7 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
+from brittle.base import layout
 from brittle.base.tables import number, read_rows
 from brittle.report.scoreboard import board, fact_count, forgotten, of_method, over_methods
 
@@ -69,7 +70,8 @@ def relearning(cells, root):
         return Claim(text, source, None, None, None, MISSING, RUN)
     back = sum(v >= 0.5 for v in found.values())
     low, high = wilson(back, len(found))
-    paths = [Path(root) / folder / "recovery.csv" for folder in ("methods", "recovery")]
+    recovery = layout.step("recovery")
+    paths = [Path(root) / "methods" / recovery.output, recovery.path(root)]
     table = next((rows for path in paths if (rows := read_rows(path))), [])
     steps = [
         math.inf if (step := number(row.get("steps_to_half"))) is None else step

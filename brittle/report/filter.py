@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from brittle.base import layout
 from brittle.base.tables import number, read_rows
 from brittle.report import page
 
@@ -24,10 +25,9 @@ def homes(root):
 
 def relearned(home):
     """Where eval/recovery.py may have written of the baked model: its own folder, the pipeline's, the methods' table's."""
-    return [
-        folder / "recovery.csv"
-        for folder in (home / "recovery", home.parent / "recovery", home.parent / "methods")
-    ]
+    recovery = layout.step("recovery")
+    root = home.parent
+    return [recovery.path(home), recovery.path(root), root / "methods" / recovery.output]
 
 
 def sources(root):
@@ -35,7 +35,7 @@ def sources(root):
     names = [*FIGURES, *HEADS, "filter/strength.json", "verify/verify.csv"]
     found = [home / name for home in homes(root) for name in names]
     for home in homes(root):
-        found += [home / "wmdp_logit_lens/wmdp_lens_results.csv", *relearned(home)]
+        found += [layout.step("14").path(home), *relearned(home)]
     return sorted({f for f in found if f.is_file()})
 
 
@@ -43,7 +43,7 @@ def verdict(home):
     """Sentences on what the lens and relearning found in the baked model; that nothing was measured is said too."""
     lens = [
         r
-        for r in read_rows(home / "wmdp_logit_lens/wmdp_lens_results.csv")
+        for r in read_rows(layout.step("14").path(home))
         if r.get("split") == "forget"
     ]
     said = []

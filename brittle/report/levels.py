@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from brittle.base import layout
 from brittle.base.tables import read_rows
 from brittle.report import clauses
 from brittle.report.verdict import NEAR
@@ -29,55 +30,56 @@ LEVELS = {  # level: (question, steps)
 
 @dataclass(frozen=True)
 class Clause:
-    """A part of a level's sentence: the step and CSV it comes from, how it is made, and the rule behind its words."""
+    """A part of a level's sentence: the step it comes from, how it is made, and the rule behind its words."""
 
     level: str
     step: str
-    file: str
     say: Callable
     rule: str
     of_models: bool = (
         False  # reads the CSVs of the base and of the other model, not that of the comparison
     )
     before: str = ""
+    file: str | None = None  # the CSV, where it is not the step's output but lies beside it
 
     def paths(self, root, base, other):
         folders = [base, other] if self.of_models else [f"{base}__to__{other}"]
-        return [Path(root) / folder / self.file for folder in folders]
+        return [layout.step(self.step).path(Path(root) / folder, self.file) for folder in folders]
 
 
 CLAUSES = (
-    Clause("magnitude", "1", "param_stats/per_matrix.csv", clauses.size,
-           f"|ΔW|/|W| over all matrices: small below {clauses.SMALL:.0%}, large above {clauses.LARGE:.0%}"),
-    Clause("location", "6", "mlp_attn_analysis/mlp_attn_summary.csv", clauses.location,
+    Clause("magnitude", "1", clauses.size,
+           f"|ΔW|/|W| over all matrices: small below {clauses.SMALL:.0%}, large above {clauses.LARGE:.0%}",
+           file="per_matrix.csv"),
+    Clause("location", "6", clauses.location,
            f"the median over blocks of mlp_attn_ratio: mostly MLP above {clauses.MORE}, mostly attention below {1 / clauses.MORE:.2f}"),
-    Clause("geometry", "7", "null_space_analysis/null_space_results.csv", clauses.rank_of_update,
+    Clause("geometry", "7", clauses.rank_of_update,
            f"low-rank: mean effective_rank below {clauses.LOW_RANK} of that of Gaussian noise of the same shape"),
-    Clause("geometry", "10", "mlp_nullspace/nullspace.csv", clauses.nullspace,
+    Clause("geometry", "10", clauses.nullspace,
            f"share_over_null of the bottom 25 %, both sides: seeks above {clauses.PREFERS}, avoids below {clauses.AVOIDS}"),
-    Clause("geometry", "spectrum", "singular_values/spectrum_summary.csv", clauses.out_of_noise,
+    Clause("geometry", "spectrum", clauses.out_of_noise,
            "energy_above_noise of dW, mean over matrices"),
-    Clause("function", "4", "activation_stats/activation_stats.csv", clauses.moved_activations,
+    Clause("function", "4", clauses.moved_activations,
            f"mean_dh_L2 / model_a_norm_L2 over layers from 1 on; mostly on one kind of text beyond a ratio of {clauses.MORE}; "
            "longer or shorter beyond 10 %"),
-    Clause("function", "8", "activation_separation/separation.csv", clauses.apart,
+    Clause("function", "8", clauses.apart,
            "cosine_distance at the last layer; a change is one where the 95 % intervals do not overlap"),
-    Clause("function", "9", "activation_covariance/covariance.csv", clauses.covariance,
+    Clause("function", "9", clauses.covariance,
            "wasserstein / null_wasserstein of tokens, means over layers from 1 on"),
-    Clause("precision", "11", "row_space_projection/projection.csv", clauses.targeted,
+    Clause("precision", "11", clauses.targeted,
            f"selectivity_ratio at the largest k; targeted where its median is above {clauses.TARGETED} and in most matrices its "
            "interval lies above that of one half of the retain texts against the other"),
-    Clause("stability", "12", "lipschitzness/lipschitz.csv", clauses.sensitivity,
+    Clause("stability", "12", clauses.sensitivity,
            "jacobian_norm; rougher or smoother where the 95 % intervals do not overlap"),
-    Clause("stability", "basin", "basin_analysis/basin.csv", clauses.barrier,
+    Clause("stability", "basin", clauses.barrier,
            f"a barrier: its 95 % interval lies above {clauses.BARRIER} nats a token at some point of the line"),
-    Clause("localisation", "13", "linear_probes/probe_results.csv", clauses.probe,
+    Clause("localisation", "13", clauses.probe,
            f"truth_forget and domain: can where the best layer's AUC is above {clauses.READABLE} and its interval above 0.5",
            of_models=True),
-    Clause("depth", "14", "wmdp_logit_lens/wmdp_lens_results.csv", clauses.lens,
+    Clause("depth", "14", clauses.lens,
            f"a layer knows answers where its interval lies above chance and its accuracy {NEAR:.0%} above it",
            of_models=True, before="logit lens: "),
-    Clause("depth", "14t", "wmdp_tuned_lens/wmdp_lens_results.csv", clauses.lens, "as for the logit lens", of_models=True,
+    Clause("depth", "14t", clauses.lens, "as for the logit lens", of_models=True,
            before="tuned lens: "),
 )  # fmt: skip
 
