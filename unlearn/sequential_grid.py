@@ -2,7 +2,7 @@
 
     uv run unlearn/sequential_grid.py --model outputs/models/mini-base
     uv run unlearn/sequential_grid.py --model outputs/models/mini-base --only "Same-sign" --seeds 1
-    uv run unlearn/sequential_grid.py --markdown            the README's tables, from what was measured
+    uv run unlearn/sequential_grid.py --markdown            the tables of docs/sequential.md
 
 Reads unlearn/sequential_log.csv: the rows of the log (GPT-NeoX 6.9B, WMDP-bio robust, MMLU) with their settings and numbers,
 and controls of our own, pairs that differ in one thing. A row is scaled to the model (blocks by relative depth, steps and
@@ -307,7 +307,7 @@ def main(
     markdown: Annotated[
         bool,
         typer.Option(
-            "--markdown", help="Print the README's tables of an earlier run; write nothing."
+            "--markdown", help="Print the tables of an earlier run; write nothing."
         ),
     ] = False,
     seed: options.Seed = 0,

@@ -22,7 +22,7 @@ def wanted(path):
         return MAKE_DATA
     for start, content in WANTED.items():
         if Path(path).name.startswith(start):
-            return f"{content}; see README 'Data'."
+            return f"{content}; see docs/data.md."
     return "Check the path; one text a line is wanted, or JSONL."
 
 

@@ -96,12 +96,12 @@ def check_data(data, trains):
     folder = Path(data).expanduser()
     if not folder.is_dir():
         raise UserError(
-            f"--data {data}: no such folder. It holds {', '.join((*TEXTS, *TABLES))}; see README 'Data'."
+            f"--data {data}: no such folder. It holds {', '.join((*TEXTS, *TABLES))}; see docs/data.md."
         )
     lacks = [name for name in TEXTS if not (folder / name).is_file()]
     if lacks:
         raise UserError(
-            f"--data {data} has no {' and no '.join(lacks)}: one text a line is wanted; see README 'Data'."
+            f"--data {data} has no {' and no '.join(lacks)}: one text a line is wanted; see docs/data.md."
         )
     if trains and not (folder / WORLD).is_file():
         raise UserError(
@@ -109,7 +109,7 @@ def check_data(data, trains):
         )
     lacks = [name for name in TABLES if not (folder / name).is_file()]
     return (
-        [f"note: {data} has no {', no '.join(lacks)}: what reads it will fail; see README 'Data'."]
+        [f"note: {data} has no {', no '.join(lacks)}: what reads it will fail; see docs/data.md."]
         if lacks
         else []
     )

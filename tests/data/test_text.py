@@ -57,7 +57,7 @@ def test_bad_files_are_named_in_one_line(tmp_path, content, says):
 @pytest.mark.parametrize(("path", "says"), [
     ("data/mini/nowhere.txt", r"nowhere.txt not found\. Make the mini data with: \S+ run create_datasets.py"),
     ("data/mini/../mine/mcq_forget.jsonl", r"mcq_forget.jsonl not found\. It holds .*question, choices, answer \(index\) and, "
-     r"for attacks, fact and half \(A or B\); see README 'Data'\."),
+     r"for attacks, fact and half \(A or B\); see docs/data.md\."),
     ("mine/qa_forget.jsonl", "question and answer"), ("mine/forget.txt", r"Check the path; .* JSONL\.$"),
 ])  # fmt: skip
 def test_a_missing_file_of_ones_own_is_not_the_mini_worlds(path, says, tmp_path, monkeypatch):
