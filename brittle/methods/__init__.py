@@ -1,7 +1,7 @@
 """The unlearning methods, one file each, and what they share. METHODS lists them by name.
 
-Reading order: base (the protocol), npo (a short example), terms, wrappers, masks, adversary, refusals;
-then sequential/, the one method that is a folder. Modules are loaded when they are asked for.
+Reading order: base (the protocol), npo (a short example), terms, wrappers, masks, adversary,
+refusals; then sequential/, the one method that is a folder. Modules are loaded when asked for.
 """
 
 import importlib
@@ -35,7 +35,7 @@ METHODS = {
 
 
 def method_class(name):
-    """The dataclass of the method called `name`. Raises UserError with the list for an unknown one."""
+    """The dataclass of the method called `name`. Raises UserError for an unknown one."""
     if name not in METHODS:
         raise UserError(f"no method {name!r}. Methods: {', '.join(METHODS)}.")
     module, _, cls = METHODS[name].partition(":")
@@ -59,13 +59,13 @@ FORMULA = re.compile(r"\n\n((?:    .*\n)+)")
 def describe(name):
     """The Description of a method, from its module's docstring.
 
-    The first line is the title and names the publication, by an arXiv number or a repository. The
-    first indented block is the formula, each line up to a wide gap.
+    The first paragraph is the title and names the publication, by an arXiv number or a repository.
+    The first indented block is the formula, each line up to a wide gap.
     """
     text = importlib.import_module(method_class(name).__module__).__doc__ or name
     text = text.strip() + "\n"
-    first_line = text.partition("\n")[0]
-    publication, formula = PUBLICATION.search(first_line), FORMULA.search(text)
+    head = " ".join(text.partition("\n\n")[0].split())
+    publication, formula = PUBLICATION.search(head), FORMULA.search(text)
     paper, url, lines = "", "", []
     if publication:
         paper, number, repository = publication.groups()
@@ -73,7 +73,7 @@ def describe(name):
     if formula:
         lines = [re.split(r"\s{4,}", line.strip())[0] for line in formula[1].splitlines()]
     return Description(
-        title=first_line.partition(" (")[0].rstrip("."),
+        title=head.partition(" (")[0].rstrip("."),
         paper=paper,
         url=url,
         formula="; ".join(line.rstrip(",;") for line in lines),

@@ -1,4 +1,7 @@
-"""The latent adversary of LAT: a perturbation of one block's output that makes the model recall the forget texts."""
+"""The latent adversary of LAT.
+
+It perturbs one block's output so that the model recalls the forget texts.
+"""
 
 import torch
 
@@ -9,8 +12,8 @@ from brittle.models.logprobs import nll
 def descend(delta, gradient, eps, steps, norm):
     """One projected step of delta [B, T, D] down its gradient.
 
-    l2: 2.5 eps / steps along each token's normalised gradient, then ||delta_t||_2 <= eps (Madry et al. 2018).
-    linf: eps along the gradient's sign, then every entry within +-eps (the README's).
+    l2: 2.5 eps / steps along each token's normalised gradient, then ||delta_t||_2 <= eps (Madry et
+    al. 2018). linf: eps along the gradient's sign, then every entry within +-eps (the README's).
     """
     if norm == "linf":
         return (delta - eps * gradient.sign()).clamp(-eps, eps)
@@ -21,10 +24,11 @@ def descend(delta, gradient, eps, steps, norm):
 
 
 def attack(model, batch, block, eps, steps, norm="l2"):
-    """delta [B, T, D] inside the ball of radius `eps` that *lowers* NLL(batch); zero on padding, and zero for eps 0.
+    """delta [B, T, D] inside the ball of radius `eps` that *lowers* NLL(batch).
 
-    Projected gradient descent from zero (see `descend`). Blocks up to `block` run once; no gradient reaches the model,
-    whose requires_grad flags are restored.
+    It is zero on padding, and zero for eps 0. Projected gradient descent from zero (see `descend`).
+    Blocks up to `block` run once. No gradient reaches the model, whose requires_grad flags are
+    restored.
     """
     with torch.no_grad():
         h = hidden(model, batch, [block])[block]

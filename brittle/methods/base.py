@@ -1,17 +1,26 @@
-"""The method protocol. A method is a dataclass; its `knob` fields become flags; nothing else knows its name.
+"""The method protocol. A method is a dataclass; its `knob` fields become flags.
 
-needs_reference                                          does a loss read the frozen starting model
-trains(model) -> names | None                            which parameters train; None is all
-start(model, reference, data)                            once: draw targets, measure the start
-losses(forget, retain, progress) -> {term: scalar}       named, already weighted, summed by the loop; progress 0 to 1
+Nothing else knows a method's name. What every method has:
+
+needs_reference                      does a loss read the frozen starting model
+trains(model) -> names | None        which parameters train; None is all
+start(model, reference, data)        once: draw targets, measure the start
+losses(forget, retain, progress)     {term: scalar}, already weighted, summed by the loop;
+                                     progress goes from 0 to 1
+
 Two more for the few that are not a sum of losses:
-combine({term: [gradient, ...]}, lr) -> [gradient, ...]  makes one gradient of the terms' own (NGDiff); None is their sum
-fit(loop) -> history                                     runs the training, once or several times (task vectors)
+
+combine({term: [gradient, ...]}, lr) one gradient [tensor, ...] of the terms' own (NGDiff);
+                                     None is their sum
+fit(loop) -> history                 runs the training, once or several times (task vectors)
+
 And for one whose parameters take turns (sequential):
-check()                                                  refuses knobs that do not go together
-plan(steps, one_pass) -> (steps, stretches)              how long it trains; a learning rate schedule for each stretch
-phase(progress) -> bool                                  before each step: True where an optimizer of its own starts
-measures() -> {column: number}                           behind each step: more columns of the history
+
+check()                              refuses knobs that do not go together
+plan(steps, one_pass)                (steps, stretches): how long it trains, and lengths that each
+                                     have a learning-rate schedule of their own
+phase(progress) -> bool              before each step: True where new optimizers start
+measures() -> {column: number}       behind each step: more columns of the history
 """
 
 from dataclasses import dataclass, field
@@ -43,8 +52,11 @@ class Method:
         return None
 
     def start(self, model, reference, data):
-        """model: what will be trained; reference: `with reference as frozen:` gives its starting state;
-        data: `.forget`, `.retain` (text.Stream of token ids) and `.tokenizer`."""
+        """Called once, before the training.
+
+        model: what will be trained. reference: `with reference as frozen:` gives its starting
+        state. data: `.forget` and `.retain` (data.batches.Stream of token ids) and `.tokenizer`.
+        """
         self.model, self.reference = model, reference
 
     def losses(self, forget, retain, progress):
@@ -54,7 +66,11 @@ class Method:
         pass
 
     def plan(self, steps, one_pass):
-        """`steps` as asked for (None: not at all), `one_pass` those of one pass over the forget texts."""
+        """(optimizer steps, lengths of stretches that each have the whole learning-rate schedule).
+
+        steps: as asked for, None where nothing was said. one_pass: those of a pass over the forget
+        texts.
+        """
         return steps or one_pass, ()
 
     def budget(self, streams):
@@ -82,8 +98,11 @@ class WithRetain(Method):
         return self.retain_loss in ("kl", "l2")
 
     def retain_term(self, retain):
-        """retain_weight times: nll, the NLL a token; kl, mean KL(p_start || p) a token; l2, mean ||h - h_start||_2 over
-        tokens and blocks. The latter two are 0 at the start."""
+        """retain_weight times the retain loss on the batch.
+
+        nll: the NLL a token. kl: mean KL(p_start || p) a token. l2: mean ||h - h_start||_2 over
+        tokens and blocks. The latter two are 0 at the start.
+        """
 
         from brittle.methods import terms
 

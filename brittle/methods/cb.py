@@ -1,13 +1,15 @@
 """CB: circuit breakers, representation rerouting (Zou et al. 2024, arXiv:2406.04313, algorithm 1).
 
     forget = c_s mean ReLU(cos(h, h_start))        over real tokens and the blocks `layer_id`
-    retain = c_r mean ||h - h_start||_2            over real tokens and every block up to the deepest
+    retain = c_r mean ||h - h_start||_2            over real tokens, every block up to the deepest
 
-paper    the above; c_s = alpha (1 - progress / 2),  c_r = retain_alpha progress / 2 (plus `retain_start`, 0 in the paper)
-readme   forget = -sum over layers of cos(h, u)         u a random direction a layer, drawn from --seed
+paper    the above; c_s = alpha (1 - progress / 2),
+         c_r = retain_alpha progress / 2 (plus `retain_start`, 0 in the paper)
+readme   forget = -sum over layers of cos(h, u), u a random direction a layer, drawn from --seed
          retain = alpha sum over layers of (1 - cos(h, h_start))
-The readme's target is a point to go to, the paper's a half space to stay in; a steering coefficient cancels in a cosine,
-so there is none. Forward passes end at the deepest block that is read.
+
+The readme's target is a point to go to, the paper's a half space to stay in. A steering coefficient
+cancels in a cosine, so there is none. Forward passes end at the deepest block that is read.
 """
 
 import contextlib

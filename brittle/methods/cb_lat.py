@@ -1,9 +1,12 @@
-"""CB-LAT: circuit breakers under a latent adversary (Zou et al. 2024, arXiv:2406.04313; Sheshadri et al. 2024, arXiv:2407.15549).
+"""CB-LAT: circuit breakers under a latent adversary (Zou et al. 2024, arXiv:2406.04313; Sheshadri
+et al. 2024, arXiv:2407.15549).
 
-    forget = c_s mean ReLU(cos(h(delta*), h_start)),  retain = c_r mean ||h - h_start||_2        as in `cb`
-    delta* = argmin over the ball of NLL_forget(delta)        delta added to the output of block `lat_layer`
+    forget = c_s mean ReLU(cos(h(delta*), h_start)),  retain = c_r mean ||h - h_start||_2
+    delta* = argmin over the ball of NLL_forget(delta)
 
-paper: L2 ball a token and the paper's rerouting; readme: L-infinity ball and random directions (see lat.py and cb.py).
+c_s and c_r are those of `cb`; delta is added to the output of block `lat_layer`.
+paper: L2 ball a token and the paper's rerouting. readme: L-infinity ball and random directions (see
+lat.py and cb.py).
 """
 
 from dataclasses import dataclass

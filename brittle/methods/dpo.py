@@ -1,10 +1,16 @@
-"""DPO: direct preference optimisation with refusals (Rafailov et al. 2023, arXiv:2305.18290; as in TOFU, arXiv:2401.06121).
+"""DPO: direct preference optimisation with refusals (Rafailov et al. 2023, arXiv:2305.18290; as in
+TOFU, arXiv:2401.06121).
 
-    preference = -mean log sigmoid(beta [log(p / p_start)(chosen) - log(p / p_start)(rejected)])        ln 2 at the start
+    preference = -mean log sigmoid(beta [log(p / p_start)(chosen) - log(p / p_start)(rejected)])
 
-paper    rejected is the forget text, chosen the same prompt with a refusal (`--refusals`, drawn by --seed for each text);
-         sums over tokens, of which the shared prompt's cancel; plus a retain term.
-readme   chosen is the retain text beside it, of another prompt; log-probabilities a token; no further retain term.
+It is ln 2 at the start.
+
+paper    rejected is the forget text, chosen the same prompt with a refusal (`--refusals`, drawn by
+         --seed for each text). Log-probabilities are sums over tokens, of which the shared prompt's
+         cancel. A retain term is added.
+readme   chosen is the retain text beside it, of another prompt. Log-probabilities are a token's
+         mean. There is no further retain term.
+
 The start's log-probabilities are measured once and kept by example.
 """
 

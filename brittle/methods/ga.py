@@ -1,4 +1,5 @@
-"""GA: gradient ascent on the forget set, descent on the retain set (Liu et al. 2022, arXiv:2203.12817).
+"""GA: gradient ascent on the forget set, descent on the retain set (Liu et al. 2022,
+arXiv:2203.12817).
 
     loss = -w NLL_forget + v R        token means; R the retain NLL
 

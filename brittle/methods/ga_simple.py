@@ -2,7 +2,8 @@
 
     loss = -NLL_forget        a token mean
 
-Unbounded below and nothing holds the rest of the model: it is the baseline that breaks. Few steps, a small rate.
+Unbounded below, and nothing holds the rest of the model: it is the baseline that breaks. Use few
+steps and a small rate.
 """
 
 from dataclasses import dataclass

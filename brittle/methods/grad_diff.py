@@ -2,7 +2,8 @@
 
     loss = R - w NLL_forget        R the retain NLL
 
-The same loss as `ga`, under the name and with the weight `--forget-weight` by which benchmarks know it.
+The same loss as `ga`, under the name and with the weight `--forget-weight` by which benchmarks know
+it.
 """
 
 from dataclasses import dataclass

@@ -1,10 +1,12 @@
-"""IDK + AP: answer "I don't know" on the forget set, keep answering on the retain set (Yuan et al. 2024, arXiv:2410.08109).
+"""IDK + AP: answer "I don't know" on the forget set, keep answering on the retain set (Yuan et al.
+2024, arXiv:2410.08109).
 
     forget = w mean NLL(refusal | forget prompt)        over the refusal's tokens
-    retain = v mean -(1/beta) log sigmoid(-beta [log p(refusal | x) - log p(answer | x)])        x: the retain text's prompt
+    retain = v mean -(1/beta) log sigmoid(-beta [log p(refusal | x) - log p(answer | x)])
 
-`--retain-loss ap` (answer preservation, the default) is the second line, with sums over tokens, of which the shared
-prompt's cancel; its gradient fades where the answer is far likelier than the refusal.
+x is the retain text's prompt. `--retain-loss ap` (answer preservation, the default) is the second
+line, with sums over tokens, of which the shared prompt's cancel. Its gradient fades where the
+answer is far likelier than the refusal.
 """
 
 from dataclasses import dataclass

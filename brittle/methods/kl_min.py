@@ -1,4 +1,5 @@
-"""KL minimisation: gradient ascent while the retain set's predictions stay the start's (Maini et al. 2024, arXiv:2401.06121).
+"""KL minimisation: gradient ascent while the retain set's predictions stay the start's (Maini et
+al. 2024, arXiv:2401.06121).
 
     loss = -w NLL_forget + v mean KL(p_start || p) over retain tokens
 

@@ -1,13 +1,18 @@
-"""LAT: latent adversarial training (Sheshadri et al. 2024, arXiv:2407.15549; Casper et al. 2024, arXiv:2403.05030).
+"""LAT: latent adversarial training (Sheshadri et al. 2024, arXiv:2407.15549; Casper et al. 2024,
+arXiv:2403.05030).
 
-    loss = w away(delta*) + v R                              R the retain NLL, without the adversary
-    delta* = argmin over the ball of NLL_forget(delta)       delta added to the output of block `lat_layer`
+    loss = w away(delta*) + v R                              R the retain NLL, no adversary
+    delta* = argmin over the ball of NLL_forget(delta)
 
-paper    ball ||delta_t||_2 <= lat_eps a token, steps along the normalised gradient; away = mean -log(1 - p(token)), which
-         is bounded below.
-readme   ball ||delta||_inf <= lat_eps, steps of lat_eps along the gradient's sign; away = -NLL_forget, which is not.
-The adversary *helps* the model to recall: it lowers the forget NLL (the README's code had the sign the other way round);
-gradients reach delta only.
+delta is added to the output of block `lat_layer`.
+
+paper    ball ||delta_t||_2 <= lat_eps a token, steps along the normalised gradient;
+         away = mean -log(1 - p(token)), which is bounded below.
+readme   ball ||delta||_inf <= lat_eps, steps of lat_eps along the gradient's sign;
+         away = -NLL_forget, which is not bounded.
+
+The adversary *helps* the model to recall: it lowers the forget NLL (the README's code had the sign
+the other way round). Gradients reach delta only.
 """
 
 from dataclasses import dataclass
@@ -17,7 +22,10 @@ from brittle.methods.base import WithRetain
 
 
 def perturbation(rule, forget):
-    """The context of an adversary's perturbation of the forget texts, for a rule with the knobs lat_* and variant."""
+    """The context of an adversary's perturbation of the forget texts.
+
+    rule: a method with the knobs lat_* and variant.
+    """
 
     from brittle.methods import adversary
     from brittle.models.hooks import edit

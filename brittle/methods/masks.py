@@ -1,4 +1,7 @@
-"""Masks on weights: only chosen entries train, the rest stay as they are to the bit. WAGLE chooses by attribution."""
+"""Masks on weights: only chosen entries train. WAGLE chooses them by attribution.
+
+The other entries stay as they are to the bit.
+"""
 
 import torch
 
@@ -8,8 +11,11 @@ from brittle.training.steps import StepHook
 
 
 class Mask(StepHook):
-    """Entries [True] of each parameter that may train. Gradients of the others are zeroed before clipping and stepping, and
-    their values put back behind the step: weight decay and momentum move them in no optimizer."""
+    """Entries [True] of each parameter that may train.
+
+    Gradients of the others are zeroed before clipping and stepping, and their values are put back
+    behind the step: weight decay and momentum move them in no optimizer.
+    """
 
     def __init__(self, pairs):
         """pairs: [(parameter, bool tensor of its shape), ...]"""
@@ -33,10 +39,11 @@ class Mask(StepHook):
 
 
 def largest(scores, count):
-    """Bool tensors that mark the `count` largest of all entries of `scores` (non-negative float32), ties in order.
+    """Bool tensors that mark the `count` largest of all entries of `scores`, ties in order.
 
-    The threshold is found by bisection over float32's bit patterns, which order as non-negative numbers do: exact, without
-    the sorted copy of every weight that a global sort would need.
+    scores: non-negative float32. The threshold is found by bisection over float32's bit patterns,
+    which order as non-negative numbers do. That is exact, and needs no sorted copy of every weight,
+    as a global sort would.
     """
     bits = [s.contiguous().view(torch.int32) for s in scores]
     low, high = (
@@ -71,9 +78,10 @@ def summed_gradient(model, trained, stream):
 
 
 def wagle(model, streams, ratio, mu):
-    """Keep the share `ratio` of trainable entries that matters most to forgetting (Jia et al. 2024, arXiv:2410.17509).
+    """Keep the share `ratio` of trainable entries that matters most to forgetting.
 
-    score = |(theta - g_retain / mu) g_forget|, gradients of the NLLs summed over one pass; one global ranking.
+    score = |(theta - g_retain / mu) g_forget|, with gradients of the NLLs summed over one pass, and
+    one global ranking (Jia et al. 2024, arXiv:2410.17509).
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     forget, retain = (summed_gradient(model, trained, s) for s in (streams.forget, streams.retain))

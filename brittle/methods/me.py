@@ -1,9 +1,11 @@
-"""ME: maximum entropy, the model is to be undecided on forget texts (Yuan et al. 2024, arXiv:2410.08109).
+"""ME: maximum entropy, the model is to be undecided on forget texts (Yuan et al. 2024,
+arXiv:2410.08109).
 
     forget = w mean over tokens of KL(uniform || p) = w mean [logsumexp(z) - mean(z) - ln V],   plus a retain term
 
-All real tokens count, prompt included. 0 exactly where every token is equally likely; bounded below, unlike GA.
-"""
+All real tokens count, prompt included. It is 0 exactly where every token is equally likely; it is
+bounded below, unlike GA.
+"""  # noqa: E501  (the formula is one cell of a table)
 
 import math
 from dataclasses import dataclass

@@ -2,9 +2,9 @@
 
     tau_k = theta_k - theta_0;   tau = mean_k tau_k where all n have one sign, else 0;   theta = theta_0 - lambda tau
 
-The fine-tunings on the forget set differ in the learning rate (lr (1 + k) / n) and in the order of the texts (--seed).
-n = 1 is `task_vector`. The share of entries that agree is printed.
-"""
+The fine-tunings on the forget set differ in the learning rate (lr (1 + k) / n) and in the order of
+the texts (--seed). n = 1 is `task_vector`. The share of entries that agree is printed.
+"""  # noqa: E501  (the formula is one cell of a table)
 
 from dataclasses import dataclass
 

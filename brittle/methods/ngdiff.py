@@ -1,11 +1,12 @@
 """NGDiff: normalised gradient difference with an adaptive rate (Bu et al. 2024, arXiv:2410.22086).
 
-    g = g_retain / ||g_retain|| - g_forget / ||g_forget||        gradients of the two NLLs over the whole step
+    g = g_retain / ||g_retain|| - g_forget / ||g_forget||        of the NLLs over the whole step
     theta <- theta - lr s g
 
-so <g, g_retain> >= 0 and <g, g_forget> <= 0 always, whatever the scale of either loss. The rate's factor s is measured every
-`lr_probe_every` steps (0: never): a parabola through the retain loss at theta and theta -+ lr s g, s times its minimiser, at
-most 2, where it opens upward. Meant for plain SGD without clipping (the preset's); AdamW would undo the scale.
+So <g, g_retain> >= 0 and <g, g_forget> <= 0 always, whatever the scale of either loss. The rate's
+factor s is measured every `lr_probe_every` steps (0: never): a parabola is laid through the retain
+loss at theta and theta -+ lr s g, and where it opens upward s is multiplied by its minimiser, at
+most 2. Meant for plain SGD without clipping (as the defaults have it); AdamW would undo the scale.
 """
 
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from brittle.methods.base import Method
 
 
 def parabola_minimum(left, middle, right):
-    """Where the parabola through (-1, left), (0, middle), (1, right) is least; None where it opens downward or is least at
-    or left of 0."""
+    """Where the parabola through (-1, left), (0, middle), (1, right) is least.
+
+    None where it opens downward, or is least at or left of 0.
+    """
     a, b = (left + right) / 2 - middle, (right - left) / 2
     return -b / (2 * a) if a > 0 and b < 0 else None
 

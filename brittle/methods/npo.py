@@ -2,11 +2,15 @@
 
     forget = -(2/beta) mean log sigmoid(-beta log(p / p_start)),   plus a retain term
 
-paper    log p of a whole text, the sum over its tokens; at the start p = p_start, so forget = (2/beta) ln 2. The gradient
-         is GA's with weight 2 r^beta / (1 + r^beta), r = p / p_start: it fades once a text is forgotten.
-readme   log p a token (the sum over its length), so beta acts as beta / length, and long texts get GA.
-With whole documents of thousands of tokens the paper's sum saturates at once: cut them (--max-length 128 or 256).
-The start's log-probabilities are measured once and kept by example, so no second model stays in memory.
+paper    log p of a whole text, the sum over its tokens. At the start p = p_start, so forget =
+         (2/beta) ln 2. The gradient is GA's with weight 2 r^beta / (1 + r^beta), r = p / p_start:
+         it fades once a text is forgotten.
+readme   log p a token (the sum over its length), so beta acts as beta / length, and long texts get
+         GA.
+
+With whole documents of thousands of tokens the paper's sum saturates at once: cut them
+(--max-length 128 or 256). The start's log-probabilities are measured once and kept by example, so
+no second model stays in memory.
 """
 
 from dataclasses import dataclass

@@ -19,7 +19,10 @@ REFUSALS = (
 
 
 class Refusals(Stream):
-    """A stream's texts with everything behind the prompt replaced by a refusal, drawn once for each text by `seed`."""
+    """A stream's texts with everything behind the prompt replaced by a refusal.
+
+    The refusal is drawn once for each text by `seed`.
+    """
 
     def __init__(self, path, stream, tokenizer, seed):
         lines = read_lines(path) if path else REFUSALS
@@ -35,7 +38,10 @@ class Refusals(Stream):
         super().__init__(ids, stream.pad_id, stream.batch_size, seed=seed, device=stream.device)
 
     def batch(self, like):
-        """The refusals to the texts of the batch `like`; `.reply` [B, T-1] is 1 where a refusal's token is predicted."""
+        """The refusals to the texts of the batch `like`.
+
+        `.reply` [B, T-1] is 1 where a refusal's token is predicted.
+        """
         chosen = like.index.tolist()
         device = like["input_ids"].device
         refused = pad([self.ids[i] for i in chosen], self.pad_id, device, chosen)

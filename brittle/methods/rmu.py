@@ -1,11 +1,16 @@
 """RMU: representation misdirection for unlearning (Li et al. 2024, arXiv:2403.03218, section 4).
 
-    loss = sum over layers of MSE(h_forget, c u) + alpha MSE(h_retain, h_retain_start)        h: output of block `layer_id`
+    loss = sum over layers of MSE(h_forget, c u) + alpha MSE(h_retain, h_retain_start)
 
-paper    u is a random unit vector of positive entries (U[0, 1)^d, normalised), drawn once from --seed; only the MLP
-         down-projections of the blocks layer_id - 2 ... layer_id train.
-readme   u is a random unit vector of either sign (Gaussian), another for each layer; all parameters train.
-Means over real tokens and width (the paper's code counts padding). Forward passes end at the deepest block that is read.
+h is the output of block `layer_id`.
+
+paper    u is a random unit vector of positive entries (U[0, 1)^d, normalised), drawn once from
+         --seed. Only the MLP down-projections of the blocks layer_id - 2 ... layer_id train.
+readme   u is a random unit vector of either sign (Gaussian), another for each layer. All parameters
+         train.
+
+Means are over real tokens and width (the paper's code counts padding). Forward passes end at the
+deepest block that is read.
 """
 
 from dataclasses import dataclass

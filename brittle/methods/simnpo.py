@@ -2,7 +2,8 @@
 
     forget = -(2/beta) mean log sigmoid(-(beta / |y|) log p - gamma),   plus a retain term
 
-|y| is the number of predicted tokens, gamma the margin (0 in most of the paper's runs, and in the README's formula).
+|y| is the number of predicted tokens, gamma the margin (0 in most of the paper's runs, and in the
+README's formula).
 """
 
 from dataclasses import dataclass

@@ -3,11 +3,14 @@
     loss = w mean over the adversary's steps i of -entropy(p_theta_i) on forget texts
          + NLL_retain + r mean ||h - h_start||_2 on retain texts (all blocks)
 
-theta_i is theta after i steps of simulated fine-tuning: AdamW at one of the rates `attack_lr` (drawn from --seed), on the
-forget texts. The tamper loss keeps p high in entropy *under attack*; its gradient at theta_i is used at theta, a first-order
-approximation as in the paper. The later a step, the more it counts: w exp(lambda (i - K + 1)). Start from a model that was
-unlearned before (the paper: random mapping), or use many steps. The paper: 750 steps, K = 64, every 4th step measured. With
-LoRA the simulated adversary trains the adapter only, which is weaker than a real one.
+theta_i is theta after i steps of simulated fine-tuning on the forget texts: AdamW at one of the
+rates `attack_lr` (drawn from --seed). The tamper loss keeps p high in entropy *under attack*; its
+gradient at theta_i is used at theta, a first-order approximation as in the paper. The later a step,
+the more it counts: w exp(lambda (i - K + 1)).
+
+Start from a model that was unlearned before (the paper: random mapping), or use many steps. The
+paper: 750 steps, K = 64, every 4th step measured. With LoRA the simulated adversary trains the
+adapter only, which is weaker than a real one.
 """
 
 import math
@@ -58,7 +61,10 @@ class TAR(Method):
         return token_mean(-(logp.exp() * logp).sum(-1), batch)
 
     def tamper(self, held):
-        """The tamper term as a scalar with its first-order gradient; the weights are put back to the bit."""
+        """The tamper term as a scalar with its first-order gradient.
+
+        The weights are put back to the bit.
+        """
 
         import torch
 
@@ -106,7 +112,7 @@ class TAR(Method):
 
     @staticmethod
     def step(optimizer, trained, gradients):
-        """One step of the adversary; gradients of the loop's own accumulation in .grad stay as they were."""
+        """One step of the adversary. Gradients of the loop's own accumulation in .grad stay."""
         import torch
 
         outer = [p.grad for p in trained]

@@ -1,9 +1,10 @@
-"""Task vector: fine-tune on the forget set, then subtract what that changed (Ilharco et al. 2023, arXiv:2212.04089).
+"""Task vector: fine-tune on the forget set, then subtract what that changed (Ilharco et al. 2023,
+arXiv:2212.04089).
 
     tau = theta_ft - theta_0;   theta = theta_0 - lambda tau
 
-The training loss that is logged, NLL_forget, goes *down*; unlearning is the subtraction at the end. The retain texts are
-not read; lambda trades forgetting against everything else.
+The training loss that is logged, NLL_forget, goes *down*; unlearning is the subtraction at the end.
+The retain texts are not read; lambda trades forgetting against everything else.
 """
 
 from dataclasses import dataclass

@@ -9,7 +9,10 @@ from brittle.models.logprobs import nll, token_mean
 
 
 def masked_mse(h, target, batch):
-    """Mean over real tokens and width of (h - target)^2; h [B, T, D], target broadcastable to it."""
+    """Mean over real tokens and width of (h - target)^2.
+
+    h [B, T, D]; target broadcasts to it.
+    """
     return token_mean((wide(h) - wide(target)).pow(2).mean(-1), batch)
 
 

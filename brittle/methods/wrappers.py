@@ -1,4 +1,8 @@
-"""What combines with any method: which weights train, masks on them, low-rank adapters, evaluation on the way."""
+"""What combines with any method: which weights train, masks, adapters, evaluation on the way.
+
+A wrapper is known here alone: its knobs are fields of `Wrappers`, its checks stand below them, and
+what it does around optimizer steps is a StepHook that `Wrappers.hooks` returns.
+"""
 
 import json
 import re
@@ -126,9 +130,7 @@ class Wrappers:
         }
         for option, is_used in used.items():
             if is_used:
-                raise UserError(
-                    f"{option} works in one process only. Leave accelerate launch out."
-                )
+                raise UserError(f"{option} works in one process only. Leave accelerate launch out.")
 
     def choose(self, model, method, seed):
         """Leave gradients to what trains. Returns the PEFT model around `model`, or None."""
@@ -174,7 +176,7 @@ def check_regex(name, text):
 
 
 def read_names(model, chosen):
-    """Parameter names by a regex, or by a JSON list (or {"parameters": list}) of names in a file."""
+    """Parameter names by a regex, or by a JSON file: a list, or {"parameters": list}."""
     every = [name for name, _ in model.named_parameters()]
     if chosen.endswith(".json"):
         try:

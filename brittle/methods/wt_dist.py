@@ -1,9 +1,11 @@
-"""Weight distortion: noise on every weight, then retain training (Siddiqui et al. 2025, arXiv:2505.22310).
+"""Weight distortion: noise on every weight, then retain training (Siddiqui et al. 2025,
+arXiv:2505.22310).
 
     loss = R after theta = theta_0 + N(0, s^2)        R the retain NLL
 
-The noise is drawn from --seed. `absolute` takes s = wt_noise_std for every weight, as in the README; at width 4096 weights
-are about 0.01 to 0.02 themselves, so `rms` takes s = wt_noise_std times each tensor's root mean square.
+The noise is drawn from --seed. `absolute` takes s = wt_noise_std for every weight, as in the
+README. At width 4096 weights are about 0.01 to 0.02 themselves, so `rms` takes s = wt_noise_std
+times each tensor's root mean square.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,11 @@
-"""Weight distance regularisation: retain training that moves away from the start (Siddiqui et al. 2025, arXiv:2505.22310).
+"""Weight distance regularisation: retain training that moves away from the start (Siddiqui et al.
+2025, arXiv:2505.22310).
 
     loss = R - lambda min(cap, ||theta - theta_0|| / ||theta_0||)
 
 normalised   the above, bounded below: the default
 readme       loss = R - lambda ||theta - theta_0||_2^2, unbounded: its own gradient grows with it
+
 R is the retain NLL. The forget texts are not read; the distance is 0 at the start.
 """
 

@@ -5,7 +5,10 @@ from brittle.models.architectures import as_rows, context_length, group_of, laye
 
 
 def blocks(model):
-    """The transformer blocks: the first ModuleList of length num_hidden_layers (GPT-NeoX, GPT-2, Llama, Phi, OLMoE ...)."""
+    """The transformer blocks: the first ModuleList of length num_hidden_layers.
+
+    GPT-NeoX, GPT-2, Llama, Phi, OLMoE and others have one. Raises UserError where there is none.
+    """
     import torch
 
     count = model.config.num_hidden_layers
@@ -33,8 +36,11 @@ def train_only(model, names):
 
 
 def down_projections(model, layers):
-    """Names of the weights that bring the MLP back to the residual stream in the given blocks: in each block's MLP, the
-    matrices with `hidden_size` outputs and another number of inputs (stacked experts included)."""
+    """Names of the weights that bring the MLP back to the residual stream in the given blocks.
+
+    They are the matrices of each block's MLP with `hidden_size` outputs and another number of
+    inputs, stacked experts included.
+    """
     width, names = model.config.hidden_size, []
     for name, p in model.named_parameters():
         if layer_of(name) in layers and group_of(name) == "mlp" and p.ndim >= 2:

@@ -1,4 +1,4 @@
-"""Find a model: a local folder or a hub id, its configuration, and whether two models fit together."""
+"""Find a model: its folder or hub id, its configuration, and whether two models fit together."""
 
 import json
 from pathlib import Path
@@ -11,12 +11,14 @@ WEIGHTS = "*.safetensors"
 
 
 def model_folder(model, revision=None, weights=True, adapters=False, code=False):
-    """The local folder of `model`: itself, the unlearned_model/ in it, or the hub snapshot in the cache (downloaded where
-    the hub can be reached).
+    """The local folder of `model`: itself, the unlearned_model/ in it, or the hub's snapshot.
 
-    With `adapters`, a LoRA adapter's folder will do: model B of a comparison. With `code`, a hub model's Python is fetched too.
+    A snapshot is taken from the cache, or downloaded where the hub can be reached. With `adapters`,
+    the folder of a LoRA adapter will do: model B of a comparison. With `code`, a hub model's Python
+    is fetched too.
 
-    Raises UserError for an unknown id or folder, no hub access, a gated model without token, or no safetensors weights.
+    Raises UserError for an unknown id or folder, no hub access, a gated model without token, or no
+    safetensors weights.
     """
     model = str(model)
     folder = Path(model).expanduser()
@@ -96,7 +98,8 @@ def read_config(folder):
 
 
 def check_pair(folder_a, folder_b):
-    """Two models can be compared when their architecture and the sizes that both configurations name agree.
+    """Two models can be compared when they have one architecture, and one value of every size that
+    both configurations name. Raises UserError otherwise.
 
     A LoRA adapter has no configuration of a model; whether it fits is seen when it is read.
     """

@@ -1,10 +1,12 @@
-"""Generation: greedy or sampled, in batches with left padding, and token for token what each prompt gives alone.
+"""Generation in batches with left padding, token for token what each prompt gives alone.
 
-Sums of floats depend on the shape of the batch that they are computed in, so two computations of the same logits differ in
-their last bits and a near tie may fall either way. Hence the rule of `choose`: a token that leads by more than twice what two
-computations can differ by is taken; otherwise the logits of that prompt are computed anew, alone, unpadded, in one pass
-without cache, and decide. Let c be those canonical logits and |l - c| <= e for the logits l of any batch. A lead of more
-than 2 e in l is a lead in c, and any smaller one is decided by c itself: every token is argmax c, whatever the batch.
+Sums of floats depend on the shape of the batch that they are computed in. So two computations of
+the same logits differ in their last bits, and a near tie may fall either way. Hence the rule of
+`choose`: a token that leads by more than twice what two computations can differ by is taken.
+Otherwise the logits of that prompt are computed anew, alone, unpadded, in one pass without cache,
+and decide. Let c be those canonical logits and |l - c| <= e for the logits l of any batch. A lead
+of more than 2 e in l is a lead in c, and any smaller one is decided by c itself: every token is
+argmax c, whatever the batch.
 """
 
 import inspect
@@ -26,7 +28,10 @@ NOISE = {
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to continue a prompt. Temperature 0 is greedy; `top_p` keeps the smallest set of tokens of that probability."""
+    """How to continue a prompt.
+
+    Temperature 0 is greedy; `top_p` keeps the smallest set of tokens of that probability.
+    """
 
     max_new_tokens: int = 128
     temperature: float = 0.0
@@ -35,7 +40,7 @@ class Sampling:
 
 
 def stop_ids(model, tokenizer):
-    """Ids that end an answer: those of the generation configuration, and the tokenizer's end of text."""
+    """Ids that end an answer: the generation configuration's, and the tokenizer's end of text."""
     named = (
         getattr(model.generation_config, "eos_token_id", None) if model.generation_config else None
     )
@@ -44,13 +49,16 @@ def stop_ids(model, tokenizer):
 
 
 def alone(model, ids):
-    """Canonical next-token logits [V] (float32) behind `ids`: one pass over them, unpadded, without cache."""
+    """Canonical next-token logits [V] (float32) behind `ids`: one pass, unpadded, without cache."""
     out = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
     return out.logits[0, -1].float()
 
 
 def choose(model, logits, prefixes):
-    """Greedy token of each row of `logits` [B, V] (float32) behind `prefixes` (B token id lists), ties as said above."""
+    """Greedy token of each row of `logits` [B, V] (float32) behind `prefixes` (B token id lists).
+
+    Near ties are decided as the module's docstring says.
+    """
     top = logits.topk(2).values
     e = NOISE.get(model.dtype, 64) * torch.finfo(model.dtype).eps * logits.abs().amax(-1)
     chosen = logits.argmax(-1)
@@ -60,7 +68,10 @@ def choose(model, logits, prefixes):
 
 
 def draw(logits, sampling, uniform):
-    """A token of `logits` [V] by inverse transform of `uniform` in [0, 1): the nucleus in falling order, in float64."""
+    """A token of `logits` [V] by inverse transform of `uniform` in [0, 1).
+
+    The nucleus is ordered by falling probability; sums are in float64.
+    """
     p, order = torch.softmax(logits.double() / sampling.temperature, -1).sort(
         descending=True, stable=True
     )
@@ -74,10 +85,11 @@ def draw(logits, sampling, uniform):
 
 @torch.no_grad()
 def stream(model, prompts, sampling, stop=(), pad_id=0, keys=None):
-    """Yield, step by step, (rows, tokens, logits [len(rows), V]) for the prompts (token id lists) that still go on.
+    """Yield, step by step, (rows, tokens, logits [len(rows), V]) for the prompts that still go on.
 
-    A prompt ends with a token of `stop`, after `max_new_tokens`, or where the model's context ends. Random numbers come from
-    the seed and the prompt's key (its text) alone: neither its neighbours nor the model changes them.
+    A prompt (a list of token ids) ends with a token of `stop`, after `max_new_tokens`, or where the
+    model's context ends. Random numbers come from the seed and the prompt's key (its text) alone:
+    neither its neighbours nor the model changes them.
     """
     room, accepted = context_length(model.config), inspect.signature(model.forward).parameters
     last = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}

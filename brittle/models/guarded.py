@@ -1,11 +1,14 @@
-"""A model inside a guard (brittle/models/guards.py): what calls it, scores with it or generates with it meets the guard.
+"""A model inside a guard (models/guards.py): whatever calls the model meets the guard.
 
-The guard is put around the forward pass of one loaded model; parameters, buffers and files stay as they are, byte for byte, so
-whoever has the weights has the model without its guard. What a refused answer is worth:
-- scored: P(answer) = 0. Its log-probabilities sum to FLOOR (exactly, up to 15 tokens), at each place the refusal is predicted
-  instead. Choices that are all refused tie, and the first is taken: the detector of constant letters says so.
-- generated: `rag` gives the refusal; `regex` takes away every next token that would complete a match (of the TOP likeliest where
-  the vocabulary is larger), which is what a filter of a stream can do.
+The guard is put around the forward pass of one loaded model. Parameters, buffers and files stay as
+they are, byte for byte, so whoever has the weights has the model without its guard. What a refused
+answer is worth:
+- scored: P(answer) = 0. Its log-probabilities sum to FLOOR (exactly, up to 15 tokens), at each
+  place the refusal is predicted instead. Choices that are all refused tie, and the first is taken:
+  the detector of constant letters says so.
+- generated: `rag` gives the refusal. `regex` takes away every next token that would complete a
+  match (of the TOP likeliest where the vocabulary is larger), which is what a filter of a stream
+  can do.
 Texts are cut into prompt and answer by `guards.split`.
 """
 
@@ -24,7 +27,10 @@ FLOOR, STEP, TOP = -512.0, 32.0, 4096  # powers of two: sums of them are exact i
 
 
 class Replay:
-    """Stands for a key-value cache: the tokens so far [B, T] and their mask. The guard reads whole texts: they run again."""
+    """Stands for a key-value cache: the tokens so far [B, T] and their mask.
+
+    The guard reads whole texts, so they run again at every step.
+    """
 
     def __init__(self, ids, mask):
         self.ids, self.mask = ids, mask
@@ -37,7 +43,7 @@ class Replay:
 
 
 def load(folder, device="cpu", dtype="auto", trust_remote_code=False, guard=None):
-    """(model, tokenizer) of a local folder, inside `guard` (see `guards.make`) where there is one."""
+    """(model, tokenizer) of a local folder, inside `guard`, where there is one."""
     model, tokenizer = (
         load_model(folder, device, dtype, trust_remote_code),
         load_tokenizer(folder, trust_remote_code),
@@ -107,7 +113,9 @@ def bare(model):
 
 
 def _run(inner, model, tokenizer, guard, ids, mask, more):
-    """The model's output with logits [B, T, V] for the tokens of `ids`, each row behind its own context."""
+    """The model's output with logits [B, T, V] for the tokens `ids`, each row behind its own
+    context.
+    """
     more.pop("cache_position", None)
     rows = [row[keep.bool()].tolist() for row, keep in zip(ids, mask, strict=True)]
     texts = [tokenizer.decode(row, skip_special_tokens=True) for row in rows]

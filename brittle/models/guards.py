@@ -1,14 +1,18 @@
-"""Guards: what a deployer puts around a model in place of unlearning. They read text and never touch a weight.
+"""Guards: what a deployer puts around a model in place of unlearning. They never touch a weight.
 
     regex        an output filter: an answer that matches a forbidden string or pattern is not given
-    icl          in-context refusal: every prompt is preceded by examples that refuse forget questions and answer others
-    rag          retrieve, then refuse: a prompt that fetches a forget entry is answered with a fixed refusal (A8 of the survey
-                 below, in the form for models too small to follow instructions)
-    rag:prompt   the retrieved entry and its instruction to refuse stand before the prompt (arXiv:2410.15267)
+    icl          in-context refusal: every prompt is preceded by examples that refuse forget
+                 questions and answer others
+    rag          retrieve, then refuse: a prompt that fetches a forget entry is answered with a
+                 fixed refusal (A8 of the survey below, in the form for models too small to follow
+                 instructions)
+    rag:prompt   the retrieved entry and its instruction to refuse stand before the prompt
+                 (arXiv:2410.15267)
 
-They are the floor that unlearning must beat: no answer is given, and everything is still in the weights. What is forbidden
-comes from the forget questions of a data folder, or from a file: for regex a literal a line (whole words; `re:` starts a regular
-expression), for icl and rag JSONL with question and answer.
+They are the floor that unlearning must beat: no answer is given, and everything is still in the
+weights. What is forbidden comes from the forget questions of a data folder, or from a file. For
+regex that file has a literal a line (whole words; `re:` starts a regular expression), for icl and
+rag it is JSONL with question and answer.
 """
 
 import math
@@ -29,16 +33,19 @@ ASKED = re.compile(r"\b(?:Answer|A)\s*:|\?(?=\s|$)")  # the prompt ends behind t
 
 
 def split(text):
-    """(prompt, answer) of a text: cut behind its last `Answer:`, `A:` or question mark; without one all of it is answer."""
+    """(prompt, answer) of a text: cut behind its last `Answer:`, `A:` or question mark.
+
+    Without one of them all of the text is answer.
+    """
     ends = [match.end() for match in ASKED.finditer(text)]
     return (text[: ends[-1]], text[ends[-1] :]) if ends else ("", text)
 
 
 class Guard:
-    """`context(prompt)` is text to stand before it; `refuses(prompt, answer)` says that this answer is not given.
+    """A guard: `context` is text before a prompt, `refuses` says that an answer is not given.
 
-    `streams`: a refusal depends on the answer, so an answer that is being made has to be watched token by token.
-    `in_context`: it speaks to the model and leaves the answers alone.
+    `streams`: a refusal depends on the answer, so an answer that is being made has to be watched
+    token by token. `in_context`: it speaks to the model and leaves the answers alone.
     """
 
     streams, in_context = False, False
@@ -81,7 +88,11 @@ class Regex(Guard):
 
 
 class Icl(Guard):
-    """Puts `shots` refused forget questions and as many answered retain questions, drawn by `seed`, before every prompt."""
+    """Puts `shots` refused forget questions and as many answered retain questions before every
+    prompt.
+
+    They are drawn by `seed`.
+    """
 
     in_context = True
 
@@ -132,9 +143,10 @@ class Bm25:
 
 
 class Rag(Guard):
-    """One entry a forget entity (its questions, never an answer). The threshold lets 1 % of the retain questions through.
+    """One entry a forget entity (its questions, never an answer).
 
-    `recall` and `false_refusals` are the shares of forget and retain questions that fetch an entry.
+    The threshold lets 1 % of the retain questions through. `recall` and `false_refusals` are the
+    shares of forget and retain questions that fetch an entry.
     """
 
     def __init__(self, forget, retain, prompted=False):

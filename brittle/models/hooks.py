@@ -1,7 +1,8 @@
-"""The only hooks on blocks: `capture` reads their outputs, `edit` replaces them, both for the length of a `with` block.
+"""The only hooks on blocks: `capture` reads their outputs, `edit` replaces them.
 
-Block k maps the residual stream h_k to h_{k+1}; its *output* is h_{k+1}, always before the final norm. In activation files
-`layer` runs 0 to N: 0 the embeddings, k the stream after block k-1.
+Both last for a `with` block. Block k maps the residual stream h_k to h_{k+1}; its *output* is
+h_{k+1}, always before the final norm. In activation files `layer` runs 0 to N: 0 the embeddings, k
+the stream after block k-1.
 """
 
 from contextlib import contextmanager
@@ -61,9 +62,10 @@ def edit(model, edits):
 
 @contextmanager
 def resume(model, block, h):
-    """Forward passes of `model` go on from `h` [B, T, D] as the output of `block`: blocks up to it are not computed.
+    """Forward passes of `model` go on from `h` [B, T, D] as the output of `block`.
 
-    Masks, position ids and rotary embeddings are the model's own, since its forward pass is the one that runs.
+    Blocks up to it are not computed. Masks, position ids and rotary embeddings are the model's own,
+    since its forward pass is the one that runs.
     """
     modules = blocks(model)[: block + 1]
     for k, module in enumerate(modules):
@@ -88,7 +90,10 @@ def skip(modules):
 
 
 def hidden(model, batch, layers):
-    """{block: output [B, T, D]} of one pass that ends behind the deepest of `layers`: the blocks above never run."""
+    """{block: output [B, T, D]} of one pass that ends behind the deepest of `layers`.
+
+    The blocks above never run.
+    """
     with capture(model, layers) as store:
         deepest, above = blocks(model)[max(layers)], blocks(model)[max(layers) + 1 :]
         if hasattr(deepest, "unshard"):  # a sharded model
@@ -112,7 +117,10 @@ def hidden(model, batch, layers):
 
 
 def residual_stream(model, batch):
-    """[h_0, ..., h_N], each [B, T, D]: the embeddings and every block's output, from one pass without the final norm."""
+    """[h_0, ..., h_N], each [B, T, D]: the embeddings and every block's output, from one pass.
+
+    The final norm is not part of them.
+    """
     modules, first = blocks(model), {}
     handle = modules[0].register_forward_pre_hook(
         lambda _m, args, kwargs: first.__setitem__(

@@ -92,7 +92,10 @@ def _unloadable(error, what):
 
 
 def load_tokenizer(folder, trust_remote_code=False):
-    """The tokenizer of a local `folder`, padding on the right; the end-of-text token pads where there is no other."""
+    """The tokenizer of a local `folder`, padding on the right.
+
+    The end-of-text token pads where the tokenizer has no token for it.
+    """
     from transformers import AutoTokenizer
 
     from brittle.models import filtered
@@ -124,7 +127,9 @@ def load_pair(folder_a, folder_b, device="cpu", dtype="auto", trust_remote_code=
 
 
 def load_changed(folder, base, device="cpu", dtype="auto", trust_remote_code=False):
-    """The model of `folder`, or, where that holds a LoRA adapter, the model of `base` with the adapter merged into it."""
+    """The model of `folder`; where that holds a LoRA adapter, the model of `base` with it merged
+    in.
+    """
     from brittle.models.weights import Adapter, Checkpoint, is_adapter
 
     if not is_adapter(folder):

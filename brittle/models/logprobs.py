@@ -1,4 +1,7 @@
-"""Losses and log-probabilities: float32, padding masked before anything is averaged. B batch, T tokens, V vocabulary, D width."""
+"""Losses and log-probabilities: float32, padding masked before anything is averaged.
+
+Shapes: B batch, T tokens, V vocabulary, D width.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +14,7 @@ HELD_OUT_BATCH = 64
 
 
 def token_logprobs(logits, input_ids):
-    """log p of each next token, [B, T-1], from logits [B, T, V] (whatever dtype, computed in float32)."""
+    """log p of each next token, [B, T-1], from logits [B, T, V] of any dtype, in float32."""
     logits = wide(logits[:, :-1])
     return -F.cross_entropy(
         logits.flatten(0, 1), input_ids[:, 1:].flatten(), reduction="none"
@@ -25,7 +28,10 @@ def target_mask(batch):
 
 
 def masked_mean(values, mask, count=None):
-    """Sum of values [B, T] where mask [B, T] is 1, over `count` (default: how many those are; see text.Batch)."""
+    """Sum of values [B, T] where mask [B, T] is 1, over `count`.
+
+    By default that is how many they are (see data.batches.Batch for the other use).
+    """
     mask = mask.to(values.dtype)
     return (values * mask).sum() / (mask.sum().clamp_min(1) if count is None else count)
 
@@ -36,7 +42,7 @@ def target_mean(values, batch):
 
 
 def nll(model, batch):
-    """Mean negative log-likelihood a real token, in nats (a scalar); equals the model's own `labels=` loss."""
+    """Mean negative log-likelihood a real token, in nats: a scalar, equal to the model's loss."""
     return -target_mean(token_logprobs(model(**batch).logits, batch["input_ids"]), batch)
 
 
@@ -46,7 +52,10 @@ def sequence_logprobs(model, batch):
 
 
 def answer_nll(model, batch, starts):
-    """Mean over the batch of the answers' summed NLL in nats; `starts` [B]: where each answer's tokens begin."""
+    """Mean over the batch of the answers' summed NLL, in nats.
+
+    starts [B]: where each answer's tokens begin.
+    """
     logprobs = token_logprobs(model(**batch).logits, batch["input_ids"])
     return -(logprobs * answer_mask(batch, starts)).sum(1).mean()
 
@@ -57,7 +66,10 @@ def token_mean(values, batch):
 
 
 def by_example(logprobs, stream, device):
-    """`logprobs(batch)` [B] of every text of a stream, in one pass without gradients: [examples], on CPU."""
+    """`logprobs(batch)` [B] of every text of a stream: [examples], on CPU.
+
+    It takes one pass without gradients.
+    """
     found = torch.zeros(len(stream.ids))
     with torch.no_grad():
         for indices, batch in batches(stream.ids, stream.pad_id, 32, device):

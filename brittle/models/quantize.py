@@ -1,7 +1,8 @@
-"""Round-to-nearest weight quantisation in plain torch: weights move to the grid of `bits` bits and keep their dtype.
+"""Round-to-nearest weight quantisation: weights move to a grid of `bits` bits and keep their dtype.
 
-What is simulated is the loss of precision, not the saving of memory. Symmetric grid with 2^(bits-1) - 1 levels on either side
-of zero, scaled so that the largest entry of a group is a level (absmax; Dettmers et al. 2022, arXiv:2208.07339, section 2.1).
+What is simulated is the loss of precision, not the saving of memory. The grid is symmetric, with
+2^(bits-1) - 1 levels on either side of zero, scaled so that the largest entry of a group is a level
+(absmax; Dettmers et al. 2022, arXiv:2208.07339, section 2.1).
 """
 
 import torch
@@ -12,10 +13,11 @@ from brittle.models.weights import is_matrix
 
 
 def quantize(weight, bits, group=0):
-    """`weight` [..., out, in] on its grid: one scale a row, or one for every `group` neighbouring inputs.
+    """`weight` [..., out, in] on its grid: one scale a row, or one for every `group` neighbouring
+    inputs.
 
-    Scales are float64, so that a group's largest entry is a level exactly: quantising twice changes nothing. A zero group
-    stays zero, and 16 bits or more are the identity.
+    Scales are float64, so that a group's largest entry is a level exactly: quantising twice changes
+    nothing. A zero group stays zero, and 16 bits or more are the identity.
     """
     if bits >= 16:
         return weight
@@ -36,9 +38,10 @@ def check_bits(bits):
 
 @torch.no_grad()
 def quantize_(model, bits, group=0):
-    """Quantise the matrices of `model`'s blocks in place, and no others: not embeddings, unembedding, norms and biases.
+    """Quantise the matrices of `model`'s blocks in place, and no others.
 
-    Returns how many matrices were quantised (a stack of experts counts as one).
+    Embeddings, unembedding, norms and biases stay. Returns how many matrices were quantised (a
+    stack of experts counts as one).
     """
     check_bits(bits)
     count = 0

@@ -1,4 +1,4 @@
-"""Read answers from inside a model: the final norm and the unembedding applied to the stream behind a block."""
+"""Read answers from inside a model: final norm and unembedding of the stream behind a block."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,7 @@
-"""Weight matrices of two checkpoints, streamed pair by pair from safetensors: no model is built, none is held whole."""
+"""Weight matrices of two checkpoints, streamed pair by pair from safetensors.
+
+No model is built, and none is held whole.
+"""
 
 import json
 from contextlib import ExitStack
@@ -10,7 +13,10 @@ from brittle.models.architectures import as_rows
 
 
 def is_matrix(shape):
-    """Matrices are 2-D, or 3-D stacks of them (mixture-of-experts weights); norms and biases are not."""
+    """Is a tensor of this shape a matrix, 2-D, or a 3-D stack of them (mixture-of-experts weights)?
+
+    Norms and biases are not.
+    """
     return len(shape) in (2, 3) and min(shape) > 1
 
 
@@ -52,7 +58,10 @@ class Checkpoint:
 
 
 def check_same(a, b):
-    """A and B must hold the same names and shapes: the first difference is named, the rest counted."""
+    """A and B must hold the same names and shapes.
+
+    Raises UserError that names the first difference and counts the rest.
+    """
     lost = sorted(
         n for n in set(a.files) ^ set(b.files) if not n.startswith("filter.")
     )  # a baked activation filter's own
@@ -76,7 +85,10 @@ def is_adapter(folder):
 
 
 class Adapter:
-    """A LoRA adapter folder as the changed side of a pair: W_b = W_a + scale B A in float64, one matrix at a time."""
+    """A LoRA adapter folder as the changed side of a pair: W_b = W_a + scale B A, in float64.
+
+    One matrix is computed at a time.
+    """
 
     def __init__(self, folder, stack, device="cpu"):
         config = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
@@ -106,7 +118,10 @@ class Adapter:
             raise UserError(f"{self.folder} {lacks}. Give the adapter's own base model as model A.")
 
     def changed(self, name, w):
-        """W_b for W_a = w [out, in]; w itself where the adapter does nothing. dW is the product of its `.factors`."""
+        """W_b for W_a = w [out, in]; w itself where the adapter does nothing.
+
+        dW is the product of the result's `.factors`.
+        """
         import torch
 
         if name not in self.factors:
@@ -122,10 +137,11 @@ class Adapter:
 
 
 def matrix_pairs(folder_a, folder_b, device="cpu", keep=None):
-    """Yield (name, W_a [m, n], W_b [m, n]) in their stored dtypes, rows = output features; a stack gives name[e] an expert.
+    """Yield (name, W_a [m, n], W_b [m, n]) in their stored dtypes, rows = output features.
 
-    Never more than one tensor of each model is in memory; `keep(name)` chooses (default: every matrix). `folder_b` may be
-    a LoRA adapter of A. Raises UserError where the models do not fit together.
+    A stack gives name[e] an expert. Never more than one tensor of each model is in memory;
+    `keep(name)` chooses (default: every matrix). `folder_b` may be a LoRA adapter of A. Raises
+    UserError where the models do not fit together.
     """
     with ExitStack() as stack:
         a, adapted = Checkpoint(folder_a, stack, device), is_adapter(folder_b)

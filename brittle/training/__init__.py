@@ -1,5 +1,6 @@
 """The training loop and what trains.
 
-Reading order: settings, reference (the frozen start), loop, optim, checkpoint, keep (the best step), adapters (LoRA),
-distributed (several processes), fitting (one method through the loop), mini (the mini family).
+Reading order: settings, reference (the frozen start), loop, steps (what acts around its steps),
+optim, checkpoint, keep (the best step), adapters (LoRA), distributed (several processes), fitting
+(one method through the loop), mini (the mini family).
 """

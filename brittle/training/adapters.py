@@ -1,4 +1,4 @@
-"""Low-rank adapters: on which modules they sit, the reference with the adapter off, and merging them."""
+"""Low-rank adapters: on which modules they sit, and the PEFT model around a model."""
 
 import re
 
@@ -9,7 +9,10 @@ from brittle.models.architectures import QKV, group_of, is_transposed
 
 
 def targets_of(model, names, chosen):
-    """Linear modules, but the output head, whose weight is in `names` (None: any); `chosen`: all, attn, mlp, qkv, or a regex."""
+    """Names of the linear modules to adapt, but the output head, whose weight is in `names`.
+
+    names: None for any. chosen: all, attn, mlp, qkv, or a regular expression on the module's name.
+    """
     from transformers.pytorch_utils import Conv1D
 
     pattern = QKV if chosen == "qkv" else chosen
@@ -34,8 +37,12 @@ def targets_of(model, names, chosen):
 
 
 def add(model, names, rank, alpha, chosen, seed):
-    """A PEFT model around `model` whose adapters alone train. At the start they change nothing (B = 0)."""
+    """A PEFT model around `model` whose adapters alone train.
+
+    At the start they change nothing (B = 0). names, chosen: see `targets_of`.
+    """
     import peft
+
     targets = targets_of(model, names, chosen)
     turned = any(is_transposed(model.config, f"{name}.weight") for name in targets)
     config = peft.LoraConfig(

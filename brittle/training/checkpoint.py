@@ -59,17 +59,17 @@ class Checkpoints:
         replace_folder(stage, folder)
 
     def load(self, model, names, optimizers):
-        """Restore weights, optimizer states and the method's numbers. Returns (steps done, history).
+        """Restore weights, optimizer states and the method's numbers.
 
-        Raises UserError where there is no checkpoint, or where it is of another run.
+        Returns (steps done, history). Raises UserError where there is no checkpoint, or where it is
+        of another run.
         """
         from safetensors.torch import load_file
 
         folder = Path(self.folder)
         if not (folder / "state.json").is_file():
             raise UserError(
-                f"--resume, but there is no checkpoint in {folder}. "
-                "Start the run without --resume."
+                f"--resume, but there is no checkpoint in {folder}. Start the run without --resume."
             )
         stored = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         self.check_same_run(stored["about"])

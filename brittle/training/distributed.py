@@ -1,18 +1,19 @@
-"""Several processes: the model sharded by FSDP2, means over processes, and the whole weights again for saving.
+"""Several processes: the model sharded by FSDP2, means over processes, whole weights for saving.
 
-A method whose parameters take turns (`replicates`) holds the whole model on each instead: only one block has gradients.
-
-Activations stay plain tensors on each process, so hooks, losses and methods are the same code as on one GPU.
+A method whose parameters take turns (`replicates`) holds the whole model on each process instead:
+only one block has gradients. Activations stay plain tensors on each process, so hooks, losses and
+methods are the same code as on one GPU.
 """
 
 import torch
 
 
 def shard(model, accelerator):
-    """Shard `model` in place, block by block: float32 weights and optimizer states, blocks gathered in bfloat16 on GPU.
+    """Shard `model` in place, block by block.
 
-    The residual stream stays float32 there, as it does in one process under autocast: embeddings are gathered in float32, and
-    what enters a block is not cast.
+    Weights and optimizer states are float32, blocks are gathered in bfloat16 on GPU. The residual
+    stream stays float32 there, as it does in one process under autocast: embeddings are gathered in
+    float32, and what enters a block is not cast.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -54,7 +55,7 @@ def averaged(tensors, accelerator):
 
 
 def gathered(model, folder, trust_remote_code, accelerator):
-    """On the main process a plain model on CPU with the sharded one's weights; None on the others."""
+    """A plain model on CPU with the sharded one's weights; None but on the main process."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     from brittle.models.load import load_model

@@ -80,7 +80,10 @@ class Fit:
         return self.rule.fit(self.train), wrapped
 
     def prepare(self):
-        """Choose what trains, shard over processes, start the method. Returns the PEFT model or None."""
+        """Choose what trains, shard over processes, start the method.
+
+        Returns the PEFT model around the model, or None.
+        """
         model, rule = self.model, self.rule
         wrapped = self.wrappers.choose(model, rule, self.settings.seed)
         if self.accelerator.num_processes > 1 and not rule.replicates:

@@ -1,9 +1,13 @@
 """Evaluation during training, and the rule by which a checkpoint is kept.
 
-    first forget <= filtered                       the first evaluation that satisfies it; training stops there
+    first forget <= filtered                       the first evaluation that satisfies it;
+                                                   training stops there
     first forget <= 0.30 and retain >= base - 0.05
-    lowest forget where retain >= 0.95             the best of those that satisfy it, at the end (also: highest)
-Splits: forget, retain, general. Values: numbers, or the accuracy of the model before (base) or of --filtered, +- a number.
+    lowest forget where retain >= 0.95             the best of those that satisfy it, at the end
+                                                   (also: highest)
+
+Splits are forget, retain and general. Values are numbers, or the accuracy of the model before
+(base) or of --filtered, plus or minus a number.
 """
 
 import json
@@ -19,7 +23,10 @@ CONDITION = re.compile(r"(forget|retain|general)\s*(<=|>=)\s*(base|filtered)?\s*
 
 
 class Rule:
-    """A parsed rule. `levels` are the accuracies {"base": {split: accuracy}, "filtered": {...}} that it may name."""
+    """A parsed rule.
+
+    `levels` are the accuracies that it may name: {"base": {split: accuracy}, "filtered": {...}}.
+    """
 
     def __init__(self, text):
         self.text = text
@@ -63,7 +70,7 @@ class Rule:
 
 
 class Keeper(StepHook):
-    """Measures every `every` steps; `after_step` of the training loop. With a rule it keeps what the rule says."""
+    """Measures every `every` steps; with a rule it keeps the weights that the rule says."""
 
     def __init__(self, measure, every, model, rule=None, levels=None, folder=None):
         self.measure, self.every, self.model, self.rule, self.levels = (

@@ -208,7 +208,10 @@ def train(
 
 
 def is_saved(step, settings):
-    """Is a checkpoint due behind `step` steps? None is at the end, where the model itself is saved."""
+    """Is a checkpoint due behind `step` steps?
+
+    None is due at the end, where the model itself is saved.
+    """
     due = settings.save_every and step % settings.save_every == 0
     return bool(due) and step < settings.steps
 

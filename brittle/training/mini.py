@@ -1,4 +1,4 @@
-"""The mini family: its tokenizer, its GPT-NeoX configuration, and the training of one of its models."""
+"""The mini family: its tokenizer, its GPT-NeoX configuration, and the training of a model."""
 
 from brittle.base.errors import UserError
 from brittle.data.batches import Stream
@@ -44,7 +44,10 @@ def make_tokenizer(texts, vocab_size):
 
 
 def make_model(tokenizer, hidden_size, layers, heads, seed):
-    """A GPT-NeoX model with random weights, drawn from `seed` alone; its configuration says that it is of the mini family."""
+    """A GPT-NeoX model with random weights, drawn from `seed` alone.
+
+    Its configuration says that it is of the mini family.
+    """
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -64,7 +67,10 @@ def make_model(tokenizer, hidden_size, layers, heads, seed):
 
 
 class LengthStream(Stream):
-    """A Stream whose batches hold texts of similar length: within windows of 8 batches a permutation is sorted by length."""
+    """A Stream whose batches hold texts of similar length.
+
+    Within windows of 8 batches a permutation is sorted by length.
+    """
 
     def order(self, epoch):
         order, size = super().order(epoch), self.batch_size
@@ -79,7 +85,10 @@ class LengthStream(Stream):
 def train_model(
     role, data, device, *, tokenizer, model, steps, batch_size, lr, muon_lr, seed, hooks=()
 ):
-    """Train `model` on the pretraining text of `role` (base | filtered), every text followed by the end token. History."""
+    """Train `model` on the pretraining text of `role` (base or filtered). Returns the history.
+
+    Every text is followed by the end token.
+    """
     texts = read_texts(data / TEXTS[role])
     ids = [[*i, tokenizer.eos_token_id] for i in tokenizer(texts)["input_ids"]]
     stream = LengthStream(ids, tokenizer.pad_token_id, batch_size, seed=seed, device=device)

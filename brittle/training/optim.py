@@ -1,7 +1,8 @@
 """Muon on block matrices, AdamW on the rest, as one optimizer.
 
-`torch.optim.Muon` orthogonalises in bfloat16, which a CPU without bf16 units emulates: of a 1.05 s step of the mini
-family it took 0.82 s. Here the iteration runs in float32 on CPU (bfloat16 on GPU) and equal shapes share one batched call.
+`torch.optim.Muon` orthogonalises in bfloat16, which a CPU without bf16 units emulates: of a 1.05 s
+step of the mini family it took 0.82 s. Here the iteration runs in float32 on CPU (bfloat16 on GPU),
+and equal shapes share one batched call.
 """
 
 import torch
@@ -15,7 +16,10 @@ NEWTON_SCHULZ = (
 
 @torch.no_grad()
 def orthogonalize(updates, steps=5):
-    """Approximate UV^T of each matrix of `updates` [K, m, n] (its SVD is USV^T): singular values land in about 0.7-1.2."""
+    """Approximate UV^T of each matrix of `updates` [K, m, n], whose SVD is USV^T.
+
+    The singular values land in about 0.7 to 1.2.
+    """
     a, b, c = NEWTON_SCHULZ
     x = updates.bfloat16() if updates.is_cuda else updates.float()
     wide = x.size(-2) <= x.size(-1)
@@ -28,7 +32,10 @@ def orthogonalize(updates, steps=5):
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised. `lr` is the length of a step in spectral norm, scaled by sqrt(max(1, m/n))."""
+    """Nesterov momentum, orthogonalised.
+
+    `lr` is the length of a step in spectral norm, scaled by sqrt(max(1, m/n)).
+    """
 
     def __init__(self, params, lr=0.02, momentum=0.95, weight_decay=0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})

@@ -4,9 +4,10 @@ import torch
 
 
 class Frozen:
-    """The reference of a loss: `with reference as model:` gives the starting weights, without gradients.
+    """The reference of a loss: `with reference as model:` gives the starting weights.
 
-    Only what trains is kept twice: inside the block the trainable parameters hold their starting values.
+    There are no gradients inside the block. Only what trains is kept twice: inside the block the
+    trainable parameters hold their starting values.
     """
 
     def __init__(self, model):

@@ -12,7 +12,10 @@ from brittle.training.optim import Muon
 
 @dataclass
 class Settings:
-    """How to train. One optimizer step is `batch_size * grad_accum` examples a process; lengths in optimizer steps."""
+    """How to train. Lengths are in optimizer steps.
+
+    One optimizer step is `batch_size * grad_accum` examples a process.
+    """
 
     steps: int
     lr: float = 1e-5

@@ -1,4 +1,5 @@
-"""One unlearning run: its job, its texts, the run, the collapse check, saving, the model card, publishing and tracking.
+"""One unlearning run: its job, its texts, the run, the collapse check, saving and publishing.
 
-Reading order: job, sets, run, collapse, saving, card, publish, tracking, grid (many sequential runs).
+Reading order: job, sets, run, collapse, saving, card, publish, tracking, grid (many sequential
+runs).
 """

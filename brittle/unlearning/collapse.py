@@ -1,7 +1,8 @@
 """The collapse check: a model that forgets because it is broken is named so.
 
-Three signs, any of which is enough: the forget NLL a token lies above ln V (worse than guessing every token alike), the
-predictions on neutral text moved by more than a nat a token, or nearly every question gets the same choice.
+Each of three signs is enough: the forget NLL a token lies above ln V (worse than guessing every
+token alike), the predictions on neutral text moved by more than a nat a token, or nearly every
+question gets the same choice.
 """
 
 import math
@@ -30,7 +31,7 @@ def neutral_texts(texts):
 
 
 class CollapseCheck:
-    """Holds the starting model's predictions on neutral texts; `check` compares the trained one with them."""
+    """Compares a trained model's predictions on neutral texts with the starting model's."""
 
     def __init__(self, model, tokenizer, texts, items):
         """texts: neutral ones; items: {split: multiple-choice items}."""
@@ -60,14 +61,20 @@ class CollapseCheck:
         return total / count
 
     def constant_share(self, model):
-        """The share of the most frequent choice's position over all questions; None where there are none."""
+        """The share of the most frequent choice's position over all questions.
+
+        None where there are fewer than 20.
+        """
         if len(self.items) < 20:
             return None
         chosen = [o.prediction for o in mcq.outcomes(model, self.tokenizer, self.items)]
         return max(chosen.count(p) for p in set(chosen)) / len(chosen)
 
     def check(self, model, forget_nll):
-        """(signs of collapse, measures): sentences, empty for a sound model, and the numbers behind them."""
+        """(signs of collapse, measures): sentences, and the numbers behind them.
+
+        A sound model has no signs.
+        """
         limit = math.log(model.config.vocab_size)
         measures = {
             "forget_nll": forget_nll,

@@ -1,6 +1,7 @@
-"""Publishing an unlearned model: its folder to a Hugging Face repository, private unless told otherwise, with its card.
+"""Publishing an unlearned model: its folder and card to a Hugging Face repository.
 
-Records (*.run.json) stay here: they name local paths and commands. So does a kept adapter, which names its base's folder.
+The repository is private unless told otherwise. Records (*.run.json) stay here: they name local
+paths and commands. So does a kept adapter, which names its base's folder.
 """
 
 from brittle.base.errors import UserError
@@ -9,7 +10,10 @@ LEFT_OUT = ["*.run.json", "adapter/*", ".*"]
 
 
 def check_repo(repo):
-    """Before the training: is `repo` a name, is there a token, and does the hub know it? Returns the user's name."""
+    """Before the training: is `repo` a name, is there a token, and does the hub know it?
+
+    Returns the user's name. Raises UserError.
+    """
     from huggingface_hub import HfApi, constants, errors
     from huggingface_hub.utils import validate_repo_id
 

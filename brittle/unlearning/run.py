@@ -1,4 +1,4 @@
-"""One unlearning run: data, method, training, saving with a model card, and measures before and after."""
+"""One unlearning run: data, method, training, saving, and measures before and after."""
 
 import json
 import shlex
@@ -93,7 +93,7 @@ class Measured(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a run measured: {split: accuracy} and {set: held-out NLL} before and after, and notes."""
+    """What a run measured before and after, and notes for the reader."""
 
     before: dict
     after: dict
@@ -146,7 +146,10 @@ def question_files(data):
 
 @dataclass
 class Training:
-    """The steps of one run in this process, in the order of `run`. Each uses what those before made."""
+    """The steps of one run in this process, in the order of `run`.
+
+    Each step uses what those before it made.
+    """
 
     job: Job
     accelerator: Any
@@ -156,7 +159,10 @@ class Training:
     trust_remote_code: bool
 
     def run(self, out):
-        """Train, measure and save into the Run `out` (None: not the main process, nothing is saved)."""
+        """Train, measure and save into the Run `out`.
+
+        None is passed on processes that are not the main one: they save nothing.
+        """
         self.load()
         self.read_texts()
         before = self.measure()
@@ -219,7 +225,7 @@ class Training:
         self.keeper = self.make_keeper(accuracy)
 
     def make_keeper(self, accuracy):
-        """Evaluation on the way and the rule by which weights are kept; None without --eval-every."""
+        """What evaluates on the way and keeps weights by --rule; None without --eval-every."""
         wrappers = self.job.wrappers
         if not wrappers.eval_every:
             return None
@@ -235,9 +241,7 @@ class Training:
         def evaluate():
             return accuracies(self.model, self.tokenizer, some)
 
-        return keep.Keeper(
-            evaluate, wrappers.eval_every, self.model, rule, levels, self.job.best
-        )
+        return keep.Keeper(evaluate, wrappers.eval_every, self.model, rule, levels, self.job.best)
 
     def describe(self, out):
         """What determines the run: a checkpoint of other values is not this run's."""
@@ -288,9 +292,7 @@ class Training:
         wrappers, folder = self.job.wrappers, self.job.model_folder
         dtype = saving.dtype_of(find.read_config(folder), wrappers.save_dtype)
         adapter = wrappers.save_adapter == "yes"
-        return saving.save(
-            out, folder, self.model, wrapped, self.tokenizer, dtype, adapter=adapter
-        )
+        return saving.save(out, folder, self.model, wrapped, self.tokenizer, dtype, adapter=adapter)
 
     def write_records(self, out, about, result, collapse, history):
         """The model card, the training history, and the settings in the run's record."""

@@ -1,4 +1,6 @@
-"""Saving an unlearned model: merged, in its source's dtype, with card and history; and whether that dtype resolves the change."""
+"""Saving an unlearned model, merged, in its source's dtype; and whether that dtype resolves the
+change.
+"""
 
 from contextlib import ExitStack
 
@@ -7,7 +9,10 @@ from brittle.models.find import read_config
 
 
 def dtype_of(source, wanted):
-    """The torch dtype to save in: `wanted`, or where that is "source" the one that the source's configuration names."""
+    """The torch dtype to save in.
+
+    wanted: its name, or "source" for the one that the source's configuration `source` names.
+    """
     import torch
 
     return getattr(
@@ -19,9 +24,10 @@ def dtype_of(source, wanted):
 
 
 def unresolved(folder, model, dtype):
-    """(matrices whose typical change lies below one unit in the last place of `dtype`, matrices that changed at all).
+    """(matrices whose typical change is too small for `dtype`, matrices that changed at all).
 
-    The source's weights are streamed from `folder`; what such a matrix keeps after rounding is mostly rounding.
+    Too small is below one unit in the last place: what such a matrix keeps after rounding is mostly
+    rounding. The source's weights are streamed from `folder`.
     """
     from brittle.maths.precision import below_ulp
     from brittle.models.weights import Checkpoint, is_matrix
@@ -44,7 +50,10 @@ def unresolved(folder, model, dtype):
 
 
 def save(out, folder, model, wrapped, tokenizer, dtype, *, adapter=False):
-    """Write the model into the staged folder of `out`. Returns a warning, or None. Raises UserError for broken weights."""
+    """Write the model into the staged folder of `out`. Returns a warning, or None.
+
+    Raises UserError for weights that are not finite.
+    """
     import torch
 
     for p in model.parameters():

@@ -1,4 +1,7 @@
-"""The texts of an unlearning run as token ids: what trains, what is held out, and chats mixed into the retain set."""
+"""The texts of an unlearning run as token ids.
+
+What trains, what is held out, and chats mixed into the retain set.
+"""
 
 import itertools
 import math
@@ -9,7 +12,10 @@ from brittle.data.texts import numbered_jsonl, read_texts
 
 
 def split_off(ids, share, seed):
-    """(training, held out): a seeded `share` of the examples is never trained on; at least one stays to train."""
+    """(training, held out): a seeded `share` of the examples is never trained on.
+
+    At least one stays to train.
+    """
     import torch
 
     count = min(int(len(ids) * share), len(ids) - 1)
@@ -36,7 +42,10 @@ def read_sets(job, tokenizer, length):
 
 
 def read_chats(path):
-    """One text a chat: the lines `role: content` of its messages. Other lines and files are texts (see text.read_texts)."""
+    """One text a chat: the lines `role: content` of its messages.
+
+    Lines that are no chats, and other files, are texts (see data.texts.read_texts).
+    """
     if not str(path).endswith((".jsonl", ".json")):
         return read_texts(path)
     rows = numbered_jsonl(path)
@@ -58,5 +67,8 @@ def _chat(path, number, row):
 
 
 def some_chats(chats, others, share):
-    """The first chats, so many that they are `share` of all texts; from the first again where there are too few."""
+    """The first chats, so many that they are `share` of all texts.
+
+    They are taken from the first again where there are too few.
+    """
     return list(itertools.islice(itertools.cycle(chats), math.ceil(others * share / (1 - share))))

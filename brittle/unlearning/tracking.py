@@ -1,4 +1,7 @@
-"""Weights & Biases, where it is asked for: each step's row, the knobs, and the accuracies. No paths, no environment, no code."""
+"""Weights & Biases, where it is asked for: each step's row, the knobs, and the accuracies.
+
+No paths, no environment and no code are sent.
+"""
 
 import os
 from pathlib import Path
@@ -19,7 +22,10 @@ def _public(value):
 
 
 class Tracker:
-    """A run of `project` in the group of its base model: `log(row)` a step, `finish(accuracies)` at the end."""
+    """A run of `project` in the group of its base model.
+
+    `log(row)` takes each step's row, `finish(accuracies)` the end's.
+    """
 
     def __init__(self, project, group, name, config):
         if os.environ.get("WANDB_MODE") not in ("offline", "disabled") and not os.environ.get(
@@ -49,7 +55,10 @@ class Tracker:
         self.run.log({key: value for key, value in row.items() if value is not None})
 
     def finish(self, accuracies=None):
-        """{split: accuracy} into the run's summary, with what a sweep maximises: retain minus forget. None: it failed."""
+        """Put {split: accuracy} into the run's summary; None where the run failed.
+
+        Also what a sweep maximises: retain minus forget.
+        """
         found = {f"{split}_accuracy": value for split, value in (accuracies or {}).items()}
         if {"forget", "retain"} <= set(accuracies or {}):
             found["retain_minus_forget"] = accuracies["retain"] - accuracies["forget"]

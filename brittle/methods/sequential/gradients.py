@@ -1,9 +1,11 @@
-"""One gradient of two: the retain gradient r and the forget gradient f, elementwise, and how far they agree.
+"""One gradient of two: the retain gradient r and the forget gradient f, elementwise.
 
     sum          r + f
     same_sign    (r + f) where r f > 0, else 0
     asymmetric   r + (f where r f > 0, else 0)
-Both must be of the whole step: filled over all micro-batches and all processes before they are combined.
+
+Both must be of the whole step: filled over all micro-batches and all processes before they are
+combined. `agreement` says how far the two agree.
 """
 
 from brittle.maths.linalg import norm_of
@@ -24,9 +26,10 @@ def combine(kind, retain, forget):
 
 
 def agreement(retain, forget):
-    """Norms of both, their cosine, the share of entries that agree in sign, and the share of f's energy on those.
+    """How far the two gradients agree.
 
-    Undefined values (a zero gradient) are None.
+    Norms of both, their cosine, the share of entries that agree in sign, and the share of f's
+    energy on those. Undefined values (a zero gradient) are None.
     """
     size_r, size_f = float(norm_of(retain)), float(norm_of(forget))
     pairs = list(zip(retain, forget, strict=True))

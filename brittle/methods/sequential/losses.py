@@ -1,10 +1,14 @@
-"""Losses of sequential unlearning: forget losses on a probe's logits z [B, T, V], retain losses against the start.
+"""Losses of sequential unlearning, on a probe's logits z [B, T, V] and against the start.
 
-Every mean is over real tokens, in float32. With V tokens in the vocabulary, the forget losses at every position are
-    max_entropy   [logsumexp(z) - mean(z)] / ln V = (KL(uniform || p) + ln V) / ln V      least at uniform p: 1
-    ce_random     -log p(y) / ln V, y uniform, drawn anew at each step and position: max_entropy in expectation
-    entropy_topk  max_entropy over the K largest logits, / ln K                           least: 1
-    entropy_rev   KL(p || uniform) / ln V = 1 - H(p) / ln V                               0 to 1
+Every mean is over real tokens, in float32. With V tokens in the vocabulary, the forget losses at
+every position are
+
+    max_entropy   [logsumexp(z) - mean(z)] / ln V = (KL(uniform || p) + ln V) / ln V
+                  least at uniform p: 1
+    ce_random     -log p(y) / ln V, y uniform, drawn anew at each step and position:
+                  max_entropy in expectation
+    entropy_topk  max_entropy over the K largest logits, / ln K                      least: 1
+    entropy_rev   KL(p || uniform) / ln V = 1 - H(p) / ln V                          0 to 1
 """
 
 import math
@@ -23,7 +27,10 @@ PART = (
 
 
 def by_parts(value, logits, *aligned):
-    """value(logits, *aligned) [B, T] computed over stretches of positions; all arguments are [B, T, ...]."""
+    """value(logits, *aligned) [B, T], computed over stretches of positions.
+
+    All arguments are [B, T, ...].
+    """
     step = max(1, PART // (logits.size(0) * logits.size(2)))
     if step >= logits.size(1):
         return value(logits, *aligned)
@@ -48,7 +55,10 @@ def entropy_rev(z):
 
 
 def random_targets(batch, vocabulary, seed, progress):
-    """[B, T] tokens drawn uniformly: by seed, progress and example, so neither batching nor padding changes them."""
+    """[B, T] tokens drawn uniformly, by seed, progress and example.
+
+    So neither batching nor padding changes them.
+    """
     mask, drawn = batch["attention_mask"].bool(), torch.zeros_like(batch["input_ids"])
     for row, index in enumerate(batch.index.tolist()):
         count = int(mask[row].sum())
@@ -85,7 +95,10 @@ def _logprobs(z, targets):
 
 
 def npo_probe(z, batch, before, beta):
-    """mean over texts of -log sigmoid(-beta (log p - log p_start)), log p a token; ln 2 at the start. before [B]."""
+    """Mean over texts of -log sigmoid(-beta (log p - log p_start)), log p a token.
+
+    before [B]: log p_start. It is ln 2 at the start.
+    """
     return -F.logsigmoid(-beta * (mean_logprobs(z, batch) - before)).mean()
 
 

@@ -1,17 +1,26 @@
-"""Sequential: block by block from the deepest, through a frozen suffix (EleutherAI 2026, github.com/EleutherAI/unlearn).
+"""Sequential: block by block from the deepest, through a frozen suffix (EleutherAI 2026,
+github.com/EleutherAI/unlearn).
 
-    loss = c_f(p) forget(z) + c_r(p) retain + l2sp ||w - w_start||^2,    z = suffix_start(h_{L+1});    p: share of the phase done
+    loss = c_f(p) forget(z) + c_r(p) retain + l2sp ||w - w_start||^2
 
-In the phase of block L the forget texts run through the model up to L, then through the *starting* blocks above L, final norm
-and unembedding: a frozen probe that says what could still be read out of block L. `full` trains block L alone; with low-rank
-adapters every block's adapter trains in every phase. c_f(p) = remove_coef (1 - p/4), times a factor that goes from 1 at the
-first phase's block to `forget_layer_scale` at block 0; c_r(p) = retain_coef p (`zero`) or retain_coef (1 + 3p)/4 (`quarter`).
+p is the share of the phase that is done, and z = suffix_start(h_{L+1}): in the phase of block L the
+forget texts run through the model up to L, then through the *starting* blocks above L, final norm
+and unembedding. That is a frozen probe, which says what could still be read out of block L. `full`
+trains block L alone; with low-rank adapters every block's adapter trains in every phase.
 
-forget losses: brittle/methods/sequential/losses.py; at uniform predictions max_entropy is 1, its floor; about 2 on an untouched model.
-combine: brittle/methods/sequential/gradients.py; in theory kl's gradient is zero at the start as well, so that a filter passes what
-rounding leaves of it: prefer nll. AdamW behind gradient clipping hardly sees the scale of the loss: the coefficients matter
-as a ratio. Optimizer steps are the only unit of length, and no setting carries over from one number of steps to another.
-block_output   z starts behind block L.    block_input   before it: block L itself gets no forget gradient (adapters only).
+c_f(p) = remove_coef (1 - p/4), times a factor that goes from 1 at the first phase's block to
+`forget_layer_scale` at block 0. c_r(p) = retain_coef p (`zero`) or retain_coef (1 + 3p)/4
+(`quarter`).
+
+Forget losses are in sequential/losses.py: at uniform predictions max_entropy is 1, its floor; it is
+about 2 on an untouched model. Combinations of gradients are in sequential/gradients.py: in theory
+kl's gradient is zero at the start as well, so that a filter passes what rounding leaves of it, and
+nll is to be preferred. AdamW behind gradient clipping hardly sees the scale of the loss: the
+coefficients matter as a ratio. Optimizer steps are the only unit of length, and no setting carries
+over from one number of steps to another.
+
+block_output   z starts behind block L.
+block_input    z starts before it: block L itself gets no forget gradient (adapters only).
 live           z is the model's own output, without a frozen probe.
 """
 
@@ -209,7 +218,7 @@ class Sequential(Method):
             )
 
     def phase(self, progress):
-        """Enter the phase that `progress` lies in. True where an optimizer of its own starts there."""
+        """Enter the phase that `progress` lies in. True where new optimizers start there."""
 
         from brittle.methods.sequential import passes
 
@@ -292,5 +301,8 @@ class Sequential(Method):
         return gradients_module.combine(self.gradients, r, f)
 
     def measures(self):
-        """The block in training, its unweighted losses (last micro-batch), and where gradients are filtered their agreement."""
+        """The block in training, and its unweighted losses in the last micro-batch.
+
+        Where gradients are filtered, also their agreement.
+        """
         return {k: v.item() if hasattr(v, "item") else v for k, v in self.measured.items()}

@@ -1,7 +1,8 @@
-"""Forward passes of sequential unlearning: the frozen suffix as a probe, and no block computed that need not be.
+"""Forward passes of sequential unlearning: the frozen suffix as a probe, and no block in vain.
 
-Block k maps the residual stream h_k to h_{k+1}. No architecture's forward pass is written here: the model's own runs, blocks
-that are not wanted hand on what they get, so masks, positions and rotary embeddings are right and the final norm acts once.
+Block k maps the residual stream h_k to h_{k+1}. No architecture's forward pass is written here: the
+model's own runs, and blocks that are not wanted hand on what they get. So masks, positions and
+rotary embeddings are right, and the final norm acts once.
 """
 
 import contextlib
@@ -15,11 +16,12 @@ from brittle.models.hooks import hidden, resume
 
 
 class Originals:
-    """theta_0 while blocks train one after another: `with originals as model:` gives the model with its starting weights.
+    """theta_0 while blocks train in turn: `with originals as model:` gives the starting weights.
 
-    Only blocks that train have a second copy (`keep`, before they do); every other weight is the model's own. The copies are
-    modules of their own, so that gradients can flow through theta_0 while theta is in the same graph. Under autocast a copy
-    is kept in bfloat16 where that loses nothing, as for every checkpoint published in it.
+    Only blocks that train have a second copy (`keep`, before they do); every other weight is the
+    model's own. The copies are modules of their own, so that gradients can flow through theta_0
+    while theta is in the same graph. Under autocast a copy is kept in bfloat16 where that loses
+    nothing, as for every checkpoint published in it.
     """
 
     def __init__(self, model):
@@ -80,10 +82,10 @@ def _without_gradients(module):
 
 
 class Passes:
-    """The passes of the phase of `block`. `reference`: Originals, or adapters.AdapterOff.
+    """The passes of the phase of `block`. `reference`: Originals, or reference.AdapterOff.
 
-    With `below_fixed` nothing below `block` has moved or will: those blocks run once a batch without a graph, for theta and
-    theta_0 alike, and the backward pass ends at `block`.
+    With `below_fixed` nothing below `block` has moved or will: those blocks run once a batch
+    without a graph, for theta and theta_0 alike, and the backward pass ends at `block`.
     """
 
     def __init__(self, model, reference, block, below_fixed):
@@ -126,7 +128,11 @@ class Passes:
                 return now, frozen(**batch).logits
 
     def distance(self, batch, layers):
-        """Mean over the blocks `layers` and real tokens of ||h - h_start||_2 (of outputs); blocks below a fixed `block` are 0."""
+        """Mean over the blocks `layers` and real tokens of ||h - h_start||_2 of the blocks'
+        outputs.
+
+        Blocks below a fixed `block` count 0.
+        """
         read = [k for k in layers if not self.below_fixed or k >= self.block]
         with self.from_block(batch):
             now = hidden(self.model, batch, read)

@@ -1,4 +1,4 @@
-"""Phases of a training: which block is its turn, how far the phase is, and what weights the losses have then."""
+"""Phases of a training: whose turn it is, how far the phase is, and what the losses weigh then."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,10 @@ from brittle.base.errors import UserError
 
 
 def parse_layers(text):
-    """[block, ...] of START:END:STEP, deep to shallow, END included where the steps meet it (28:16:4 is 28, 24, 20, 16)."""
+    """[block, ...] of START:END:STEP, deep to shallow.
+
+    END is included where the steps meet it: 28:16:4 is 28, 24, 20, 16.
+    """
     try:
         start, end, step = (int(part) for part in text.split(":"))
     except ValueError:
@@ -30,7 +33,9 @@ class Phases:
     lengths: list
 
     def at(self, progress):
-        """(index of the phase, p in [0, 1): how much of it is done) where `progress` [0, 1] of the whole run is done."""
+        """(index of the phase, p in [0, 1): how much of it is done) at `progress` [0, 1] of the
+        run.
+        """
         position, last = progress * sum(self.lengths), len(self.lengths) - 1
         for index, length in enumerate(self.lengths):
             if position < length - 1e-6 or index == last:
@@ -54,7 +59,10 @@ def forget_factor(p):
 
 
 def budget(phases, streams):
-    """One line: what a run will cost, in phases, optimizer steps, examples and tokens (padding left out)."""
+    """One line: what a run will cost, in phases, optimizer steps, examples and tokens.
+
+    Padding is left out.
+    """
     steps, shown = (
         sum(phases.lengths),
         ", ".join(f"{b} ({n})" for b, n in zip(phases.blocks, phases.lengths, strict=True)),
