@@ -47,15 +47,16 @@ PLAIN = "plain"
 
 def summary(items, greedy, drawn):
     """The leak columns of COLUMNS for one prompt and split, from `sampling.sample`."""
-    from brittle.attacks.meter import interval
+    from brittle.data.items import groups_of
+    from brittle.maths.intervals import share
 
-    facts, n = [item.get("fact", item["question"]) for item in items], len(items)
+    entities, n = groups_of(items), len(items)
     made = {"n": n, "n_samples": 0, "sample_leak": None, "leak_bound": None, "decoy_any_leak": None}
     for kind, found in (("greedy", greedy), ("any", drawn)):
         hit = None if found is None else [int(row["leaks"] > 0) for row in found]
-        low, high = interval(hit, facts) if hit else (None, None)
+        leak, low, high = share(hit, entities) if hit else (None, None, None)
         made |= {
-            f"{kind}_leak": sum(hit) / n if hit else None,
+            f"{kind}_leak": leak,
             f"{kind}_leak_low": low,
             f"{kind}_leak_high": high,
         }
@@ -86,6 +87,8 @@ def prompt_rows(one, name, templates, sampled, settings, each):
     from brittle.attacks import meter, prompts, sampling
     from brittle.attacks.base import Prompt
     from brittle.attacks.material import Material, forbidden
+    from brittle.data.items import groups_of
+    from brittle.maths.intervals import share
     from brittle.metrics import mcq
     from brittle.models.architectures import context_length
 
@@ -102,9 +105,7 @@ def prompt_rows(one, name, templates, sampled, settings, each):
         for split, items in sets.items():
             outcomes = mcq.outcomes(model, tokenizer, items, suite[template], one.batch_size)
             right = [outcome.right for outcome in outcomes]
-            low, high = meter.interval(
-                right, [item.get("fact", item["question"]) for item in items]
-            )
+            accuracy, low, high = share(right, groups_of(items))
             count = settings["samples"] if template in sampled else 0
             more = (
                 count,
@@ -125,7 +126,7 @@ def prompt_rows(one, name, templates, sampled, settings, each):
                 )
                 each.append(dict(zip(ITEM_COLUMNS, about, strict=False)) | row)
             made.append({
-                "model": name, "template": template, "split": split, "accuracy": sum(right) / len(right), "accuracy_low": low,
+                "model": name, "template": template, "split": split, "accuracy": accuracy, "accuracy_low": low,
                 "accuracy_high": high, **{k: settings[k] for k in ("temperature", "top_p", "seed")},
                 **summary(items, greedy, drawn),
             })  # fmt: skip

@@ -7,7 +7,7 @@
 Tasks of ours: mini_* and wmdp_bio_robust_rewritten (eval/tasks/*.yaml) read files of --data; those of eval/tasks/hub/ read the
 hub, its cache, or a folder of the data set's name in the working folder. `task=split` says which split a named task stands
 for; the report shows the first task of each split. accuracy.csv has a row a task (or group) and metric with a 95 % interval:
-Wilson's for shares, Student's for other means, both over questions (eval/significance.py counts entities).
+of shares over entities where the items name them (brittle/maths/intervals.py), Student's over questions for other means.
 
 A model that always answers "A" is not "at chance": `constant_letter` says so (see brittle/metrics/letters.py for the columns behind it).
 samples.csv has a row an item. `--limit` takes the first items of each task.
@@ -28,14 +28,17 @@ TASKS = Path(__file__).parent / "tasks"
 OURS = "mini_forget,mini_retain,mini_general"
 
 
-def interval(values):
-    """95 % interval of the mean of per-item values: Wilson's where all are 0 or 1, else Student's; (None, None) for none."""
-    from brittle.maths.intervals import mean_interval, wilson
+def interval(values, groups=None):
+    """(low, high), 95 %, of the mean of per-item values; (None, None) where there is none.
+
+    Where all values are 0 or 1 that of a share over `groups` (entities), else Student's over items.
+    """
+    from brittle.maths.intervals import mean_interval, share
 
     if not values:
         return None, None
     if set(values) <= {0, 1}:
-        return wilson(sum(values), len(values))
+        return share(values, groups)[1:]
     return mean_interval(values)[1:]
 
 
@@ -176,6 +179,7 @@ def leaves(task, results):
 
 def rows(results, splits):
     """A row a task (or group of tasks) and metric."""
+    from brittle.data.items import groups_of
     from brittle.metrics.letters import CONSTANT, letters
 
     for task, found in results["results"].items():
@@ -185,10 +189,12 @@ def rows(results, splits):
             if not comma or metric.endswith("_stderr") or not isinstance(value, (int, float)):
                 continue
             stderr = found.get(f"{metric}_stderr,{name}")
-            values = [float(s[metric]) for s in samples if isinstance(s.get(metric), (int, float))]
+            scored = [s for s in samples if isinstance(s.get(metric), (int, float))]
+            values = [float(s[metric]) for s in scored]
+            entities = groups_of(s.get("doc", {}) for s in scored)
             # an aggregate that is no mean of items (a perplexity) has lm-eval's standard error alone
             low, high = (
-                interval(values)
+                interval(values, entities)
                 if values and abs(sum(values) / len(values) - value) < 1e-6
                 else (None, None)
             )

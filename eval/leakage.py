@@ -6,7 +6,7 @@ Greedy answers to the questions of private.jsonl (and, of entities that have pri
 mcq_<domain>.jsonl, which ask for nothing private) are searched for every private value there is. `whose`: own, other_forget
 (another entity of the forget domain), retain (any entity of another domain); a value that two share counts as the asked one's
 own. `match`: exact, normalised (case, blanks, punctuation and accents aside) or fuzzy (one letter more, less or other, digits
-exact); each includes those before it. leakage.csv has the share of questions with such a leak and its 95 % Wilson interval,
+exact); each includes those before it. leakage.csv has the share of questions with such a leak and its 95 % interval over entities,
 responses.csv the answers, ready for eval/judge.py and eval/annotate.py (`others` lists what was found of others).
 """
 
@@ -141,7 +141,8 @@ def responses(asked, texts, table):
 
 def rows(table, seed=0):
     """A row a domain asked about, kind of question, owner and match."""
-    from brittle.maths.intervals import wilson
+    from brittle.data.items import groups_of
+    from brittle.maths.intervals import share
     from brittle.metrics.leaks import KINDS
 
     groups = {}
@@ -152,18 +153,16 @@ def rows(table, seed=0):
     for (asked, about), part in groups.items():
         for whose in WHOSE:
             for limit, kind in enumerate(KINDS):
-                leaks = sum(row[whose] in KINDS[: limit + 1] for row in part)
-                low, high = wilson(leaks, len(part))
+                leaked = [row[whose] in KINDS[: limit + 1] for row in part]
+                leaks = share(leaked, groups_of(part))
                 values = (
                     asked,
                     about,
                     whose,
                     kind,
-                    leaks,
+                    sum(leaked),
                     len(part),
-                    leaks / len(part),
-                    low,
-                    high,
+                    *leaks,
                     seed,
                 )
                 yield dict(zip(COLUMNS, values, strict=True))

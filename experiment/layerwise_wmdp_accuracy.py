@@ -9,8 +9,8 @@ the residual stream (0: embeddings, k: after block k-1) by
   vocab_probe  an affine map straight to the vocabulary, fitted likewise
 The fitted lenses see retain texts only, so they learn neither forget facts nor how a model hides them (nor, for vocab_probe,
 words that only forget texts use). At the last layer every lens is the model. chance is the null: the mean of
-1 / choices. kl_to_final: mean KL(model || lens) at the choices' tokens, in nats. Intervals: 95 %, Wilson; the questions of one
-`fact` are not independent, and count for fewer by their design effect (brittle/maths/intervals.py).
+1 / choices. kl_to_final: mean KL(model || lens) at the choices' tokens, in nats. Intervals: 95 %; the questions of one
+entity (else fact) are not independent, and count for fewer by their design effect (brittle/maths/intervals.py).
 """
 
 import json
@@ -62,17 +62,18 @@ def correct(sums, items, normalise=False):
 
 def rows(split, sums, divergence, items, lens, seed):
     """A row a layer for one split."""
-    from brittle.maths.intervals import wilson_grouped
+    from brittle.data.items import groups_of
+    from brittle.maths.intervals import share
     from brittle.metrics import mcq
 
     n, chance = len(items), mcq.chance(items)
-    facts = [item.get("fact") or f"item {i}" for i, item in enumerate(items)]
+    entities = groups_of(items)
     every = [correct(s, items) for s in sums]
     right = [sum(found) for found in every]
     for layer, count in enumerate(right):
-        low, high = wilson_grouped(every[layer], facts)
+        accuracy, low, high = share(every[layer], entities)
         yield {
-            "layer": layer, "split": split, "accuracy": count / n, "delta_from_final": (count - right[-1]) / n,
+            "layer": layer, "split": split, "accuracy": accuracy, "delta_from_final": (count - right[-1]) / n,
             "n_correct": count, "n_questions": n, "accuracy_low": low, "accuracy_high": high,
             "accuracy_norm": sum(correct(sums[layer], items, normalise=True)) / n, "chance": chance,
             "kl_to_final": float(divergence[layer]), "lens": lens, "seed": seed,

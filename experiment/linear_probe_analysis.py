@@ -9,8 +9,8 @@ A logistic probe on the last token's residual stream of one model (0: embeddings
   truth_retain   words alone cannot tell, a model that knows the fact can. Only where --data holds mcq_<split>.jsonl.
 Accuracy and AUC are of held-out texts: folds are contiguous stretches, grouped by fact where the file names facts (JSONL
 `fact`); else the lines next to a held-out stretch are not learned from. selectivity is accuracy minus the majority class.
-null_: the same probe with labels that mean nothing. accuracy_low, accuracy_high: Wilson, where the texts of one fact count for
-fewer by their design effect (brittle/maths/intervals.py). auc_low, auc_high: DeLong over texts, on the logit scale. They do not hold what
+null_: the same probe with labels that mean nothing. accuracy_low, accuracy_high: the texts of one entity
+(else fact) count for fewer by their design effect (brittle/maths/intervals.py). auc_low, auc_high: DeLong over texts, on the logit scale. They do not hold what
 the choice of questions does: a value that is by chance more often true among the texts learned from is less often so among the
 held-out ones, so at chance auc lies somewhat below 0.5 where bow_auc does; --seeds draws others.
 """
@@ -45,8 +45,10 @@ def truth_texts(items, seed, name):
 
 def rows(name, x, task, surface, settings, c, max_iter, device="cpu"):
     """A row a layer of one task; x [texts, N+1, D], class 1 first."""
-    from brittle.maths.intervals import wilson_grouped
+    from brittle.data.items import entity_of
+    from brittle.maths.intervals import share
 
+    entities = [entity_of({"fact": f}) if isinstance(f, str) else f for f in task.facts]
     n, ones = len(task.labels), int(task.labels.sum())
     majority = max(ones, n - ones) / n
     for layer in range(x.shape[1]):
@@ -54,10 +56,10 @@ def rows(name, x, task, surface, settings, c, max_iter, device="cpu"):
             x[:, layer], c, max_iter, device
         )
         right = (scores > 0) == (task.labels == 1)
-        correct, bounds = int(right.sum()), wilson_grouped(right, task.facts)
+        accuracy, accuracy_low, accuracy_high = share(right, entities)
         yield {
-            "task": name, "layer": layer, "accuracy": correct / n, "selectivity": correct / n - majority, "auc": auc,
-            "majority_baseline": majority, "accuracy_low": bounds[0], "accuracy_high": bounds[1], "auc_low": low,
+            "task": name, "layer": layer, "accuracy": accuracy, "selectivity": accuracy - majority, "auc": auc,
+            "majority_baseline": majority, "accuracy_low": accuracy_low, "accuracy_high": accuracy_high, "auc_low": low,
             "auc_high": high, "null_accuracy": float(((null_scores > 0) == (task.control == 1)).double().mean()),
             "null_auc": null_auc, "n_texts": n, **surface, **settings,
         }  # fmt: skip

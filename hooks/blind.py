@@ -141,6 +141,7 @@ def rows(model, tokenizer, filters, sets):
     """A row a filter and split; `filters` {variant: Filter or None}, `sets` {split: items}."""
     from contextlib import nullcontext
 
+    from brittle.data.items import groups_of
     from brittle.maths import intervals
     from brittle.metrics import mcq
     from brittle.models.filter import hooked
@@ -148,8 +149,8 @@ def rows(model, tokenizer, filters, sets):
     for variant, made in filters.items():
         with hooked(model, made) if made else nullcontext():
             for split, items in sets.items():
-                right = sum(outcome.right for outcome in mcq.outcomes(model, tokenizer, items))
-                low, high = intervals.wilson(right, len(items))
+                right = [outcome.right for outcome in mcq.outcomes(model, tokenizer, items)]
+                accuracy, low, high = intervals.share(right, groups_of(items))
                 about = (
                     variant,
                     *(
@@ -161,7 +162,7 @@ def rows(model, tokenizer, filters, sets):
                 yield dict(
                     zip(
                         EVALUATED,
-                        (*about, split, right / len(items), len(items), low, high),
+                        (*about, split, accuracy, len(items), low, high),
                         strict=True,
                     )
                 )

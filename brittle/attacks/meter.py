@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from brittle.attacks.material import halves
 from brittle.base.errors import UserError
-from brittle.data.items import read_items, subset
-from brittle.maths import intervals
+from brittle.data.items import groups_of, read_items, subset
+from brittle.maths.intervals import share
 from brittle.metrics import mcq
 
 FEWEST = 5  # questions of half B: with fewer an interval is all of [0, 1]
@@ -32,14 +32,6 @@ def eval_sets(data, max_items=200, seed=0):
         "forget_b": b,
         "retain": subset(retain, max_items, seed),
     }
-
-
-def interval(right, facts):
-    """Wilson's interval of the mean of `right` [0 or 1], with the facts as its sample: the
-    questions of one fact go together.
-    """
-    count = len(set(facts))
-    return intervals.wilson(sum(right) / len(right) * count, count)
 
 
 @dataclass
@@ -114,10 +106,10 @@ def fact_of(item):
 def measure_split(split, items, outcomes):
     """A row of COLUMNS, but for the variant, of what a model answered to the items of a split."""
     rights = [outcome.right for outcome in outcomes]
-    low, high = interval(rights, [fact_of(item) for item in items])
+    accuracy, low, high = share(rights, groups_of(items))
     return {
         "split": split,
-        "accuracy": sum(rights) / len(rights),
+        "accuracy": accuracy,
         "accuracy_low": low,
         "accuracy_high": high,
         "n": len(rights),

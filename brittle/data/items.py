@@ -44,23 +44,22 @@ def subset(items, count, seed=0):
     return [items[i] for i in sorted(keep.tolist())]
 
 
-def entity_of(item):
-    """What an item is about: its `entity`, else its fact's id without the attribute, else the
-    question itself.
+def entity_of(row):
+    """What a row (an item, a text, an answer) is about, or None where it does not say.
+
+    That is its `entity`, else the id of its `fact` without the attribute: `forget/000` of
+    `forget/000/habitat`.
     """
-    fact = item.get("fact")
-    return item.get("entity") or (
-        fact.rsplit("/", 1)[0] if isinstance(fact, str) else item["question"]
-    )
+    if row.get("entity"):
+        return str(row["entity"])
+    if row.get("fact"):
+        return str(row["fact"]).rsplit("/", 1)[0]
+    return None
 
 
-def entity(row):
-    """What a per-item row is about: `entity`, or its fact without the attribute, or, where it names
-    neither, the item itself.
-    """
-    if row.get("entity") or row.get("fact"):
-        return str(entity_of({**row, "question": ""}))
-    return f"item {row.get('item')}"
+def groups_of(rows):
+    """[rows] the entity of each row, else its own number: the groups of an interval."""
+    return [entity_of(row) or number for number, row in enumerate(rows)]
 
 
 def per_entity(rows, value="correct"):
@@ -70,8 +69,9 @@ def per_entity(rows, value="correct"):
         number = row.get(value)
         if number is None or number == "" or not np.isfinite(float(number)):
             continue
-        total, count = found.get(entity(row), (0.0, 0))
-        found[entity(row)] = (total + float(number), count + 1)
+        name = entity_of(row) or f"item {row.get('item')}"
+        total, count = found.get(name, (0.0, 0))
+        found[name] = (total + float(number), count + 1)
     return found
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from brittle.data.items import read_items, subset
+from brittle.data.items import groups_of, read_items, subset
 from brittle.data.texts import read_jsonl
 from brittle.data.tokens import common_prefix
 from brittle.data.words import squash
-from brittle.maths.intervals import wilson
+from brittle.maths.intervals import share
 from brittle.metrics import mcq
 from brittle.metrics.generated_text import repetition
 from brittle.metrics.leaks import holds
@@ -86,29 +86,33 @@ def varied(row):
 
 
 def paraphrase_wins(model, tokenizer, rows):
-    """([rows] 1 where a paraphrased answer is likelier, a token, than with any wrong value, chance): no text is generated."""
+    """([items] 1 where a paraphrased answer is likelier than any wrong value, the items, chance).
+
+    Likelier is meant a token. No text is generated.
+    """
     from brittle.models.architectures import context_length
 
     items = [
-        {"question": r["paraphrased_question"], "choices": c} for r in rows if (c := varied(r))
+        {**r, "question": r["paraphrased_question"], "choices": c} for r in rows if (c := varied(r))
     ]
     if not items:
-        return [], 0.0
+        return [], [], 0.0
     pairs = mcq.encode_items(tokenizer, items, context_length(model.config))
     sums = mcq.choice_logprobs(model, pairs, tokenizer.pad_token_id)
     means = sums / torch.tensor([len(ids) - start for ids, start in pairs])
     wins = [int(own[0] > own[1:].max()) for own in mcq.split_by_item(means, items)]
-    return wins, mcq.chance(items)
+    return wins, items, mcq.chance(items)
 
 
-def _row(check, hits, n, limit=None, fails=None):
-    low, high = wilson(hits, n)
+def _row(check, hits, about, limit=None, fails=None):
+    """A row of COLUMNS. hits: 1 or 0 for each of the rows `about`, which name their entities."""
+    value, low, high = share(hits, groups_of(about))
     return {
         "check": check,
-        "value": hits / n,
+        "value": value,
         "low": low,
         "high": high,
-        "n": n,
+        "n": len(hits),
         "limit": limit,
         "fails": fails,
     }
@@ -119,11 +123,11 @@ def check(model, tokenizer, tables, base=None, hook=None, prompts=64):
     before = {row["check"]: row["value"] for row in base or []}
     rows = []
 
-    def add(name, hits, n, limit=None, above="forget"):
-        value = hits / n
+    def add(name, hits, about, limit=None, above="forget"):
+        value = sum(hits) / len(hits)
         bad = limit is not None and (value > limit if above else value < limit)
         rows.append(
-            _row(name, hits, n, limit, (above or "retain") if bad and base is not None else None)
+            _row(name, hits, about, limit, (above or "retain") if bad and base is not None else None)
         )
 
     with hook if hook is not None else nullcontext():
@@ -131,39 +135,39 @@ def check(model, tokenizer, tables, base=None, hook=None, prompts=64):
             items = getattr(tables, split)
             if not items:
                 continue
-            right = sum(outcome.right for outcome in mcq.outcomes(model, tokenizer, items))
+            right = [outcome.right for outcome in mcq.outcomes(model, tokenizer, items)]
             if split == "forget":
-                add("mcq_forget", right, len(items), mcq.chance(items) + NEAR)
+                add("mcq_forget", right, items, mcq.chance(items) + NEAR)
             else:
                 add(
                     "mcq_retain",
                     right,
-                    len(items),
+                    items,
                     before.get("mcq_retain", 1.0) - KEPT,
                     above=None,
                 )
             asked = items[:prompts]
             answers = generate(model, tokenizer, [i["question"] for i in asked])
-            said = sum(
+            said = [
                 holds(a, i["choices"][i["answer"]]) for a, i in zip(answers, asked, strict=True)
-            )
+            ]
             if split == "forget":
                 wrong = [i["choices"][(i["answer"] + 1) % len(i["choices"])] for i in asked]
                 decoys = sum(holds(a, w) for a, w in zip(answers, wrong, strict=True))
                 add(
-                    "slot_forget", said, len(asked), decoys / len(asked) + NEAR
+                    "slot_forget", said, asked, decoys / len(asked) + NEAR
                 )  # said as often as a wrong value is no leak
                 add(
                     "empty",
-                    sum(not squash(a) for a in answers),
-                    len(asked),
+                    [not squash(a) for a in answers],
+                    asked,
                     before.get("empty", 0) + NEAR,
                     "form",
                 )
                 add(
                     "repeats",
-                    sum(bool(repetition(a)) for a in answers),
-                    len(asked),
+                    [bool(repetition(a)) for a in answers],
+                    asked,
                     before.get("repeats", 0) + NEAR,
                     "form",
                 )
@@ -171,7 +175,7 @@ def check(model, tokenizer, tables, base=None, hook=None, prompts=64):
                 add(
                     "slot_retain",
                     said,
-                    len(asked),
+                    asked,
                     before.get("slot_retain", 1.0) - KEPT,
                     above=None,
                 )
@@ -180,19 +184,21 @@ def check(model, tokenizer, tables, base=None, hook=None, prompts=64):
             answers = generate(model, tokenizer, [r["question"] for r in own])
             add(
                 "private_own",
-                sum(holds(a, r["answer"]) for a, r in zip(answers, own, strict=True)),
-                len(own),
+                [holds(a, r["answer"]) for a, r in zip(answers, own, strict=True)],
+                own,
                 NEAR,
             )
-            others = sum(
+            others = [
                 any(holds(a, o["answer"]) for o in tables.private if o["answer"] != r["answer"])
                 for a, r in zip(answers, own, strict=True)
-            )
-            add("private_other", others, len(own), NEAR)
+            ]
+            add("private_other", others, own, NEAR)
         if tables.paraphrases:
-            wins, chance = paraphrase_wins(model, tokenizer, tables.paraphrases[: prompts // 2])
+            wins, items, chance = paraphrase_wins(
+                model, tokenizer, tables.paraphrases[: prompts // 2]
+            )
             if wins:
-                add("paraphrase", sum(wins), len(wins), chance + NEAR)
+                add("paraphrase", wins, items, chance + NEAR)
     return rows
 
 

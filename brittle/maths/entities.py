@@ -1,7 +1,6 @@
 """From items to entities, and bootstrap intervals that draw entities (and seeds above them), never questions."""
 
 import numpy as np
-import torch
 from scipy import stats
 
 
@@ -41,18 +40,3 @@ def difference(a, b, draws=2000, seed=0):
     x, y = (m[rng.integers(len(m), size=(draws, len(m), 1)), chosen].mean((1, 2)) for m in (a, b))
     low, high = np.quantile(x - y, levels(n))
     return float(low), float(high)
-
-
-def by_entity(hits, items, seed=0, draws=1000):
-    """(accuracy, low, high) of `hits` [n], bootstrapped over entities: questions on one entity are no independent draws."""
-    from brittle.maths.intervals import quantiles, resample
-
-    entity = {}
-    for hit, item in zip(hits, items, strict=True):
-        entity.setdefault("/".join(str(item.get("fact", id(item))).split("/")[:2]), []).append(hit)
-    sums, counts = (
-        torch.tensor([float(f(v)) for v in entity.values()], dtype=torch.float64)
-        for f in (sum, len)
-    )
-    times = resample(len(entity), draws, seed, "entities")
-    return sum(hits) / len(hits), *quantiles((times @ sums) / (times @ counts))

@@ -2,6 +2,8 @@
 
 import math
 import zlib
+from collections import Counter
+from typing import NamedTuple
 
 import torch
 
@@ -15,34 +17,70 @@ def generator(seed, name="", device="cpu"):
     )
 
 
-def wilson(correct, count):
-    """Interval of a proportion (Wilson 1927)."""
-    share, z2 = correct / count, Z * Z / count
-    middle, half = share + z2 / 2, Z * math.sqrt(share * (1 - share) / count + z2 / count / 4)
-    return (middle - half) / (1 + z2) if correct else 0.0, (middle + half) / (
-        1 + z2
-    ) if correct < count else 1.0
+class Share(NamedTuple):
+    """A share of right answers with its 95 % interval."""
+
+    share: float
+    low: float
+    high: float
 
 
-def wilson_grouped(right, groups):
-    """Wilson's interval of the mean of right [n] (0 or 1) whose items come in groups [n] (the questions of one fact).
+def wilson(correct, count, z=Z):
+    """(low, high) of a proportion of independent draws (Wilson 1927); z: the normal quantile."""
+    proportion, z2 = correct / count, z * z / count
+    middle = proportion + z2 / 2
+    half = z * math.sqrt(proportion * (1 - proportion) / count + z2 / count / 4)
+    low = (middle - half) / (1 + z2) if correct else 0.0
+    high = (middle + half) / (1 + z2) if correct < count else 1.0
+    return low, high
 
-    n is divided by the design effect, the variance of the mean over groups against that over items: 1 + (m - 1) rho for groups
-    of m items with correlation rho, kept within [1, m] (of unequal groups, m is the size that an item meets on average). Where
-    all are right, or none is, nothing says what rho is, and it counts as 1.
+
+def share(right, groups=None):
+    """The `Share` of right answers, `right` [n] of 0 and 1, and its 95 % interval.
+
+    groups [n]: what each question is about, by default itself. The questions of one group (an
+    entity, a fact) are right or wrong together more often than chance has it, so they count as
+    fewer than they are.
+
+    The interval is Wilson's with n divided by the design effect (Kish 1965): the variance of the
+    mean over groups against that over questions, 1 + (m - 1) rho for groups of m questions with
+    correlation rho. The effect is kept within [1, m]; of unequal groups, m is the size of the group
+    that a question meets on average. Where the effect is estimated, the quantile is Student's with
+    one degree of freedom less than there are groups. Where all answers are right, or none is,
+    nothing says what rho is, and it counts as 1: 400 right of 400 in 40 groups count as 40 of 40.
+    From 30 groups on it covers shares of 25 to 85 % in at least 93 % (tests/maths/test_stats.py).
+    Rarer errors that come by whole groups are covered less often: the few groups that show them
+    say little of their variance.
     """
-    right, order = (
-        torch.as_tensor(right, dtype=torch.float64),
-        {g: i for i, g in enumerate(dict.fromkeys(groups))},
-    )
-    index = torch.tensor([order[g] for g in groups])
-    n, k, share = len(right), len(order), float(right.mean())
-    most = effect = float(index.bincount().double().square().sum()) / n
-    if k > 1 and 0 < share < 1:
-        sums = torch.zeros(k, dtype=torch.float64).index_add_(0, index, right - share)
-        over_groups = float(sums.square().sum()) * k / (k - 1) / n**2
-        effect = min(max(1.0, over_groups / (share * (1 - share) / (n - 1))), most)
-    return wilson(share * (n / effect), n / effect)
+    right = [float(r) for r in right]
+    assert right and set(right) <= {0, 1}, "a share needs answers that are right or wrong"
+    n, correct = len(right), sum(right)
+    proportion = correct / n
+    sizes, hits = Counter(), Counter()
+    for number, (hit, group) in enumerate(zip(right, groups or range(n), strict=True)):
+        key = number if group is None else group
+        sizes[key] += 1
+        hits[key] += hit
+    effect, z = sum(size * size for size in sizes.values()) / n, Z
+    if effect > 1 and len(sizes) > 1 and 0 < correct < n:
+        effect = min(effect, _design_effect(sizes, hits, n, proportion))
+        if effect > 1:
+            from scipy.special import stdtrit
+
+            z = float(stdtrit(len(sizes) - 1, 0.975))
+    if effect <= 1:
+        return Share(proportion, *wilson(correct, n))
+    return Share(proportion, *wilson(proportion * (n / effect), n / effect, z))
+
+
+def _design_effect(sizes, hits, n, proportion):
+    """Variance of the mean over groups, over that of n independent answers.
+
+    sizes, hits: {group: how many answers, how many right ones}.
+    """
+    squares = [(hits[group] - proportion * size) ** 2 for group, size in sizes.items()]
+    over_groups = math.fsum(squares) * len(sizes) / (len(sizes) - 1) / n**2
+    return over_groups / (proportion * (1 - proportion) / (n - 1))
 
 
 def mean_interval(values):

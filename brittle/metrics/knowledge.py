@@ -67,11 +67,17 @@ def answers(model, tokenizer, facts, batch_size=128, choices=CHOICES, sentences=
 
 
 def share(values, units, seed=0):
-    """(mean, low, high, n) of per-fact numbers, interval by a bootstrap over `units` (entities). None for nothing."""
+    """(mean, low, high, n) of per-fact numbers, interval over `units` (entities). None for nothing.
+
+    That of a share where all numbers are 0 or 1, else a bootstrap over the means of the units.
+    """
+    from brittle.maths import intervals
     from brittle.maths.entities import bootstrap
 
     if not values:
         return None, None, None, 0
+    if set(values) <= {0, 1}:
+        return *intervals.share(values, units), len(values)
     groups = {}
     for value, unit in zip(values, units, strict=True):
         groups.setdefault(unit, []).append(float(value))

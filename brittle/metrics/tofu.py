@@ -8,7 +8,7 @@ permutation of entities, and an interval of the distance D over entities.
 import math
 
 from brittle.base.errors import UserError
-from brittle.maths.intervals import mean_interval
+from brittle.maths.intervals import mean_interval, share
 
 UTILITY_SETS = ("retain", "real_authors", "world_facts")
 FEWEST = 5  # items of a test
@@ -24,11 +24,18 @@ def by_entity(values, entities):
 
 
 def mean_over(values, entities):
-    """(mean over items, low, high, items, entities): the interval is that of entity means; None where nothing is known."""
+    """(mean over items, low, high, items, entities); None where nothing is known.
+
+    The interval is that of a share over entities where all values are 0 or 1, else Student's of the
+    entities' means.
+    """
     known = [v for v in values if v is not None]
     means = by_entity(values, entities)
     if not known:
         return None, None, None, 0, 0
+    if set(known) <= {0, 1}:
+        names = [e for v, e in zip(values, entities, strict=True) if v is not None]
+        return *share(known, names), len(known), len(means)
     mean = math.fsum(known) / len(known)
     centre, low, high = mean_interval(means)
     shift = mean - centre  # entities of unequal size: the interval is moved to the mean over items

@@ -152,7 +152,7 @@ class Rag(Guard):
     def __init__(self, forget, retain, prompted=False):
         entries = {}
         for item in forget:
-            entries.setdefault(entity_of(item), []).append(item["question"])
+            entries.setdefault(entity_of(item) or item["question"], []).append(item["question"])
         self.entries = [" ".join(dict.fromkeys(questions)) for questions in entries.values()]
         self.index, self.prompted, self.in_context = Bm25(self.entries), prompted, prompted
         kept = sorted(self.index.best(i["question"])[0] for i in retain)

@@ -6,7 +6,8 @@ import copy
 from dataclasses import dataclass
 
 from brittle.base.errors import UserError
-from brittle.maths.intervals import wilson
+from brittle.data.items import groups_of
+from brittle.maths.intervals import share
 
 LOG_BLOCKS, LOG_WIDTH, LOG_LENGTH = 32, 4096, 2048  # of the log's model and texts
 AT = (0, 10, 100)  # steps of the attack at which the log measured
@@ -134,12 +135,12 @@ class Lab:
 
         found = {}
         for split in splits:
-            right = mcq.accuracy(model, self.tokenizer, self.items[split])
-            found[f"{split}_accuracy{suffix}"] = right
-            count = len(self.items[split])
-            found[f"{split}_low{suffix}"], found[f"{split}_high{suffix}"] = wilson(
-                round(right * count), count
-            )
+            items = self.items[split]
+            right = [outcome.right for outcome in mcq.outcomes(model, self.tokenizer, items)]
+            accuracy, low, high = share(right, groups_of(items))
+            found[f"{split}_accuracy{suffix}"] = accuracy
+            found[f"{split}_low{suffix}"] = low
+            found[f"{split}_high{suffix}"] = high
         return found
 
     def attack(self, model, seed):

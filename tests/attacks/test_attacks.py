@@ -24,13 +24,15 @@ from brittle.attacks import (
     soft_prompt,
 )
 from brittle.attacks.material import Material, forbidden, telling
-from brittle.attacks.meter import Meter, attack_model, choose, eval_sets, interval
+from brittle.attacks.meter import Meter, attack_model, choose, eval_sets
 from brittle.attacks.relearn import Relearn, RelearnBenign, RelearnLora
 from brittle.attacks.session import Session, cells
 from brittle.base import code
 from brittle.base.errors import UserError
 from brittle.data.batches import pad
-from brittle.maths.intervals import wilson
+from brittle.data.items import read_splits
+from brittle.maths.intervals import share
+from brittle.metrics import mcq
 from brittle.metrics.mcq import Outcome
 from brittle.models.blocks import blocks
 from brittle.models.load import load_model, load_tokenizer
@@ -317,7 +319,19 @@ def test_half_a_chooses_and_a_broken_model_has_no_accuracy(loaded, data):
         next(model.parameters()).data.fill_(float("nan"))
         meter("broken")
     assert [r["accuracy"] for r in meter.rows[-3:]] == [None] * 3 and "broken" in meter.notes[0]
-    assert interval([1, 1, 0, 0], list("aabb")) == wilson(1, 2)  # two facts, not four questions
+
+
+def test_a_meters_interval_is_over_entities(family, data):
+    model, tokenizer = load_model(family.base), load_tokenizer(family.base)
+    items = read_splits(data)["retain"][:24]
+    meter = Meter(model, tokenizer, {"retain": items})
+    meter("as made")
+    right = [outcome.right for outcome in mcq.outcomes(model, tokenizer, items)]
+    entities = [item["fact"].rpartition("/")[0] for item in items]
+    assert len(set(entities)) < len(items)
+    (row,) = meter.rows
+    shown = (row["accuracy"], row["accuracy_low"], row["accuracy_high"])
+    assert shown == share(right, entities) != share(right)
 
 
 class Planted:

@@ -5,11 +5,11 @@ import csv
 import pytest
 import torch
 
-from brittle.data.items import read_items, read_splits, subset
+from brittle.data.items import groups_of, read_items, read_splits, subset
 from brittle.data.texts import read_jsonl, read_lines
 from brittle.filters.ablation import anonymisers, overlap, published
 from brittle.filters.blind import anonymise, fit
-from brittle.maths import entities
+from brittle.maths import intervals
 from brittle.models.load import load_model, load_tokenizer
 
 SCRIPT = "hooks/ablate_filter.py"
@@ -42,15 +42,16 @@ def test_mixed_sets_share_entities_and_no_fact(data, tmp_path):
 
 
 def test_intervals_are_over_entities():
-    """Ten questions that are right or wrong together are worth one: the interval is that of as many entities."""
+    """Ten questions that are right or wrong together are worth one, so 400 of 400 is no certainty."""
     hits, items = (
         [i % 2 for i in range(40) for _ in range(10)],
         [{"fact": f"forget/{i}/x"} for i in range(40) for _ in range(10)],
     )
-    accuracy, low, high = entities.by_entity(hits, items, draws=4000)
+    accuracy, low, high = intervals.share(hits, groups_of(items))
     half = 1.96 * (0.25 / 40) ** 0.5
     assert accuracy == 0.5 and abs(high - low - 2 * half) < 0.03
-    assert entities.by_entity([1] * 400, items) == (1.0, 1.0, 1.0)
+    accuracy, low, high = intervals.share([1] * 400, groups_of(items))
+    assert (accuracy, high) == (1.0, 1.0) and low == pytest.approx(intervals.edge(40), abs=0.01)
 
 
 def test_every_pair_of_anonymisers_keeps_the_limit(family, data):

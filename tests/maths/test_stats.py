@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from scipy import stats
 
 from brittle.filters.ablation import published
 from brittle.maths import intervals
@@ -96,40 +97,60 @@ def test_auc_of_one_has_an_interval(interval):
     assert interval(-scores, labels) == (0.0, 0.0, pytest.approx(0.522, abs=1e-3))
 
 
-def test_wilson_over_facts_covers_and_that_over_questions_does_not():
-    """L7: 30 facts, four questions each that are often right together."""
-    g, facts = torch.Generator().manual_seed(2), [i // 4 for i in range(120)]
-    grouped = plain = 0
-    for _ in range(300):
-        known, own = (torch.rand(n, generator=g) < 0.5 for n in (30, 120))
-        right = torch.where(
-            (torch.rand(30, generator=g) < 0.5).repeat_interleave(4),
-            known.repeat_interleave(4),
-            own,
-        )
-        (low, high), (lower, higher) = (
-            intervals.wilson_grouped(right, facts),
-            intervals.wilson(int(right.sum()), 120),
-        )
-        grouped, plain = grouped + (low <= 0.5 <= high), plain + (lower <= 0.5 <= higher)
-    assert grouped / 300 > 0.91 and plain / 300 < 0.85
+def right_by_entity(generator, share, entities, questions):
+    """[entities * questions] answers. Half of the entities answer all their questions alike."""
+    known = torch.rand(entities, generator=generator) < share
+    own = torch.rand(entities * questions, generator=generator) < share
+    alike = torch.rand(entities, generator=generator) < 0.5
+    each = alike.repeat_interleave(questions)
+    return torch.where(each, known.repeat_interleave(questions), own).tolist()
 
 
-def test_wilson_over_facts_between_items_and_facts():
-    """One question a fact: Wilson over questions. Questions that repeat: Wilson over facts. All right: over facts as well."""
+@pytest.mark.parametrize("entities, questions", [(30, 4), (40, 10)])
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.85])
+def test_share_over_entities_covers_and_over_questions_does_not(share, entities, questions):
+    """L7: an entity's questions are often right or wrong together."""
+    generator = torch.Generator().manual_seed(2)
+    groups = [i // questions for i in range(entities * questions)]
+    over_entities = over_questions = 0
+    draws = 1000
+    for _ in range(draws):
+        right = right_by_entity(generator, share, entities, questions)
+        _, low, high = intervals.share(right, groups)
+        over_entities += low <= share <= high
+        _, low, high = intervals.share(right)
+        over_questions += low <= share <= high
+    assert over_entities / draws >= 0.93 and over_questions / draws < 0.87
+
+
+def test_share_between_questions_and_entities():
+    """One question an entity: Wilson over questions. Questions that repeat: as many as entities."""
     right = [1, 0, 0, 1, 1, 1, 0, 1]
-    assert intervals.wilson_grouped(right, range(8)) == pytest.approx(intervals.wilson(5, 8))
-    twice = [r for r in right for _ in range(2)]
-    assert intervals.wilson_grouped(twice, [i // 2 for i in range(16)]) == pytest.approx(
-        intervals.wilson(5, 8)
-    )
-    assert intervals.wilson_grouped([1] * 16, [i // 2 for i in range(16)]) == pytest.approx(
-        intervals.wilson(8, 8)
-    )
-    low, high = intervals.wilson_grouped(
-        [1, 0, 1, 0], list("aaaa")
-    )  # one fact says next to nothing
+    assert intervals.share(right) == (5 / 8, *intervals.wilson(5, 8))
+    assert intervals.share(right, range(8)) == intervals.share(right, list("abcdefgh"))
+    assert intervals.share(right, range(8)) == intervals.share(right)
+    twice, pairs = [r for r in right for _ in range(2)], [i // 2 for i in range(16)]
+    quantile = stats.t.ppf(0.975, 7)  # the effect of 2 is estimated from eight groups
+    assert intervals.share(twice, pairs)[1:] == pytest.approx(intervals.wilson(5, 8, quantile))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8, 40])
+def test_all_right_is_no_certainty(groups):
+    names = [i % groups for i in range(10 * groups)]
+    share, low, high = intervals.share([1] * len(names), names)
+    assert (share, high) == (1, 1) and low == pytest.approx(intervals.wilson(groups, groups)[0])
+    assert intervals.share([0] * len(names), names) == (0, 0, pytest.approx(1 - low))
+
+
+def test_a_share_of_one_entity_says_next_to_nothing():
+    _, low, high = intervals.share([1, 0, 1, 0], list("aaaa"))
     assert low < 0.1 and high > 0.9
+
+
+def test_a_share_of_numbers_is_none():
+    for answers in ([], [0.5, 1], [2]):
+        with pytest.raises(AssertionError, match="right or wrong"):
+            intervals.share(answers)
 
 
 def test_prediction_interval_holds_the_next_draw():

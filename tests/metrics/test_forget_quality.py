@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from brittle.base.errors import UserError
+from brittle.maths.intervals import share
 from brittle.metrics import (
     answers,
     forget_quality,
@@ -138,16 +139,17 @@ def test_scores_are_those_of_the_model_whatever_the_batch(family):
 
 
 def test_means_are_over_items_and_intervals_over_entities():
-    values, entities = [1.0, 1.0, 1.0, 0.0, None, 0.0], ["a", "a", "a", "b", "b", "c"]
+    values, entities = [0.9, 0.9, 0.9, 0.15, None, 0.15], ["a", "a", "a", "b", "b", "c"]
     mean, low, high, n, count = tofu_module.mean_over(values, entities)
     assert mean == pytest.approx(0.6) and n == 5 and count == 3 and low < 0 < mean < 1 < high
-    assert tofu_module.mean_over([None], ["a"])[:3] == (None, None, None) and tofu_module.mean_over(
-        [1.0], ["a"]
-    )[:3] == (
-        1.0,
-        None,
-        None,
-    )
+    assert tofu_module.mean_over([None], ["a"])[:3] == (None, None, None)
+    assert tofu_module.mean_over([0.5], ["a"])[:3] == (0.5, None, None)
+
+
+def test_a_mean_of_right_and_wrong_is_a_share_over_entities():
+    values, entities = [1.0, 1.0, 1.0, 0.0, None, 0.0], ["a", "a", "a", "b", "b", "c"]
+    known, about = [1, 1, 1, 0, 0], ["a", "a", "a", "b", "c"]
+    assert tofu_module.mean_over(values, entities) == (*share(known, about), 5, 3)
 
 
 def test_model_utility_is_scipys_harmonic_mean():

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+from brittle.data.items import groups_of
 from brittle.filters import states as states_module
 from brittle.filters import tuning
 from brittle.filters.blind import anonymise, fit
 from brittle.filters.blind import network as network_module
 from brittle.filters.blind.estimates import examples_of, paired_states, read_public
-from brittle.maths import entities
+from brittle.maths import intervals
 from brittle.metrics import mcq
 
 COLUMNS = [
@@ -76,7 +77,7 @@ def rows(model, tokenizer, texts, tables, public, retain, items, setup, most=120
     for name, how, asked, found in cases:
         made, reading = filter_of(model, tuner, found, quiet, replace(setup, how=how))
         for split, hits in mcq.right_answers(model, tokenizer, made, items).items():
-            accuracy, low, high = entities.by_entity(hits, items[split], setup.seed)
+            accuracy, low, high = intervals.share(hits, groups_of(items[split]))
             yield {"network": name, "texts": how, "site": site, "gated": int(setup.gate), "k": made.k, "strength": made.strength,
                    "retain_kl": reading["retain_kl"], "split": split, "accuracy": accuracy, "low": low, "high": high,
                    "n": len(hits), "n_forget": len(asked)}  # fmt: skip

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+from brittle.data.items import groups_of
 from brittle.filters.fit import make
 from brittle.filters.gate import threshold
 from brittle.filters.search import Choice
 from brittle.filters.tuning import within
+from brittle.maths.intervals import share
 from brittle.metrics import mcq
 from brittle.models.filter import block_of
 from brittle.models.readout import BehindBlock
@@ -48,17 +50,13 @@ def at_budget(tuner, made, limits):
 
 
 def accuracies(model, tokenizer, made, items):
-    """{split: (accuracy, right, n)} of the hooked model on {split: items}."""
-    return {
-        s: (sum(r) / len(r), sum(r), len(r))
-        for s, r in mcq.right_answers(model, tokenizer, made, items).items()
-    }
+    """{split: Share} of right answers of the hooked model on {split: items}."""
+    right = mcq.right_answers(model, tokenizer, made, items)
+    return {split: share(answers, groups_of(items[split])) for split, answers in right.items()}
 
 
 def pareto(tuner, tokenizer, found, sites, bases, limits, items):
     """Yield a row a site, basis, gate and k, each at its own largest strength: bases compare at equal retain budget."""
-    from brittle.maths.intervals import wilson
-
     for site in sites:
         for name, gated in bases:
             if name == "loss" and site != "post_norm":
@@ -69,11 +67,10 @@ def pareto(tuner, tokenizer, found, sites, bases, limits, items):
             for k in [k for k in KS if k <= whole.k]:
                 made = at_budget(tuner, whole.first(k), limits)
                 reading, scores = tuner.read(made), accuracies(tuner.model, tokenizer, made, items)
-                low, high = wilson(scores["forget"][1], scores["forget"][2])
                 yield {
                     "site": site, "basis": name, "gated": int(gated), "k": k, "strength": made.strength,
-                    **{f"{s}_accuracy": scores[s][0] if s in scores else None for s in ("forget", "retain", "general")},
-                    "forget_low": low, "forget_high": high, "n": scores["forget"][2],
+                    **{f"{s}_accuracy": scores[s].share if s in scores else None for s in ("forget", "retain", "general")},
+                    "forget_low": scores["forget"].low, "forget_high": scores["forget"].high, "n": len(items["forget"]),
                     **{c: reading[c] for c in ("auc", "known", "forget_nll", "retain_kl", "retain_kl_p90")},
                     "status": Choice(made, reading, limits, made.strength < 1).status,
                 }  # fmt: skip

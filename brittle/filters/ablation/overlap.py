@@ -71,9 +71,10 @@ def write_mixed(data, folder, share, seed=0):
 
 def rows(bench, limits, share, seed=0, model="", words=None):
     """Yield a row a split: the whole search, from moments to strength, on the bench's sets; intervals over entities."""
+    from brittle.data.items import groups_of
     from brittle.filters import fit, search
     from brittle.filters.basis import MOST, shared
-    from brittle.maths import entities
+    from brittle.maths import intervals
     from brittle.metrics import mcq
 
     candidates = fit.candidates(bench.model, bench.found, bench.sites)
@@ -90,7 +91,7 @@ def rows(bench, limits, share, seed=0, model="", words=None):
         mcq.right_answers(bench.model, bench.tokenizer, m, bench.items) for m in (None, made)
     )
     for split, hits in after.items():
-        accuracy, low, high = entities.by_entity(hits, bench.items[split], seed)
+        accuracy, low, high = intervals.share(hits, groups_of(bench.items[split]))
         base = sum(before[split]) / len(hits)
         yield {
             **about,
