@@ -24,6 +24,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.metrics.judges import JUDGES, JudgeOptions, make_judge
 
 COLUMNS = [
     "order",
@@ -51,28 +52,7 @@ SUMMARY = [
     "trusted",
     "judge",
 ]
-BACKENDS = ("rules", "hf", "openai", "replay")
 TRUSTED = 0.9
-
-
-def make_judge(
-    backend, model, endpoint, replies, timeout, retries, wait, device, dtype, batch_size
-):
-    from brittle.metrics import judges
-
-    if backend == "rules":
-        return judges.Rules()
-    if backend == "hf":
-        if not model:
-            raise UserError(
-                "--judge-model is needed: the folder or Hugging Face id of the judging model."
-            )
-        return judges.LocalModel(model, device, dtype, batch_size)
-    if backend in ("openai", "replay"):
-        return judges.Endpoint(
-            endpoint, model, timeout, retries, wait, replies, backend == "replay"
-        )
-    raise UserError(f"--backend {backend}: choose {', '.join(BACKENDS)}.")
 
 
 def read_replies(path):
@@ -132,7 +112,7 @@ def main(
     rubric: Annotated[
         list[str] | None, typer.Option("--rubric", help="Rubric name or .toml file, repeatable.")
     ] = None,
-    backend: Annotated[str, typer.Option("--backend", help=f"{', '.join(BACKENDS)}.")] = "rules",
+    backend: Annotated[str, typer.Option("--backend", help=f"{', '.join(JUDGES)}.")] = "rules",
     judge_model: Annotated[
         str | None, typer.Option("--judge-model", help="The judging model.")
     ] = None,
@@ -165,7 +145,10 @@ def main(
         raise UserError("--backend replay needs --replies, the replies.jsonl of an earlier run.")
     known = read_replies(replies) if replies else {}
     judge = make_judge(
-        backend, judge_model, endpoint, known, timeout, retries, wait, device, dtype, batch_size
+        backend,
+        JudgeOptions(
+            judge_model, endpoint, known, timeout, retries, wait, device, dtype, batch_size
+        ),
     )
     files = [
         *responses_module.files(responses),

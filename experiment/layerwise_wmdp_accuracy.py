@@ -57,7 +57,8 @@ def correct(sums, items, normalise=False):
     """[items] 1 where the likeliest choice is the answer, else 0; sums [pairs] flat over items and choices."""
     from brittle.metrics import mcq
 
-    return [outcome.right for outcome in mcq.judge(sums.tolist(), items, normalise=normalise)]
+    scores = mcq.split_by_item(sums.tolist(), items)
+    return [outcome.right for outcome in mcq.grade(scores, items, normalise=normalise)]
 
 
 def rows(split, sums, divergence, items, lens, seed):

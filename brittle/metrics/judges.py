@@ -7,6 +7,7 @@
 A language model is asked twice, with the labels in both orders: where it disagrees with itself there is no label.
 """
 
+import functools
 import hashlib
 import http.client
 import json
@@ -14,6 +15,7 @@ import os
 import re
 import time
 import urllib.error
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from brittle.base.errors import UserError
@@ -96,8 +98,30 @@ def by_rules(rubric, item):
     return Judgement(label)
 
 
+@dataclass(frozen=True)
+class JudgeOptions:
+    """What a command line says of a judge. Each judge takes what it needs.
+
+    replies: {key: reply} of an earlier run; an endpoint adds its own. timeout and wait are seconds.
+    """
+
+    model: str | None = None
+    endpoint: str | None = None
+    replies: dict = field(default_factory=dict)
+    timeout: float = 60.0
+    retries: int = 3
+    wait: float = 1.0
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 8
+
+
 class Rules:
     name = "rules"
+
+    @classmethod
+    def make(cls, asked):
+        return cls()
 
     def judge(self, rubric, items):
         return [by_rules(rubric, item) for item in items]
@@ -114,17 +138,37 @@ class LocalModel:
         self.name, self.batch_size = f"hf:{folder}", batch_size
         self.model, self.tokenizer = load_model(folder, device, dtype), load_tokenizer(folder)
 
+    @classmethod
+    def make(cls, asked):
+        if not asked.model:
+            raise UserError(
+                "--judge-model is needed: the folder or Hugging Face id of the judging model."
+            )
+        return cls(asked.model, asked.device, asked.dtype, asked.batch_size)
+
     def judge(self, rubric, items):
-        from brittle.metrics.mcq import score
+        from brittle.metrics import mcq
 
         picked = []
         for labels in (rubric.labels, rubric.labels[::-1]):
             asked = [
                 {"question": prompt(rubric, i, labels), "choices": list(labels)} for i in items
             ]
-            scored = score(self.model, self.tokenizer, asked, self.batch_size) if asked else []
-            picked.append([labels[p] if sorted(v)[-1] > sorted(v)[-2] else None for p, v in scored])
+            scores = []
+            if asked:
+                scores = mcq.score_choices(
+                    self.model, self.tokenizer, asked, batch_size=self.batch_size
+                )
+            picked.append([likeliest_label(labels, values) for values in scores])
         return [both(a, b) for a, b in zip(*picked, strict=True)]
+
+
+def likeliest_label(labels, logprobs):
+    """The label of the highest log-probability; None where two share it."""
+    from brittle.metrics.mcq import likeliest
+
+    best = likeliest(logprobs)
+    return labels[best] if logprobs.count(logprobs[best]) == 1 else None
 
 
 def both(a, b, note="", attempts=2):
@@ -167,6 +211,18 @@ class Endpoint:
         )
         self.timeout, self.retries, self.wait, self.offline = timeout, retries, wait, offline
         self.replies = {} if replies is None else replies  # {key: reply}: nothing is asked twice
+
+    @classmethod
+    def make(cls, asked, *, offline=False):
+        return cls(
+            asked.endpoint,
+            asked.model,
+            asked.timeout,
+            asked.retries,
+            asked.wait,
+            asked.replies,
+            offline,
+        )
 
     def judge(self, rubric, items):
         found = []
@@ -245,3 +301,19 @@ class Endpoint:
         if TimeoutError in (type(error), type(getattr(error, "reason", None))):
             return f"no reply within {self.timeout:g} s"
         return "no connection" if isinstance(error, OSError) else "a broken reply"
+
+
+# a judge is a class with `name` and `judge(rubric, items)`, and a row here: what makes it of `JudgeOptions`
+JUDGES = {
+    "rules": Rules.make,
+    "hf": LocalModel.make,
+    "openai": Endpoint.make,
+    "replay": functools.partial(Endpoint.make, offline=True),
+}
+
+
+def make_judge(name, asked):
+    """The judge `name` of JUDGES, from `JudgeOptions`. Raises UserError for an unknown one."""
+    if name not in JUDGES:
+        raise UserError(f"--backend {name}: choose {', '.join(JUDGES)}.")
+    return JUDGES[name](asked)

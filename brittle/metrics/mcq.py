@@ -140,34 +140,14 @@ def split_by_item(values, items):
     return [values[first:last] for first, last in ends]
 
 
-def judge(sums, items, *, normalise=False):
-    """[Outcome] of the items; `sums`: the log-probability of every choice, flat over the items.
-
-    `normalise` compares log-probabilities per character (lm-eval's acc_norm).
-    Raises UserError where a log-probability is NaN or infinite: no score is invented.
-    """
-    outcomes_of_items = []
-    for item, logprobs in zip(items, split_by_item(sums, items), strict=True):
-        if not all(map(math.isfinite, logprobs)):
-            raise UserError(f"the model {BROKEN}")
-        compared = logprobs
-        if normalise:
-            lengths = [max(1, len(choice)) for choice in item["choices"]]
-            compared = [value / length for value, length in zip(logprobs, lengths, strict=True)]
-        prediction = likeliest(compared)
-        right = int(prediction == item["answer"])
-        answer_nll = -logprobs[item["answer"]]
-        outcomes_of_items.append(Outcome(right, prediction, logprobs, answer_nll))
-    return outcomes_of_items
-
-
-def outcomes(model, tokenizer, items, prompt=None, batch_size=128, *, normalise=False):
-    """[Outcome] of the items {question, choices, answer}, in their order.
+def score_choices(model, tokenizer, items, prompt=None, batch_size=128):
+    """[[log-probability of each choice, in nats] of each item {question, choices}], in their order.
 
     `prompt` changes how a question is put (`attacks.base.Prompt`): `prompt.question(item)` is asked
-    in its place, and `prompt.tokens(ids, start)` puts tokens in. Raises UserError on NaN logits.
+    in its place, and `prompt.tokens(ids, start)` puts tokens in.
+    Raises UserError where a log-probability is NaN or infinite: no score is invented.
     """
-    from brittle.models.architectures import context_length
+    from brittle.models.blocks import context_length
 
     asked = items
     if prompt is not None:
@@ -175,8 +155,36 @@ def outcomes(model, tokenizer, items, prompt=None, batch_size=128, *, normalise=
     pairs = encode_items(tokenizer, asked, context_length(model.config))
     if prompt is not None:
         pairs = [prompt.tokens(ids, start) for ids, start in pairs]
-    sums = choice_logprobs(model, pairs, tokenizer.pad_token_id, batch_size)
-    return judge(sums.tolist(), items, normalise=normalise)
+    sums = choice_logprobs(model, pairs, tokenizer.pad_token_id, batch_size).tolist()
+    if not all(map(math.isfinite, sums)):
+        raise UserError(f"the model {BROKEN}")
+    return split_by_item(sums, items)
+
+
+def grade(scores, items, *, normalise=False):
+    """[Outcome] of the items {choices, answer}, from the log-probabilities of their choices.
+
+    `normalise` compares log-probabilities per character (lm-eval's acc_norm).
+    """
+    graded = []
+    for item, logprobs in zip(items, scores, strict=True):
+        compared = logprobs
+        if normalise:
+            lengths = [max(1, len(choice)) for choice in item["choices"]]
+            compared = [value / length for value, length in zip(logprobs, lengths, strict=True)]
+        prediction = likeliest(compared)
+        right = int(prediction == item["answer"])
+        graded.append(Outcome(right, prediction, logprobs, -logprobs[item["answer"]]))
+    return graded
+
+
+def outcomes(model, tokenizer, items, prompt=None, batch_size=128, *, normalise=False):
+    """[Outcome] of the items {question, choices, answer}, in their order.
+
+    `prompt` and errors as of `score_choices`, `normalise` as of `grade`.
+    """
+    scores = score_choices(model, tokenizer, items, prompt, batch_size)
+    return grade(scores, items, normalise=normalise)
 
 
 def accuracy(model, tokenizer, items):

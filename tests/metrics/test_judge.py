@@ -415,3 +415,15 @@ def test_mistakes_take_one_line(script, sources, tmp_path):
         ["a", "b"],
         ["b", "a"],
     )
+
+
+def test_a_judge_is_one_row_of_a_table(fake):
+    options = judges.JudgeOptions(model="m", endpoint=fake.url, retries=5)
+    made = {name: judges.make_judge(name, options) for name in ("rules", "openai", "replay")}
+    assert [judge.name for judge in made.values()] == ["rules", "openai:m", "replay:m"]
+    assert made["openai"].retries == 5 and made["replay"].offline and not made["openai"].offline
+    with pytest.raises(UserError, match="--backend oracle: choose rules, hf, openai, replay"):
+        judges.make_judge("oracle", options)
+    for name in ("hf", "openai"):
+        with pytest.raises(UserError, match="--judge-model is needed"):
+            judges.make_judge(name, judges.JudgeOptions())

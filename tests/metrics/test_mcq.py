@@ -189,12 +189,13 @@ def test_planted_log_probabilities_give_planted_outcomes():
         {"question": "", "choices": ["a", "b", "c"], "answer": 2},
     ]
     sums = [-3.0, -2.0, -1.0, -4.0, -1.0]
-    assert mcq.split_by_item(sums, items) == [[-3.0, -2.0], [-1.0, -4.0, -1.0]]
-    assert mcq.judge(sums, items) == [
+    scores = mcq.split_by_item(sums, items)
+    assert scores == [[-3.0, -2.0], [-1.0, -4.0, -1.0]]
+    assert mcq.grade(scores, items) == [
         (0, 1, [-3.0, -2.0], 3.0),
         (0, 0, [-1.0, -4.0, -1.0], 1.0),
     ]
-    assert [o.right for o in mcq.judge(sums, items, normalise=True)] == [1, 0]  # -1.5 a character
+    assert [o.right for o in mcq.grade(scores, items, normalise=True)] == [1, 0]  # -1.5 a character
     assert mcq.likeliest([0.0, 2.0, 2.0]) == 1
     assert mcq.chance(items) == (1 / 2 + 1 / 3) / 2
 
@@ -220,7 +221,8 @@ def test_a_prompt_changes_what_is_asked(model, tokenizer, items):
         Shouted().tokens(ids, start) for ids, start in mcq.encode_items(tokenizer, changed, 64)
     ]
     sums = mcq.choice_logprobs(model, pairs, tokenizer.pad_token_id).tolist()
-    assert mcq.outcomes(model, tokenizer, items, Shouted()) == mcq.judge(sums, items) != plain
+    wanted = mcq.grade(mcq.split_by_item(sums, items), items)
+    assert mcq.outcomes(model, tokenizer, items, Shouted()) == wanted != plain
 
 
 def test_subset_is_seeded_and_keeps_the_order(items):
