@@ -36,7 +36,7 @@ ITEM_COLUMNS = [
 
 def read_set(path, limit):
     """[(text, entity), ...] of a text or JSONL file; an entity is what the file's rows name, else the text itself."""
-    from brittle.data.texts import read_jsonl, read_texts
+    from brittle.data.texts import read_jsonl, read_texts, spread
 
     if path.suffix == ".jsonl":
         rows = [r if isinstance(r, dict) else {} for r in read_jsonl(path)]
@@ -46,7 +46,7 @@ def read_set(path, limit):
         ]
     else:
         found = [(t, i) for i, t in enumerate(read_texts(path))]
-    return found if len(found) <= limit else [found[i * len(found) // limit] for i in range(limit)]
+    return spread(found, limit)
 
 
 def attack(model, tokenizer, sets, share, reference_tokens, gradients, max_length):

@@ -33,6 +33,7 @@ def lens_logprobs(model, lenses, pairs, pad_id, batch_size):
     from brittle.diagnostics.common import TOKENS
     from brittle.metrics.mcq import passes
     from brittle.models.hooks import residual_stream
+    from brittle.models.logprobs import kl_rows
 
     sums = torch.zeros(len(lenses), len(pairs), dtype=torch.float64)
     divergence, count = torch.zeros(len(lenses), dtype=torch.float64), 0
@@ -46,9 +47,7 @@ def lens_logprobs(model, lenses, pairs, pad_id, batch_size):
                 logprobs = torch.log_softmax(lenses[layer](streams[layer]), -1)
                 final = logprobs if final is None else final
                 sums[layer].index_add_(0, pair, logprobs[place, token].double().cpu())
-                divergence[layer] += float(
-                    (final.exp() * (final - logprobs)).sum(1).double()[place].sum()
-                )
+                divergence[layer] += float(kl_rows(final, logprobs).double()[place].sum())
             count += len(pair)
     return sums, (divergence / max(1, count)).clamp_min(0)
 

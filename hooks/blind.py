@@ -90,6 +90,7 @@ def row(variant, made, reading, found, setup):
 
 def fit(outdir, folder, blind_file, public, retain, setup, max_samples, device):
     from brittle.base.record import Run
+    from brittle.data.texts import spread
     from brittle.filters import states as states_module
     from brittle.filters.blind import estimates
     from brittle.filters.blind import fit as fit_module
@@ -98,12 +99,7 @@ def fit(outdir, folder, blind_file, public, retain, setup, max_samples, device):
     from brittle.models.load import load_model, load_tokenizer
 
     block_of(setup.site)
-    texts = estimates.read_blind(blind_file)
-    texts = (
-        texts
-        if len(texts) <= max_samples
-        else [texts[i * len(texts) // max_samples] for i in range(max_samples)]
-    )
+    texts = spread(estimates.read_blind(blind_file), max_samples)
     settings = {"stage": "fit", **vars(setup)}
     with Run(
         outdir,

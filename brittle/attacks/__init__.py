@@ -20,7 +20,7 @@ ATTACKS = {
     "soft_prompt": "soft_prompt:SoftPrompt",
     "gcg": "gcg:GCG",
     "ablate": "ablate:Ablate",
-    "lens": "lens:Lens",
+    "lens": "lens:LogitLens",
 }
 
 

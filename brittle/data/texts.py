@@ -99,6 +99,24 @@ def read_texts(path, limit=None):
     return texts[:limit]
 
 
+def answer_of(row):
+    """The answer of a row as text, or None where it holds none.
+
+    It is the field `answer`, or the one of its `choices` that `answer` is the index of.
+    """
+    answer, choices = row.get("answer"), row.get("choices")
+    if isinstance(choices, list) and isinstance(answer, int) and 0 <= answer < len(choices):
+        answer = choices[answer]
+    return answer if isinstance(answer, str) else None
+
+
+def spread(rows, most):
+    """At most `most` of the rows, at even distances and in their order; None is all of them."""
+    if most is None or len(rows) <= most:
+        return rows
+    return [rows[i * len(rows) // most] for i in range(most)]
+
+
 def _text_of(row):
     """The text of a JSON value, or None where it holds none.
 
@@ -109,12 +127,10 @@ def _text_of(row):
         return row if isinstance(row, str) else None
     if isinstance(row.get("text"), str):
         return row["text"]
-    question, answer, choices = row.get("question"), row.get("answer"), row.get("choices")
-    if isinstance(choices, list) and isinstance(answer, int) and 0 <= answer < len(choices):
-        answer = choices[answer]
-    elif "choices" in row:
-        return None
-    return f"{question} {answer}" if isinstance(question, str) and isinstance(answer, str) else None
+    question, answer = row.get("question"), answer_of(row)
+    if "choices" in row and isinstance(row.get("answer"), str):
+        return None  # where there are choices, only an index says which is the answer
+    return f"{question} {answer}" if isinstance(question, str) and answer is not None else None
 
 
 def write_lines(path, lines):

@@ -7,7 +7,7 @@ import torch
 
 from brittle.base.errors import UserError
 from brittle.data.batches import batches
-from brittle.data.texts import numbered_jsonl, read_lines
+from brittle.data.texts import answer_of, numbered_jsonl, read_lines, spread
 from brittle.data.tokens import common_prefix, prompt_length
 from brittle.maths.moments import Moments
 from brittle.models.filter import at_site
@@ -34,10 +34,8 @@ def _pair(row):
         return None, row
     if not isinstance(row, dict):
         return None
-    question, answer, choices = row.get("question"), row.get("answer"), row.get("choices")
-    if isinstance(choices, list) and isinstance(answer, int) and 0 <= answer < len(choices):
-        answer = choices[answer]
-    if isinstance(question, str) and isinstance(answer, str):
+    question, answer = row.get("question"), answer_of(row)
+    if isinstance(question, str) and answer is not None:
         return question, f"{question} {answer}"
     return (None, row["text"]) if isinstance(row.get("text"), str) else None
 
@@ -60,12 +58,7 @@ def make_examples(tokenizer, pairs, max_samples, max_length, name="texts"):
 
     The answer is what follows the question; in plain text what follows its last "?" or ":", else its second half.
     """
-    count = len(pairs)
-    picked = (
-        range(count)
-        if count <= max_samples
-        else [i * count // max_samples for i in range(max_samples)]
-    )
+    picked = spread(range(len(pairs)), max_samples)
     whole = tokenizer([pairs[i][1] for i in picked])["input_ids"]
     asked = iter(
         tokenizer([q for i in picked if (q := pairs[i][0]) is not None] or ["-"])["input_ids"]
@@ -81,7 +74,8 @@ def make_examples(tokenizer, pairs, max_samples, max_length, name="texts"):
         cut = max(0, len(ids) - max_length)
         start = min(max(1, start - cut), len(ids) - cut - 1)
         if start >= 1:
-            examples.append(Example(ids[cut:], start, i * min(STRETCHES, count) // count, question))
+            stretch = i * min(STRETCHES, len(pairs)) // len(pairs)
+            examples.append(Example(ids[cut:], start, stretch, question))
     if not examples:
         raise UserError(f"the {name} hold no tokens to predict (each has fewer than two).")
     return examples

@@ -17,6 +17,7 @@ from brittle.maths.precision import wide
 from brittle.models.blocks import final_norm
 from brittle.models.filter import block_of
 from brittle.models.hooks import resume
+from brittle.models.logprobs import kl_rows
 
 RIVALS = 9  # a known answer token still beats so many runners-up of the unfiltered model
 KNOWN = 0.05  # excess over chance (one in ten) at which an answer counts as no longer known
@@ -93,7 +94,7 @@ def losses_of(logits, base, following):
     """(NLL [n], KL(base || logits) [n]) of rows, from logits [n, V], base log-probabilities [n, V], next tokens [n]."""
     logprobs = wide(logits).log_softmax(-1)
     nll = -logprobs.gather(1, following[:, None])[:, 0]
-    return nll, (base.exp() * (base - logprobs)).sum(1).clamp_min(0)
+    return nll, kl_rows(base, logprobs).clamp_min(0)
 
 
 class Tuner:

@@ -16,12 +16,18 @@ def masked_mse(h, target, batch):
     return token_mean((wide(h) - wide(target)).pow(2).mean(-1), batch)
 
 
+def kl_of(before, now):
+    """KL(p_start || p) [B, T] of logits before, now [B, T, V], in nats."""
+    return F.kl_div(
+        wide(now).log_softmax(-1), wide(before).log_softmax(-1), reduction="none", log_target=True
+    ).sum(-1)
+
+
 def kl(model, batch, reference):
     """Mean over real tokens of KL(p_reference || p_model), in nats; 0 where the two agree."""
     with reference as frozen:
-        before = wide(frozen(**batch).logits).log_softmax(-1)
-    now = wide(model(**batch).logits).log_softmax(-1)
-    return token_mean(F.kl_div(now, before, reduction="none", log_target=True).sum(-1), batch)
+        before = frozen(**batch).logits
+    return token_mean(kl_of(before, model(**batch).logits), batch)
 
 
 def moved(h, before, batch):

@@ -49,19 +49,13 @@ class Settings:
 
 def find(data, max_samples):
     """{set: rows} of the files that folder `data` has; at most `max_samples` rows a set, spread evenly."""
-    from brittle.data.texts import read_jsonl
+    from brittle.data.texts import read_jsonl, spread
 
     found = {}
     for name, (file, schema) in SETS.items():
         path = Path(data) / file
         if path.is_file():
-            rows = read_jsonl(path, ASKS[schema])
-            count = len(rows)
-            found[name] = (
-                rows
-                if count <= max_samples
-                else [rows[i * count // max_samples] for i in range(max_samples)]
-            )
+            found[name] = spread(read_jsonl(path, ASKS[schema]), max_samples)
     if not found:
         raise UserError(
             f"{data} has none of {', '.join(f for f, _ in SETS.values())}. Make them with: uv run create_datasets.py"

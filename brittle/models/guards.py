@@ -23,7 +23,7 @@ from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.data.items import entity_of
-from brittle.data.texts import numbered_lines, read_jsonl
+from brittle.data.texts import answer_of, numbered_lines, read_jsonl
 from brittle.data.words import normal, words
 
 GUARDS = ("regex", "icl", "rag", "rag:prompt")
@@ -186,13 +186,8 @@ def _questions(path):
     """[{question, answer (text), ...}] of a JSONL file, with choices or without."""
     rows = read_jsonl(path, ("question", "answer"))
     for row in rows:
-        if (
-            isinstance(row.get("choices"), list)
-            and isinstance(row["answer"], int)
-            and 0 <= row["answer"] < len(row["choices"])
-        ):
-            row["answer"] = row["choices"][row["answer"]]
-        if not isinstance(row["question"], str) or not isinstance(row["answer"], str):
+        row["answer"] = answer_of(row)
+        if not isinstance(row["question"], str) or row["answer"] is None:
             raise UserError(
                 f"{path}: each line needs a question and an answer (text, or an index into choices)."
             )

@@ -65,6 +65,11 @@ def token_mean(values, batch):
     return masked_mean(values, batch["attention_mask"], getattr(batch, "n_tokens", None))
 
 
+def kl_rows(base, now):
+    """KL(base || now) [...] in nats of log-probabilities [..., V]."""
+    return (base.exp() * (base - now)).sum(-1)
+
+
 def by_example(logprobs, stream, device):
     """`logprobs(batch)` [B] of every text of a stream: [examples], on CPU.
 

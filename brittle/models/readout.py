@@ -1,5 +1,6 @@
 """Read answers from inside a model: final norm and unembedding of the stream behind a block."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import torch
@@ -22,34 +23,20 @@ def read_tokens(model, h):
     )[:, 0].float()
 
 
-class Reader:
-    """Answers like a model, with the logits that the readout makes of the stream behind `block`."""
-
-    def __init__(self, model, block):
-        self.model, self.block, self.config, self.device = model, block, model.config, model.device
-
-    def __call__(self, **batch):
-        h = hidden(self.model, batch, [self.block])[self.block]
-        return SimpleNamespace(logits=readout(self.model, batch, h))
-
-
 class BehindBlock:
-    """A hooked model read out behind one block, as something that multiple choice can score."""
+    """Answers like a model, with the logits that the readout makes of the stream behind `block`.
 
-    def __init__(self, model, made, layer):
-        self.model, self.made, self.layer, self.device, self.config = (
-            model,
-            made,
-            layer,
-            model.device,
-            model.config,
-        )
+    With `activation_filter` the stream is that of the filtered model; the readout is not filtered.
+    """
+
+    def __init__(self, model, block, activation_filter=None):
+        self.model, self.block, self.activation_filter = model, block, activation_filter
+        self.config, self.device = model.config, model.device
 
     def __call__(self, **batch):
-        from types import SimpleNamespace
-
-        from brittle.models.hooks import hidden
-
-        with hooked(self.model, self.made):
-            h = hidden(self.model, batch, [self.layer])[self.layer]
+        filtered = nullcontext()
+        if self.activation_filter is not None:
+            filtered = hooked(self.model, self.activation_filter)
+        with filtered:
+            h = hidden(self.model, batch, [self.block])[self.block]
         return SimpleNamespace(logits=readout(self.model, batch, h))

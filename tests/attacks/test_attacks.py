@@ -36,7 +36,8 @@ from brittle.metrics import mcq
 from brittle.metrics.mcq import Outcome
 from brittle.models.blocks import blocks
 from brittle.models.load import load_model, load_tokenizer
-from brittle.models.readout import Reader
+from brittle.models.quantize import quantize as plain_quantize
+from brittle.models.readout import BehindBlock
 
 SMALL = {
     "relearn": Relearn(rates=(1e-3,), steps=2, at=(1, 2), batch_size=4), "relearn_lora": RelearnLora(0, (1e-2,), 2, (2,), 4, 2),
@@ -164,15 +165,20 @@ def test_subject_and_answer_together_tell_a_fact():
 
 @pytest.mark.parametrize("group", ["row", "tensor", "7"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rounding(group, dtype):
+def test_codes_are_the_whole_numbers_behind_the_rounded_weights(group, dtype):
+    """Rounding itself is tested in tests/models/test_quantize.py."""
     w = torch.randn(6, 20, generator=torch.Generator().manual_seed(0)).to(dtype)
     w[0] = 0
     for count in (2, 3, 4, 8):
+        levels, whole = 2 ** (count - 1) - 1, quantize.codes(w, count, group)
+        assert torch.equal(whole, whole.round()) and whole.abs().max() == levels
         q = quantize.rounded(w, count, group)
-        assert torch.equal(quantize.rounded(q, count, group), q)  # twice is once
-        assert torch.equal(quantize.codes(q, count, group), quantize.codes(w, count, group))
-        assert quantize.codes(w, count, group).abs().max() == 2 ** (count - 1) - 1
-    assert torch.equal(quantize.rounded(w, 16, group), w)
+        assert torch.equal(quantize.codes(q, count, group), whole)
+        if group == "tensor":
+            step = w.double().abs().max() / levels
+            assert torch.equal(q, (whole * step).to(dtype))
+        else:
+            assert torch.equal(q, plain_quantize(w, count, 0 if group == "row" else 7))
 
 
 def test_models_at_sixteen_bits_ratio_zero_and_scale_zero_are_unchanged():
@@ -284,12 +290,13 @@ def test_everything_from_the_base_gives_its_logits_exactly(kind):
             assert torch.equal(patching.Patched(other, other, k)(**batch).logits, logits[1])
         assert (
             torch.equal(
-                patching.Patched(other, model, 2)(**batch).logits, Reader(other, 2)(**batch).logits
+                patching.Patched(other, model, 2)(**batch).logits,
+                BehindBlock(other, 2)(**batch).logits,
             )
             is False
         )
         assert torch.equal(
-            Reader(model, 2)(**batch).logits, logits[0]
+            BehindBlock(model, 2)(**batch).logits, logits[0]
         )  # the last block's lens is the model
     assert [blocks(m)[0] for m in (model, other)] == own
     assert (

@@ -10,7 +10,15 @@ from support.tiny_models import make_tokenizer
 
 from brittle.base.errors import UserError
 from brittle.data.batches import Stream, batches, encode, pad
-from brittle.data.texts import read_jsonl, read_lines, read_texts, write_jsonl, write_lines
+from brittle.data.texts import (
+    answer_of,
+    read_jsonl,
+    read_lines,
+    read_texts,
+    spread,
+    write_jsonl,
+    write_lines,
+)
 from brittle.training.mini import LengthStream
 
 IDS = [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10], [11, 12], [13, 14, 15]]
@@ -238,3 +246,24 @@ def test_length_stream_shuffles_its_batches():
     for place, i in enumerate(order):
         lengths[place < 1000] += len(ids[i])
     assert abs(lengths[True] / lengths[False] - 1) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ({"answer": "delta"}, "delta"),
+        ({"answer": 1, "choices": ["reef", "delta"]}, "delta"),
+        ({"answer": "delta", "choices": ["reef", "delta"]}, "delta"),
+        ({"answer": 2, "choices": ["reef", "delta"]}, None),
+        ({"answer": -1, "choices": ["reef", "delta"]}, None),
+        ({"answer": 1}, None),
+        ({}, None),
+    ],
+)
+def test_the_answer_of_a_row(row, answer):
+    assert answer_of(row) == answer
+
+
+def test_rows_are_spread_evenly():
+    assert spread(range(10), 4) == [0, 2, 5, 7] and spread("abc", 3) == "abc"
+    assert spread([1, 2], None) == [1, 2] and spread(list("abcdef"), 1) == ["a"]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from brittle.data.items import groups_of
+from brittle.data.texts import spread
 from brittle.filters import states as states_module
 from brittle.filters import tuning
 from brittle.filters.blind import anonymise, fit
@@ -27,10 +28,6 @@ COLUMNS = [
     "n_forget",
 ]
 CONTROLS = ("none", "oracle")  # the anonymised states as they are; the states of the raw texts
-
-
-def spread(texts, most):
-    return texts if len(texts) <= most else [texts[i * len(texts) // most] for i in range(most)]
 
 
 def rows(model, tokenizer, texts, tables, public, retain, items, setup, most=120):

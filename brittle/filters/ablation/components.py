@@ -81,6 +81,6 @@ def pareto(tuner, tokenizer, found, sites, bases, limits, items):
 def lens_after(model, tokenizer, made, items):
     """Highest multiple-choice accuracy that the logit lens has at any layer of the filtered model."""
     return max(
-        mcq.accuracy(BehindBlock(model, made, k), tokenizer, items)
+        mcq.accuracy(BehindBlock(model, k, made), tokenizer, items)
         for k in range(model.config.num_hidden_layers)
     )

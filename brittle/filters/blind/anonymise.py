@@ -22,7 +22,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from brittle.base.errors import UserError
-from brittle.data.texts import numbered_jsonl
+from brittle.data.texts import answer_of, numbered_jsonl
 from brittle.data.world import Draws, new_names
 
 HOW = ("regex", "template", "surrogate", "hash")
@@ -139,9 +139,8 @@ def read_table(paths, domain=None):
         for number, row in numbered_jsonl(path):
             if not isinstance(row, dict) or (domain and row.get("domain", domain) != domain):
                 continue
-            value = next((row[k] for k in ("value", "short_answer", "answer") if k in row), None)
-            if isinstance(row.get("choices"), list) and isinstance(value, int):
-                value = row["choices"][value]
+            named = [row[key] for key in ("value", "short_answer") if key in row]
+            value = named[0] if named else answer_of(row)
             if not isinstance(value, str) or not value.strip():
                 raise UserError(
                     f"{path} line {number} has no value: value, short_answer or answer is wanted."

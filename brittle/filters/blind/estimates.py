@@ -18,13 +18,13 @@ import re
 import torch
 
 from brittle.base.errors import UserError
-from brittle.data.texts import numbered_jsonl, write_jsonl
+from brittle.data.texts import numbered_jsonl, spread, write_jsonl
 from brittle.data.world import Draws, new_names
-from brittle.filters.blind.network import kl_rows
 from brittle.filters.states import make_examples, states
 from brittle.maths.intervals import generator
 from brittle.maths.moments import Moments
 from brittle.maths.precision import wide
+from brittle.models.logprobs import kl_rows
 
 COLUMN = "anonymised"
 VARIANTS = ("mlp", "mlp_kl", "kl", "identity", "template", "surrogate")
@@ -71,11 +71,7 @@ def read_public(paths, limit=None):
                 texts.append(row["text"])
             else:
                 raise UserError(f"{path} line {number} has neither question and answer nor text.")
-    return (
-        texts
-        if limit is None or len(texts) <= limit
-        else [texts[i * len(texts) // limit] for i in range(limit)]
-    )
+    return spread(texts, limit)
 
 
 def examples_of(tokenizer, texts, max_length, name):
@@ -178,12 +174,13 @@ def trained_basis(basis, head, forget, retain, limit=0.05, steps=80, rows=512, s
 
     def divergence(u, y):
         base = wide(head(y)).log_softmax(-1)
-        return kl_rows(base, head(y - (y @ u) @ u.T)).mean()
+        filtered = wide(head(y - (y @ u) @ u.T)).log_softmax(-1)
+        return kl_rows(base, filtered).mean()
 
     with torch.no_grad():
         base = wide(head(forget)).log_softmax(-1)
         average = (base.logsumexp(0) - torch.log(torch.tensor(float(len(base))))).expand_as(base)
-        cap = kl_rows(base, average).mean().clamp_min(1e-6)
+        cap = kl_rows(base, wide(average).log_softmax(-1)).mean().clamp_min(1e-6)
     u = basis.clone().requires_grad_(True)
     lr = 0.5 / len(basis) ** 0.5  # half of what a coordinate of a unit vector is
     optimizer, draw = torch.optim.Adam([u], lr=lr), generator(seed, "kl filter")

@@ -13,6 +13,7 @@ from torch import nn
 from brittle.base.errors import UserError
 from brittle.maths.intervals import generator
 from brittle.maths.precision import wide
+from brittle.models.logprobs import kl_rows
 
 LOSSES = ("mse", "kl")
 
@@ -57,16 +58,12 @@ def fit(x, y, head=None, loss="mse", epochs=30, lr=1e-3, batch_size=256, seed=0)
             if loss == "mse":
                 value = (guess - target).square().mean() / made.scale**2
             else:
-                value = kl_rows(wide(head(target)).log_softmax(-1), head(guess)).mean()
+                base = wide(head(target)).log_softmax(-1)
+                value = kl_rows(base, wide(head(guess)).log_softmax(-1)).mean()
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             optimizer.step()
     return made.eval().requires_grad_(False)
-
-
-def kl_rows(base, logits):
-    """KL(base || softmax(logits)) [n] of base log-probabilities [n, V]."""
-    return (base.exp() * (base - wide(logits).log_softmax(-1))).sum(1)
 
 
 def r_squared(y, guess, mean):

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from brittle.maths.intervals import generator
 from brittle.maths.precision import wide
+from brittle.methods.terms import kl_of
 from brittle.models.logprobs import target_mask, token_mean
 
 PART = (
@@ -100,13 +101,6 @@ def npo_probe(z, batch, before, beta):
     before [B]: log p_start. It is ln 2 at the start.
     """
     return -F.logsigmoid(-beta * (mean_logprobs(z, batch) - before)).mean()
-
-
-def kl_of(before, now):
-    """KL(p_start || p) [B, T] of logits before, now [B, T, V], in nats."""
-    return F.kl_div(
-        wide(now).log_softmax(-1), wide(before).log_softmax(-1), reduction="none", log_target=True
-    ).sum(-1)
 
 
 def kl(now, before, batch, reduction):
