@@ -4,7 +4,7 @@
 
 Reads what eval/tamper.py measured, `<root>/<model>/tamper/`. For each model the attack's learning rate and step are chosen
 by accuracy on half A alone, among equals the fewest steps, then the smallest rate. What is reported is half B at that point:
-    recovery = (acc - acc_filtered) / (acc_base - acc_filtered)
+    recovery_over_filtered = (acc - acc_filtered) / (acc_base - acc_filtered)
 with the base and filtered models as made. 1: as if nothing had been forgotten; 0: as if the facts had never been seen. Facts
 are independent draws, so learning A can teach nothing about B (arXiv:2410.08827). The 95 % interval is a bootstrap over
 facts, with base and filtered resampled alongside. `recovery_early` is the same after about 20 attack steps, `steps_to_half`
@@ -21,9 +21,9 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
-from brittle.metrics.recovery import GAP, curve, interval, recovery
+from brittle.metrics.recovery import GAP, curve, interval, recovery_over_filtered
 
-COLUMNS = ["model", "role", "lr", "step", "split_a_accuracy", "heldout_accuracy", "heldout_recovery", "ci_low", "ci_high",
+COLUMNS = ["model", "role", "lr", "step", "split_a_accuracy", "heldout_accuracy", "recovery_over_filtered", "ci_low", "ci_high",
            "retain_accuracy", "general_accuracy", "recovery_early", "early_step", "steps_to_half", "recovery_area",
            "recovery_most"]  # fmt: skip
 TAMPER = ("model", "lr", "step", "split", "accuracy", "n")
@@ -100,28 +100,30 @@ def rows(attacks, roles):
             continue
         lr, step = choose(accuracies)
         found, early = accuracies[lr, step], nearest(accuracies, lr, EARLY)
-        value = recovery(found["forget_b"], level["filtered"], level["base"])
+        value = recovery_over_filtered(found["forget_b"], level["filtered"], level["base"])
         low, high = (None, None)
         if value is not None:
             low, high = interval(
                 per_fact(items, (lr, step)), facts["filtered"], facts["base"], level
             )
         ends_at = (level["filtered"], level["base"])
-        sooner = recovery(accuracies[lr, early]["forget_b"], *ends_at) if early else None
+        sooner = (
+            recovery_over_filtered(accuracies[lr, early]["forget_b"], *ends_at) if early else None
+        )
         equals = [v["forget_b"] for v in accuracies.values() if v["forget_a"] == found["forget_a"]]
         half, area = curve(
             [
-                (s, recovery(v["forget_b"], *ends_at))
+                (s, recovery_over_filtered(v["forget_b"], *ends_at))
                 for (rate, s), v in accuracies.items()
                 if rate == lr
             ]
         )
         yield {
             "model": model, "role": roles[model], "lr": lr, "step": step, "split_a_accuracy": found["forget_a"],
-            "heldout_accuracy": found["forget_b"], "heldout_recovery": value, "ci_low": low, "ci_high": high,
+            "heldout_accuracy": found["forget_b"], "recovery_over_filtered": value, "ci_low": low, "ci_high": high,
             "retain_accuracy": found["retain"], "general_accuracy": found["general"],
             "recovery_early": sooner, "early_step": early, "steps_to_half": half, "recovery_area": area,
-            "recovery_most": recovery(max(equals), *ends_at),
+            "recovery_most": recovery_over_filtered(max(equals), *ends_at),
         }  # fmt: skip
 
 
@@ -181,7 +183,7 @@ def main(
         str, typer.Option(help="Folder of the attack in each model's results.")
     ] = "tamper",
 ):
-    """Held-out recovery of every model under the relearning attack, from the attacks' CSVs."""
+    """Recovery over Filtered of every model under the relearning attack, from the attacks' CSVs."""
     from brittle.base.layout import model_name
     from brittle.base.record import Run
 
@@ -208,7 +210,7 @@ def main(
         table = list(rows(attacks, roles))
         run.figure(plot(attacks, table), "tamper.png")
         run.csv("recovery.csv", COLUMNS, table)
-    if table[0]["heldout_recovery"] is None:
+    if table[0]["recovery_over_filtered"] is None:
         print(
             f"recovery is undefined: base is not {GAP} above filtered on half B as made; its cells are empty."
         )
@@ -219,7 +221,9 @@ def main(
             )
             continue
         shown = (
-            "" if row["heldout_recovery"] is None else f"   recovery {row['heldout_recovery']:.2f}"
+            ""
+            if row["recovery_over_filtered"] is None
+            else f"   recovery {row['recovery_over_filtered']:.2f}"
         )
         print(f"{row['model']:<32} held-out accuracy {row['heldout_accuracy']:.2f}{shown}")
 

@@ -24,8 +24,8 @@ from brittle.report import page as page_module
 from brittle.report.condense import condense, question, records, update_size
 from brittle.report.verdict import RULES, SAYS, WORDS, headline, verdict
 
-COLUMNS = ["model", "role", "forget_accuracy", "retain_accuracy", "general_accuracy", "heldout_recovery",
-           "heldout_recovery_low", "heldout_recovery_high", "update_relative_norm", "update_stable_rank"]  # fmt: skip
+COLUMNS = ["model", "role", "forget_accuracy", "retain_accuracy", "general_accuracy", "recovery_over_filtered",
+           "recovery_over_filtered_low", "recovery_over_filtered_high", "update_relative_norm", "update_stable_rank"]  # fmt: skip
 # the steps that the first screen reads, and the file beside the step's output that it wants, if any
 SOURCES = {"harness": None, "recovery": None, "1": "per_matrix.csv"}
 LEAD = "recovery"  # the step whose figure stands right after the first screen
@@ -46,7 +46,7 @@ def summary(root, roles):
     """A row of COLUMNS (and `split_a_accuracy`, which the verdict reads) a model; None for what is not known."""
     base = next(iter(roles))
     attacks = {row["model"]: row for row in read_rows(source(root, "recovery", base, base))}
-    renamed = {"heldout_recovery": "heldout_recovery", "ci_low": "heldout_recovery_low", "ci_high": "heldout_recovery_high",
+    renamed = {"recovery_over_filtered": "recovery_over_filtered", "ci_low": "recovery_over_filtered_low", "ci_high": "recovery_over_filtered_high",
                "split_a_accuracy": "split_a_accuracy"}  # fmt: skip
     for model, role in roles.items():
         row = {"model": model, "role": role}
@@ -80,13 +80,13 @@ def first_screen(table, verdicts, root, names):
         return f'<span class="missing">{esc(text)}</span>'
 
     def cells(row):
-        role, recovered = row["role"], cell(row, "heldout_recovery", "recovery")
+        role, recovered = row["role"], cell(row, "recovery_over_filtered", "recovery")
         if role == "unlearned":
             word = verdicts[row["model"]][0]
             role += f': <span class="{word}">{WORDS[word]}</span>'
-        if row["heldout_recovery_low"] is not None:
+        if row["recovery_over_filtered_low"] is not None:
             low, high = (
-                cell(row, f"heldout_recovery_{end}", "recovery") for end in ("low", "high")
+                cell(row, f"recovery_over_filtered_{end}", "recovery") for end in ("low", "high")
             )
             recovered += f" <small>[{low}, {high}]</small>"
         yield from (("model", esc(row["model"])), ("role", role))
@@ -94,7 +94,7 @@ def first_screen(table, verdicts, root, names):
             (f"{split} accuracy", cell(row, f"{split}_accuracy", "harness"))
             for split in ("forget", "retain", "general")
         )
-        yield "held-out recovery", recovered
+        yield "recovery over Filtered", recovered
         for label, column, form in (
             ("size of ΔW", "relative_norm", "{:.3f}"),
             ("stable rank of ΔW", "stable_rank", "{:.1f}"),
@@ -118,8 +118,8 @@ def first_screen(table, verdicts, root, names):
     rules = "".join(f"<li>{esc(rule)}</li>" for rule in RULES)
     return (
         follows + page_module.summary_table(list(shown[0]), shown) + "<details><summary>What the numbers mean, and the rules "
-        "behind the words</summary><p>Accuracies are of the models as made. Held-out recovery: fine-tune on half A of the forget "
-        "facts, then ask for half B; 0 is Filtered, which never saw the forget facts, 1 is Base; in brackets the 95 % bootstrap "
+        "behind the words</summary><p>Accuracies are of the models as made. Recovery over Filtered: fine-tune on half A of the forget "
+        "facts, then ask for half B; 0 is Filtered as made, which never saw them, 1 is Base; in brackets the 95 % bootstrap "
         "interval over facts. Size of ΔW: |ΔW|/|W| (Frobenius) over all matrices; stable rank: mean weighted by |ΔW|².</p>"
         f"<ul>{rules}</ul></details>"
     )  # fmt: skip

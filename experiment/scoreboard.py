@@ -22,7 +22,7 @@ from brittle.base import command as command_module
 from brittle.base.errors import UserError
 from brittle.base.options import Data, Device
 from brittle.base.tables import read_rows
-from brittle.metrics.recovery import GAP, interval, recovery
+from brittle.metrics.recovery import GAP, heldout_recovery, interval
 
 COLUMNS = ["method", "attack", "seed", "forget_accuracy", "heldout_recovery", "retain_accuracy", "heldout_recovery_low",
            "heldout_recovery_high", "heldout_accuracy", "heldout_accuracy_low", "heldout_accuracy_high", "split_a_accuracy",
@@ -157,7 +157,7 @@ def row(method, attack, seed, cell, filtered, base):
         return made | {
             "note": made["note"] or "no recovery: the attack failed on Base or on Filtered"
         }
-    value = recovery(share["forget_b"], level["filtered"], level["base"])
+    value = heldout_recovery(share["forget_b"], level["filtered"], level["base"])
     if value is None:
         return made | {
             "note": made["note"]

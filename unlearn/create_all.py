@@ -87,7 +87,7 @@ def all_tasks(preset, rows, methods, attack):
             steps.Task(
                 "recovery",
                 "recovery",
-                "Held-out recovery",
+                "Recovery over Filtered",
                 command,
                 root / "methods" / layout.step("recovery").output,
                 last,

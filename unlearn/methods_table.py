@@ -23,19 +23,19 @@ COLUMNS = [
     "forget_accuracy",
     "retain_accuracy",
     "general_accuracy",
-    "heldout_recovery",
+    "recovery_over_filtered",
     "steps",
     "seconds",
 ]
 
 
 def recoveries(path):
-    """{model: heldout_recovery} of a recovery.csv, empty where there is none."""
-    return {row["model"]: row["heldout_recovery"] for row in read_rows(path)}
+    """{model: recovery_over_filtered} of a recovery.csv, empty where there is none."""
+    return {row["model"]: row.get("recovery_over_filtered") for row in read_rows(path)}
 
 
 def rows(root, model, methods):
-    """A row a method whose model is there: accuracies as made, held-out recovery after the attack, steps and seconds."""
+    """A row a method whose model is there: accuracies as made, recovery over Filtered under the attack, steps and seconds."""
     from brittle.base import layout
     from brittle.base.layout import model_name, unlearned_dir
     from brittle.filters.folder import table_row
@@ -51,12 +51,12 @@ def rows(root, model, methods):
         yield {
             "method": method,
             **{f"{split}_accuracy": after.get(split) for split in ("forget", "retain", "general")},
-            "heldout_recovery": recovered.get(model_name(str(folder))),
+            "recovery_over_filtered": recovered.get(model_name(str(folder))),
             "steps": made["rows"]["training_history.csv"],
             "seconds": made["seconds"],
         }
     if (row := table_row(root, model)) is not None:  # no method: hooks/ makes it
-        yield {**row, "heldout_recovery": recovered.get(f"{model_name(model)}__{layout.FILTER}")}
+        yield {**row, "recovery_over_filtered": recovered.get(f"{model_name(model)}__{layout.FILTER}")}
 
 
 def main(

@@ -8,7 +8,7 @@ Reads unlearn/sequential_log.csv: the rows of the log (GPT-NeoX 6.9B, WMDP-bio r
 and controls of our own, pairs that differ in one thing. A row is scaled to the model (blocks by relative depth, steps and
 learning rates by --steps-scale and --lora-lr-scale / --full-lr-scale), trained, measured on forget, retain, general and
 held-out questions, and attacked by fine-tuning on half A of the forget facts; half B is measured after 0, 10 and 100 steps.
-    recovery(t) = (held-out(t) - held-out(0)) / (held-out of the base - held-out(0))        the log's definition
+    recovery_over_start(t) = (held-out(t) - held-out(0)) / (held-out of the base - held-out(0))        the log's definition
 findings.csv compares the controls over seeds, paired by seed, with 95 % intervals by Student's t.
 """
 
@@ -25,8 +25,8 @@ CONFIG = ["group", "run", "role", "seed", "adapter", "layers", "steps", "forget_
           "retain_blocks", "remove_coef", "retain_coef", "lr", "retain_ramp", "gradients", "l2sp_coef", "chat_share"]  # fmt: skip
 MEASURED = ["forget_accuracy", "forget_low", "forget_high", "retain_accuracy", "retain_low", "retain_high", "general_accuracy",
             "general_low", "general_high", "heldout_accuracy", "heldout_low", "heldout_high", "heldout_accuracy_10",
-            "heldout_low_10", "heldout_high_10", "heldout_accuracy_100", "heldout_low_100", "heldout_high_100", "recovery_10",
-            "recovery_100", "forget_loss_end", "retain_loss_end"]  # fmt: skip
+            "heldout_low_10", "heldout_high_10", "heldout_accuracy_100", "heldout_low_100", "heldout_high_100", "recovery_over_start_10",
+            "recovery_over_start_100", "forget_loss_end", "retain_loss_end"]  # fmt: skip
 LOG = [
     "log_wmdp",
     "log_mmlu",
@@ -67,27 +67,22 @@ def earlier(outdir, folder, settings):
             f"{outdir}/results.csv is of another model or other settings: --only would mix them. Choose another --outdir."
         )
     as_in_the_log = {*CONFIG, *LOG, "filled", "note"} - {"seed"}
-    return read_rows(outdir / "results.csv", text=as_in_the_log)
-
-
-def recovery(now, start, base):
-    """Share of what was forgotten that came back; None where nothing was."""
-    return (
-        None
-        if None in (now, start, base) or base - start < 0.05
-        else (now - start) / (base - start)
-    )
+    return read_rows(outdir / "results.csv", text=as_in_the_log, needs=MEASURED)
 
 
 def rows(lab, log, seeds, first_seed, steps, lr):
     """A row a run and seed. `lr`: {adapter: factor}; the base, unattacked, is the first measurement."""
+    from brittle.metrics.recovery import recovery_over_start
+
     base = lab.measure(lab.base, ("heldout",))["heldout_accuracy"]
     for row in log:
         for seed in range(first_seed, first_seed + (min(int(row["seeds"]), seeds))):
             knobs, settings, found = lab.run(row, seed, steps, lr.get(row["adapter"], 1.0))
             start = found.get("heldout_accuracy")
             back = {
-                f"recovery_{t}": recovery(found.get(f"heldout_accuracy_{t}"), start, base)
+                f"recovery_over_start_{t}": recovery_over_start(
+                    found.get(f"heldout_accuracy_{t}"), start, base
+                )
                 for t in (10, 100)
             }
             note = "; ".join(text for text in (row["note"], found.pop("note", "")) if text)
@@ -160,12 +155,14 @@ def findings(table):
     for run, by_seed in runs.items():
         for t in (10, 100):
             back = {
-                s: r[f"recovery_{t}"] for s, r in by_seed.items() if r[f"recovery_{t}"] is not None
+                s: r[f"recovery_over_start_{t}"]
+                for s, r in by_seed.items()
+                if r[f"recovery_over_start_{t}"] is not None
             }
             if len(back) > 1 and all(r["forget_accuracy"] <= 0.6 for r in by_seed.values()):
                 values = (
                     f"recovery of {run}",
-                    f"recovery_{t}",
+                    f"recovery_over_start_{t}",
                     *mean_interval(list(back.values())),
                     len(back),
                     " ".join(map(str, back)),
@@ -306,9 +303,7 @@ def main(
     attack_lr: Annotated[float, typer.Option(min=0, help="Rate of the attack.")] = 1e-3,
     markdown: Annotated[
         bool,
-        typer.Option(
-            "--markdown", help="Print the tables of an earlier run; write nothing."
-        ),
+        typer.Option("--markdown", help="Print the tables of an earlier run; write nothing."),
     ] = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",

@@ -1,19 +1,58 @@
-"""Held-out recovery: how far half B has come back, between Filtered (0) and Base (1), with an interval over facts."""
+"""Recovery: how much of what was forgotten is back. Three definitions, each with its own name.
+
+All three are the share of the way that accuracy on half B of the forget facts has gone from a zero
+to Base, (accuracy - zero) / (base - zero): 0 says that nothing is back, 1 that everything is. They
+differ in the zero, and in whether Base was attacked as well.
+
+heldout_recovery        Zero is Filtered and one is Base, both under the same attack with the same
+                        seed. What the attack does to any model cancels out. Column of
+                        scoreboard.csv (experiment/scoreboard.py).
+recovery_over_filtered  Zero is Filtered and one is Base, both as made. What the attack teaches or
+                        breaks counts as well; Filtered's own value says how much that is. Column of
+                        recovery.csv (eval/recovery.py), summary.csv (experiment/report.py) and
+                        methods.csv (unlearn/methods_table.py).
+recovery_over_start     Zero is the unlearned model itself as made, one is Base as made. It needs no
+                        Filtered, so it cannot tell what came back from what was learned anew, and
+                        it is undefined for a model that forgot nothing. Columns
+                        recovery_over_start_10 and _100, after that many attack steps, of
+                        results.csv (unlearn/sequential_grid.py).
+
+Each is None (an empty cell) where Base is less than GAP above the zero.
+"""
 
 import itertools
 
-GAP = 0.05  # below this difference of base and filtered, recovery is a ratio of noise
+GAP = 0.05  # below this difference of base and zero, recovery is a ratio of noise
 
 
-def recovery(accuracy, filtered, base):
-    return None if base - filtered < GAP else (accuracy - filtered) / (base - filtered)
+def _way_back(accuracy, zero, base):
+    """(accuracy - zero) / (base - zero), or None where that would be a ratio of noise."""
+    if None in (accuracy, zero, base) or base - zero < GAP:
+        return None
+    return (accuracy - zero) / (base - zero)
+
+
+def heldout_recovery(accuracy, attacked_filtered, attacked_base):
+    """Recovery between Filtered and Base, all three accuracies on half B under the same attack."""
+    return _way_back(accuracy, attacked_filtered, attacked_base)
+
+
+def recovery_over_filtered(accuracy, filtered, base):
+    """Recovery under an attack between Filtered and Base as made; accuracies on half B."""
+    return _way_back(accuracy, filtered, base)
+
+
+def recovery_over_start(accuracy, start, base):
+    """Recovery under an attack between the unlearned model (`start`) and Base, both as made."""
+    return _way_back(accuracy, start, base)
 
 
 def interval(attacked, filtered, base, level, draws=2000, seed=0):
-    """95 % percentile interval of recovery: facts are drawn with replacement, the same ones for all three models.
+    """(low, high) of recovery: a 95 % bootstrap over facts, the same ones for all three models.
 
-    attacked, filtered, base: {fact: (right, items)}. Where filtered or base has no items on these facts, its accuracy
-    `level[role]` stands fixed. (None, None) without items, or where base is not above filtered in every draw.
+    attacked, filtered, base: {fact: (right, items)}. Where filtered or base has no items on these
+    facts, its accuracy `level[role]` stands fixed. (None, None) without items, or where base is not
+    above filtered in every draw.
     """
     import numpy as np
 
@@ -22,13 +61,12 @@ def interval(attacked, filtered, base, level, draws=2000, seed=0):
         return None, None
     drawn = np.random.default_rng(seed).integers(len(facts), size=(draws, len(facts)))
 
-    def accuracy(found, otherwise=None):
-        if set(found) != set(facts):
+    def accuracy(counted, otherwise=None):
+        if set(counted) != set(facts):
             return otherwise
-        counts = np.array([found[f] for f in facts], dtype=np.float64)[drawn].sum(
-            1
-        )  # [draws, (right, items)]
-        return counts[:, 0] / counts[:, 1]
+        counts = np.array([counted[f] for f in facts], dtype=np.float64)  # [facts, (right, items)]
+        sums = counts[drawn].sum(1)  # [draws, (right, items)]
+        return sums[:, 0] / sums[:, 1]
 
     lower = accuracy(filtered, level["filtered"])
     gap = accuracy(base, level["base"]) - lower
@@ -39,10 +77,11 @@ def interval(attacked, filtered, base, level, draws=2000, seed=0):
 
 
 def curve(points):
-    """(steps to half recovery, mean recovery over the attack) of a curve [(step, recovery), ...] of one learning rate.
+    """(steps to half recovery, mean recovery over the attack) of one learning rate's curve.
 
-    The first is the step at which the straight line between two measured points first reaches .5 (0 where it starts there),
-    None where none does. The second is the area under these lines over the steps, divided by the last step.
+    points: [(step, recovery), ...]. The first result is the step at which the straight line between
+    two measured points first reaches .5: 0 where it starts there, None where none does. The second
+    is the area under these lines over the steps, divided by the last step.
     """
     points = sorted(points)
     if not points or any(value is None for _, value in points):

@@ -77,7 +77,7 @@ def relearning(cells, root):
         math.inf if (step := number(row.get("steps_to_half"))) is None else step
         for row in table
         if row["role"] == "unlearned"
-        and number(row.get("heldout_recovery")) is not None
+        and number(row.get("recovery_over_filtered")) is not None
         and of_method(row["model"], found)
     ]
     middle = statistics.median(steps) if steps else None

@@ -252,7 +252,7 @@ def _method_scores(row):
     splits = ("forget", "retain", "general")
     return [
         " / ".join(two_digits(row.get(f"{split}_accuracy")) for split in splits),
-        two_digits(row.get("heldout_recovery")),
+        two_digits(row.get("recovery_over_filtered")),
         f"{row['steps']} / {float(row['seconds']):.0f}",
     ]
 

@@ -61,14 +61,14 @@ def verdict(home):
             f"{number(final['accuracy']):.2f} at the output; {what}."
         )
     attacked = [r for path in relearned(home) for r in read_rows(path) if r["model"] == home.name]
-    if attacked and number(attacked[0]["heldout_recovery"]) is not None:
+    if attacked and number(attacked[0]["recovery_over_filtered"]) is not None:
         row = attacked[0]
         low, learned = number(row["ci_low"]), number(row["split_a_accuracy"])
         what = "hidden, not removed" if low is not None and low > 0.25 else "not shown to be hidden"
         if learned is not None and learned < 0.9:
             what = f"no evidence, since half A itself was only relearned to {learned:.2f} behind a filter that stays at work"
         said.append(
-            f"Relearning half A brings back {number(row['heldout_recovery']):.2f} of half B: {what}."
+            f"Relearning half A brings back {number(row['recovery_over_filtered']):.2f} of half B: {what}."
         )
     if not said:
         said.append(

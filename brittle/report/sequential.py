@@ -70,7 +70,7 @@ def markdown(folder):
     findings = [
         row
         for row in findings
-        if row["measure"] in ("selectivity", "forget_accuracy", "recovery_10")
+        if row["measure"] in ("selectivity", "forget_accuracy", "recovery_over_start_10")
     ]
     parts = []
     for head, body in ((HEAD, lines(results)), (FOUND_HEAD, found_lines(findings))):

@@ -1,4 +1,4 @@
-"""Held-out recovery: chosen on half A alone, its definition, its interval against brute force, broken rates, mistakes."""
+"""Recovery over Filtered: chosen on half A alone, its definition, its interval against brute force, broken rates, mistakes."""
 
 import csv
 import importlib.util
@@ -9,6 +9,12 @@ import numpy as np
 import pytest
 
 from brittle.base.errors import UserError
+from brittle.metrics.recovery import (
+    GAP,
+    heldout_recovery,
+    recovery_over_filtered,
+    recovery_over_start,
+)
 
 SCRIPT = Path(__file__).parents[2] / "eval" / "recovery.py"
 spec = importlib.util.spec_from_file_location("recovery", SCRIPT)
@@ -70,18 +76,18 @@ def test_definition(root):
     attack(root, "cut", {0: 10, 5: 25, 20: 34}, {0: 10, 5: 30, 20: 39}, seed=1)
     found = run(root, "cut")
     row = found["cut"]
-    assert float(row["heldout_recovery"]) == pytest.approx((34 - 10) / (40 - 10))
+    assert float(row["recovery_over_filtered"]) == pytest.approx((34 - 10) / (40 - 10))
     assert (float(row["lr"]), int(row["step"]), row["role"]) == (0.001, 20, "unlearned")
     assert (
-        float(row["recovery_early"]) == float(row["heldout_recovery"])
+        float(row["recovery_early"]) == float(row["recovery_over_filtered"])
         and int(row["early_step"]) == 20
     )
     assert (float(row["retain_accuracy"]), float(row["general_accuracy"])) == (0.9, 0.8)
     assert float(row["ci_low"]) < 0.8 < float(row["ci_high"])
     assert (
-        float(found["base"]["heldout_recovery"]) == 1 and found["base"]["step"] == "0"
+        float(found["base"]["recovery_over_filtered"]) == 1 and found["base"]["step"] == "0"
     )  # a tie takes the smallest step
-    assert float(found["filtered"]["heldout_recovery"]) == pytest.approx(-2 / 30)
+    assert float(found["filtered"]["recovery_over_filtered"]) == pytest.approx(-2 / 30)
     assert (root / "out" / "tamper.png").stat().st_size > 10_000
 
 
@@ -109,7 +115,7 @@ def test_among_equals_the_fewest_steps_count_and_what_that_missed_is_said(root):
         21 / FACTS,
     )
     assert float(row["recovery_most"]) == pytest.approx(
-        float(row["heldout_recovery"]) * (30 - 10) / (21 - 10)
+        float(row["recovery_over_filtered"]) * (30 - 10) / (21 - 10)
     )
     equal = {(0.01, 5): {"forget_a": 1}, (0.001, 20): {"forget_a": 1}, (0.1, 0): {"forget_a": 0}}
     assert recovery.choose(equal) == (0.01, 5)
@@ -137,7 +143,7 @@ def test_undefined_where_base_and_filtered_agree(tmp_path, capsys):
     attack(tmp_path, "cut", {0: 10, 5: 30})
     found = run(tmp_path, "cut")
     assert all(
-        row["heldout_recovery"] == row["ci_low"] == row["recovery_early"] == ""
+        row["recovery_over_filtered"] == row["ci_low"] == row["recovery_early"] == ""
         for row in found.values()
     )
     assert capsys.readouterr().out.startswith("recovery is undefined")
@@ -146,7 +152,7 @@ def test_undefined_where_base_and_filtered_agree(tmp_path, capsys):
 def test_interval_without_items(root):
     attack(root, "cut", {0: 10, 5: 25}, items=False)
     row = run(root, "cut")["cut"]
-    assert row["heldout_recovery"] and row["ci_low"] == row["ci_high"] == ""
+    assert row["recovery_over_filtered"] and row["ci_low"] == row["ci_high"] == ""
 
 
 def test_interval_is_the_bootstraps():
@@ -173,3 +179,14 @@ def test_mistakes(root):
     (root / "base" / "tamper" / "tamper.csv").write_text("model,lr\nx,1\n")
     with pytest.raises(UserError, match="no column step"):
         run(root, "cut")
+
+
+def test_three_recoveries_have_three_zeros():
+    """One model, three questions: Filtered .25 as made and .40 attacked, Base 1 and .90, start .30."""
+    accuracy = 0.65
+    assert heldout_recovery(accuracy, 0.40, 0.90) == pytest.approx(0.5)
+    assert recovery_over_filtered(accuracy, 0.25, 1.0) == pytest.approx(0.4 / 0.75)
+    assert recovery_over_start(accuracy, 0.30, 1.0) == pytest.approx(0.5)
+    for recovered in (heldout_recovery, recovery_over_filtered, recovery_over_start):
+        assert [recovered(a, 0.25, 1.0) for a in (0.25, 1.0)] == [0, 1]
+        assert recovered(0.5, 0.5, 0.5 + GAP / 2) is None and recovered(None, 0.2, 1.0) is None

@@ -78,7 +78,7 @@ def quiz(root, model, forget, retain=1.0, general=1.0):
 def back(root, **found):
     """found: {model: (recovery, low, high)}."""
     write(root / "recovery" / "recovery.csv", [
-        {"model": m, "heldout_recovery": r, "ci_low": low, "ci_high": high, "split_a_accuracy": 1.0}
+        {"model": m, "recovery_over_filtered": r, "ci_low": low, "ci_high": high, "split_a_accuracy": 1.0}
         for m, (r, low, high) in found.items()])  # fmt: skip
     (root / "recovery" / "tamper.png").write_bytes(PNG)
 
@@ -129,8 +129,8 @@ def test_numbers_and_words(root):
     ]
     cut = {k: float(v) for k, v in found["cut"].items() if k not in ("model", "role")}
     assert cut == pytest.approx({
-        "forget_accuracy": 0.28, "retain_accuracy": 1, "general_accuracy": 1, "heldout_recovery": 0.8,
-        "heldout_recovery_low": 0.7, "heldout_recovery_high": 0.9,
+        "forget_accuracy": 0.28, "retain_accuracy": 1, "general_accuracy": 1, "recovery_over_filtered": 0.8,
+        "recovery_over_filtered_low": 0.7, "recovery_over_filtered_high": 0.9,
         "update_relative_norm": 5 / math.sqrt(2600), "update_stable_rank": (9 * 1 + 16 * 2) / 25})  # fmt: skip
     assert (
         float(found["filtered"]["update_relative_norm"]) == 1
@@ -230,7 +230,7 @@ def test_names_are_escaped(root):
 
 
 def model(forget=0.27, retain=1.0, general=1.0, found=(0.0, -0.1, 0.1), half_a=1.0):
-    keys = ("heldout_recovery", "heldout_recovery_low", "heldout_recovery_high")
+    keys = ("recovery_over_filtered", "recovery_over_filtered_low", "recovery_over_filtered_high")
     row = {
         "forget_accuracy": forget,
         "retain_accuracy": retain,

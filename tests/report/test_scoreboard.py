@@ -262,7 +262,7 @@ def test_median_steps_count_zero_never_and_the_boards_models_alone(tmp_path):
 
     def detail(**steps):
         lines = [
-            "model,role,heldout_recovery,steps_to_half",
+            "model,role,recovery_over_filtered,steps_to_half",
             "b,base,1,0",
             "f,filtered,0,",
             "b__away,unlearned,1,40",

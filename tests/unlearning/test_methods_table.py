@@ -96,14 +96,14 @@ def test_the_table_has_a_row_a_model(family, data, tmp_path, script):
         assert made.code == 0, made.err
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "recovery.csv").write_text(
-        "model,heldout_recovery\nmini-base__ga,0.75\n"
+        "model,recovery_over_filtered\nmini-base__ga,0.75\n"
     )
     assert script("unlearn/methods_table.py", "--model", family.base, "--root", tmp_path).code == 0
     with open(tmp_path / "methods.csv", newline="") as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
-    assert list(rows) == ["ga", "wt_dist"] and rows["ga"]["heldout_recovery"] == "0.75"
+    assert list(rows) == ["ga", "wt_dist"] and rows["ga"]["recovery_over_filtered"] == "0.75"
     assert (
-        rows["wt_dist"]["heldout_recovery"] == ""
+        rows["wt_dist"]["recovery_over_filtered"] == ""
         and rows["ga"]["steps"] == "2"
         and float(rows["ga"]["seconds"]) > 0
     )

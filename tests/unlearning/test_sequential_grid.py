@@ -9,6 +9,7 @@ from brittle.base.knobs import build
 from brittle.base.tables import write_csv
 from brittle.methods import method_class
 from brittle.methods.sequential import phases
+from brittle.metrics.recovery import recovery_over_start
 from brittle.report import sequential
 from brittle.unlearning.grid import scaled
 
@@ -58,15 +59,15 @@ def test_rows_are_the_logs_at_its_own_size_and_keep_their_depth_at_another(log):
 
 def test_recovery_is_the_logs_and_is_undefined_where_nothing_was_forgotten(grid, log):
     row = next(r for r in log if r["group"] == "LoRA, L2 retain" and r["run"] == "5")
-    found = [grid["recovery"](float(row[f"log_tamper_{t}"]), 0.2696, 0.4297) for t in (10, 100)]
+    found = [recovery_over_start(float(row[f"log_tamper_{t}"]), 0.2696, 0.4297) for t in (10, 100)]
     assert found == pytest.approx([0.849, 0.928], abs=1e-3)
-    assert grid["recovery"](0.9, 0.97, 1.0) is None and grid["recovery"](None, 0.3, 1.0) is None
+    assert recovery_over_start(0.9, 0.97, 1.0) is None and recovery_over_start(None, 0.3, 1.0) is None
 
 
 def test_findings_are_paired_by_seed(grid):
     def row(run, seed, forget, kept):
         return {"role": "control", "run": run, "seed": seed, "forget_accuracy": forget, "retain_accuracy": kept,
-                "general_accuracy": 1.0, "recovery_10": 0.9 + 0.01 * seed, "recovery_100": None}  # fmt: skip
+                "general_accuracy": 1.0, "recovery_over_start_10": 0.9 + 0.01 * seed, "recovery_over_start_100": None}  # fmt: skip
 
     table = [row("sum", s, 0.5 + 0.1 * s, 0.9) for s in range(3)] + [
         row("same_sign", s, 0.7 + 0.1 * s, 0.9) for s in range(3)
@@ -81,7 +82,7 @@ def test_findings_are_paired_by_seed(grid):
         0.2
     )  # the seeds' own levels cancel
     assert found["L2", "selectivity"]["mean"] == pytest.approx(0.1)  # the better of its two weights
-    back = found["recovery", "recovery_10"]
+    back = found["recovery", "recovery_over_start_10"]
     assert (
         back["mean"] == pytest.approx(0.91) and back["low"] < 0.91 < back["high"] and back["n"] == 3
     )
