@@ -1,10 +1,14 @@
-"""Train the mini family: Base saw the forget domain, Filtered never did; same architecture, initial weights and tokenizer.
+"""Train the mini family: Base saw the forget domain, Filtered never did.
 
-uv run create_models.py                  -> outputs/models/mini-base, outputs/models/mini-filtered (side by side)
+Both have the same architecture, initial weights and tokenizer.
+
+uv run create_models.py                  both, side by side: outputs/models/mini-base, mini-filtered
 uv run create_models.py --only base      one of them
-uv run create_models.py --hidden-size 512 --layers 10 --entities 600 --steps 3000      a 30 M family, best on a GPU
+uv run create_models.py --hidden-size 512 --layers 10 --entities 600 --steps 3000
+                                         a family of 30 M parameters, best on a GPU
 """
 
+import itertools
 import os
 import subprocess
 import sys
@@ -14,8 +18,7 @@ from typing import Annotated
 
 import typer
 
-from brittle.base import command as command_module
-from brittle.base import options
+from brittle.base import command, options
 from brittle.base.errors import UserError
 from brittle.base.files import missing_folders, remove_empty
 
@@ -58,9 +61,8 @@ def main(
         return both(outdir)
     from brittle.data.texts import read_lines
 
-    texts = read_lines(
-        data / "tokenizer.txt"
-    )  # before torch is imported: the likeliest mistake is said at once
+    # before torch is imported: the likeliest mistake is said at once
+    texts = read_lines(data / "tokenizer.txt")
     from brittle.base.record import Run
     from brittle.data.items import SPLITS, read_splits
     from brittle.metrics import mcq
@@ -72,14 +74,14 @@ def main(
     with Run(outdir / f"mini-{only}", inputs=inputs, seed=seed, whole=True) as run:
         import torch
 
-        torch.set_num_threads(command_module.threads())
+        torch.set_num_threads(command.threads())
         items = read_splits(data)
         tokenizer = mini.make_tokenizer(texts, vocab_size)
         model = mini.make_model(tokenizer, hidden_size, layers, heads, seed)
-        mini.train_model(
-            only, data, pick_device(device), tokenizer=tokenizer, model=model,
-            steps=steps, batch_size=batch_size, lr=lr, muon_lr=muon_lr, seed=seed,
-        )  # fmt: skip
+        settings = mini.make_settings(
+            steps=steps, batch_size=batch_size, lr=lr, muon_lr=muon_lr, seed=seed
+        )
+        mini.train_model(only, data, pick_device(device), tokenizer, model, settings)
         model.cpu().eval().save_pretrained(run.stage)
         tokenizer.save_pretrained(run.stage)
         run.settings = {
@@ -90,27 +92,24 @@ def main(
 
 
 def both(outdir):
-    """Base and Filtered in two processes: on two cores one thread each is seven times faster than two threads each."""
+    """Base and Filtered in two processes. Returns the exit status.
+
+    On two cores one thread each is seven times faster than two threads each.
+    """
+    # the data were made anew above, once
     arguments = [
-        a
-        for i, a in enumerate(sys.argv[1:], 1)
-        if "--entities" not in (a, sys.argv[i - 1]) and "--entities=" not in a
+        argument
+        for before, argument in itertools.pairwise(sys.argv)
+        if "--entities" not in (argument, before) and "--entities=" not in argument
     ]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": os.environ.get(
-            "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2))
-        ),
-    }
-    command, new = [sys.executable, __file__, *arguments, "--only"], missing_folders(outdir)
-    with (
-        tempfile.TemporaryFile() as quiet
-    ):  # one bar is shown, and a mistake that both make is said once
+    threads = str(max(1, (os.cpu_count() or 2) // 2))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    line, new = [sys.executable, __file__, *arguments, "--only"], missing_folders(outdir)
+    # one bar is shown, and a mistake that both make is said once
+    with tempfile.TemporaryFile() as quiet:
         processes = [
             # a session of their own: Ctrl-C reaches this process alone, which lets them clean up
-            subprocess.Popen(
-                [*command, only], env=environment, stderr=stderr, start_new_session=True
-            )
+            subprocess.Popen([*line, only], env=environment, stderr=stderr, start_new_session=True)
             for only, stderr in (("base", None), ("filtered", quiet))
         ]
         try:
@@ -121,9 +120,8 @@ def both(outdir):
             for process in processes:
                 try:
                     process.wait(5)
-                except (
-                    subprocess.TimeoutExpired
-                ):  # a library that was being imported has swallowed the signal
+                except subprocess.TimeoutExpired:
+                    # a library that was being imported has swallowed the signal
                     process.kill()
                     process.wait()
             raise
@@ -131,12 +129,10 @@ def both(outdir):
             remove_empty(new)
         if filtered and not base:
             quiet.seek(0)
-            print(
-                quiet.read().decode().replace("\r", "\n").strip().rpartition("\n")[2],
-                file=sys.stderr,
-            )
+            last_line = quiet.read().decode().replace("\r", "\n").strip().rpartition("\n")[2]
+            print(last_line, file=sys.stderr)
     return base or filtered
 
 
 if __name__ == "__main__":
-    command_module.run(main)
+    command.run(main)

@@ -1,12 +1,16 @@
-"""Unlearn: one model, one method -> outputs/<model>__<method>/unlearned_model, a model card, and the training history.
+"""Unlearn: one model, one method. Writes the model, its card, and the training history.
 
     uv run unlearn/unlearn.py --model outputs/models/mini-base --method npo
-    uv run unlearn/unlearn.py --model EleutherAI/deep-ignorance-unfiltered --method rmu      (data/forget.txt, data/retain.txt)
-    uv run unlearn/unlearn.py ... --name gentle       -> outputs/<model>__<method>-gentle: two settings side by side
-    uv run unlearn/unlearn.py ... --resume            after an interruption: goes on from the last checkpoint
+    uv run unlearn/unlearn.py --model EleutherAI/deep-ignorance-unfiltered --method rmu
+    uv run unlearn/unlearn.py ... --name gentle       two settings of one method side by side
+    uv run unlearn/unlearn.py ... --resume            go on from the last checkpoint
 
-Defaults come from the preset (unlearn/presets.toml): `mini` for a model of the mini family, `default` (the publications'
-values at 7B scale) for every other; a flag wins over both.
+The model goes to outputs/<model>__<method>/unlearned_model, with --name TAG to
+outputs/<model>__<method>-TAG. The texts are data/forget.txt and data/retain.txt, for a mini model
+those of data/mini.
+
+Defaults come from unlearn/presets.toml (--preset): `mini` for a model of the mini family, `default`
+(the publications' values at 7B scale) for every other. A flag wins over both.
 """
 
 from dataclasses import fields
@@ -205,11 +209,14 @@ def main(
     for note in result.notes:
         print(f"note: {note}")
     if push_to_hub:
-        print(f"uploaded: {publish.push(job.folder, push_to_hub, public)}")
+        print(f"uploaded: {publish.push(job.folder, push_to_hub, public=public)}")
 
 
 def merge_defaults(defaults, settings, knobs):
-    """({setting: value}, {knob: value}): the defaults under what the command line gives (not None)."""
+    """({setting: value}, {knob: value}): the defaults, under what the command line gives.
+
+    None is what it does not give.
+    """
     merged_settings, merged_knobs = dict(defaults.settings), dict(defaults.knobs)
     merged_settings |= {name: value for name, value in settings.items() if value is not None}
     merged_knobs |= {name: value for name, value in knobs.items() if value is not None}

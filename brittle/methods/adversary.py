@@ -38,15 +38,15 @@ def attack(model, batch, block, eps, steps, norm="l2"):
     real = batch["attention_mask"][..., None]
     trained = [p for p in model.parameters() if p.requires_grad]
     for p in trained:
-        p.requires_grad_(False)
+        p.requires_grad_(requires_grad=False)
     try:
         for _ in range(steps):
-            delta.requires_grad_(True)
+            delta.requires_grad_(requires_grad=True)
             with resume(model, block, h + delta.to(h.dtype)):
                 (gradient,) = torch.autograd.grad(nll(model, batch), delta)
             with torch.no_grad():
                 delta = descend(delta, gradient, eps, steps, norm) * real
     finally:
         for p in trained:
-            p.requires_grad_(True)
+            p.requires_grad_(requires_grad=True)
     return delta.detach()

@@ -31,22 +31,16 @@ from brittle.base.knobs import knob, retain_knob
 
 @dataclass
 class Method:
-    kind: ClassVar[str] = (
-        "loss"  # loss, representation, gradient, or weight-space (which needs every weight: no LoRA)
-    )
+    # loss, representation, gradient, or weight-space (which needs every weight: no LoRA)
+    kind: ClassVar[str] = "loss"
     needs_reference: ClassVar[bool] = False
     combine: ClassVar = None
-    replicates: ClassVar[bool] = (
-        False  # of several processes each holds the whole model; otherwise it is sharded
-    )
+    # of several processes each holds the whole model; otherwise the model is sharded
+    replicates: ClassVar[bool] = False
     phased: ClassVar[bool] = False  # parameters take turns
-    adapters: ClassVar[bool] = (
-        False  # set by the wrappers: low-rank adapters train, not the weights
-    )
+    adapters: ClassVar[bool] = False  # set by the wrappers: adapters train, not the weights
     seed: int = 0
-    state: dict = field(
-        default_factory=dict
-    )  # what must survive an interruption (numbers), kept in the checkpoint
+    state: dict = field(default_factory=dict)  # numbers that must survive an interruption
 
     def trains(self, model):
         return None

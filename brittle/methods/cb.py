@@ -50,7 +50,7 @@ class CB(Method):
         )
 
     def perturbed(self, forget):
-        """A context in which the forget texts' states are collected; CB-LAT's adversary acts here."""
+        """A context in which the forget texts' states are collected: CB-LAT's adversary."""
         return contextlib.nullcontext()
 
     def losses(self, forget, retain, progress):

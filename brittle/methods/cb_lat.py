@@ -36,7 +36,8 @@ class CBLAT(CB):
         check_blocks(model, [self.lat_layer], "--lat-layer")
         if self.lat_layer > min(self.layer_id):
             raise UserError(
-                f"--lat-layer {self.lat_layer} lies above --layer-id {min(self.layer_id)}, which would not feel it. "
+                f"--lat-layer {self.lat_layer} lies above --layer-id {min(self.layer_id)}, which "
+                "would not feel it. "
                 f"Give a block from 0 to {min(self.layer_id)}."
             )
 

@@ -60,6 +60,6 @@ class LAT(WithRetain):
                 away = -nll(self.model, forget)
             else:
                 logprobs = token_logprobs(self.model(**forget).logits, forget["input_ids"])
-                # log(1 - p) by expm1; p = 1 in floating point would give infinity: kept off by the smallest step below 1
+                # log(1 - p) by expm1. p = 1 would give infinity, so p stays below it.
                 away = target_mean(-(-logprobs.clamp_max(-1e-6).expm1()).log(), forget)
         return {"forget": self.forget_weight * away, "retain": self.retain_term(retain)}

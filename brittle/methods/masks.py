@@ -33,9 +33,9 @@ class Mask(StepHook):
             p.masked_scatter_(~keep, values)
 
     def density(self):
-        return sum(int(keep.sum()) for _, keep in self.pairs) / sum(
-            keep.numel() for _, keep in self.pairs
-        )
+        """The share of entries that train."""
+        marked = sum(int(keep.sum()) for _, keep in self.pairs)
+        return marked / sum(keep.numel() for _, keep in self.pairs)
 
 
 def largest(scores, count):
@@ -46,17 +46,14 @@ def largest(scores, count):
     as a global sort would.
     """
     bits = [s.contiguous().view(torch.int32) for s in scores]
-    low, high = (
-        0,
-        0x7F800000,
-    )  # the largest threshold that at least `count` entries reach lies in [low, high)
+    # the largest threshold that at least `count` entries reach lies in [low, high)
+    low, high = 0, 0x7F800000
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (
-            (middle, high)
-            if sum(int((b >= middle).sum()) for b in bits) >= count
-            else (low, middle)
-        )
+        if sum(int((b >= middle).sum()) for b in bits) >= count:
+            low = middle
+        else:
+            high = middle
     masks = [b > low for b in bits]
     missing = count - sum(int(m.sum()) for m in masks)
     for mask, b in zip(masks, bits, strict=True):
@@ -71,9 +68,10 @@ def summed_gradient(model, trained, stream):
     """Gradients of the NLL over one pass of a stream's texts, summed over its batches."""
     total = [torch.zeros_like(p) for p in trained]
     for _, batch in batches(stream.ids, stream.pad_id, stream.batch_size, model.device):
-        found = torch.autograd.grad(nll(model, batch), trained, allow_unused=True)
-        for t, g in zip(total, found, strict=True):
-            t.add_(g if g is not None else 0)
+        gradients = torch.autograd.grad(nll(model, batch), trained, allow_unused=True)
+        for t, g in zip(total, gradients, strict=True):
+            if g is not None:
+                t.add_(g)
     return total
 
 
@@ -89,10 +87,5 @@ def wagle(model, streams, ratio, mu):
     for p in trained:  # one at a time, so that three copies of the weights are never held
         f, r = forget.pop(0), retain.pop(0)
         scores.append(((p.detach() - r / mu) * f).abs().float())
-    return Mask(
-        list(
-            zip(
-                trained, largest(scores, round(ratio * sum(s.numel() for s in scores))), strict=True
-            )
-        )
-    )
+    count = round(ratio * sum(s.numel() for s in scores))
+    return Mask(list(zip(trained, largest(scores, count), strict=True)))

@@ -46,21 +46,17 @@ class NGDiff(Method):
         from brittle.maths.linalg import norm_of
 
         size = {term: norm_of(g).item() + 1e-12 for term, g in gradients.items()}
-        g, away = (
-            gradients.pop("retain"),
-            gradients.pop("forget"),
-        )  # in place: a 7B model has no room for a third set
+        # in place: a 7B model has no room for a third set
+        g, away = gradients.pop("retain"), gradients.pop("forget")
         for r, f in zip(g, away, strict=True):
             r.div_(size["retain"]).sub_(f, alpha=1 / size["forget"])
         del away, f
         if self.lr_probe_every and self.state["calls"] % self.lr_probe_every == 0 and lr:
             with torch.no_grad():
-                found = parabola_minimum(
-                    *(self.retain_loss_at(g, -lr * self.state["scale"] * t) for t in (-1, 0, 1))
-                )
-            self.state["scale"] *= min(
-                found or 1.0, 2.0
-            )  # a parabola is not known far beyond its points
+                step = -lr * self.state["scale"]
+                best = parabola_minimum(*(self.retain_loss_at(g, step * t) for t in (-1, 0, 1)))
+            # a parabola is not known far beyond its points
+            self.state["scale"] *= min(best or 1.0, 2.0)
         self.state["calls"] += 1
         return [x.mul_(self.state["scale"]) for x in g]
 

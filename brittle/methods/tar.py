@@ -47,9 +47,8 @@ class TAR(Method):
         from brittle.methods import terms
         from brittle.models.logprobs import nll
 
-        tamper = self.tamper(
-            forget
-        )  # first: it moves the weights, which no other term's graph may hold
+        # first: it moves the weights, which no other term's graph may hold
+        tamper = self.tamper(forget)
         kept = nll(self.model, retain) + terms.hidden_distance(self.model, retain, self.reference)
         return {"tamper": tamper, "retain": self.retain_weight * kept}
 
@@ -119,6 +118,7 @@ class TAR(Method):
         for p, g in zip(trained, gradients, strict=True):
             p.grad = g
         optimizer.step()
-        torch.clear_autocast_cache()  # autocast keeps bfloat16 copies of the weights, which have just moved
+        # autocast keeps bfloat16 copies of the weights, which have just moved
+        torch.clear_autocast_cache()
         for p, g in zip(trained, outer, strict=True):
             p.grad = g

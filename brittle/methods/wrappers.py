@@ -32,8 +32,12 @@ class Wrappers:
     mask_mu: float = knob(
         1e-3, "Weight of the forget gradient against the retain gradient (wagle's mu).", low=1e-30
     )
-    adapter: str = knob("auto", "What trains: the weights (full), low-rank adapters (lora; of rank 16 where none is given), "
-                        "auto (lora where there is a rank).", choices=("auto", "full", "lora"))  # fmt: skip
+    adapter: str = knob(
+        "auto",
+        "What trains: the weights (full), low-rank adapters (lora; of rank 16 where none is "
+        "given), auto (lora where there is a rank).",
+        choices=("auto", "full", "lora"),
+    )
     lora_rank: int = knob(
         0, "Rank of low-rank adapters, merged when saved; 0 is full fine-tuning.", low=0
     )
@@ -42,8 +46,11 @@ class Wrappers:
         "all", "Modules with adapters: all (linear), attn, mlp, qkv, or a regex."
     )
     save_adapter: str = knob("no", "Save the adapter as well, in adapter/.", choices=("no", "yes"))
-    save_dtype: str = knob("source", "Dtype of the saved weights: source (the model's own), float32, bfloat16, float16.",
-                           choices=("source", "float32", "bfloat16", "float16"))  # fmt: skip
+    save_dtype: str = knob(
+        "source",
+        "Dtype of the saved weights: source (the model's own), float32, bfloat16, float16.",
+        choices=("source", "float32", "bfloat16", "float16"),
+    )
     eval_every: int = knob(0, "Steps between evaluations during training; 0 is none.", low=0)
     keep: str = knob("last", "Weights to keep: last, or best by --rule.", choices=("last", "best"))
     rule: str = knob(
@@ -189,12 +196,14 @@ def read_names(model, chosen):
             ) from None
         if unknown or not listed:
             raise UserError(
-                f"--trainable {chosen}: {unknown[0] if unknown else 'an empty list'} names no parameter of the model."
+                f"--trainable {chosen}: {unknown[0] if unknown else 'an empty list'} names no "
+                "parameter of the model."
             )
         return listed
-    found = [name for name in every if re.search(chosen, name)]
-    if not found:
+    names = [name for name in every if re.search(chosen, name)]
+    if not names:
         raise UserError(
-            f"--trainable {chosen}: matches none of {len(every)} parameters, such as {every[len(every) // 2]}."
+            f"--trainable {chosen}: matches none of {len(every)} parameters, such as "
+            f"{every[len(every) // 2]}."
         )
-    return found
+    return names

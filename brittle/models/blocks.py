@@ -16,7 +16,8 @@ def blocks(model):
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             return module
     raise UserError(
-        f"{type(model).__name__} has no list of {count} blocks. Only decoder models of that shape are supported."
+        f"{type(model).__name__} has no list of {count} blocks. Only decoder models of that shape "
+        "are supported."
     )
 
 
@@ -58,17 +59,17 @@ def final_norm(model):
     """The norm behind the last block: the last module called a norm beside the list of blocks."""
     stack = blocks(model)
     parent = next(m for m in model.modules() if any(child is stack for child in m.children()))
-    found = [m for m in parent.children() if "norm" in type(m).__name__.lower()]
-    if not found:
+    norms = [m for m in parent.children() if "norm" in type(m).__name__.lower()]
+    if not norms:
         raise UserError(
-            f"{type(model).__name__} has no norm behind its blocks. Use --site post_norm or block:L."
+            f"{type(model).__name__} has no norm behind its blocks. Use --site post_norm or "
+            "block:L."
         )
-    return found[-1]
+    return norms[-1]
 
 
 def length_limit(max_length, config):
     """`--max-length`, by default 512, within the model's context."""
-
     context = context_length(config)
     if max_length and max_length > context:
         raise UserError(

@@ -10,7 +10,7 @@ from brittle.models.architectures import SIZES, model_type, size
 WEIGHTS = "*.safetensors"
 
 
-def model_folder(model, revision=None, weights=True, adapters=False, code=False):
+def model_folder(model, revision=None, *, weights=True, adapters=False, code=False):
     """The local folder of `model`: itself, the unlearned_model/ in it, or the hub's snapshot.
 
     A snapshot is taken from the cache, or downloaded where the hub can be reached. With `adapters`,
@@ -24,7 +24,8 @@ def model_folder(model, revision=None, weights=True, adapters=False, code=False)
     folder = Path(model).expanduser()
     if not model or "\0" in model:
         raise UserError(
-            f"{model!r} is no model. Give a folder or a Hugging Face id such as EleutherAI/pythia-70m."
+            f"{model!r} is no model. Give a folder or a Hugging Face id such as "
+            "EleutherAI/pythia-70m."
         )
     if not folder.is_dir():
         if folder.is_file():
@@ -37,17 +38,20 @@ def model_folder(model, revision=None, weights=True, adapters=False, code=False)
         if adapters:
             return folder
         raise UserError(
-            f"{model} is a LoRA adapter. Merge it into its model first; only comparisons of two models read it."
+            f"{model} is a LoRA adapter. Merge it into its model first; only comparisons of two "
+            "models read it."
         )
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"{model} has no config.json, so it is no model folder. Point to the folder that holds one."
+            f"{model} has no config.json, so it is no model folder. Point to the folder that holds "
+            "one."
         )
     if weights and not any(folder.glob(WEIGHTS)):
         other = [f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt")]
         has = f"only {other[0]} (pickle, which can run code)" if other else "no weights"
         raise UserError(
-            f"{model} has {has}. Weights are read from safetensors: save it with save_pretrained first."
+            f"{model} has {has}. Weights are read from safetensors: save it with save_pretrained "
+            "first."
         )
     return folder
 
@@ -57,12 +61,17 @@ def _hub_snapshot(model, revision, weights, code):
     from huggingface_hub import errors
 
     hub.logging.set_verbosity_error()  # without a network it would log each of its retries
-    patterns = ["*.json", "*.model", "*.txt", "*.jinja"] + [WEIGHTS] * weights + ["*.py"] * code
+    patterns = ["*.json", "*.model", "*.txt", "*.jinja"]
+    if weights:
+        patterns.append(WEIGHTS)
+    if code:
+        patterns.append("*.py")
     try:
         return Path(hub.snapshot_download(model, revision=revision, allow_patterns=patterns))
     except errors.GatedRepoError:
         raise UserError(
-            f"{model} is gated. Accept its terms on its page, then put a token into HF_TOKEN (.env.example)."
+            f"{model} is gated. Accept its terms on its page, then put a token into HF_TOKEN "
+            "(.env.example)."
         ) from None
     except errors.RevisionNotFoundError:
         raise UserError(
@@ -74,7 +83,8 @@ def _hub_snapshot(model, revision, weights, code):
         ) from None
     except errors.RepositoryNotFoundError:
         raise UserError(
-            f"no folder and no Hugging Face model is called {model}. Check the name (private: HF_TOKEN)."
+            f"no folder and no Hugging Face model is called {model}. Check the name (private: "
+            "HF_TOKEN)."
         ) from None
     except (
         errors.LocalEntryNotFoundError,
@@ -83,7 +93,8 @@ def _hub_snapshot(model, revision, weights, code):
         OSError,
     ):
         raise UserError(
-            f"{model} is no local folder, is not in the Hugging Face cache, and the hub cannot be reached. "
+            f"{model} is no local folder, is not in the Hugging Face cache, and the hub cannot be "
+            "reached. "
             "Give a folder, or try again with network access (HF_HUB_OFFLINE unset)."
         ) from None
 
@@ -108,7 +119,8 @@ def check_pair(folder_a, folder_b):
     a, b = read_config(folder_a), read_config(folder_b)
     if model_type(a) != model_type(b):
         raise UserError(
-            f"A and B differ in model_type: {model_type(a)} and {model_type(b)}. Compare models of one architecture."
+            f"A and B differ in model_type: {model_type(a)} and {model_type(b)}. Compare models of "
+            "one architecture."
         )
     for name in SIZES:
         of_a, of_b = size(a, name), size(b, name)

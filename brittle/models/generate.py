@@ -41,11 +41,9 @@ class Sampling:
 
 def stop_ids(model, tokenizer):
     """Ids that end an answer: the generation configuration's, and the tokenizer's end of text."""
-    named = (
-        getattr(model.generation_config, "eos_token_id", None) if model.generation_config else None
-    )
-    named = named if isinstance(named, (list, tuple)) else [named]
-    return {i for i in [*named, tokenizer.eos_token_id] if i is not None}
+    own = getattr(model.generation_config, "eos_token_id", None)
+    own = own if isinstance(own, (list, tuple)) else [own]
+    return {i for i in [*own, tokenizer.eos_token_id] if i is not None}
 
 
 def alone(model, ids):
@@ -76,9 +74,8 @@ def draw(logits, sampling, uniform):
         descending=True, stable=True
     )
     total = p.cumsum(-1)
-    count = max(
-        1, int((total - p < sampling.top_p).sum())
-    )  # a token belongs to it where those before do not reach top_p
+    # a token belongs to the nucleus where those before it do not reach top_p
+    count = max(1, int((total - p < sampling.top_p).sum()))
     place = torch.searchsorted(total[:count], uniform * total[count - 1], right=True)
     return int(order[min(int(place), count - 1)])
 
@@ -124,10 +121,11 @@ def stream(model, prompts, sampling, stop=(), pad_id=0, keys=None):
         for row, token in zip(rows, tokens, strict=True):
             texts[row].append(token)
         yield rows, tokens, logits
-        keep = [
-            i for i, (r, token) in enumerate(zip(rows, tokens, strict=True))
-            if token not in stop and len(texts[r]) < min(room, len(prompts[r]) + sampling.max_new_tokens)
-        ]  # fmt: skip
+        keep = []
+        for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+            limit = min(room, len(prompts[row]) + sampling.max_new_tokens)
+            if token not in stop and len(texts[row]) < limit:
+                keep.append(i)
         if len(keep) < len(rows):
             chosen = torch.tensor(keep, dtype=torch.long, device=device)
             rows, tokens, mask = [rows[i] for i in keep], [tokens[i] for i in keep], mask[chosen]
@@ -139,13 +137,12 @@ def stream(model, prompts, sampling, stop=(), pad_id=0, keys=None):
 
 def generate(model, prompts, sampling, stop=(), pad_id=0, keys=None, batch_size=64):
     """The continuation (token ids, without the stop token) of every prompt, batched by length."""
-    made = [[] for _ in prompts]
+    continuations = [[] for _ in prompts]
     for indices in by_length(prompts, batch_size):
-        part = [keys[i] for i in indices] if keys else None
-        for rows, tokens, _ in stream(
-            model, [prompts[i] for i in indices], sampling, stop, pad_id, part
-        ):
+        batch = [prompts[i] for i in indices]
+        own_keys = [keys[i] for i in indices] if keys else None
+        for rows, tokens, _ in stream(model, batch, sampling, stop, pad_id, own_keys):
             for row, token in zip(rows, tokens, strict=True):
                 if token not in stop:
-                    made[indices[row]].append(token)
-    return made
+                    continuations[indices[row]].append(token)
+    return continuations

@@ -44,10 +44,8 @@ class Replay:
 
 def load(folder, device="cpu", dtype="auto", trust_remote_code=False, guard=None):
     """(model, tokenizer) of a local folder, inside `guard`, where there is one."""
-    model, tokenizer = (
-        load_model(folder, device, dtype, trust_remote_code),
-        load_tokenizer(folder, trust_remote_code),
-    )
+    model = load_model(folder, device, dtype, trust_remote_code)
+    tokenizer = load_tokenizer(folder, trust_remote_code)
     return (wrap(model, tokenizer, guard) if guard else model), tokenizer
 
 
@@ -55,32 +53,36 @@ def wrap(model, tokenizer, guard):
     """Put `guard` around `model` (changed in place and returned); `model.guard` names it."""
     inner = model.forward
     refusal = tokenizer(REFUSAL, add_special_tokens=False)["input_ids"]
-    refusal = [
-        *refusal,
-        tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.pad_token_id,
-    ]
-    pieces = (
-        []
-        if not guard.streams
-        else [tokenizer.decode([i]) for i in range(model.get_output_embeddings().weight.size(0))]
-    )
+    end = tokenizer.eos_token_id
+    refusal = [*refusal, tokenizer.pad_token_id if end is None else end]
+    pieces = []
+    if guard.streams:
+        size = model.get_output_embeddings().weight.size(0)
+        pieces = [tokenizer.decode([i]) for i in range(size)]
 
-    def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, use_cache=None,
-                logits_to_keep=0, labels=None, inputs_embeds=None, **more):  # fmt: skip
+    # the parameters are those of transformers' own forward passes
+    def forward(  # noqa: PLR0913
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        use_cache=None,
+        logits_to_keep=0,
+        labels=None,
+        inputs_embeds=None,
+        **more,
+    ):
         if input_ids is None:
             raise UserError(
-                f"--wrapper {guard.name} reads text: what works on embeddings goes round it. Leave --wrapper out."
+                f"--wrapper {guard.name} reads text: what works on embeddings goes round it. Leave "
+                "--wrapper out."
             )
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if isinstance(past_key_values, Replay):
             input_ids = torch.cat([past_key_values.ids, input_ids], 1)
-            mask = torch.cat(
-                [
-                    past_key_values.mask,
-                    torch.ones_like(input_ids[:, past_key_values.ids.size(1) :]),
-                ],
-                1,
-            )
+            new = input_ids[:, past_key_values.ids.size(1) :]
+            mask = torch.cat([past_key_values.mask, torch.ones_like(new)], 1)
         out = _run(inner, model, tokenizer, guard, input_ids, mask, more)
         logits = out.logits
         _refuse(logits, input_ids, mask, tokenizer, guard, refusal, pieces)
@@ -113,8 +115,9 @@ def bare(model):
 
 
 def _run(inner, model, tokenizer, guard, ids, mask, more):
-    """The model's output with logits [B, T, V] for the tokens `ids`, each row behind its own
-    context.
+    """The model's output with logits [B, T, V] for the tokens `ids` [B, T].
+
+    Each row runs behind its own context.
     """
     more.pop("cache_position", None)
     rows = [row[keep.bool()].tolist() for row, keep in zip(ids, mask, strict=True)]
@@ -131,9 +134,8 @@ def _run(inner, model, tokenizer, guard, ids, mask, more):
     for row, context in zip(rows, contexts, strict=True):
         first = int(row[0] == tokenizer.bos_token_id) if row else 0
         before = tokenizer(context, add_special_tokens=False)["input_ids"] if context else []
-        before = before[
-            max(0, len(before) + len(row) - context_length(model.config)) :
-        ]  # what has no room is left out
+        surplus = len(before) + len(row) - context_length(model.config)
+        before = before[max(0, surplus) :]  # what has no room is left out
         whole.append(row[:first] + before + row[first:])
         kept.append([*range(first), *range(first + len(before), len(whole[-1]))])
     out = inner(**pad(whole, tokenizer.pad_token_id, ids.device), **more)
@@ -152,15 +154,14 @@ def _refuse(logits, ids, mask, tokenizer, guard, refusal, pieces):
         prompt, answer = split(tokenizer.decode(row, skip_special_tokens=True))
         start = max(1, _prompt_tokens(tokenizer, row, prompt))
         if guard.refuses(prompt, answer):
-            given = row[
-                start:
-            ]  # the answer's tokens that are there; the place behind them is predicted too
+            # the answer's tokens that are there; the place behind them is predicted too
+            given = row[start:]
             for j, place in enumerate(places[start - 1 :]):
                 height = STEP if j else max(STEP, -FLOOR - STEP * (len(given) - 1))
                 best = refusal[min(j, len(refusal) - 1)]
-                if given != refusal[: len(given)] and given[j : j + 1] == [
-                    best
-                ]:  # no other answer shares its probability
+                is_refusal = given == refusal[: len(given)]
+                if not is_refusal and given[j : j + 1] == [best]:
+                    # no other answer shares the refusal's probability
                     best = next(t for t in (refusal[-1], *range(2)) if t != given[j])
                 logits[number, place] = 0.0
                 logits[number, place, best] = height

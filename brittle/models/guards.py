@@ -119,9 +119,10 @@ class Bm25:
         self.counts = [Counter(words(d)) for d in documents]
         self.length = [sum(c.values()) for c in self.counts]
         self.mean = sum(self.length) / max(1, len(documents))
-        found = Counter(word for c in self.counts for word in c)
+        in_documents = Counter(word for c in self.counts for word in c)
         self.weight = {
-            w: math.log(1 + (len(documents) - n + 0.5) / (n + 0.5)) for w, n in found.items()
+            word: math.log(1 + (len(documents) - n + 0.5) / (n + 0.5))
+            for word, n in in_documents.items()
         }
         self.where = {}
         for number, counts in enumerate(self.counts):
@@ -149,7 +150,7 @@ class Rag(Guard):
     shares of forget and retain questions that fetch an entry.
     """
 
-    def __init__(self, forget, retain, prompted=False):
+    def __init__(self, forget, retain, *, prompted=False):
         entries = {}
         for item in forget:
             entries.setdefault(entity_of(item) or item["question"], []).append(item["question"])
@@ -157,10 +158,7 @@ class Rag(Guard):
         self.index, self.prompted, self.in_context = Bm25(self.entries), prompted, prompted
         kept = sorted(self.index.best(i["question"])[0] for i in retain)
         self.threshold = kept[math.ceil(0.99 * len(kept)) - 1] if kept else 0.0
-        shares = [
-            sum(self.fetch(i["question"]) is not None for i in part) / max(1, len(part))
-            for part in (forget, retain)
-        ]
+        shares = [self.share_fetched(items) for items in (forget, retain)]
         name = "rag:prompt" if prompted else "rag"
         super().__init__(
             name,
@@ -169,6 +167,11 @@ class Rag(Guard):
             recall=shares[0],
             false_refusals=shares[1],
         )
+
+    def share_fetched(self, items):
+        """The share of questions that fetch an entry."""
+        fetched = [self.fetch(item["question"]) is not None for item in items]
+        return sum(fetched) / max(1, len(items))
 
     def fetch(self, prompt):
         score, number = self.index.best(prompt)
@@ -189,7 +192,8 @@ def _questions(path):
         row["answer"] = answer_of(row)
         if not isinstance(row["question"], str) or row["answer"] is None:
             raise UserError(
-                f"{path}: each line needs a question and an answer (text, or an index into choices)."
+                f"{path}: each line needs a question and an answer (text, or an index into "
+                "choices)."
             )
     return rows
 
@@ -226,5 +230,5 @@ def make(name, data, rules=None, seed=0):
     return (
         Icl(forget, retain, seed=seed)
         if name == "icl"
-        else Rag(forget, retain, name == "rag:prompt")
+        else Rag(forget, retain, prompted=name == "rag:prompt")
     )

@@ -26,7 +26,7 @@ def _swap(output, h):
 
 @contextmanager
 def capture(model, layers):
-    """Yield a dict that fills with {block index: output h [B, T, D]} at each forward pass of `model`."""
+    """Yield a dict that each forward pass fills with {block index: output h [B, T, D]}."""
     check_blocks(model, layers)
     store, modules, handles = {}, blocks(model), []
     try:
@@ -44,7 +44,7 @@ def capture(model, layers):
 
 @contextmanager
 def edit(model, edits):
-    """Replace the output h [B, T, D] of block k by `edits[k](h)` in every forward pass of `model`."""
+    """Replace the output h [B, T, D] of block k by `edits[k](h)` in every forward pass."""
     check_blocks(model, edits)
     modules, handles = blocks(model), []
     try:
@@ -104,9 +104,8 @@ def hidden(model, batch, layers):
         def leave(*_):
             raise _Deep
 
-        handle = deepest.register_forward_hook(
-            leave
-        )  # registered last, so it runs after the capture
+        # registered last, so it runs after the capture
+        handle = deepest.register_forward_hook(leave)
         try:
             model(**batch)
         except _Deep:

@@ -40,10 +40,10 @@ def pick_dtype(dtype, device):
 
 
 def load_model(folder, device="cpu", dtype="auto", trust_remote_code=False):
-    """The causal language model of a local `folder`, in evaluation mode, without a generation cache.
+    """The causal language model of a local `folder`, in evaluation mode.
 
-    Every weight must be in the files: transformers would draw a missing one at random, and say so
-    in passing.
+    It has no generation cache. Every weight must be in the files: transformers would draw a missing
+    one at random, and say so in passing.
     """
     import torch
     from huggingface_hub.errors import StrictDataclassError
@@ -61,23 +61,29 @@ def load_model(folder, device="cpu", dtype="auto", trust_remote_code=False):
     if trust_remote_code and "auto_map" in read_config(folder):
         files = ", ".join(sorted(path.name for path in Path(folder).glob("*.py")))
         print(
-            f"note: --trust-remote-code runs {files} of {folder} on this machine, with your rights.",
+            f"note: --trust-remote-code runs {files} of {folder} on this machine, with your "
+            "rights.",
             file=sys.stderr,
         )
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=pick_dtype(dtype, device), use_safetensors=True, trust_remote_code=trust_remote_code,
-            ignore_mismatched_sizes=True, output_loading_info=True,
-        )  # fmt: skip
+            folder,
+            dtype=pick_dtype(dtype, device),
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, StrictDataclassError) as error:
         raise _unloadable(error, f"{folder} cannot be loaded as a causal language model") from None
     for what in ("missing_keys", "mismatched_keys"):
-        if found := sorted(key if isinstance(key, str) else key[0] for key in info[what]):
+        names = sorted(key if isinstance(key, str) else key[0] for key in info[what])
+        if names:
             raise UserError(
-                f"{folder}: {what.split('_')[0]} weights, {found[0]} ({len(found)} in all). Its safetensors do not fit its "
-                "config.json: make or download that model again."
+                f"{folder}: {what.split('_')[0]} weights, {names[0]} ({len(names)} in all). Its "
+                "safetensors do not fit its config.json: make or download that model again."
             )
     model.config.use_cache = False
     return model.to(device).eval()
@@ -86,7 +92,8 @@ def load_model(folder, device="cpu", dtype="auto", trust_remote_code=False):
 def _unloadable(error, what):
     if "trust_remote_code" in str(error):
         return UserError(
-            f"{what}: it needs code from its repository. Read that code, then pass --trust-remote-code."
+            f"{what}: it needs code from its repository. Read that code, then pass "
+            "--trust-remote-code."
         )
     return UserError(f"{what}: {' '.join(str(error).split())[:200]}")
 
@@ -102,7 +109,8 @@ def load_tokenizer(folder, trust_remote_code=False):
 
     if not any((Path(folder) / name).is_file() for name in TOKENIZERS):
         raise UserError(
-            f"{folder} has no tokenizer ({', '.join(TOKENIZERS[:2])} ...). Copy the base model's files there."
+            f"{folder} has no tokenizer ({', '.join(TOKENIZERS[:2])} ...). Copy the base model's "
+            "files there."
         )
     filtered.prepare(folder)
     try:
@@ -127,9 +135,7 @@ def load_pair(folder_a, folder_b, device="cpu", dtype="auto", trust_remote_code=
 
 
 def load_changed(folder, base, device="cpu", dtype="auto", trust_remote_code=False):
-    """The model of `folder`; where that holds a LoRA adapter, the model of `base` with it merged
-    in.
-    """
+    """The model of `folder`, or where that is a LoRA adapter, of `base` with it merged in."""
     from brittle.models.weights import Adapter, Checkpoint, is_adapter
 
     if not is_adapter(folder):

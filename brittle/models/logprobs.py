@@ -75,24 +75,18 @@ def by_example(logprobs, stream, device):
 
     It takes one pass without gradients.
     """
-    found = torch.zeros(len(stream.ids))
+    values = torch.zeros(len(stream.ids))
     with torch.no_grad():
         for indices, batch in batches(stream.ids, stream.pad_id, 32, device):
-            found[indices] = logprobs(batch).float().cpu()
-    return found
+            values[indices] = logprobs(batch).float().cpu()
+    return values
 
 
 def mean_nll(model, ids, pad_id):
     """Mean NLL a token over `ids`, or None where there are none."""
-    import torch
-
-    from brittle.data.batches import batches
-
     total = count = 0
     with torch.no_grad():
         for _, batch in batches(ids, pad_id, HELD_OUT_BATCH, model.device):
-            total, count = (
-                total + nll(model, batch).item() * batch.n_targets,
-                count + batch.n_targets,
-            )
+            total += nll(model, batch).item() * batch.n_targets
+            count += batch.n_targets
     return total / count if count else None

@@ -29,20 +29,19 @@ class Checkpoint:
         self.folder, self.files = Path(folder), {}
         index = self.folder / "model.safetensors.index.json"
         if index.is_file():
-            shards = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            shards = sorted(set(weight_map.values()))
         elif (self.folder / "model.safetensors").is_file():
-            shards = [
-                "model.safetensors"
-            ]  # some repositories ship a second copy of the weights beside it
+            # some repositories ship a second copy of the weights beside it
+            shards = ["model.safetensors"]
         else:
             shards = sorted(f.name for f in self.folder.glob("*.safetensors"))
         for shard in shards:
             path = self.folder / shard
             if not path.is_file():
                 raise UserError(
-                    f"{self.folder} lacks the shard {shard} that its index names. Download the model again."
+                    f"{self.folder} lacks the shard {shard} that its index names. Download the "
+                    "model again."
                 )
             file = stack.enter_context(safe_open(path, framework="pt", device=str(device)))
             self.files.update(dict.fromkeys(file.keys(), file))
@@ -62,26 +61,28 @@ def check_same(a, b):
 
     Raises UserError that names the first difference and counts the rest.
     """
-    lost = sorted(
-        n for n in set(a.files) ^ set(b.files) if not n.startswith("filter.")
-    )  # a baked activation filter's own
+    # a baked activation filter has parameters of its own
+    lost = sorted(n for n in set(a.files) ^ set(b.files) if not n.startswith("filter."))
     if lost:
         side = "A" if lost[0] in a.files else "B"
         raise UserError(
-            f"only {side} has {lost[0]} ({len(lost)} such parameters). Compare models of one architecture."
+            f"only {side} has {lost[0]} ({len(lost)} such parameters). Compare models of one "
+            "architecture."
         )
     wrong = [n for n in sorted(a.files) if a.shape(n) != b.shape(n)]
     if wrong:
         raise UserError(
-            f"A and B differ in shape at {wrong[0]}: {list(a.shape(wrong[0]))} and {list(b.shape(wrong[0]))} "
+            f"A and B differ in shape at {wrong[0]}: {list(a.shape(wrong[0]))} and "
+            f"{list(b.shape(wrong[0]))} "
             f"({len(wrong)} such parameters). Compare models of one architecture."
         )
 
 
 def is_adapter(folder):
-    return (Path(folder) / "adapter_config.json").is_file() and not (
-        Path(folder) / "config.json"
-    ).is_file()
+    """Does the folder hold a LoRA adapter, without a model?"""
+    folder = Path(folder)
+    is_model = (folder / "config.json").is_file()
+    return (folder / "adapter_config.json").is_file() and not is_model
 
 
 class Adapter:
@@ -110,11 +111,9 @@ class Adapter:
         """Every adapted matrix must be one of A's."""
         lost = sorted(set(self.factors) - set(a.files))
         if lost or not self.factors:
-            lacks = (
-                f"adapts {lost[0]} ({len(lost)} such matrices), which A lacks"
-                if lost
-                else "adapts no matrix"
-            )
+            lacks = "adapts no matrix"
+            if lost:
+                lacks = f"adapts {lost[0]} ({len(lost)} such matrices), which A lacks"
             raise UserError(f"{self.folder} {lacks}. Give the adapter's own base model as model A.")
 
     def changed(self, name, w):
@@ -145,17 +144,18 @@ def matrix_pairs(folder_a, folder_b, device="cpu", keep=None):
     """
     with ExitStack() as stack:
         a, adapted = Checkpoint(folder_a, stack, device), is_adapter(folder_b)
-        b = (Adapter if adapted else Checkpoint)(folder_b, stack, device)
-        b.check(a) if adapted else check_same(a, b)
+        if adapted:
+            b = Adapter(folder_b, stack, device)
+            b.check(a)
+        else:
+            b = Checkpoint(folder_b, stack, device)
+            check_same(a, b)
         config = json.loads((Path(folder_a) / "config.json").read_text(encoding="utf-8"))
         for name in sorted(a.files, key=natural):
             if not is_matrix(a.shape(name)) or not a.is_float(name) or (keep and not keep(name)):
                 continue
             w_a = as_rows(a.tensor(name), name, config)
-            if adapted:
-                w_b = b.changed(name, w_a)
-            else:
-                w_b = as_rows(b.tensor(name), name, config)
+            w_b = b.changed(name, w_a) if adapted else as_rows(b.tensor(name), name, config)
             if w_a.ndim == 2:
                 yield name, w_a, w_b
             else:

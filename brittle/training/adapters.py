@@ -17,7 +17,7 @@ def targets_of(model, names, chosen):
 
     pattern = QKV if chosen == "qkv" else chosen
     head = model.get_output_embeddings()
-    found = []
+    names_to_adapt = []
     for name, module in model.named_modules():
         if not isinstance(module, (torch.nn.Linear, Conv1D)) or module is head:
             continue
@@ -28,12 +28,12 @@ def targets_of(model, names, chosen):
             else chosen == "all" or re.search(pattern, name)
         )
         if wanted and (names is None or weight in names):
-            found.append(name)
-    if not found:
+            names_to_adapt.append(name)
+    if not names_to_adapt:
         raise UserError(
             f"--lora-targets {chosen}: no linear module of {type(model).__name__} is left to adapt."
         )
-    return found
+    return names_to_adapt
 
 
 def add(model, names, rank, alpha, chosen, seed):

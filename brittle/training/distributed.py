@@ -25,7 +25,8 @@ def shard(model, accelerator):
     half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for block in blocks(model):
         fully_shard(block, mesh=mesh, mp_policy=half if kind == "cuda" else MixedPrecisionPolicy())
-    # also the root, which would stay gathered behind a forward pass: what reads parameters between passes must find shards
+    # also the root, which would stay gathered behind a forward pass: what reads parameters between
+    # passes must find shards
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
     if kind == "cuda":  # also where it is evaluated: float32 states meet bfloat16 weights
         model.forward = torch.autocast(kind, torch.bfloat16)(model.forward)

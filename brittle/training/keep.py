@@ -14,11 +14,15 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from brittle.base.errors import UserError
 from brittle.base.files import replace_folder
 from brittle.training.steps import StepHook
 
+RULE = re.compile(
+    r"(?:(first)|(lowest|highest)\s+(forget|retain|general)(?:\s+where)?)(?:\s+(.+))?"
+)
 CONDITION = re.compile(r"(forget|retain|general)\s*(<=|>=)\s*(base|filtered)?\s*([+-]?\s*[\d.]+)?")
 
 
@@ -30,59 +34,71 @@ class Rule:
 
     def __init__(self, text):
         self.text = text
-        match = re.fullmatch(
-            r"(?:(first)|(lowest|highest)\s+(forget|retain|general)(?:\s+where)?)(?:\s+(.+))?",
-            text.strip(),
-        )
-        parts = re.split(r"\s+and\s+", match[4]) if match and match[4] else []
-        found = [CONDITION.fullmatch(part.strip()) for part in parts]
-        if (
-            not match
-            or None in found
-            or any(not (c[3] or c[4]) for c in found)
-            or (match[1] and not found)
-        ):
+        match = RULE.fullmatch(text.strip())
+        texts = re.split(r"\s+and\s+", match[4]) if match and match[4] else []
+        conditions = [read_condition(condition.strip()) for condition in texts]
+        if not match or None in conditions or (match[1] and not conditions):
             raise UserError(
-                f"--rule {text!r} is not understood. Such as: 'first forget <= filtered', 'lowest forget where retain >= 0.95'."
+                f"--rule {text!r} is not understood. Such as: 'first forget <= filtered', "
+                "'lowest forget where retain >= 0.95'."
             )
         self.first, self.direction, self.split = bool(match[1]), match[2], match[3]
-        self.conditions = [(c[1], c[2], c[3], float((c[4] or "0").replace(" ", ""))) for c in found]
+        self.conditions = conditions
 
     def names(self):
         """The models whose levels are needed."""
-        return {level for _, _, level, _ in self.conditions if level}
+        return {condition.level for condition in self.conditions if condition.level}
 
     def splits(self):
-        return {split for split, _, _, _ in self.conditions} | (
-            {self.split} if self.split else set()
-        )
+        """The splits whose accuracies are needed."""
+        splits = {condition.split for condition in self.conditions}
+        return splits | ({self.split} if self.split else set())
 
     def holds(self, accuracy, levels):
-        for split, sign, level, number in self.conditions:
-            bound = number + (levels[level][split] if level else 0.0)
-            if not (accuracy[split] <= bound if sign == "<=" else accuracy[split] >= bound):
-                return False
-        return True
+        """Does {split: accuracy} satisfy every condition?"""
+        return all(condition.holds(accuracy, levels) for condition in self.conditions)
 
     def value(self, accuracy):
         """What the best checkpoint has most of."""
-        return (-1 if self.direction == "lowest" else 1) * accuracy[self.split]
+        sign = -1 if self.direction == "lowest" else 1
+        return sign * accuracy[self.split]
+
+
+class Condition(NamedTuple):
+    """An accuracy on one side, a level plus a number on the other."""
+
+    split: str
+    sign: str  # <= or >=
+    level: str | None  # base, filtered; None: the number alone
+    number: float
+
+    def holds(self, accuracy, levels):
+        bound = self.number + (levels[self.level][self.split] if self.level else 0.0)
+        if self.sign == "<=":
+            return accuracy[self.split] <= bound
+        return accuracy[self.split] >= bound
+
+
+def read_condition(text):
+    """The Condition of a text, None where it is none."""
+    match = CONDITION.fullmatch(text)
+    if not match or not (match[3] or match[4]):
+        return None
+    number = float((match[4] or "0").replace(" ", ""))
+    return Condition(match[1], match[2], match[3], number)
 
 
 class Keeper(StepHook):
     """Measures every `every` steps; with a rule it keeps the weights that the rule says."""
 
     def __init__(self, measure, every, model, rule=None, levels=None, folder=None):
-        self.measure, self.every, self.model, self.rule, self.levels = (
-            measure,
-            every,
-            model,
-            rule,
-            levels or {},
-        )
-        self.folder = (
-            Path(folder) if folder else None
-        )  # of the best weights so far, which survive an interruption
+        self.measure = measure
+        self.every = every
+        self.model = model
+        self.rule = rule
+        self.levels = levels or {}
+        # of the best weights so far, which survive an interruption
+        self.folder = Path(folder) if folder else None
         self.kept = None  # (step, accuracies) of what is kept
         self.names = None  # of what trains in any step, where that is not what trains now
 
@@ -132,7 +148,7 @@ class Keeper(StepHook):
         replace_folder(stage, self.folder)
 
     def finish(self):
-        """Put the kept weights into the model. Returns a sentence on what was kept, None without a rule."""
+        """Put the kept weights into the model. Returns a sentence on it, None without a rule."""
         if not self.rule:
             return None
         best = None if self.rule.first else self._read()

@@ -109,7 +109,8 @@ class Stepper:
 
     def begin(self, progress):
         """Tell the hooks how far the run is. True where one of them needs new optimizers."""
-        return any([hook.begin_step(progress) for hook in self.hooks])
+        fresh = [hook.begin_step(progress) for hook in self.hooks]
+        return any(fresh)
 
     def accumulate(self, terms_at, step):
         """Gradients of all micro-batches; returns {term: its mean over them, a tensor}."""
@@ -196,13 +197,13 @@ def train(
                 stepper.renew()
             row = stepper.step(terms_at, step)
             losses = {name: f"{row[name]:.3g}" for name in row if name not in NO_TERMS}
-            ended = any([hook.after_step(step + 1, row) for hook in hooks])
+            ends = [hook.after_step(step + 1, row) for hook in hooks]  # each hook has its turn
             history.append(row)
             bar.set_postfix(losses, refresh=False)
             bar.update()
             if checkpoints and is_saved(step + 1, settings):
                 checkpoints.save(model, names, stepper.optimizers, step + 1, history)
-            if ended:
+            if any(ends):
                 break
     return history
 

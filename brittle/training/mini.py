@@ -22,7 +22,8 @@ def make_tokenizer(texts, vocab_size):
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size < len(alphabet) + 2:
         raise UserError(
-            f"--vocab-size {vocab_size}: at least {len(alphabet) + 2} (the bytes and two special tokens)."
+            f"--vocab-size {vocab_size}: at least {len(alphabet) + 2} (the bytes and two special "
+            "tokens)."
         )
     bpe.train_from_iterator(
         texts,
@@ -56,11 +57,18 @@ def make_model(tokenizer, hidden_size, layers, heads, seed):
             f"--hidden-size {hidden_size} does not divide into {heads} heads of even width."
         )
     config = GPTNeoXConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden_size, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=4 * hidden_size, max_position_embeddings=256, tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden_size,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         family="mini",
-    )  # fmt: skip
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return GPTNeoXForCausalLM(config)
@@ -75,36 +83,33 @@ class LengthStream(Stream):
     def order(self, epoch):
         order, size = super().order(epoch), self.batch_size
         windows = [order[i : i + 8 * size] for i in range(0, len(order), 8 * size)]
-        batches = [w[i : i + size] for w in (sorted(w, key=lambda j: len(self.ids[j])) for w in windows)
-                   for i in range(0, len(w), size)]  # fmt: skip
+        batches = []
+        for window in windows:
+            by_length = sorted(window, key=lambda j: len(self.ids[j]))
+            batches += [by_length[i : i + size] for i in range(0, len(by_length), size)]
         # a short batch goes last, or all batches behind it would straddle two lengths
         shuffled = sorted(batches, key=lambda b: (len(b) < size, order.index(b[0])))
         return [i for batch in shuffled for i in batch]
 
 
-def train_model(
-    role, data, device, *, tokenizer, model, steps, batch_size, lr, muon_lr, seed, hooks=()
-):
+def make_settings(**values):
+    """Settings of the mini family's training: `values`, with Muon and a trapezoid schedule."""
+    return Settings(schedule="trapezoid", warmup=20, optimizer="muon", **values)
+
+
+def train_model(role, data, device, tokenizer, model, settings):
     """Train `model` on the pretraining text of `role` (base or filtered). Returns the history.
 
-    Every text is followed by the end token.
+    data: the folder of the texts. Every text is followed by the end token.
     """
     texts = read_texts(data / TEXTS[role])
     ids = [[*i, tokenizer.eos_token_id] for i in tokenizer(texts)["input_ids"]]
-    stream = LengthStream(ids, tokenizer.pad_token_id, batch_size, seed=seed, device=device)
-    settings = Settings(
-        steps=steps,
-        lr=lr,
-        muon_lr=muon_lr,
-        batch_size=batch_size,
-        schedule="trapezoid",
-        warmup=20,
-        optimizer="muon",
-        seed=seed,
+    stream = LengthStream(
+        ids, tokenizer.pad_token_id, settings.batch_size, seed=settings.seed, device=device
     )
 
     def terms(step, micro, progress):
         return {"nll": nll(model, stream.batches(step)[micro])}
 
     model.to(device).train()
-    return train(model, terms, settings, make_accelerator(device), hooks=hooks, label=role)
+    return train(model, terms, settings, make_accelerator(device), label=role)

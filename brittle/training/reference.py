@@ -19,28 +19,26 @@ class Frozen:
         """[(parameter, its starting value), ...]"""
         return list(zip(self.trained, self.start, strict=True))
 
-    def _swap(self, requires_grad):
+    def _swap(self, *, requires_grad):
         for k, p in enumerate(self.trained):
-            if hasattr(
-                p, "full_tensor"
-            ):  # FSDP2 gathers from storage of its own: values are exchanged, not tensors
+            # FSDP2 gathers from storage of its own: values are exchanged, not tensors
+            if hasattr(p, "full_tensor"):
                 now = p.detach().clone()
                 p.detach().copy_(self.start[k])
                 self.start[k].copy_(now)
                 continue
-            p.requires_grad_(
-                requires_grad
-            )  # autocast keeps bfloat16 copies of what requires gradients
+            # autocast keeps bfloat16 copies of what requires gradients
+            p.requires_grad_(requires_grad)
             p.data, self.start[k] = self.start[k], p.data
 
     def __enter__(self):
         self.was_training, self.no_grad = self.model.training, torch.no_grad()
         self.no_grad.__enter__()
-        self._swap(False)
+        self._swap(requires_grad=False)
         return self.model.eval()
 
     def __exit__(self, *error):
-        self._swap(True)
+        self._swap(requires_grad=True)
         self.model.train(self.was_training)
         self.no_grad.__exit__(*error)
 
@@ -53,11 +51,8 @@ class AdapterOff:
 
     def __enter__(self):
         model = self.wrapped.base_model.model
-        self.was_training, self.no_grad, self.off = (
-            model.training,
-            torch.no_grad(),
-            self.wrapped.disable_adapter(),
-        )
+        self.was_training = model.training
+        self.no_grad, self.off = torch.no_grad(), self.wrapped.disable_adapter()
         self.no_grad.__enter__()
         self.off.__enter__()
         return model.eval()

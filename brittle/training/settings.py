@@ -21,18 +21,18 @@ class Settings:
     lr: float = 1e-5
     batch_size: int = 4
     grad_accum: int = 1
-    schedule: str = "cosine"  # cosine, linear: to zero over the run; constant; trapezoid: linear decay over the last 40 %
-    stretches: tuple = ()  # lengths of parts of the run that each have the whole schedule; the run as one where empty
+    # cosine and linear go to zero over the run, trapezoid decays over the last 40 %; or constant
+    schedule: str = "cosine"
+    # lengths of parts of the run that each have the whole schedule; the run as one where empty
+    stretches: tuple = ()
     warmup: int = 0
     weight_decay: float = 0.0
     grad_clip: float = 1.0  # 0 is off
-    optimizer: str = (
-        "adamw"  # muon: block matrices by Muon at `muon_lr`, the rest by AdamW at `lr`; sgd: plain
-    )
+    # adamw; muon: block matrices by Muon at `muon_lr`, the rest by AdamW at `lr`; sgd: plain
+    optimizer: str = "adamw"
     muon_lr: float = 0.02
-    checkpointing: bool = (
-        False  # recompute activations in the backward pass: less memory, a third more time
-    )
+    # recompute activations in the backward pass: less memory, a third more time
+    checkpointing: bool = False
     save_every: int = 0  # checkpoint every so many steps; 0 is never
     seed: int = 0
 
@@ -62,7 +62,8 @@ def lr_factor(settings, step):
 def make_optimizers(model, settings):
     """[(optimizer, its full learning rate), ...] over the trainable parameters."""
     trainable = [p for p in model.parameters() if p.requires_grad]
-    # fused: the default on GPU holds temporaries as large as the weights, for which a 7B model has no room
+    # fused on GPU: the default there holds temporaries as large as the weights, for which a 7B
+    # model has no room
     fused = True if trainable and trainable[0].is_cuda else None
     adamw = {
         "lr": settings.lr,
@@ -73,25 +74,17 @@ def make_optimizers(model, settings):
     if settings.optimizer == "adamw":
         return [(torch.optim.AdamW(trainable, **adamw | {"betas": (0.9, 0.999)}), settings.lr)]
     if settings.optimizer == "sgd":
-        return [
-            (
-                torch.optim.SGD(trainable, lr=settings.lr, weight_decay=settings.weight_decay),
-                settings.lr,
-            )
-        ]
+        plain = torch.optim.SGD(trainable, lr=settings.lr, weight_decay=settings.weight_decay)
+        return [(plain, settings.lr)]
     if settings.optimizer != "muon":
         raise UserError(f"--optimizer {settings.optimizer}: choose adamw, muon or sgd.")
     matrices = [p for p in blocks(model).parameters() if p.requires_grad and p.ndim == 2]
     chosen = {id(p) for p in matrices}
-    made = (
-        [
-            (
-                Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay),
-                settings.muon_lr,
-            )
-        ]
-        if matrices
-        else []
-    )
     rest = [p for p in trainable if id(p) not in chosen]
-    return made + ([(torch.optim.AdamW(rest, **adamw), settings.lr)] if rest else [])
+    optimizers = []
+    if matrices:
+        muon = Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay)
+        optimizers.append((muon, settings.muon_lr))
+    if rest:
+        optimizers.append((torch.optim.AdamW(rest, **adamw), settings.lr))
+    return optimizers

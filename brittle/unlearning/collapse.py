@@ -16,10 +16,9 @@ from brittle.maths.precision import wide
 from brittle.metrics import mcq
 from brittle.models.logprobs import token_mean
 
-TEXTS, LENGTH = (
-    32,
-    64,
-)  # of neutral text: enough for a mean KL, and the start's log-probabilities fit beside a 7B model
+# Neutral texts and tokens of each: enough for a mean KL, and the start's log-probabilities fit
+# beside a 7B model.
+TEXTS, LENGTH = 32, 64
 KL_LIMIT = 1.0  # nats a token
 SHARE_LIMIT = 0.9
 
@@ -35,10 +34,8 @@ class CollapseCheck:
 
     def __init__(self, model, tokenizer, texts, items):
         """texts: neutral ones; items: {split: multiple-choice items}."""
-        self.tokenizer, self.items = (
-            tokenizer,
-            [i for rows in items.values() for i in subset(rows, 100)],
-        )
+        self.tokenizer = tokenizer
+        self.items = [item for rows in items.values() for item in subset(rows, 100)]
         ids = [i for i in encode(tokenizer, texts[:TEXTS], 10**9, "neutral texts") if len(i) > 1]
         self.ids = [i[:LENGTH] for i in ids]
         self.before = list(self._logprobs(model))
@@ -57,7 +54,8 @@ class CollapseCheck:
             batch = {"attention_mask": batch["attention_mask"].cpu()}
             tokens = int(batch["attention_mask"].sum())
             divergence = (before.exp() * (before - now)).nan_to_num(0.0, posinf=math.inf).sum(-1)
-            total, count = total + token_mean(divergence, batch).item() * tokens, count + tokens
+            total += token_mean(divergence, batch).item() * tokens
+            count += tokens
         return total / count
 
     def constant_share(self, model):

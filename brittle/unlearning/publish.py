@@ -25,7 +25,8 @@ def check_repo(repo):
         ) from None
     if constants.HF_HUB_OFFLINE:
         raise UserError(
-            "--push-to-hub needs the hub, and HF_HUB_OFFLINE is set. Unset it, or leave --push-to-hub out."
+            "--push-to-hub needs the hub, and HF_HUB_OFFLINE is set. Unset it, or leave "
+            "--push-to-hub out."
         )
     try:
         return HfApi().whoami()["name"]
@@ -37,7 +38,7 @@ def check_repo(repo):
         raise UserError(f"--push-to-hub: {_reason(error)}. Nothing was trained.") from None
 
 
-def push(folder, repo, public=False):
+def push(folder, repo, *, public=False):
     """Upload the model folder to `repo`, which is made where it is missing. Returns its address."""
     from huggingface_hub import HfApi, errors
 
@@ -53,15 +54,16 @@ def push(folder, repo, public=False):
     except (errors.HfHubHTTPError, OSError, ValueError) as error:
         again = f"hf upload {repo} {folder} . --exclude '*.run.json' --exclude 'adapter/*'"
         raise UserError(
-            f"the model is in {folder}, but could not be uploaded: {_reason(error)}. Try again: {again}"
+            f"the model is in {folder}, but could not be uploaded: {_reason(error)}. Try again: "
+            f"{again}"
         ) from None
-    return (
-        f"{done.repo_url}" if getattr(done, "repo_url", None) else f"https://huggingface.co/{repo}"
-    )
+    address = getattr(done, "repo_url", None) or f"https://huggingface.co/{repo}"
+    return str(address)
 
 
 def _reason(error):
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return f"the hub refuses the token ({status}): it must be valid, and may write"
-    return f"the hub cannot be reached or refuses ({type(error).__name__}{f' {status}' if status else ''})"
+    what = f"{type(error).__name__} {status}" if status else type(error).__name__
+    return f"the hub cannot be reached or refuses ({what})"

@@ -15,12 +15,9 @@ def dtype_of(source, wanted):
     """
     import torch
 
-    return getattr(
-        torch,
-        (source.get("dtype") or source.get("torch_dtype") or "float32")
-        if wanted == "source"
-        else wanted,
-    )
+    if wanted == "source":
+        wanted = source.get("dtype") or source.get("torch_dtype") or "float32"
+    return getattr(torch, wanted)
 
 
 def unresolved(folder, model, dtype):
@@ -45,7 +42,8 @@ def unresolved(folder, model, dtype):
             before = source.tensor(name).to(dtype)
             change = p.detach().cpu().float() - before.float()
             if change.any():
-                changed, lost = changed + 1, lost + below_ulp(before, change)
+                changed += 1
+                lost += below_ulp(before, change)
     return lost, changed
 
 
@@ -66,15 +64,15 @@ def save(out, folder, model, wrapped, tokenizer, dtype, *, adapter=False):
             wrapped.save_pretrained(out.stage / "adapter")
         model = wrapped.merge_and_unload()
     lost, changed = unresolved(folder, model, dtype)
-    model.config.use_cache = read_config(folder).get(
-        "use_cache", True
-    )  # off while it was trained; what loads it generates
+    # off while it was trained; what loads it generates
+    model.config.use_cache = read_config(folder).get("use_cache", True)
     model.to(dtype).save_pretrained(out.stage)
     tokenizer.save_pretrained(out.stage)
     if not lost:
         return None
     name = str(dtype).removeprefix("torch.")
     return (
-        f"in {lost} of {changed} changed matrices the typical change is smaller than {name} resolves: what is saved of it is "
+        f"in {lost} of {changed} changed matrices the typical change is smaller than {name} "
+        "resolves: what is saved of it is "
         "mostly rounding. Use --save-dtype float32, or a larger --lr."
     )

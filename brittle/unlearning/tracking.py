@@ -28,19 +28,25 @@ class Tracker:
     """
 
     def __init__(self, project, group, name, config):
-        if os.environ.get("WANDB_MODE") not in ("offline", "disabled") and not os.environ.get(
-            "WANDB_API_KEY"
-        ):
+        is_online = os.environ.get("WANDB_MODE") not in ("offline", "disabled")
+        if is_online and not os.environ.get("WANDB_API_KEY"):
             raise UserError(
                 "--wandb needs WANDB_API_KEY in .env (see .env.example), or WANDB_MODE=offline."
             )
         import wandb
 
-        # what wandb would send of itself: the command line, host and user names, the repository, the console, machine statistics
+        # what wandb would send of itself: the command line, host and user names, the repository,
+        # the console and machine statistics
         settings = wandb.Settings(
-            disable_git=True, disable_code=True, save_code=False, console="off", silent=True, x_disable_meta=True,
-            x_disable_stats=True, x_disable_machine_info=True,
-        )  # fmt: skip
+            disable_git=True,
+            disable_code=True,
+            save_code=False,
+            console="off",
+            silent=True,
+            x_disable_meta=True,
+            x_disable_stats=True,
+            x_disable_machine_info=True,
+        )
         try:
             self.run = wandb.init(
                 project=project, group=group, name=name, config=config, settings=settings
@@ -59,8 +65,8 @@ class Tracker:
 
         Also what a sweep maximises: retain minus forget.
         """
-        found = {f"{split}_accuracy": value for split, value in (accuracies or {}).items()}
+        summary = {f"{split}_accuracy": value for split, value in (accuracies or {}).items()}
         if {"forget", "retain"} <= set(accuracies or {}):
-            found["retain_minus_forget"] = accuracies["retain"] - accuracies["forget"]
-        self.run.summary.update(found)
+            summary["retain_minus_forget"] = accuracies["retain"] - accuracies["forget"]
+        self.run.summary.update(summary)
         self.run.finish(exit_code=0 if accuracies is not None else 1)

@@ -13,16 +13,16 @@ from brittle.maths.linalg import norm_of
 
 def combine(kind, retain, forget):
     """[gradient, ...] of two lists of gradients."""
-    made = []
+    combined = []
     for r, f in zip(retain, forget, strict=True):
         agree = r * f > 0
         if kind == "same_sign":
-            made.append((r + f) * agree)
+            combined.append((r + f) * agree)
         elif kind == "asymmetric":
-            made.append(r + f * agree)
+            combined.append(r + f * agree)
         else:
-            made.append(r + f)
-    return made
+            combined.append(r + f)
+    return combined
 
 
 def agreement(retain, forget):

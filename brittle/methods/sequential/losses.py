@@ -22,9 +22,9 @@ from brittle.maths.precision import wide
 from brittle.methods.terms import kl_of
 from brittle.models.logprobs import target_mask, token_mean
 
-PART = (
-    2**26
-)  # logits whose float32 copies are held at once; above that, a part's are made again in the backward pass
+# Logits whose float32 copies are held at once. Above that they are made again, stretch by stretch,
+# in the backward pass.
+PART = 2**26
 
 
 def by_parts(value, logits, *aligned):
@@ -35,8 +35,8 @@ def by_parts(value, logits, *aligned):
     step = max(1, PART // (logits.size(0) * logits.size(2)))
     if step >= logits.size(1):
         return value(logits, *aligned)
-    parts = zip(*(tensor.split(step, 1) for tensor in (logits, *aligned)), strict=True)
-    return torch.cat([checkpoint(value, *part, use_reentrant=False) for part in parts], 1)
+    stretches = zip(*(tensor.split(step, 1) for tensor in (logits, *aligned)), strict=True)
+    return torch.cat([checkpoint(value, *tensors, use_reentrant=False) for tensors in stretches], 1)
 
 
 def max_entropy(z):
@@ -45,9 +45,8 @@ def max_entropy(z):
 
 
 def ce_random(z, y):
-    return F.cross_entropy(wide(z).flatten(0, 1), y.flatten(), reduction="none").view(
-        y.shape
-    ) / math.log(z.size(-1))
+    nats = F.cross_entropy(wide(z).flatten(0, 1), y.flatten(), reduction="none")
+    return nats.view(y.shape) / math.log(z.size(-1))
 
 
 def entropy_rev(z):
@@ -63,9 +62,8 @@ def random_targets(batch, vocabulary, seed, progress):
     mask, drawn = batch["attention_mask"].bool(), torch.zeros_like(batch["input_ids"])
     for row, index in enumerate(batch.index.tolist()):
         count = int(mask[row].sum())
-        y = torch.randint(
-            vocabulary, (count,), generator=generator(seed, f"{progress:.9f}/{index}")
-        )
+        draw = generator(seed, f"{progress:.9f}/{index}")
+        y = torch.randint(vocabulary, (count,), generator=draw)
         drawn[row, mask[row]] = y.to(drawn.device)
     return drawn
 
@@ -73,26 +71,24 @@ def random_targets(batch, vocabulary, seed, progress):
 def forget_loss(kind, z, batch, seed=0, progress=0.0, top_k=100):
     """One of the losses above, a scalar."""
     if kind == "ce_random":
-        return token_mean(
-            by_parts(ce_random, z, random_targets(batch, z.size(-1), seed, progress)), batch
-        )
+        targets = random_targets(batch, z.size(-1), seed, progress)
+        return token_mean(by_parts(ce_random, z, targets), batch)
     if kind == "entropy_topk":
         z = z.topk(min(top_k, z.size(-1)), -1).values
-    return token_mean(by_parts(entropy_rev if kind == "entropy_rev" else max_entropy, z), batch)
+    value = entropy_rev if kind == "entropy_rev" else max_entropy
+    return token_mean(by_parts(value, z), batch)
 
 
 def mean_logprobs(z, batch):
     """log p a token of each text [B], from logits z."""
     mask = target_mask(batch)
-    return (by_parts(_logprobs, z[:, :-1], batch["input_ids"][:, 1:]) * mask).sum(1) / mask.sum(
-        1
-    ).clamp_min(1)
+    logprobs = by_parts(_logprobs, z[:, :-1], batch["input_ids"][:, 1:])
+    return (logprobs * mask).sum(1) / mask.sum(1).clamp_min(1)
 
 
 def _logprobs(z, targets):
-    return -F.cross_entropy(wide(z).flatten(0, 1), targets.flatten(), reduction="none").view(
-        targets.shape
-    )
+    nats = F.cross_entropy(wide(z).flatten(0, 1), targets.flatten(), reduction="none")
+    return -nats.view(targets.shape)
 
 
 def npo_probe(z, batch, before, beta):

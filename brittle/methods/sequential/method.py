@@ -31,7 +31,14 @@ from typing import ClassVar
 from brittle.base.errors import UserError
 from brittle.base.knobs import knob
 from brittle.methods.base import Method
-from brittle.methods.sequential import phases as phases_module
+from brittle.methods.sequential.phases import (
+    Phases,
+    budget,
+    depth_factor,
+    forget_factor,
+    parse_layers,
+    retain_factor,
+)
 
 
 @dataclass
@@ -55,8 +62,11 @@ class Sequential(Method):
     probe_start: str = knob(
         "block_output", "Where the suffix starts.", choices=("block_output", "block_input")
     )
-    forget_loss: str = knob("max_entropy", "Forget term.",
-                            choices=("max_entropy", "ce_random", "entropy_topk", "entropy_rev", "npo_probe"))  # fmt: skip
+    forget_loss: str = knob(
+        "max_entropy",
+        "Forget term.",
+        choices=("max_entropy", "ce_random", "entropy_topk", "entropy_rev", "npo_probe"),
+    )
     top_k: int = knob(100, "Logits that entropy_topk reads.", low=2)
     beta: float = knob(0.1, "Inverse temperature of npo_probe.", low=1e-6)
     retain_loss: str = knob(
@@ -92,81 +102,88 @@ class Sequential(Method):
 
     @property
     def needs_reference(self):
-        return self.adapters  # without adapters it keeps one of its own, block by block
+        # without adapters it keeps a reference of its own, block by block
+        return self.adapters
 
     def check(self):
         """Raises UserError for knobs that do not go together."""
-        blocks, asked = phases_module.parse_layers(self.layers), f"--gradients {self.gradients}"
+        blocks, asked = parse_layers(self.layers), f"--gradients {self.gradients}"
         if self.adapters and self.gradients != "sum":
             raise UserError(
-                f"{asked} filters one block's gradients: it applies to --adapter full. With adapters use sum."
+                f"{asked} filters one block's gradients: it applies to --adapter full. With "
+                "adapters use sum."
             )
         if self.adapters and self.l2sp_coef:
             raise UserError(
-                "--l2sp-coef holds one block's weights: it applies to --adapter full. With adapters leave it out."
+                "--l2sp-coef holds one block's weights: it applies to --adapter full. With "
+                "adapters leave it out."
             )
         if self.gradients != "sum" and self.retain_loss == "l2":
-            raise UserError(f"{asked}: at the start l2 has no gradient to agree with, so nothing would ever train. "
-                            "Use --retain-loss nll or kl.")  # fmt: skip
+            raise UserError(
+                f"{asked}: at the start l2 has no gradient to agree with, so nothing would ever "
+                "train. Use --retain-loss nll or kl."
+            )
         if self.probe == "frozen" and self.probe_start == "block_input":
             if not self.adapters:
                 raise UserError(
-                    "--probe-start block_input gives the block in training no forget gradient: use --adapter lora."
+                    "--probe-start block_input gives the block in training no forget gradient: use "
+                    "--adapter lora."
                 )
             if 0 in blocks:
                 raise UserError(
-                    f"--layers {self.layers}: with --probe-start block_input nothing lies before block 0. End at 1."
+                    f"--layers {self.layers}: with --probe-start block_input nothing lies before "
+                    "block 0. End at 1."
                 )
 
     def trains(self, model):
         """Names of the parameters of every phase's block; with adapters on every block."""
 
-        from brittle.models import blocks as blocks_module
+        from brittle.models.blocks import blocks, check_blocks
 
-        blocks = phases_module.parse_layers(self.layers)
-        blocks_module.check_blocks(model, blocks, f"--layers {self.layers} has block")
-        self.read_blocks(model, blocks[0])
+        order = parse_layers(self.layers)
+        check_blocks(model, order, f"--layers {self.layers} has block")
+        self.read_blocks(model, order[0])
         if self.adapters:
             return None
-        inside = {id(p) for b in blocks for p in blocks_module.blocks(model)[b].parameters()}
+        inside = {id(p) for block in order for p in blocks(model)[block].parameters()}
         return [name for name, p in model.named_parameters() if id(p) in inside]
 
     def read_blocks(self, model, block):
         """The blocks whose outputs l2 compares in the phase of `block`."""
 
-        from brittle.models import blocks as blocks_module
+        from brittle.models.blocks import check_blocks
 
         if self.retain_blocks == "all":
             return list(range(model.config.num_hidden_layers))
         if self.retain_blocks == "current":
             return [block]
         try:
-            chosen = sorted({int(part) for part in self.retain_blocks.split(",")})
+            chosen = sorted({int(number) for number in self.retain_blocks.split(",")})
         except ValueError:
             raise UserError(
                 f"--retain-blocks {self.retain_blocks}: all, current, or block numbers with commas."
             ) from None
-        blocks_module.check_blocks(model, chosen, "--retain-blocks")
+        check_blocks(model, chosen, "--retain-blocks")
         if self.retain_loss == "l2" and not self.adapters and chosen[-1] < block:
             raise UserError(
-                f"--retain-blocks {self.retain_blocks}: block {block} trains alone and moves none of them. Name block {block} "
+                f"--retain-blocks {self.retain_blocks}: block {block} trains alone and moves none "
+                f"of them. Name block {block} "
                 "or a deeper one, or use current."
             )
         return chosen
 
     def phases(self, lengths=None):
         """Phases of `lengths` steps, or of equal shares times the depth's factor."""
-        blocks = phases_module.parse_layers(self.layers)
-        scale = functools.partial(
-            phases_module.depth_factor, self.deep_layer_step_scale, start=blocks[0]
-        )
-        return phases_module.Phases(blocks, lengths or [scale(block=b) for b in blocks])
+        blocks = parse_layers(self.layers)
+        scale = functools.partial(depth_factor, self.deep_layer_step_scale, start=blocks[0])
+        return Phases(blocks, lengths or [scale(block=b) for b in blocks])
 
     def plan(self, steps, one_pass):
         shares = self.phases().lengths
         if not self.steps_per_layer and steps and steps < len(shares):
             raise UserError(
-                f"--steps {steps}: --layers {self.layers} has {len(shares)} phases, and each needs a step."
+                f"--steps {steps}: --layers {self.layers} has {len(shares)} phases, and each needs "
+                "a step."
             )
         if self.steps_per_layer or not steps:
             lengths = [
@@ -177,69 +194,68 @@ class Sequential(Method):
             lengths = [b - a for a, b in zip([0, *ends], ends, strict=False)]
         if min(lengths) < 1:
             raise UserError(
-                f"--steps {steps}: too few for {len(shares)} phases with --deep-layer-step-scale. Give more."
+                f"--steps {steps}: too few for {len(shares)} phases with --deep-layer-step-scale. "
+                "Give more."
             )
         if self.steps_per_layer and steps and steps != sum(lengths):
             raise UserError(
-                f"--steps {steps}, but {len(shares)} phases of --steps-per-layer {self.steps_per_layer} are {sum(lengths)}. "
+                f"--steps {steps}, but {len(shares)} phases of --steps-per-layer "
+                f"{self.steps_per_layer} are {sum(lengths)}. "
                 "Give one of the two."
             )
         self.planned = self.phases(lengths)
         return sum(lengths), tuple(lengths) if self.schedule_scope == "phase" else ()
 
     def budget(self, streams):
-        return phases_module.budget(self.planned, streams)
+        return budget(self.planned, streams)
 
     def start(self, model, reference, data):
-        from brittle.methods.sequential import losses as losses_module
-        from brittle.methods.sequential import passes
-        from brittle.models import blocks as blocks_module
+        from brittle.methods.sequential.losses import mean_logprobs
+        from brittle.methods.sequential.passes import Originals
+        from brittle.models.blocks import blocks
         from brittle.models.logprobs import by_example
 
         super().start(model, reference, data)
         self.planned = getattr(self, "planned", None) or self.phases()
         self.at, self.measured = None, {}
-        inside = blocks_module.blocks(model)
+        inside = blocks(model)
         self.chosen = {
             b: [p for p in inside[b].parameters() if p.requires_grad] for b in self.planned.blocks
         }
         for block, chosen in self.chosen.items():
             if not chosen:
                 raise UserError(
-                    f"--trainable leaves nothing to train in block {block} of --layers {self.layers}."
+                    f"--trainable leaves nothing to train in block {block} of --layers "
+                    f"{self.layers}."
                 )
         if not self.adapters:
-            self.reference = passes.Originals(model)
+            self.reference = Originals(model)
         if self.forget_loss == "npo_probe":
-            self.before = by_example(
-                lambda batch: losses_module.mean_logprobs(model(**batch).logits, batch),
-                data.forget,
-                model.device,
-            )
+
+            def logprobs(batch):
+                return mean_logprobs(model(**batch).logits, batch)
+
+            self.before = by_example(logprobs, data.forget, model.device)
 
     def phase(self, progress):
         """Enter the phase that `progress` lies in. True where new optimizers start there."""
 
-        from brittle.methods.sequential import passes
+        from brittle.methods.sequential.passes import Passes
 
         index, _ = self.planned.at(progress)
         if self.at == index:
             return False
         self.at, block = index, self.planned.blocks[index]
-        self.passes = passes.Passes(
-            self.model, self.reference, block, below_fixed=not self.adapters
-        )
+        self.passes = Passes(self.model, self.reference, block, below_fixed=not self.adapters)
         self.read = self.read_blocks(self.model, block)
         if self.adapters:
             return self.schedule_scope == "phase"
-        for trained in self.planned.blocks[
-            : index + 1
-        ]:  # all up to here: a resumed run starts in the middle
+        # all blocks up to here: a resumed run starts in the middle
+        for trained in self.planned.blocks[: index + 1]:
             self.reference.keep(trained)
-        for p in self.model.parameters():
-            p.requires_grad_(False)
+        self.model.requires_grad_(requires_grad=False)
         for p in self.chosen[block]:
-            p.requires_grad_(True)
+            p.requires_grad_(requires_grad=True)
         return True
 
     def losses(self, forget, retain, progress):
@@ -250,12 +266,10 @@ class Sequential(Method):
         block, start = self.planned.blocks[index], self.planned.blocks[0]
         raw = {"forget": self.forget_term(forget, progress), "retain": self.retain_term(retain)}
         self.measured = {"block": block, **{f"{k}_loss": v.detach() for k, v in raw.items()}}
-        depth = phases_module.depth_factor(self.forget_layer_scale, block, start)
+        depth = depth_factor(self.forget_layer_scale, block, start)
         terms = {
-            "forget": self.remove_coef * phases_module.forget_factor(p) * depth * raw["forget"],
-            "retain": self.retain_coef
-            * phases_module.retain_factor(self.retain_ramp, p)
-            * raw["retain"],
+            "forget": self.remove_coef * forget_factor(p) * depth * raw["forget"],
+            "retain": self.retain_coef * retain_factor(self.retain_ramp, p) * raw["retain"],
         }
         if self.l2sp_coef:
             pairs = [(wide(w), wide(w0)) for w, w0 in self.reference.pairs(block)]
@@ -263,42 +277,37 @@ class Sequential(Method):
         return terms
 
     def forget_term(self, batch, progress):
-        from brittle.methods.sequential import losses as losses_module
+        from brittle.methods.sequential.losses import forget_loss, npo_probe
 
-        z = (
-            self.passes.live(batch)
-            if self.probe == "live"
-            else self.passes.probe(batch, self.probe_start == "block_output")
-        )
+        if self.probe == "live":
+            z = self.passes.live(batch)
+        else:
+            z = self.passes.probe(batch, self.probe_start)
         if self.forget_loss == "npo_probe":
-            return losses_module.npo_probe(
-                z, batch, self.before[batch.index].to(z.device), self.beta
-            )
-        return losses_module.forget_loss(
-            self.forget_loss, z, batch, self.seed, progress, self.top_k
-        )
+            return npo_probe(z, batch, self.before[batch.index].to(z.device), self.beta)
+        return forget_loss(self.forget_loss, z, batch, self.seed, progress, self.top_k)
 
     def retain_term(self, batch):
-        from brittle.methods.sequential import losses as losses_module
+        from brittle.methods.sequential.losses import kl, nll
 
         if self.retain_loss == "l2":
             return self.passes.distance(batch, self.read)
         if self.retain_loss == "nll":
-            return losses_module.nll(self.passes.live(batch), batch)
-        return losses_module.kl(*self.passes.live_and_frozen(batch), batch, self.kl_reduction)
+            return nll(self.passes.live(batch), batch)
+        return kl(*self.passes.live_and_frozen(batch), batch, self.kl_reduction)
 
     @property
     def combine(self):
         return None if self.gradients == "sum" else self.filtered
 
     def filtered(self, gradients, lr):
-        from brittle.methods.sequential import gradients as gradients_module
+        from brittle.methods.sequential.gradients import agreement, combine
 
         r, f = gradients["retain"], gradients["forget"]
         if "l2sp" in gradients:
             r = [a + b for a, b in zip(r, gradients["l2sp"], strict=True)]
-        self.measured |= gradients_module.agreement(r, f)
-        return gradients_module.combine(self.gradients, r, f)
+        self.measured |= agreement(r, f)
+        return combine(self.gradients, r, f)
 
     def measures(self):
         """The block in training, and its unweighted losses in the last micro-batch.

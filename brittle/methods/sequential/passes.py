@@ -33,7 +33,7 @@ class Originals:
             return
         module = blocks(self.model)[block]
         with _without_gradients(module):
-            self.kept[block] = copy.deepcopy(module).requires_grad_(False)
+            self.kept[block] = copy.deepcopy(module).requires_grad_(requires_grad=False)
         if torch.is_autocast_enabled(self.model.device.type):
             for p in self.kept[block].parameters():
                 short = p.data.bfloat16()
@@ -42,9 +42,8 @@ class Originals:
 
     def pairs(self, block):
         """[(parameter, its starting value), ...] of a block."""
-        return list(
-            zip(blocks(self.model)[block].parameters(), self.kept[block].parameters(), strict=True)
-        )
+        now, start = blocks(self.model)[block], self.kept[block]
+        return list(zip(now.parameters(), start.parameters(), strict=True))
 
     def _swap(self):
         modules = blocks(self.model)
@@ -56,9 +55,8 @@ class Originals:
         self.no_grad.__enter__()
         self._swap()
         self.model.eval()
-        for module in blocks(
-            self.model
-        ):  # a block's own flag decides on gradient checkpointing alone, dropout is below it
+        # a block's own flag decides on gradient checkpointing alone: dropout is below it
+        for module in blocks(self.model):
             module.training = self.was_training
         return self.model
 
@@ -89,12 +87,10 @@ class Passes:
     """
 
     def __init__(self, model, reference, block, below_fixed):
-        self.model, self.reference, self.block, self.below_fixed = (
-            model,
-            reference,
-            block,
-            below_fixed,
-        )
+        self.model = model
+        self.reference = reference
+        self.block = block
+        self.below_fixed = below_fixed
 
     @contextlib.contextmanager
     def from_block(self, batch):
@@ -107,9 +103,12 @@ class Passes:
         with resume(self.model, self.block - 1, h):
             yield
 
-    def probe(self, batch, output=True):
-        """Logits [B, T, V] of the frozen suffix, behind the output (or the input) of `block` under theta."""
-        read = self.block if output else self.block - 1
+    def probe(self, batch, start="block_output"):
+        """Logits [B, T, V] of the frozen suffix, from the states of `block` under theta.
+
+        start: block_output for its output, block_input for its input.
+        """
+        read = self.block if start == "block_output" else self.block - 1
         with self.from_block(batch):
             h = hidden(self.model, batch, [read])[read]
         with self.reference as frozen, torch.enable_grad(), resume(frozen, read, h):
@@ -128,8 +127,7 @@ class Passes:
                 return now, frozen(**batch).logits
 
     def distance(self, batch, layers):
-        """Mean over the blocks `layers` and real tokens of ||h - h_start||_2 of the blocks'
-        outputs.
+        """Mean of ||h - h_start||_2 over real tokens and the outputs of the blocks `layers`.
 
         Blocks below a fixed `block` count 0.
         """

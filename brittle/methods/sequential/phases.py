@@ -11,7 +11,7 @@ def parse_layers(text):
     END is included where the steps meet it: 28:16:4 is 28, 24, 20, 16.
     """
     try:
-        start, end, step = (int(part) for part in text.split(":"))
+        start, end, step = (int(number) for number in text.split(":"))
     except ValueError:
         raise UserError(
             f"--layers {text}: START:END:STEP wanted, deepest block first, such as 28:16:4."
@@ -20,21 +20,23 @@ def parse_layers(text):
         raise UserError(f"--layers {text}: STEP must be at least 1.")
     if start < end or end < 0:
         raise UserError(
-            f"--layers {text}: training goes from deep to shallow, so START >= END >= 0, such as 28:16:4."
+            f"--layers {text}: training goes from deep to shallow, so START >= END >= 0, such as "
+            "28:16:4."
         )
     return list(range(start, end - 1, -step))
 
 
 @dataclass
 class Phases:
-    """Blocks in their order, and the length of each one's phase, in optimizer steps or as shares."""
+    """Blocks in their order, and the length of each one's phase: optimizer steps, or shares."""
 
     blocks: list
     lengths: list
 
     def at(self, progress):
-        """(index of the phase, p in [0, 1): how much of it is done) at `progress` [0, 1] of the
-        run.
+        """(index of the phase, p) at `progress` [0, 1] of the run.
+
+        p in [0, 1) is the share of the phase that is done.
         """
         position, last = progress * sum(self.lengths), len(self.lengths) - 1
         for index, length in enumerate(self.lengths):
@@ -63,13 +65,14 @@ def budget(phases, streams):
 
     Padding is left out.
     """
-    steps, shown = (
-        sum(phases.lengths),
-        ", ".join(f"{b} ({n})" for b, n in zip(phases.blocks, phases.lengths, strict=True)),
-    )
-    parts = []
+    steps, costs = sum(phases.lengths), []
+    pairs = zip(phases.blocks, phases.lengths, strict=True)
+    shown = ", ".join(f"{block} ({length})" for block, length in pairs)
     for name in ("forget", "retain"):
         stream = getattr(streams, name)
         examples = steps * stream.batch_size * stream.micro_batches
-        parts.append(f"{examples} {name} examples ({stream.tokens(examples)} tokens)")
-    return f"{len(phases.blocks)} phases, block (steps): {shown}; {steps} optimizer steps, {' and '.join(parts)}."
+        costs.append(f"{examples} {name} examples ({stream.tokens(examples)} tokens)")
+    return (
+        f"{len(phases.blocks)} phases, block (steps): {shown}; {steps} optimizer steps, "
+        f"{' and '.join(costs)}."
+    )
