@@ -151,7 +151,7 @@ def test_the_template_of_a_method_unlearns(monkeypatch, clone, script):
 
     import_template("A method", "brittle.methods.mine", clone, monkeypatch)
     monkeypatch.setitem(METHODS, "mine", "mine:Mine")
-    assert describe("mine")["url"] == "https://arxiv.org/abs/2401.00000"
+    assert describe("mine").url == "https://arxiv.org/abs/2401.00000"
     call = [
         "--model",
         "outputs/models/mini-base",
