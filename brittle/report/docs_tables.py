@@ -289,9 +289,9 @@ def _mean_of(rows, method, attack, column):
 
 
 def attacks_table():
-    """Every attack with the first line of its module's docstring.
+    """Every attack with the first paragraph of its module's docstring.
 
-    Where a module holds several attacks, it is the first line of the docstring of the class.
+    Where a module holds several attacks, it is that of the class's docstring.
     """
     from brittle.attacks import ATTACKS, attack_class
 
@@ -302,7 +302,7 @@ def attacks_table():
         attack = attack_class(name)
         alone = modules.count(module) == 1 and module != "base"
         text = sys.modules[attack.__module__].__doc__ if alone else attack.__doc__
-        rows.append([f"`{name}`", text.strip().splitlines()[0]])
+        rows.append([f"`{name}`", _first_paragraph(text)])
     return markdown(["attack", "what it does"], rows)
 
 
