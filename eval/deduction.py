@@ -136,36 +136,31 @@ def main(
     wrapper_rules: options.WrapperRules = None,
 ):
     """Recall and accuracy over minimal deductive sets, and what is forgotten only on the surface."""
-    from brittle.base import figures
-    from brittle.base.layout import model_name
-    from brittle.base.record import Run
     from brittle.data import facts as facts_module
     from brittle.metrics import knowledge
-    from brittle.models import guarded, guards
-    from brittle.models.find import model_folder
+    from brittle.models.evaluation import Subject, evaluation
 
     facts = facts_module.some_entities(facts_module.read_facts(data), domain, others, seed)
     if not any(f.domain == domain and f.premises for f in facts.values()):
         raise UserError(
             f"{data}/rules.jsonl has no conclusion of domain {domain}: nothing follows from anything there."
         )
-    folder, guard = model_folder(model, revision), guards.make(wrapper, data, wrapper_rules, seed)
-    files = [
-        *facts_module.files(data),
-        *(guards.files(wrapper, data, wrapper_rules) if guard else []),
-    ]
-    with Run(
-        outdir,
-        files,
-        {"model": str(folder)},
-        seed,
-        {"domain": domain, **(guard.about if guard else {})},
-    ) as run:
-        loaded, tokenizer = guarded.load(folder, device, dtype, guard=guard)
+    subject = Subject(
+        model,
+        data,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        revision=revision,
+        wrapper=wrapper,
+        wrapper_rules=wrapper_rules,
+    )
+    with evaluation(outdir, subject, facts_module.files(data), {"domain": domain}) as opened:
+        run, (loaded, tokenizer) = opened.run, opened.load()
         answers = knowledge.answers(loaded, tokenizer, facts.values(), batch_size)
         items = list(rows(facts, answers, domain))
         table = list(summary(items, kept(facts, answers, domain), seed))
-        run.figure(plot(table, figures.short(model_name(model))), "deduction.png")
+        run.figure(plot(table, opened.title), "deduction.png")
         run.csv("deduction_items.csv", ITEM_COLUMNS, items)
         run.csv("deduction.csv", COLUMNS, table)
     for row in table:

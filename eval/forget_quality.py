@@ -1,15 +1,20 @@
-"""What does a model still say of the forget set, what of the rest, and is it like a model that never saw it?
+"""What does a model still say of the forget set, and is it like one that never saw it?
 
-    uv run eval/forget_quality.py --model M --reference outputs/models/mini-filtered --outdir outputs/mini-base/forget_quality
+    uv run eval/forget_quality.py --model M --reference outputs/models/mini-filtered \\
+        --outdir outputs/mini-base/forget_quality
 
-TOFU's and MUSE's metrics on any data folder of their schemas (--data: qa_*.jsonl, verbmem_*, knowmem_*; create_datasets.py makes
-them for the mini world, TOFU and MUSE): probability, ROUGE-L, truth ratio, exact memorisation, extraction strength, degeneracy,
-model utility, perplexity, and forget quality, the KS test of truth ratios against --reference, a model that never saw the forget
-set (or the TOFU_EVAL.json of one): `forget_quality` is its p over items (TOFU's), `forget_quality_entities` that of a
-permutation of entities, `forget_quality_d` the distance. One row a metric, set and definition, with the 95 % interval over
-entities; one item file for all.
---definitions tofu|muse|open-unlearning adds rows computed as they do (brittle/metrics/definitions.py). TOFU_EVAL.json and
-MUSE_EVAL.json are written in open-unlearning's format; --read FILE adds the rows of such a file, recomputed from its items.
+TOFU's and MUSE's metrics on any data folder of their schemas (--data: qa_*, verbmem_*, knowmem_*;
+create_datasets.py makes them for the mini world, TOFU and MUSE): probability, ROUGE-L, truth ratio,
+exact memorisation, extraction strength, degeneracy, model utility, perplexity and forget quality.
+
+Forget quality is the KS test of truth ratios against --reference, a model that never saw the forget set
+(or the TOFU_EVAL.json of one). `forget_quality` is its p over items (TOFU's), `forget_quality_entities`
+the p of a permutation of entities, `forget_quality_d` the distance.
+
+forget_quality.csv has a row for each metric, set and definition, with the 95 % interval over entities.
+forget_quality_items.csv has all items. --definitions tofu|muse|open-unlearning adds rows that are
+computed as they do (brittle/metrics/definitions.py). TOFU_EVAL.json and MUSE_EVAL.json are written in
+open-unlearning's format. --read FILE adds the rows of such a file, recomputed from its items.
 """
 
 from pathlib import Path
@@ -42,34 +47,24 @@ def plot(table, name):
     from brittle.base import figures
     from brittle.metrics.forget_quality_items import DRAWN
 
+    metrics = list(DRAWN)
     frame = pd.DataFrame(table)
-    shown = list(DRAWN)
-    frame = frame[
-        frame["metric"].isin(shown) & (frame["definition"] == frame["definition"].iloc[0])
-    ]
+    first_definition = frame["definition"] == frame["definition"].iloc[0]
+    frame = frame[frame["metric"].isin(metrics) & first_definition]
     figure, axes = figures.figure("What a model says of the forget set and of the rest", name)
-    names = list(dict.fromkeys(frame["set"]))
-    for place, of in enumerate(names):
-        part = (
-            frame[frame["set"] == of]
-            .set_index("metric")
-            .reindex(shown)
-            .astype({"value": float, "reference": float})
-        )
-        x = [i + (place - len(names) / 2 + 0.5) * 0.8 / len(names) for i in range(len(shown))]
-        ends = [part[c].astype(float).fillna(part["value"]) for c in ("ci_low", "ci_high")]
-        errors = [(part["value"] - ends[0]).clip(lower=0), (ends[1] - part["value"]).clip(lower=0)]
-        axes[0].bar(x, part["value"], 0.8 / len(names), yerr=errors, label=of)
-        axes[0].plot(
-            x,
-            part["reference"],
-            "_",
-            color="black",
-            markersize=10,
-            label="reference" if place == 0 else None,
-        )
+    sets = list(dict.fromkeys(frame["set"]))
+    width = 0.8 / len(sets)
+    for place, name_of_set in enumerate(sets):
+        rows = frame[frame["set"] == name_of_set].set_index("metric").reindex(metrics)
+        rows = rows.astype({"value": float, "reference": float})
+        x = [i + (place - len(sets) / 2 + 0.5) * 0.8 / len(sets) for i in range(len(metrics))]
+        low, high = (rows[c].astype(float).fillna(rows["value"]) for c in ("ci_low", "ci_high"))
+        errors = [(rows["value"] - low).clip(lower=0), (high - rows["value"]).clip(lower=0)]
+        axes[0].bar(x, rows["value"], width, yerr=errors, label=name_of_set)
+        label = "reference" if place == 0 else None
+        axes[0].plot(x, rows["reference"], "_", color="black", markersize=10, label=label)
     axes[0].set(ylabel="score", ylim=(0, 1.08))
-    axes[0].set_xticks(range(len(shown)), DRAWN.values())
+    axes[0].set_xticks(range(len(metrics)), DRAWN.values())
     axes[0].legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -113,18 +108,9 @@ def main(
     wrapper_rules: options.WrapperRules = None,
 ):
     """TOFU's and MUSE's metrics of one model, beside a model that never saw the forget set."""
-    from dataclasses import replace
-
-    from brittle.base.layout import model_name
-    from brittle.base.record import Run
-    from brittle.metrics import (
-        forget_quality,
-        forget_quality_items,
-        forget_quality_rows,
-        open_unlearning,
-    )
+    from brittle.metrics import forget_quality, forget_quality_rows, open_unlearning
     from brittle.metrics.definitions import DEFINITIONS, named
-    from brittle.models import guards
+    from brittle.models.evaluation import Subject, evaluation
 
     chosen = named(definitions)
     if answers not in ("auto", "short", "full"):
@@ -132,96 +118,113 @@ def main(
     settings = forget_quality.Settings(
         template, answers, "together", new_tokens, icl, batch_size, max_samples
     )
-    sets, extra = (
-        forget_quality.find(data, max_samples),
-        [r for path in read or [] for r in forget_quality_rows.imported_rows(path)],
-    )
-    forget_quality.asked([], "tofu", settings)
-    from brittle.models.find import model_folder
-
-    folder, name = model_folder(model, revision), model_name(model)
+    sets = forget_quality.find(data, max_samples)
+    read = read or []
+    imported = [row for path in read for row in forget_quality_rows.imported_rows(path)]
+    forget_quality.asked([], "tofu", settings)  # says what is wrong with the template
     log = reference if reference and reference.endswith(".json") else None
-    other = model_folder(reference) if reference and not log else None
-    inputs = [data / forget_quality.SETS[s][0] for s in sets]
-    inputs += [
-        data / f"{t}.txt" for t in forget_quality_rows.TEXTS if (data / f"{t}.txt").is_file()
-    ]
-    guard = guards.make(wrapper, data, wrapper_rules, seed)
-    inputs += [
-        *(read or []),
-        *([log] if log else []),
-        *(guards.files(wrapper, data, wrapper_rules) if guard else []),
-    ]
-    used = {"model": str(folder), **({"reference": str(other)} if other else {})}
-    about = {**vars(settings), "definitions": definitions, **(guard.about if guard else {})}
-    with Run(outdir, inputs, used, seed, about) as run:
-        asker = forget_quality.Asker(folder, data, cache, device, dtype, guard)
-        control = forget_quality.Asker(other, data, cache, device, dtype) if other else None
+    texts = [data / f"{name}.txt" for name in forget_quality_rows.TEXTS]
+    inputs = [data / forget_quality.SETS[name][0] for name in sets]
+    inputs += [path for path in texts if path.is_file()]
+    inputs += [*read, *([log] if log else [])]
+    subject = Subject(
+        model,
+        data,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        revision=revision,
+        wrapper=wrapper,
+        wrapper_rules=wrapper_rules,
+    )
+    about = {**vars(settings), "definitions": definitions}
+    other = None if log else reference
+    with evaluation(outdir, subject, inputs, about, reference=other) as opened:
+        run, name, folders = opened.run, opened.name, opened.folders
+        asker = forget_quality.Asker(folders["model"], data, cache, device, dtype, opened.guard)
+        control = None
+        if other:
+            control = forget_quality.Asker(folders["reference"], data, cache, device, dtype)
         table, every = [], []
-        for d in dict.fromkeys((DEFINITIONS["paper"], chosen)):
-            at, others = replace(settings, boundary=d.boundary), None
-            found = [
-                i for s, r in asker.records(sets, at) for i in forget_quality_items.items(s, r, d)
-            ]
+        for definition in dict.fromkeys((DEFINITIONS["paper"], chosen)):
+            items = items_of(asker, sets, settings, definition)
+            others = None
             if log:
-                others = {
-                    "forget": open_unlearning.scores(
-                        open_unlearning.read(log).get("forget_truth_ratio", {})
-                    )
-                }
+                ratios = open_unlearning.read(log).get("forget_truth_ratio", {})
+                others = {"forget": open_unlearning.scores(ratios)}
             elif control:
-                others = [
-                    i
-                    for s, r in control.records(sets, at)
-                    for i in forget_quality_items.items(s, r, d)
-                ]
-            table += forget_quality_rows.rows(name, found, others, d, seed)
-            every += found
-        texts = list(forget_quality_rows.perplexity_items(*asker.loaded, data, settings))
-        table += forget_quality_rows.perplexity_rows(name, texts)
-        for schema, made in open_unlearning.make(found, *totals(table, d)).items():
-            open_unlearning.write(run.path(open_unlearning.FILES[schema]), made)
+                others = items_of(control, sets, settings, definition)
+            table += forget_quality_rows.rows(name, items, others, definition, seed)
+            every += items
+        every_text = list(forget_quality_rows.perplexity_items(*asker.loaded, data, settings))
+        table += forget_quality_rows.perplexity_rows(name, every_text)
+        for schema, metrics in open_unlearning.make(items, *totals(table, definition)).items():
+            open_unlearning.write(run.path(open_unlearning.FILES[schema]), metrics)
         run.figure(plot(table, name), "forget_quality.png")
-        columns = ["model", *forget_quality_items.COLUMNS]
-        empty = dict.fromkeys(columns)
-        run.csv(
-            "forget_quality_items.csv",
-            columns,
-            ({**empty, "model": name, **i} for i in [*every, *texts]),
-        )
-        run.csv("forget_quality.csv", COLUMNS, [*table, *extra])
+        write_items(run, name, [*every, *every_text])
+        run.csv("forget_quality.csv", COLUMNS, [*table, *imported])
     say(table, chosen)
 
 
-def totals(table, d):
-    """(model utility, p of forget quality) of a definition."""
-    of = {
-        r["metric"]: r
-        for r in table
-        if r["definition"] == d.name and r["set"] in ("utility", "forget")
+def items_of(asker, sets, settings, definition):
+    """The items of all sets under one definition."""
+    from dataclasses import replace
+
+    from brittle.metrics import forget_quality_items
+
+    settings = replace(settings, boundary=definition.boundary)
+    return [
+        item
+        for name, records in asker.records(sets, settings)
+        for item in forget_quality_items.items(name, records, definition)
+    ]
+
+
+def write_items(run, name, items):
+    """Write forget_quality_items.csv; an item of a text has empty cells for what answers have."""
+    from brittle.metrics import forget_quality_items
+
+    columns = ["model", *forget_quality_items.COLUMNS]
+    empty = dict.fromkeys(columns)
+    rows = ({**empty, "model": name, **item} for item in items)
+    run.csv("forget_quality_items.csv", columns, rows)
+
+
+def totals(table, definition):
+    """(model utility, p of forget quality) of a definition; None for one that was skipped."""
+    values = {
+        row["metric"]: row["value"]
+        for row in table
+        if row["definition"] == definition.name and row["set"] in ("utility", "forget")
     }
-    return tuple(of.get(metric, {}).get("value") for metric in ("model_utility", "forget_quality"))
+    return values.get("model_utility"), values.get("forget_quality")
 
 
 def say(table, chosen):
+    """Print the main scores by the chosen definition, and how far each lies from the paper's."""
     from brittle.metrics.forget_quality_items import PRINTED
 
-    shown = (*PRINTED, "model_utility", "forget_quality")
-    plain = {(r["metric"], r["set"]): r["value"] for r in table if r["definition"] == "paper"}
-    for r in table:
-        if r["metric"] not in shown or (r["definition"] == "paper" and chosen.name != "paper"):
+    paper = {(r["metric"], r["set"]): r["value"] for r in table if r["definition"] == "paper"}
+    for row in table:
+        if row["metric"] not in (*PRINTED, "model_utility", "forget_quality"):
             continue
-        floor = (
-            r["metric"] == "forget_quality" and r["value"] == 1e-16
-        )  # what a smaller p is written as
-        value = "-" if r["value"] is None else "< 1e-16" if floor else f"{r['value']:.3g}"
-        before = plain.get((r["metric"], r["set"]))
-        differs = r["definition"] != "paper" and None not in (before, r["value"])
-        moved = f"   {r['value'] - before:+.3f} to the paper's" if differs else ""
-        print(
-            f"{r['set']:<15} {r['metric']:<20} {value:>7}{moved}"
-            + (f"   {r['note']}" if r["note"] else "")
-        )
+        if row["definition"] == "paper" and chosen.name != "paper":
+            continue
+        before = paper.get((row["metric"], row["set"]))
+        moved = ""
+        if row["definition"] != "paper" and None not in (before, row["value"]):
+            moved = f"   {row['value'] - before:+.3f} to the paper's"
+        note = f"   {row['note']}" if row["note"] else ""
+        print(f"{row['set']:<15} {row['metric']:<20} {shown(row):>7}{moved}{note}")
+
+
+def shown(row):
+    """The value of a row as it is printed."""
+    if row["value"] is None:
+        return "-"
+    if row["metric"] == "forget_quality" and row["value"] == 1e-16:
+        return "< 1e-16"  # what a smaller p is written as
+    return f"{row['value']:.3g}"
 
 
 if __name__ == "__main__":

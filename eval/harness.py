@@ -239,11 +239,11 @@ def main(
     """Accuracy of one model on our tasks or on named lm-eval tasks."""
     import tempfile
 
-    from brittle.base.record import Run
-    from brittle.models import guarded, guards
+    from brittle.models.evaluation import Subject, evaluation
     from brittle.models.find import model_folder
 
     names = parse_tasks(tasks)
+    # a wrong model is said before lm-eval's index is read, which takes seconds
     folder = model_folder(model, revision, code=trust_remote_code)
     with tempfile.TemporaryDirectory(prefix="brittle-") as cache:
         import datasets
@@ -251,17 +251,19 @@ def main(
         datasets.disable_progress_bars()
         manager = task_manager(names)
         loaded, splits, files = load_tasks(names, data, cache, manager)
-        guard = guards.make(wrapper, data, wrapper_rules, seed)
-        settings = {
-            "tasks": tasks,
-            "limit": limit,
-            "batch_size": batch_size,
-            "dtype": dtype,
-            **(guard.about if guard else {}),
-        }
-        files += guards.files(wrapper, data, wrapper_rules) if guard else []
-        with Run(outdir, files, {"model": str(folder)}, seed, settings) as run:
-            loaded_model, tokenizer = guarded.load(folder, device, dtype, trust_remote_code, guard)
+        settings = {"tasks": tasks, "limit": limit, "batch_size": batch_size, "dtype": dtype}
+        subject = Subject(
+            str(folder),
+            data,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+            wrapper=wrapper,
+            wrapper_rules=wrapper_rules,
+        )
+        with evaluation(outdir, subject, files, settings) as opened:
+            run, (loaded_model, tokenizer) = opened.run, opened.load()
             found = evaluate(loaded_model, tokenizer, loaded, manager, limit, batch_size, seed)
             table = list(rows(found, splits))
             run.csv("samples.csv", SAMPLE_COLUMNS, sample_rows(found))

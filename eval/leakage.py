@@ -211,30 +211,31 @@ def main(
     wrapper_rules: options.WrapperRules = None,
 ):
     """Search greedy answers for private values: the subject's own, other forget entities', retain entities'."""
-    from brittle.base import figures
-    from brittle.base.layout import model_name
-    from brittle.base.record import Run
-    from brittle.models import guarded, guards
-    from brittle.models.find import model_folder
+    from brittle.models.evaluation import Subject, evaluation
 
     path = Path(data) / "private.jsonl"
     table, found = read_private(path)
     if "forget" not in {domain for domain, _ in table}:
         raise UserError(f"{path} has no entity of the domain forget.")
     asked = questions(data, table, found, ordinary)
-    folder, guard = model_folder(model, revision), guards.make(wrapper, data, wrapper_rules, seed)
-    files = [
-        path,
-        *sorted(Path(data).glob("mcq_*.jsonl")),
-        *(guards.files(wrapper, data, wrapper_rules) if guard else []),
-    ]
-    with Run(outdir, files, {"model": str(folder)}, seed, guard.about if guard else {}) as run:
-        loaded, tokenizer = guarded.load(folder, device, dtype, guard=guard)
+    files = [path, *sorted(Path(data).glob("mcq_*.jsonl"))]
+    subject = Subject(
+        model,
+        data,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        revision=revision,
+        wrapper=wrapper,
+        wrapper_rules=wrapper_rules,
+    )
+    with evaluation(outdir, subject, files) as opened:
+        run, (loaded, tokenizer) = opened.run, opened.load()
         answered = list(
             responses(asked, respond(loaded, tokenizer, asked, max_new_tokens, batch_size), table)
         )
         shares = list(rows(answered, seed))
-        run.figure(plot(shares, figures.short(model_name(model))), "leakage.png")
+        run.figure(plot(shares, opened.title), "leakage.png")
         run.csv("responses.csv", RESPONSES, answered)
         run.csv("leakage.csv", COLUMNS, shares)
     for row in shares:

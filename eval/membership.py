@@ -164,12 +164,8 @@ def main(
     wrapper_rules: options.WrapperRules = None,
 ):
     """Membership inference: AUC, TPR at 1 % FPR and PrivLeak of six scores."""
-    from brittle.base.layout import model_name
-    from brittle.base.record import Run
-    from brittle.models import guarded, guards
     from brittle.models.blocks import length_limit
-    from brittle.models.find import model_folder
-    from brittle.models.load import load_model, load_tokenizer
+    from brittle.models.evaluation import Subject, evaluation
 
     paths = [members or default(data, "forget"), nonmembers or default(data, "holdout")]
     sets = [read_set(path, max_samples) for path in paths]
@@ -182,28 +178,30 @@ def main(
         raise UserError(
             f"{paths[0]} and {paths[1]} share texts: members and non-members must be different ones."
         )
-    folder = model_folder(model, revision)
-    other = model_folder(reference) if reference else None
-    name, used = (
-        model_name(model),
-        {"model": str(folder), **({"reference": str(other)} if other else {})},
+    subject = Subject(
+        model,
+        data,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        revision=revision,
+        wrapper=wrapper,
+        wrapper_rules=wrapper_rules,
     )
-    guard = guards.make(wrapper, data, wrapper_rules, seed)
-    inputs = [*paths, *(guards.files(wrapper, data, wrapper_rules) if guard else [])]
-    with Run(outdir, inputs, used, seed, {"k": k, **(guard.about if guard else {})}) as run:
-        references, tokens = {}, None
-        if other:
-            loaded, tokenizer = load_model(other, device, dtype), load_tokenizer(other)
+    with evaluation(outdir, subject, paths, {"k": k}, reference=reference) as opened:
+        run, name, references, tokens = opened.run, opened.name, {}, None
+        if reference:
+            loaded, tokenizer = opened.load("reference")
             length = length_limit(max_length, loaded.config)
             references, tokens = attack(loaded, tokenizer, sets, k, None, gradients, length)
-        loaded, tokenizer = guarded.load(folder, device, dtype, guard=guard)
+        loaded, tokenizer = opened.load()
         length = length_limit(max_length, loaded.config)
         scores, _ = attack(loaded, tokenizer, sets, k, tokens, gradients, length)
         table = list(rows(name, scores, sets, references, k, seed))
         run.figure(plot(table, name), "membership.png")
         run.csv("membership_items.csv", ITEM_COLUMNS, item_rows(name, scores, sets))
         run.csv("membership.csv", COLUMNS, table)
-    if not other:
+    if not reference:
         print(
             "note: no PrivLeak and no `reference` score without --reference, a model that never saw the members."
         )

@@ -119,14 +119,10 @@ def main(
     wrapper_rules: options.WrapperRules = None,
 ):
     """Two-hop accuracy against the accuracy of its single hops."""
-    from brittle.base import figures
-    from brittle.base.layout import model_name
-    from brittle.base.record import Run
     from brittle.data import facts as facts_module
     from brittle.data.items import subset
     from brittle.metrics import knowledge, mcq
-    from brittle.models import guarded, guards
-    from brittle.models.find import model_folder
+    from brittle.models.evaluation import Subject, evaluation
 
     facts = facts_module.read_facts(data)
     path = Path(data) / "hops.jsonl"
@@ -143,19 +139,23 @@ def main(
         for f in facts.values()
         if f.id in firsts or (f.noun in nouns and (f.domain, f.entity) in reachable)
     ]
-    folder, guard = model_folder(model, revision), guards.make(wrapper, data, wrapper_rules, seed)
-    files = [
-        path,
-        *facts_module.files(data),
-        *(guards.files(wrapper, data, wrapper_rules) if guard else []),
-    ]
-    with Run(outdir, files, {"model": str(folder)}, seed, guard.about if guard else {}) as run:
-        loaded, tokenizer = guarded.load(folder, device, dtype, guard=guard)
+    subject = Subject(
+        model,
+        data,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        revision=revision,
+        wrapper=wrapper,
+        wrapper_rules=wrapper_rules,
+    )
+    with evaluation(outdir, subject, [path, *facts_module.files(data)]) as opened:
+        run, (loaded, tokenizer) = opened.run, opened.load()
         answers = knowledge.answers(loaded, tokenizer, needed, batch_size, sentences=False)
         outcomes = mcq.outcomes(loaded, tokenizer, items, batch_size=batch_size)
         found = list(rows(items, [o.right for o in outcomes], facts, answers))
         table = list(summary(found, seed))
-        run.figure(plot(table, figures.short(model_name(model))), "multihop.png")
+        run.figure(plot(table, opened.title), "multihop.png")
         run.csv("multihop_items.csv", ITEM_COLUMNS, found)
         run.csv("multihop.csv", COLUMNS, table)
     for row in table:

@@ -169,13 +169,9 @@ def main(
     wrapper_rules: options.WrapperRules = None,
 ):
     """What a model knows of facts near to and far from those that were to be forgotten."""
-    from brittle.base import figures
-    from brittle.base.layout import model_name
-    from brittle.base.record import Run
     from brittle.data import facts as facts_module
     from brittle.metrics import knowledge
-    from brittle.models import guarded, guards
-    from brittle.models.find import model_folder
+    from brittle.models.evaluation import Subject, evaluation
 
     if half not in ("A", "B", "all"):
         raise UserError(f"--half {half}: choose A, B or all.")
@@ -183,26 +179,25 @@ def main(
     placed = rings(facts, domain, half)
     if "target" not in placed.values():
         raise UserError(f"{data} has no attribute of domain {domain}, half {half}.")
-    guard = guards.make(wrapper, data, wrapper_rules, seed)
-    named = {"model": model} | ({"reference": reference} if reference else {})
-    folders = {
-        name: model_folder(m, revision if name == "model" else None) for name, m in named.items()
-    }
-    files = [
-        *facts_module.files(data),
-        *(guards.files(wrapper, data, wrapper_rules) if guard else []),
-    ]
-    settings = {"domain": domain, "half": half, **(guard.about if guard else {})}
-    with Run(outdir, files, {n: str(f) for n, f in folders.items()}, seed, settings) as run:
-        found, wanted = {}, [facts[i] for i in placed]
-        for name, folder in folders.items():
-            loaded, tokenizer = guarded.load(
-                folder, device, dtype, guard=guard if name == "model" else None
-            )
-            found[name] = knowledge.answers(loaded, tokenizer, wanted, batch_size)
-        asked = list(items(facts, placed, found["model"], found.get("reference")))
+    subject = Subject(
+        model,
+        data,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        revision=revision,
+        wrapper=wrapper,
+        wrapper_rules=wrapper_rules,
+    )
+    files, settings = facts_module.files(data), {"domain": domain, "half": half}
+    with evaluation(outdir, subject, files, settings, reference=reference) as opened:
+        run, answers, wanted = opened.run, {}, [facts[i] for i in placed]
+        for name in opened.folders:
+            loaded, tokenizer = opened.load(name)
+            answers[name] = knowledge.answers(loaded, tokenizer, wanted, batch_size)
+        asked = list(items(facts, placed, answers["model"], answers.get("reference")))
         table = list(rows(asked, seed))
-        run.figure(plot(table, figures.short(model_name(model))), "neighbours.png")
+        run.figure(plot(table, opened.title), "neighbours.png")
         run.csv("neighbours_items.csv", ITEM_COLUMNS, asked)
         run.csv("neighbours.csv", COLUMNS, table)
     for row in table:
