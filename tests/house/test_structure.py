@@ -5,6 +5,7 @@ import functools
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -71,6 +72,38 @@ def test_lock_names_plain_pypi_alone():
         for p in tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
     }
     assert sources == {str({"registry": "https://pypi.org/simple"}), str({"editable": "."})}
+
+
+def distributions(*folders):
+    """Distributions whose modules are imported below `folders` (and by top-level scripts for "")."""
+    owners = importlib.metadata.packages_distributions()
+    files = [p for folder in folders for p in (ROOT / folder).rglob("*.py")]
+    if "brittle" in folders:
+        files += ROOT.glob("*.py")
+    modules = {module for path in files for module in imports(path)}
+    own = {"brittle", "support"} | {path.stem for path in (ROOT / "tests").rglob("*.py")}
+    found = {module: set(owners.get(module, ())) for module in modules - own}
+    found = {module: {d.lower().replace("_", "-") for d in of} for module, of in found.items()}
+    return {module: of for module, of in found.items() if of}
+
+
+def declared(listed):
+    """{distribution: its line} of a list of requirements."""
+    return {re.match(r"[A-Za-z0-9-]+", line)[0].lower(): line for line in listed}
+
+
+def test_what_is_imported_is_declared_and_what_is_not_imported_is_not_there():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = declared(project["project"]["dependencies"])
+    used = distributions("brittle", *FOLDERS)
+    missing = {module for module, of in used.items() if not of & set(wanted)}
+    assert not missing
+    # lm-eval names its backends in brackets; nothing else may be declared and not imported
+    unused = set(wanted) - {name for of in used.values() for name in of}
+    assert not unused
+    tests = {**wanted, **declared(project["dependency-groups"]["dev"])}
+    missing = {module for module, of in distributions("tests").items() if not of & set(tests)}
+    assert not missing
 
 
 HELP = """
