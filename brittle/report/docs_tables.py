@@ -43,7 +43,7 @@ CSV_TABLES = {
             "forget accuracy": "{forget_accuracy}",
             "retain accuracy": "{retain_accuracy}",
             "general accuracy": "{general_accuracy}",
-            "comes back": _with_interval("recovery"),
+            "comes back": _with_interval("recovery_over_filtered"),
             "size of the change": "{update_relative_norm}",
             "its stable rank": "{update_stable_rank}",
         },
@@ -55,6 +55,16 @@ CSV_TABLES = {
     "data files": (
         "data_files.csv",
         {"file": "`{file}`", "a line": "{line}", "needed for": "{needed for}"},
+    ),
+    "recoveries": (
+        "recoveries.csv",
+        {
+            "name": "{name}",
+            "zero": "{zero}",
+            "one": "{one}",
+            "column of": "{column of}",
+            "written by": "{written by}",
+        },
     ),
     "deduction": (
         "measured/deduction.csv",
