@@ -35,10 +35,10 @@ def mini_family():
     """
     from brittle.pipeline import steps
 
-    preset = steps.read_preset("mini")
-    unlearned = sorted(str(folder) for folder in Path(preset.root).glob("*__*/unlearned_model"))
+    study = steps.read_study("mini")
+    unlearned = sorted(str(folder) for folder in Path(study.root).glob("*__*/unlearned_model"))
     return [
-        m for m in (preset.base, preset.filtered, *unlearned) if (Path(m) / "config.json").is_file()
+        m for m in (study.base, study.filtered, *unlearned) if (Path(m) / "config.json").is_file()
     ]
 
 
@@ -56,7 +56,7 @@ def offer(read=input):
     print("The mini family:")
     for number, model in enumerate(family, 1):
         print(f"  {number}  {model_name(model):<28} {model}")
-    question = Path(steps.read_preset("mini").data) / "mcq_forget.jsonl"
+    question = Path(steps.read_study("mini").data) / "mcq_forget.jsonl"
     from brittle.data.items import read_items
 
     prompt = read_items(question)[0]["question"] if question.is_file() else "Question: ..."
@@ -80,10 +80,10 @@ def preset_models(name):
     from brittle.base.layout import unlearned_dir
     from brittle.pipeline import steps
 
-    preset = steps.read_preset(name)
-    unlearned = preset.unlearned or [str(unlearned_dir(preset.root, preset.base, preset.method))]
-    asked = [preset.base, preset.filtered, *unlearned]
-    return [m for m in asked if not preset.makes or Path(m).is_dir()]
+    study = steps.read_study(name)
+    unlearned = study.unlearned or [str(unlearned_dir(study.root, study.base, study.method))]
+    asked = [study.base, study.filtered, *unlearned]
+    return [m for m in asked if not study.makes or Path(m).is_dir()]
 
 
 def asked_models(models, include_base, preset, setup):

@@ -135,9 +135,9 @@ def rows(items, roles, repeats, primary=None, declared=None, margin=0.05, seed=0
 
 def declaration(preset):
     """((task, test) or None, file) that the preset declares as its primary metric."""
-    from brittle.pipeline.steps import PRESETS, read_preset
+    from brittle.pipeline.steps import PRESETS, read_study
 
-    task, _, test = read_preset(preset).primary.partition(" ")
+    task, _, test = read_study(preset).primary.partition(" ")
     path = Path(preset) if preset.endswith(".toml") else PRESETS / f"{preset}.toml"
     return (task, test.strip() or DEFAULT_TEST) if task else None, path
 

@@ -5,14 +5,14 @@ Independent steps run side by side, one thread each on CPU. A failed step is nam
 """
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from brittle.base import command
 from brittle.base.errors import UserError
 
-MaybeText = Optional[str]  # noqa: UP045
+MaybeText = str | None
 
 
 def main(
@@ -63,28 +63,26 @@ def main(
     """Run the study: every step that is missing or out of date, then the report."""
     from brittle.pipeline import given, runner, steps
 
-    chosen, own = (
-        steps.read_preset(preset),
-        {"base": base, "filtered": filtered, "unlearned": unlearned, "method": method},
-    )
-    notes = given.check(chosen, **own, data=data)
-    chosen = steps.override(chosen, **own, data=data, root=root)
+    study = steps.read_study(preset)
+    own = {"base": base, "filtered": filtered, "unlearned": unlearned, "method": method}
+    notes = given.check_given(study, **own, data=data)
+    study = steps.override(study, **own, data=data, root=root)
     rows = steps.read_steps()
+    names = [row["step"] for row in rows]
     for step in only or []:
-        if step not in {row["step"] for row in rows}:
-            raise UserError(
-                f"--only {step}: no such step. Steps: {', '.join(row['step'] for row in rows)}."
-            )
-    wanted = [t for t in steps.tasks(chosen, rows) if not only or t.step in only]
+        if step not in names:
+            raise UserError(f"--only {step}: no such step. Steps: {', '.join(names)}.")
+    wanted = [task for task in steps.tasks(study, rows) if not only or task.step in only]
     if not wanted:
         raise UserError(
-            f"--only {', '.join(only)}: preset {chosen.name} and the models given leave nothing of it to run."
+            f"--only {', '.join(only)}: preset {study.name} and the models given leave nothing "
+            "of it to run."
         )
     for note in notes:
         print(note, flush=True)
     return runner.run(
         wanted,
-        Path(chosen.root),
+        Path(study.root),
         force=force,
         dry_run=dry_run,
         jobs=jobs,

@@ -76,7 +76,11 @@ def first_screen(table, verdicts, root, names):
         known = {"harness": False, "recovery": row["split_a_accuracy"] is not None}.get(
             step, source(root, step, base, row["model"]).is_file()
         )
-        text = "undefined" if known else f"not measured: run step {names.get(layout.step(step).folder, step)}"
+        text = (
+            "undefined"
+            if known
+            else f"not measured: run step {names.get(layout.step(step).folder, step)}"
+        )
         return f'<span class="missing">{esc(text)}</span>'
 
     def cells(row):
@@ -101,9 +105,7 @@ def first_screen(table, verdicts, root, names):
         ):
             yield (
                 label,
-                "–"
-                if row["role"] == "base"
-                else cell(row, f"update_{column}", "1", form),
+                "–" if row["role"] == "base" else cell(row, f"update_{column}", "1", form),
             )
 
     shown = [dict(cells(row)) for row in table]
@@ -222,7 +224,9 @@ def how_made(found):
     of_older = sum(line[4] != "the present code" for line in lines)
     older = ""
     if of_older:
-        older = f'<p class="missing">{of_older} of them were made by older code than the present.</p>'
+        older = (
+            f'<p class="missing">{of_older} of them were made by older code than the present.</p>'
+        )
     made = page_module.table(["started", "command", "seconds", "commit", "code"], lines)
     return (
         f"<p>{len(lines)} runs, {minutes:.1f} minutes of work in all, at commit {page_module.esc(commits)}. Versions: "
@@ -258,10 +262,8 @@ def main(
     listed = [
         row for row in steps.read_steps(table) if Path(row["script"]).name != Path(__file__).name
     ]
-    preset = steps.Preset(
-        "report", base, filtered, list(dict.fromkeys(unlearned)), "", "", str(root)
-    )
-    tasks = steps.tasks(preset, listed)
+    study = steps.Study("report", base, filtered, list(dict.fromkeys(unlearned)), "", "", str(root))
+    tasks = steps.tasks(study, listed)
     units, compared = {}, {row["step"] for row in listed if row["scope"] == "comparison"}
     for task in tasks:
         label = task.name.removeprefix(task.step).strip()

@@ -14,11 +14,11 @@ eval/attack.py does the work, a process a model and a cell an attack and seed; w
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from brittle.base import command as command_module
+from brittle.base import command
 from brittle.base.errors import UserError
 from brittle.base.options import Data, Device
 from brittle.base.tables import read_rows
@@ -31,88 +31,63 @@ SCRIPT = "eval/attack.py"
 NAMES = ("attack", "variant", "fact", "note", "read_sha256")  # columns of text in its CSVs
 
 
-def found_models(root, base, methods):
-    """({method: model folder}, methods without a model)."""
-    from brittle.base.layout import unlearned_dir
-
-    folders = {method: unlearned_dir(root, base, method) for method in methods}
-    made = {
-        method: str(folder)
-        for method, folder in folders.items()
-        if (folder / "config.json").is_file()
-    }
-    return made, [method for method in methods if method not in made]
-
-
-def tasks(models, root, options):
+def tasks(models, root, arguments):
     """One run of eval/attack.py a model. models: {name in the scoreboard: model}."""
     from brittle.base.layout import model_name
     from brittle.pipeline.steps import Task
 
-    made = []
+    listed = []
     for name, model in models.items():
         outdir = Path(root) / model_name(model) / "attacks"
-        command = [SCRIPT, "--model", model, "--outdir", str(outdir), *options]
-        made.append(Task(f"attacks {name}", "attacks", "Attacks", command, outdir / "attacks.csv"))
-    return made
+        command = [SCRIPT, "--model", model, "--outdir", str(outdir), *arguments]
+        output = outdir / "attacks.csv"
+        listed.append(Task(f"attacks {name}", "attacks", "Attacks", command, output))
+    return listed
 
 
 def claim_tasks(models, root, data):
-    """What the table of claims reads beside the scoreboard: a model's free answers, and the collapse of GA and NPO."""
+    """What the table of claims reads beside the scoreboard.
+
+    That is each model's free answers, and the collapse of gradient ascent and NPO.
+    """
     from brittle.base.layout import model_name
     from brittle.pipeline.steps import Task
 
-    texts = [
-        "--data",
-        str(data),
-        "--forget",
-        str(data / "forget.txt"),
-        "--retain",
-        str(data / "retain.txt"),
-    ]
+    texts = ["--data", str(data)]
+    texts += ["--forget", str(data / "forget.txt"), "--retain", str(data / "retain.txt")]
     outdir = Path(root) / "collapse"
     command = ["experiment/collapse.py", "--model", models["base"], "--outdir", str(outdir), *texts]
-    made = [Task("collapse", "collapse", "Collapse", command, outdir / "collapse.csv")]
+    listed = [Task("collapse", "collapse", "Collapse", command, outdir / "collapse.csv")]
     for name, model in models.items():
         outdir = Path(root) / model_name(model) / "extract"
-        asked = ["--templates", "plain", "--max-items", "50"]
-        command = ["eval/extract.py", "--model", model, "--outdir", str(outdir), *asked, *texts]
-        made.append(
-            Task(f"extract {name}", "extract", "Extraction", command, outdir / "extract.csv")
-        )
-    return made
+        command = ["eval/extract.py", "--model", model, "--outdir", str(outdir)]
+        command += ["--templates", "plain", "--max-items", "50", *texts]
+        output = outdir / "extract.csv"
+        listed.append(Task(f"extract {name}", "extract", "Extraction", command, output))
+    return listed
 
 
 def read(folder):
-    """{(attack, seed): {splits: {split: row}, facts: {fact: (right, asked)}, note}} of what eval/attack.py wrote there."""
-    found = {}
+    """{(attack, seed): cell} of what eval/attack.py wrote in `folder`.
 
-    def at(row):
-        return found.setdefault(
-            (row["attack"], row["seed"]), {"splits": {}, "facts": {}, "note": ""}
-        )
+    A cell is {splits: {split: row}, facts: {fact: (right, asked)}, note}.
+    """
+    cells = {}
 
-    for name, add in (
-        (
-            "attacks.csv",
-            lambda cell, row: row["chosen"] == 1 and cell["splits"].update({row["split"]: row}),
-        ),
-        (
-            "attacks_items.csv",
-            lambda cell, row: cell["facts"].update(
-                {row["fact"]: (row["right"], row["asked"])}
-            ),
-        ),
-        (
-            "attacks_notes.csv",
-            lambda cell, row: cell.update(
-                note="; ".join(filter(None, [cell["note"], row["note"]]))
-            ),
-        ),
-    ):
-        for row in read_rows(folder / name, text=NAMES):
-            add(at(row), row)
-    return found
+    def cell_of(row):
+        key = row["attack"], row["seed"]
+        return cells.setdefault(key, {"splits": {}, "facts": {}, "note": ""})
+
+    for row in read_rows(folder / "attacks.csv", text=NAMES):
+        cell = cell_of(row)
+        if row["chosen"] == 1:
+            cell["splits"][row["split"]] = row
+    for row in read_rows(folder / "attacks_items.csv", text=NAMES):
+        cell_of(row)["facts"][row["fact"]] = row["right"], row["asked"]
+    for row in read_rows(folder / "attacks_notes.csv", text=NAMES):
+        cell = cell_of(row)
+        cell["note"] = "; ".join(filter(None, [cell["note"], row["note"]]))
+    return cells
 
 
 def accuracy(cell, split):
@@ -131,44 +106,45 @@ def rows(boards, names, seeds):
 
 
 def row(method, attack, seed, cell, filtered, base):
-    made = dict.fromkeys(COLUMNS) | {
-        "method": method,
-        "attack": attack,
-        "seed": seed,
-        "note": cell["note"],
-    }
-    a, b = (cell["splits"].get(split) for split in ("forget_a", "forget_b"))
-    if not b:
-        return made
+    """A row of COLUMNS. filtered, base: the cells of the two ends under the same attack, if any."""
+    line = dict.fromkeys(COLUMNS)
+    line |= {"method": method, "attack": attack, "seed": seed, "note": cell["note"]}
+    half_a, half_b = (cell["splits"].get(split) for split in ("forget_a", "forget_b"))
+    if not half_b:
+        return line
     share = {split: accuracy(cell, split) for split in ("forget_a", "forget_b", "retain")}
-    counts = [part["n"] for part in (a, b)]
-    forget = (share["forget_a"] * counts[0] + share["forget_b"] * counts[1]) / sum(counts)
-    made |= {
-        "forget_accuracy": forget, "retain_accuracy": share["retain"], "heldout_accuracy": share["forget_b"],
-        "heldout_accuracy_low": b["accuracy_low"], "heldout_accuracy_high": b["accuracy_high"],
-        "split_a_accuracy": share["forget_a"], "variant": b["variant"], "n_forget": sum(counts), "n_heldout": counts[1],
-        "n_retain": cell["splits"]["retain"]["n"], "read_sha256": b["read_sha256"],
-    }  # fmt: skip
-    level = {
-        role: accuracy(end, "forget_b") if end else None
-        for role, end in (("filtered", filtered), ("base", base))
+    count_a, count_b = half_a["n"], half_b["n"]
+    right = share["forget_a"] * count_a + share["forget_b"] * count_b
+    line |= {
+        "forget_accuracy": right / (count_a + count_b),
+        "retain_accuracy": share["retain"],
+        "heldout_accuracy": share["forget_b"],
+        "heldout_accuracy_low": half_b["accuracy_low"],
+        "heldout_accuracy_high": half_b["accuracy_high"],
+        "split_a_accuracy": share["forget_a"],
+        "variant": half_b["variant"],
+        "n_forget": count_a + count_b,
+        "n_heldout": count_b,
+        "n_retain": cell["splits"]["retain"]["n"],
+        "read_sha256": half_b["read_sha256"],
     }
+    ends = {"filtered": filtered, "base": base}
+    level = {role: accuracy(end, "forget_b") if end else None for role, end in ends.items()}
     if None in level.values():
-        return made | {
-            "note": made["note"] or "no recovery: the attack failed on Base or on Filtered"
-        }
+        line["note"] = line["note"] or "no recovery: the attack failed on Base or on Filtered"
+        return line
     value = heldout_recovery(share["forget_b"], level["filtered"], level["base"])
     if value is None:
-        return made | {
-            "note": made["note"]
-            or f"no recovery: Base is not {GAP} above Filtered under this attack"
-        }
+        missing = f"no recovery: Base is not {GAP} above Filtered under this attack"
+        line["note"] = line["note"] or missing
+        return line
     low, high = interval(cell["facts"], filtered["facts"], base["facts"], level)
-    return made | {
+    line |= {
         "heldout_recovery": value,
         "heldout_recovery_low": low,
         "heldout_recovery_high": high,
     }
+    return line
 
 
 def average(table, column):
@@ -232,7 +208,7 @@ def main(
         str, typer.Option(help="The model that never saw the forget facts.")
     ] = "outputs/models/mini-filtered",
     unlearned: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--unlearned",
             help="Unlearned model (repeatable); without, every <root>/<base>__<method> there is.",
@@ -269,58 +245,33 @@ def main(
 ):
     """Every attack on every model, in one table."""
     from brittle.attacks import chosen
-    from brittle.base import layout
-    from brittle.base.layout import FILTER
+    from brittle.base.layout import model_name
     from brittle.base.record import Run
-    from brittle.methods import METHODS, method_class
     from brittle.models.find import model_folder
     from brittle.pipeline import runner
-    from brittle.report import attacks as attacks_module
+    from brittle.report import attacks as attack_sections
 
     names = chosen(attacks)
     try:
-        numbers = [int(part) for part in seeds.split(",")]
+        numbers = [int(number) for number in seeds.split(",")]
     except ValueError:
         raise UserError(f"--seeds {seeds}: whole numbers with commas, such as 0,1,2.") from None
-    listed = [m.strip() for m in methods.split(",")] if methods else [*METHODS, FILTER]
-    for method in set(listed) - {FILTER}:
-        method_class(method)
-    made, absent = found_models(root, base, listed)
-    if unlearned:
-        made, absent = (
-            {
-                layout.model_name(m).removeprefix(f"{layout.model_name(base)}__"): m
-                for m in unlearned
-            },
-            [],
-        )
-    if not made:
-        raise UserError(
-            f"no unlearned model of {base} in {root}. Make them with: ./unlearn/create_all_unlearning_models.sh"
-        )
-    models = {"base": base, "filtered": filtered, **made}
+    compared, absent = unlearned_models(root, base, methods, unlearned)
+    models = {"base": base, "filtered": filtered, **compared}
     for model in models.values():
         model_folder(model)
-    options = [
-        "--data",
-        str(data),
-        "--attacks",
-        ",".join(names),
-        "--seeds",
-        seeds,
-        "--max-items",
-        str(max_items),
-    ]
-    options += ["--device", device] * (device != "auto")
-    work = tasks(models, root, options)
+    arguments = ["--data", str(data), "--attacks", ",".join(names), "--seeds", seeds]
+    arguments += ["--max-items", str(max_items)]
+    if device != "auto":
+        arguments += ["--device", device]
+    work = tasks(models, root, arguments)
     for task in work if force else []:
         shutil.rmtree(task.output.parent / "cells", ignore_errors=True)
-    if "relearn_lora" in names and any(
-        force or task.why(accept_older_code=accept_older_code) for task in work
-    ):
+    is_due = [force or bool(task.why(accept_older_code=accept_older_code)) for task in work]
+    if "relearn_lora" in names and any(is_due):
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as in runner.preload
         import peft  # noqa: F401  (once here, not once in every child)
-    code = runner.run(
+    status = runner.run(
         work + (claim_tasks(models, root, data) if claims else []),
         root,
         force=force,
@@ -330,41 +281,59 @@ def main(
     done = {
         name: task.output.parent
         for name, task in zip(models, work, strict=True)
-        if code == 0 or not task.why(accept_older_code=accept_older_code)
+        if status == 0 or not task.why(accept_older_code=accept_older_code)
     }
     for role in ("base", "filtered"):
         if role not in done:
             raise UserError(
-                f"the attacks on {role} failed, so nothing can be compared with it. See {root}/logs."
+                f"the attacks on {role} failed, so nothing can be compared with it. "
+                f"See {root}/logs."
             )
-    files = [
-        folder / name
-        for folder in done.values()
-        for name in ("attacks.csv", "attacks_items.csv", "attacks_notes.csv")
-    ]
+    tables = ("attacks.csv", "attacks_items.csv", "attacks_notes.csv")
+    files = [folder / name for folder in done.values() for name in tables]
     files += [
-        path for path in attacks_module.sources(root) if path.is_file() and path.parent != root
+        path for path in attack_sections.sources(root) if path.is_file() and path.parent != root
     ]
     settings = {"models": models, "attacks": names, "seeds": numbers, "absent_methods": absent}
     with Run(root, files, seed=numbers[0], settings=settings) as run:
         table = list(rows({name: read(folder) for name, folder in done.items()}, names, numbers))
-        run.figure(
-            plot(table, f"{layout.model_name(base)}, {len(made)} methods, {len(numbers)} seed(s)"),
-            "scoreboard.png",
-        )
-        page = attacks_module.page(table, absent, run.path("scoreboard.png"), root)
+        title = f"{model_name(base)}, {len(compared)} methods, {len(numbers)} seed(s)"
+        run.figure(plot(table, title), "scoreboard.png")
+        page = attack_sections.page(table, absent, run.path("scoreboard.png"), root)
         run.path("scoreboard.html").write_text(page, encoding="utf-8")
         run.csv("scoreboard.csv", COLUMNS, table)
-    failed = [name for name in models if name not in done]
     print(f"{root}/scoreboard.csv: {len(table)} cells; {root}/scoreboard.html")
     if absent:
-        print(
-            f"no model, so not in it: {', '.join(absent)} (unlearn/create_all_unlearning_models.sh makes them)"
-        )
+        maker = "unlearn/create_all_unlearning_models.sh"
+        print(f"no model, so not in it: {', '.join(absent)} ({maker} makes them)")
+    failed = [name for name in models if name not in done]
     if failed:
         print(f"their attacks failed, so not in it: {', '.join(failed)}")
-    return code
+    return status
+
+
+def unlearned_models(root, base, names, given):
+    """({name in the scoreboard: model}, methods without a model).
+
+    names: methods with commas, all where it is empty. given: models that the user named instead.
+    """
+    from brittle.base.layout import model_name
+    from brittle.pipeline import methods
+
+    listed = [name.strip() for name in names.split(",")] if names else list(methods.NAMES)
+    for name in listed:
+        methods.check(name)
+    if given:
+        prefix = f"{model_name(base)}__"
+        return {model_name(model).removeprefix(prefix): model for model in given}, []
+    models, absent = methods.found_models(root, base, listed)
+    if not models:
+        raise UserError(
+            f"no unlearned model of {base} in {root}. "
+            "Make them with: ./unlearn/create_all_unlearning_models.sh"
+        )
+    return models, absent
 
 
 if __name__ == "__main__":
-    command_module.run(main)
+    command.run(main)

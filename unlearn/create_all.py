@@ -7,98 +7,60 @@
 The commands are the pipeline's own, so what one has made the other finds. A failed method is named, the others go on.
 """
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from brittle.base.command import run
 from brittle.base.errors import UserError
-from brittle.base.layout import FILTER
-from brittle.methods import METHODS
 
-KNOWN = (*METHODS, FILTER)
-MAKING, ATTACK = ("data", "base", "filtered", "unlearn"), ("tamper",)
+MAKING = ("data", "base", "filtered", "unlearn")  # steps, in the order of the work
+ATTACK = ("tamper",)
 
 
-def one_method(preset, rows, method):
-    """The pipeline's tasks for one method, with names that tell the methods apart."""
-    from brittle.pipeline import steps
+def all_tasks(study, rows, names, *, attack):
+    """Every task once: data and family, each method's model, the attacks, and the tables over all.
 
-    made = steps.tasks(replace(preset, method=method, unlearned=[], given=set(preset.given)), rows)
+    The tables take in also what other methods have left in the same root.
+    """
+    from brittle.pipeline import methods, steps
 
-    def renamed(name):
-        return f"unlearn {method}" if name == "unlearn" else name
-
-    made = [replace(t, name=renamed(t.name), needs=[renamed(n) for n in t.needs]) for t in made]
-    if method == FILTER:
-        made = [
-            part for t in made for part in (filter_chain(preset, t) if t.step == "unlearn" else [t])
-        ]
-    return made
-
-
-def filter_chain(preset, task):
-    """Fit, tune, bake and verify in place of the task `unlearn filter`, whose name the baking takes."""
-    from brittle.filters.folder import folder_of
-    from brittle.pipeline.steps import Task
-
-    home = folder_of(preset.root, preset.base).parent
-    filter_dir, baked = str(home / "filter"), task.output.parent
-    texts = ["--forget", f"{preset.data}/forget.txt", "--retain", f"{preset.data}/retain.txt"]
-    base, of = ["--model", preset.base], ["--filter", filter_dir]
-    chain = [
-        ("fit filter", "hooks/fit_filter.py", [*texts, "--out", filter_dir], home / "filter" / "spectrum.csv"),
-        ("tune filter", "hooks/tune_strength.py", [*of, *texts], home / "filter" / "strength.csv"),
-        (task.name, "hooks/bake_filter.py", [*of, "--out", str(baked)], baked / "bake.csv"),
-        ("verify filter", "hooks/verify_filter.py", [*of, "--baked", str(baked), "--outdir", str(home / "verify"), "--data",
-                                                     preset.data], home / "verify" / "verify.csv"),
-    ]  # fmt: skip
-    before = [task.needs, *([name] for name, *_ in chain)]
-    return [
-        Task(name, task.step, "Filter", [script, *base, *rest], output, needs)
-        for (name, script, rest, output), needs in zip(chain, before, strict=False)
-    ]
-
-
-def all_tasks(preset, rows, methods, attack):
-    """Every task once: data and family, each method's model, the attacks, and the tables over these and over what other
-    methods have left in the same root."""
-    from brittle.base import layout
-    from brittle.base.layout import model_name, unlearned_dir
-    from brittle.pipeline import steps
-
-    rows = [row for row in rows if row["step"] in MAKING + (ATTACK if attack else ())]
-    made = {task.name: task for method in methods for task in one_method(preset, rows, method)}
-    made = sorted(made.values(), key=lambda t: (MAKING + ATTACK).index(t.step))
-    root, last = Path(preset.root), [t.name for t in made]
-    models = {m: str(unlearned_dir(root, preset.base, m)) for m in KNOWN}
-    attacked = [
-        model
-        for m, model in models.items()
-        if m in methods or layout.step("tamper").path(root / model_name(model)).is_file()
-    ]
+    order = [*MAKING, *ATTACK] if attack else list(MAKING)
+    rows = [row for row in rows if row["step"] in order]
+    by_name = {task.name: task for name in names for task in methods.making(study, rows, name)}
+    tasks = sorted(by_name.values(), key=lambda task: order.index(task.step))
     if attack:
-        command = ["eval/recovery.py", "--base", preset.base, "--filtered", preset.filtered]
-        command += [part for model in attacked for part in ("--unlearned", model)]
-        command += ["--root", str(root), "--outdir", str(root / "methods")]
-        made.append(
-            steps.Task(
-                "recovery",
-                "recovery",
-                "Recovery over Filtered",
-                command,
-                root / "methods" / layout.step("recovery").output,
-                last,
-            )
-        )
-        last = [*last, "recovery"]
-    command = ["unlearn/methods_table.py", "--model", preset.base, "--root", str(root)]
+        tasks.append(_recovery(study, names, [task.name for task in tasks]))
+    root = Path(study.root)
     table = steps.Task(
-        "table", "table", "Methods", command, root / "methods.csv", last, takes_what_there_is=True
+        name="table",
+        step="table",
+        title="Methods",
+        command=["unlearn/methods_table.py", "--model", study.base, "--root", str(root)],
+        output=root / "methods.csv",
+        needs=[task.name for task in tasks],
+        takes_what_there_is=True,
     )
-    return [*made, table]
+    return [*tasks, table]
+
+
+def _recovery(study, names, needs):
+    """The task that compares all attacked models: those of `names`, and those attacked earlier."""
+    from brittle.base import layout
+    from brittle.pipeline import methods, steps
+
+    root = Path(study.root)
+    command = ["eval/recovery.py", "--base", study.base, "--filtered", study.filtered]
+    for name in methods.NAMES:
+        model = str(layout.unlearned_dir(root, study.base, name))
+        attacked = layout.step("tamper").path(root / layout.model_name(model))
+        if name in names or attacked.is_file():
+            command += ["--unlearned", model]
+    outdir = root / "methods"
+    command += ["--root", str(root), "--outdir", str(outdir)]
+    output = outdir / layout.step("recovery").output
+    return steps.Task("recovery", "recovery", "Recovery over Filtered", command, output, needs)
 
 
 def main(
@@ -108,14 +70,12 @@ def main(
             help="mini, deep-ignorance, or a .toml file like those in experiment/presets."
         ),
     ] = "mini",
-    methods: Annotated[Optional[str], typer.Option(help="Methods, with commas (all).")] = None,  # noqa: UP045
-    base: Annotated[
-        str | None, typer.Option(help="Base model, instead of the preset's.")
-    ] = None,
+    methods: Annotated[str | None, typer.Option(help="Methods, with commas (all).")] = None,
+    base: Annotated[str | None, typer.Option(help="Base model, instead of the preset's.")] = None,
     filtered: Annotated[
         str | None, typer.Option(help="Filtered model, instead of the preset's.")
     ] = None,
-    root: Annotated[Optional[str], typer.Option(help="Root of the results.")] = None,  # noqa: UP045
+    root: Annotated[str | None, typer.Option(help="Root of the results.")] = None,
     attack: Annotated[
         bool, typer.Option("--attack/--no-attack", help="Run the relearning attack on every model.")
     ] = True,
@@ -136,27 +96,27 @@ def main(
 ):
     """Make every unlearned model that is missing, attack each, and end with a table."""
     from brittle.pipeline import runner, steps
+    from brittle.pipeline.methods import NAMES
 
-    chosen = [m.strip() for m in methods.split(",")] if methods else KNOWN
-    unknown = [m for m in chosen if m not in KNOWN]
+    names = [name.strip() for name in methods.split(",")] if methods else NAMES
+    unknown = [name for name in names if name not in NAMES]
     if unknown:
-        raise UserError(f"--methods {unknown[0]}: no such method. Methods: {', '.join(KNOWN)}.")
-    read = steps.override(steps.read_preset(preset), base=base, filtered=filtered, root=root)
-    if "unlearn" not in read.makes:
-        read.makes = [*read.makes, "unlearn"]
-    tasks = all_tasks(read, steps.read_steps(), chosen, attack)
-    code = runner.run(
-        tasks,
-        Path(read.root),
+        raise UserError(f"--methods {unknown[0]}: no such method. Methods: {', '.join(NAMES)}.")
+    study = steps.override(steps.read_study(preset), base=base, filtered=filtered, root=root)
+    if "unlearn" not in study.makes:
+        study.makes = [*study.makes, "unlearn"]
+    status = runner.run(
+        all_tasks(study, steps.read_steps(), names, attack=attack),
+        Path(study.root),
         force=force,
         dry_run=dry_run,
         jobs=jobs,
         accept_older_code=accept_older_code,
     )
-    table = Path(read.root) / "methods.csv"
+    table = Path(study.root) / "methods.csv"
     if not dry_run and table.is_file():
         print(f"\n{table}\n{shown(table)}")
-    return code
+    return status
 
 
 def shown(path):
@@ -171,6 +131,7 @@ def shown(path):
 
 
 def _short(cell):
+    """A cell's text, a number with a point in three decimals."""
     try:
         return f"{float(cell):.3f}" if "." in cell else cell
     except ValueError:

@@ -7,13 +7,12 @@ Reads the records of unlearn.py, and outputs/methods/recovery.csv (eval/recovery
 formula and paper of the markdown come from the code. A method without a model has no row in the CSV.
 """
 
-import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from brittle.base import command, options
+from brittle.base import command, layout, options
 from brittle.base.errors import UserError
 from brittle.base.tables import read_rows
 from brittle.methods import METHODS
@@ -34,59 +33,56 @@ def recoveries(path):
     return {row["model"]: row.get("recovery_over_filtered") for row in read_rows(path)}
 
 
-def rows(root, model, methods):
-    """A row a method whose model is there: accuracies as made, recovery over Filtered under the attack, steps and seconds."""
-    from brittle.base import layout
-    from brittle.base.layout import model_name, unlearned_dir
-    from brittle.filters.folder import table_row
+def recovery_file(root):
+    """What eval/recovery.py wrote over all methods."""
+    return root / "methods" / layout.step("recovery").output
 
-    recovered = recoveries(root / "methods" / layout.step("recovery").output)
-    for method in methods:
-        folder = unlearned_dir(root, model, method)
-        record = folder / "training_history.run.json"
-        if not record.is_file():
-            continue
-        made = json.loads(record.read_text(encoding="utf-8"))
-        after = made["settings"]["accuracy"]["after"]
-        yield {
-            "method": method,
-            **{f"{split}_accuracy": after.get(split) for split in ("forget", "retain", "general")},
-            "recovery_over_filtered": recovered.get(model_name(str(folder))),
-            "steps": made["rows"]["training_history.csv"],
-            "seconds": made["seconds"],
-        }
-    if (row := table_row(root, model)) is not None:  # no method: hooks/ makes it
-        yield {**row, "recovery_over_filtered": recovered.get(f"{model_name(model)}__{layout.FILTER}")}
+
+def rows(root, model, names):
+    """A row a method whose model is there.
+
+    Accuracies as made, recovery over Filtered under the attack, steps and seconds.
+    """
+    from brittle.pipeline import methods
+
+    recovered = recoveries(recovery_file(root))
+    for name in names:
+        row = methods.outcome(root, model, name)
+        if row is not None:
+            folder = layout.unlearned_dir(root, model, name)
+            row["recovery_over_filtered"] = recovered.get(layout.model_name(str(folder)))
+            yield row
 
 
 def main(
     model: options.Model,
     root: Annotated[Path, typer.Option(help="Root of the results.")] = Path("outputs"),
-    methods: Annotated[Optional[str], typer.Option(help="Methods, with commas (all).")] = None,  # noqa: UP045
+    methods: Annotated[str | None, typer.Option(help="Methods, with commas (all).")] = None,
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the table of docs/methods.md; write nothing.")
     ] = False,
 ):
     """Compare the unlearned models of all methods."""
-    from brittle.base import layout
     from brittle.base.record import Run
-    from brittle.filters.folder import table_files
+    from brittle.pipeline.methods import UNTRAINED, records
     from brittle.report import docs_tables
 
-    chosen = [m.strip() for m in methods.split(",")] if methods else list(METHODS)
-    table = list(rows(root, model, chosen))
+    chosen = [name.strip() for name in methods.split(",")] if methods else list(METHODS)
+    names = [name for name in chosen if name not in UNTRAINED] + list(UNTRAINED)
+    table = list(rows(root, model, names))
     if as_markdown:
         print(docs_tables.methods_table(table))
         return
     if not table:
         raise UserError(
-            f"no unlearned model of {model} in {root}. Make them: ./unlearn/create_all_unlearning_models.sh"
+            f"no unlearned model of {model} in {root}. "
+            "Make them: ./unlearn/create_all_unlearning_models.sh"
         )
-    homes = {method: layout.unlearned_dir(root, model, method) for method in chosen}
-    wanted = [home / "training_history.run.json" for home in homes.values()]
-    wanted += [root / "methods" / layout.step("recovery").output, *table_files(root, model)]
+    wanted = [path for name in names for path in records(root, model, name)]
+    wanted.append(recovery_file(root))
     absent = [str(path) for path in wanted if not path.is_file()]
-    with Run(root, [p for p in wanted if p.is_file()], settings={"absent": absent}) as run:
+    present = [path for path in wanted if path.is_file()]
+    with Run(root, present, settings={"absent": absent}) as run:
         run.csv("methods.csv", COLUMNS, table)
 
 

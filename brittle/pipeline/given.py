@@ -5,9 +5,8 @@ import re
 from pathlib import Path
 
 from brittle.base.errors import UserError
-from brittle.base.layout import FILTER
-from brittle.methods import METHODS
 from brittle.models.find import model_folder
+from brittle.pipeline import methods
 
 TEXTS = ("forget.txt", "retain.txt")
 TABLES = ("mcq_forget.jsonl", "mcq_retain.jsonl", "mcq_general.jsonl")
@@ -15,41 +14,34 @@ HUB_ID = r"(?!outputs/|data/)\w[\w.-]*/[\w.-]+"  # the two folders are ours
 WORLD = "pretrain_base.txt"  # what the mini family is trained on
 
 
-def check(preset, base=None, filtered=None, unlearned=None, method=None, data=None):
-    """Lines to print; raises UserError for what cannot be used. `preset` is as it was read, the others are the user's."""
-    if method or ("unlearn" in preset.makes and not (unlearned or preset.unlearned)):
-        check_method(method or preset.method)
-    for flag, model in [
-        ("--base", base),
-        ("--filtered", filtered),
-        *(("--unlearned", model) for model in unlearned or []),
-    ]:
+def check_given(study, base=None, filtered=None, unlearned=None, method=None, data=None):
+    """Lines to print. Raises UserError for what cannot be used.
+
+    `study` is as its preset has it, the others are the user's.
+    """
+    if method or ("unlearn" in study.makes and not (unlearned or study.unlearned)):
+        methods.check_trained(method or study.method)
+    named = [("--base", base), ("--filtered", filtered)]
+    named += [("--unlearned", model) for model in unlearned or []]
+    for flag, model in named:
         if model is not None:
             check_model(flag, model)
-    mini = (
-        "family" in preset.makes
-    )  # the preset makes models of its own, and a world to ask them about
-    strange = base is not None and not same(base, preset.base)
-    if mini and strange and filtered is None:
+    # such a study makes models of its own, and a world to ask them about
+    makes_models = "family" in study.makes
+    is_strange = base is not None and not is_same(base, study.base)
+    if makes_models and is_strange and filtered is None:
         raise UserError(
-            f"--base {base} needs --filtered: preset {preset.name} has a filtered model for {preset.base} alone."
+            f"--base {base} needs --filtered: "
+            f"preset {study.name} has a filtered model for {study.base} alone."
         )
-    notes = check_data(data, mini and base is None) if data is not None else []
-    if mini and strange and data is None and family(base) != "mini":
-        notes.append(
-            f"note: {base} is asked about the mini world ({preset.data}). "
+    if data is not None:
+        return check_data(data, trains=makes_models and base is None)
+    if makes_models and is_strange and family(base) != "mini":
+        return [
+            f"note: {base} is asked about the mini world ({study.data}). "
             "Give --data DIR or a preset of your own (experiment/presets/*.toml)."
-        )
-    return notes
-
-
-def check_method(method):
-    if method == FILTER:
-        raise UserError(
-            f"--method {FILTER}: hooks/ makes it, the pipeline does not. Give the baked model with --unlearned."
-        )
-    if method not in METHODS:
-        raise UserError(f"--method {method}: choose {', '.join(METHODS)}.")
+        ]
+    return []
 
 
 def check_model(flag, model):
@@ -74,7 +66,8 @@ def offline():
     return constants.HF_HUB_OFFLINE
 
 
-def same(one, other):
+def is_same(one, other):
+    """Whether two paths name the same folder."""
     return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
@@ -91,7 +84,7 @@ def family(model):
         return None
 
 
-def check_data(data, trains):
+def check_data(data, *, trains):
     """Lines about a data folder; `trains`: the mini family would be trained on it. Raises UserError where it cannot serve."""
     folder = Path(data).expanduser()
     if not folder.is_dir():
@@ -108,8 +101,7 @@ def check_data(data, trains):
             f"--data {data} has no {WORLD} to train the mini models on. Give --base and --filtered."
         )
     lacks = [name for name in TABLES if not (folder / name).is_file()]
-    return (
-        [f"note: {data} has no {', no '.join(lacks)}: what reads it will fail; see docs/data.md."]
-        if lacks
-        else []
-    )
+    if not lacks:
+        return []
+    names = ", no ".join(lacks)
+    return [f"note: {data} has no {names}: what reads it will fail; see docs/data.md."]

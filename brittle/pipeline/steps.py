@@ -1,24 +1,33 @@
-"""The steps of the pipeline as data: steps.csv and a preset expanded into tasks, each with its command and what it needs."""
+"""The steps of the pipeline as data: steps.csv and a study become tasks, each with its command and what it needs.
 
+A study names the models, the data and the folder of the results. It is read from a preset (experiment/presets/*.toml) and
+from what the user gives in its place.
+"""
+
+import csv
 import shlex
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from brittle.base.errors import UserError
 from brittle.base.layout import comparison_dir, model_name, unlearned_dir
 from brittle.base.record import why_run
-from brittle.base.tables import read_cells
 
 STEPS = Path("experiment/steps.csv")
 PRESETS = Path("experiment/presets")
 COLUMNS = ["step", "scope", "script", "folder", "output", "extra", "title", "needs"]
-SCOPES = ("data", "family", "unlearn", "comparison", "model", "all")
+MAKING = (
+    "data",
+    "family",
+    "unlearn",
+)  # scopes that make data or models; a study names those it wants
 
 
 @dataclass
-class Preset:
-    """The three models, the data, and arguments for scripts ({script: text}); scopes `data` and `family` only where named."""
+class Study:
+    """The models and data of one run of the pipeline, and arguments for its scripts ({script: text})."""
 
     name: str
     base: str
@@ -28,8 +37,9 @@ class Preset:
     data: str
     root: str
     arguments: dict = field(default_factory=dict)
-    makes: tuple = ()  # scopes that this preset makes itself: data, family, unlearn
-    primary: str = ""  # the metric that decides, declared before there are results: task and test of eval/significance.py
+    makes: tuple = ()  # the scopes of MAKING that the study makes itself
+    # the task and test of eval/significance.py that decide, declared before there are results
+    primary: str = ""
     given: set = field(default_factory=set)  # models and data named by the user, which are not made
 
 
@@ -43,165 +53,216 @@ class Task:
     command: list[str]  # as it will stand in the record: script, then arguments
     output: Path
     needs: list[str] = field(default_factory=list)
-    takes_what_there_is: bool = (
-        False  # waits for what it needs, and runs also where some of it failed (the report)
-    )
+    # waits for what it needs, and runs also where some of it failed (the report)
+    takes_what_there_is: bool = False
 
     def why(self, *, accept_older_code=False):
         """None where the output is there and up to date, else the reason to run."""
         return why_run(self.output, self.command, accept_older_code=accept_older_code)
 
     def why_skipped(self):
-        """What to say where the task does not run: that it is up to date, or that older code was accepted."""
+        """What to say where the task does not run: it is up to date, or older code was accepted."""
         return self.why() or "up to date"
 
 
+# --- the list and the study
+
+
 def read_steps(path=STEPS):
+    """The rows of steps.csv as dicts of text."""
     if not Path(path).is_file():
         raise UserError(
-            f"{path} not found in {Path.cwd()}. Run ./experiment/pipeline.sh, or stand in the repository's root."
+            f"{path} not found in {Path.cwd()}. "
+            "Run ./experiment/pipeline.sh, or stand in the repository's root."
         )
-    rows = read_cells(path)
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
     for row in rows:
-        assert list(row) == COLUMNS and row["scope"] in SCOPES, row
+        assert list(row) == COLUMNS and row["scope"] in UNITS, row
     return rows
 
 
-def read_preset(name):
-    """The preset called `name` (experiment/presets/<name>.toml) or at the path `name`. Raises UserError."""
+def read_study(name):
+    """The study of the preset `name` (experiment/presets/<name>.toml), or of a .toml file.
+
+    Raises UserError where there is none, or where the file is no preset.
+    """
     path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
     if not path.is_file():
-        raise UserError(
-            f"--preset {name}: choose {', '.join(sorted(p.stem for p in PRESETS.glob('*.toml')))}, or a .toml file."
-        )
+        presets = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.toml")))
+        raise UserError(f"--preset {name}: choose {presets}, or a .toml file.")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-        preset = Preset(path.stem, **table)
-    except (
-        ValueError,
-        TypeError,
-    ) as error:  # not TOML, not UTF-8; names that are missing or unknown
+        study = Study(path.stem, **tomllib.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        # not TOML, not UTF-8; names that are missing or unknown
         raise UserError(f"{path} is no preset: {error}") from None
-    if isinstance(preset.unlearned, str):
-        preset.unlearned = [preset.unlearned]
-    texts = [preset.base, preset.filtered, preset.method, preset.data, preset.root, preset.primary]
-    texts += [*preset.unlearned, *preset.makes]
-    if not all(
-        isinstance(text, str) for text in [*texts, *preset.arguments, *preset.arguments.values()]
-    ):
+    if isinstance(study.unlearned, str):
+        study.unlearned = [study.unlearned]
+    texts = [study.base, study.filtered, study.method, study.data, study.root, study.primary]
+    texts += [*study.unlearned, *study.makes, *study.arguments, *study.arguments.values()]
+    if not all(isinstance(text, str) for text in texts):
         raise UserError(
-            f"{path} is no preset: models, method, data, root, primary, makes and arguments are texts."
+            f"{path} is no preset: "
+            "models, method, data, root, primary, makes and arguments are texts."
         )
-    return preset
+    return study
 
 
-def tasks(preset, rows):
-    """All tasks of `preset`, in the order of `rows`. Comparisons are base -> filtered and base -> each unlearned model."""
-    made, units = [], {}
-    if not preset.unlearned:
-        preset.unlearned = [str(unlearned_dir(preset.root, preset.base, preset.method))]
-    others = [preset.filtered, *preset.unlearned]
-    names = [model_name(model) for model in (preset.base, *others)]
+def override(study, **given):
+    """`study` with the models, method, data and root that the user gave; what is given is not made."""
+    given = {key: value for key, value in given.items() if value}
+    if "root" in given and study.base.startswith(f"{study.root}/"):
+        # the models that the study makes move along with its root
+        study.base = given["root"] + study.base.removeprefix(study.root)
+        study.filtered = given["root"] + study.filtered.removeprefix(study.root)
+    for key, value in given.items():
+        setattr(study, key, value)
+    study.given = {"base", "filtered", "unlearned", "data"} & set(given)
+    return study
+
+
+# --- tasks
+
+
+class Unit(NamedTuple):
+    """One run of a step: of a model, of a comparison, or the only one (then `name` is empty).
+
+    `reads` are the sources it needs: `data` and model folders.
+    """
+
+    name: str
+    arguments: list[str]
+    outdir: Path
+    reads: list[str]
+
+
+def tasks(study, rows):
+    """All tasks of `study`, in the order of `rows`.
+
+    Comparisons are base -> filtered and base -> each unlearned model.
+    """
+    if not study.unlearned:
+        study.unlearned = [str(unlearned_dir(study.root, study.base, study.method))]
+    _check_names(study)
+    planned = []
+    named = {}  # {step: {unit: name of its task}}
+    makers = {}  # {`data` or a model folder: names of the tasks that make it}
+    for row in rows:
+        if _is_left_out(row, study):
+            continue
+        for unit in _units(row, study):
+            name = f"{row['step']} {unit.name}".strip()
+            needs = _needs(row["needs"], unit.name, named, planned)
+            needs += [maker for source in unit.reads for maker in makers.get(source, [])]
+            task = Task(
+                name=name,
+                step=row["step"],
+                title=row["title"],
+                command=[row["script"], *unit.arguments, *_extra(row, study)],
+                output=unit.outdir / row["output"],
+                needs=list(dict.fromkeys(needs)),
+                takes_what_there_is=row["needs"] == "*",
+            )
+            planned.append(task)
+            named.setdefault(row["step"], {})[unit.name] = name
+            if row["scope"] in MAKING:
+                source = "data" if row["scope"] == "data" else str(unit.outdir)
+                makers.setdefault(source, []).append(name)
+    return planned
+
+
+def _check_names(study):
+    """Raise UserError where two models have one name: it names their folders of results."""
+    names = [model_name(model) for model in (study.base, study.filtered, *study.unlearned)]
     for name in names:
         if names.count(name) > 1:
             raise UserError(
-                f"two of the models are called {name}, so their results would mix. Give their folders other names."
+                f"two of the models are called {name}, so their results would mix. "
+                "Give their folders other names."
             )
-    for row in rows:
-        if row["scope"] in ("data", "family", "unlearn") and row["scope"] not in preset.makes:
-            continue
-        if row["step"] in preset.given or (
-            row["scope"] == "unlearn" and "unlearned" in preset.given
-        ):
-            continue
-        for unit, arguments, outdir, sources in _units(row, preset, others):
-            name = f"{row['step']} {unit}".strip()
-            needs = _needs(row["needs"], unit, units, made) + [
-                n for s in sources for n in units.get(("makes", s), [])
-            ]
-            texts = row["extra"], preset.arguments.get(row["script"], "")
-            extra = [
-                part
-                for text in texts
-                for part in shlex.split(text.format(data=shlex.quote(preset.data)))
-            ]
-            task = Task(
-                name,
-                row["step"],
-                row["title"],
-                [row["script"], *arguments, *extra],
-                outdir / row["output"],
-                needs,
-            )
-            task.takes_what_there_is = row["needs"] == "*"
-            made.append(task)
-            units.setdefault(row["step"], {})[unit] = name
-            if row["scope"] in ("family", "unlearn"):
-                units.setdefault(("makes", str(outdir)), []).append(name)
-            if row["scope"] == "data":
-                units.setdefault(("makes", "data"), []).append(name)
-    return made
 
 
-def _units(row, preset, others):
-    """(unit, arguments, output folder, things it reads) for every run of a row; things are `data` and model folders."""
-    root, scope = Path(preset.root), row["scope"]
-    if scope == "data":
-        yield "", ["--outdir", preset.data], Path(preset.data), []
-    elif scope == "family":
-        folder = Path(preset.base if "base" in row["extra"] else preset.filtered)
-        yield "", ["--data", preset.data, "--outdir", str(folder.parent)], folder, ["data"]
-    elif scope == "unlearn":
-        folder = unlearned_dir(root, preset.base, preset.method)
-        command = ["--model", preset.base, "--method", preset.method, "--root", str(root)]
-        yield "", command, folder, ["data", preset.base]
-    elif scope == "comparison":
-        for other in others:
-            outdir = comparison_dir(root, preset.base, other) / row["folder"]
-            command = ["--model-a", preset.base, "--model-b", other, "--outdir", str(outdir)]
-            yield model_name(other), command, outdir, ["data", preset.base, other]
-    elif scope == "model":
-        for model in [preset.base, *others]:
-            outdir = root / model_name(model) / row["folder"]
-            yield (
-                model_name(model),
-                ["--model", model, "--outdir", str(outdir)],
-                outdir,
-                ["data", model],
-            )
-    else:
-        outdir = root / row["folder"]
-        command = ["--base", preset.base, "--filtered", preset.filtered]
-        command += [part for model in preset.unlearned for part in ("--unlearned", model)] + [
-            "--root",
-            str(root),
-        ]
-        yield (
-            "",
-            command + (["--outdir", str(outdir)] if row["folder"] else []),
-            outdir,
-            ["data", preset.base, *others],
-        )
+def _is_left_out(row, study):
+    """Whether `row` makes what the study does not make, or what the user gave."""
+    if row["scope"] in MAKING and row["scope"] not in study.makes:
+        return True
+    makes = "unlearned" if row["scope"] == "unlearn" else row["step"]
+    return makes in study.given
 
 
-def _needs(wanted, unit, units, made):
-    """Task names behind a row's `needs`: the same unit's task of each step named, or all its units; * is every task before."""
+def _extra(row, study):
+    """The arguments of a row, then those that the study has for its script."""
+    texts = row["extra"], study.arguments.get(row["script"], "")
+    data = shlex.quote(study.data)
+    return [argument for text in texts for argument in shlex.split(text.format(data=data))]
+
+
+def _needs(wanted, unit, named, planned):
+    """Names of the tasks behind a row's `needs`: of each step named, the task of the same unit, else all its tasks.
+
+    A star is every task that was planned before.
+    """
     if wanted == "*":
-        return [task.name for task in made]
-    named = []
+        return [task.name for task in planned]
+    needs = []
     for step in wanted.split():
-        found = units.get(step, {})
-        named += [found[unit]] if unit in found else list(found.values())
-    return named
+        names = named.get(step, {})
+        needs += [names[unit]] if unit in names else list(names.values())
+    return needs
 
 
-def override(preset, **given):
-    """`preset` with the models, method, data and root that the user gave; what the user gives is not made by the pipeline."""
-    given = {key: value for key, value in given.items() if value}
-    if "root" in given and preset.base.startswith(f"{preset.root}/"):
-        for role in ("base", "filtered"):
-            setattr(preset, role, given["root"] + getattr(preset, role).removeprefix(preset.root))
-    for key, value in given.items():
-        setattr(preset, key, value)
-    preset.given = {"base", "filtered", "unlearned", "data"} & set(given)
-    return preset
+def _units(row, study):
+    """The `Unit`s of a row of steps.csv."""
+    return UNITS[row["scope"]](row, study)
+
+
+def _units_data(row, study):
+    yield Unit("", ["--outdir", study.data], Path(study.data), [])
+
+
+def _units_family(row, study):
+    folder = Path(study.base if "base" in row["extra"] else study.filtered)
+    yield Unit("", ["--data", study.data, "--outdir", str(folder.parent)], folder, ["data"])
+
+
+def _units_unlearn(row, study):
+    folder = unlearned_dir(study.root, study.base, study.method)
+    root = str(Path(study.root))
+    arguments = ["--model", study.base, "--method", study.method, "--root", root]
+    yield Unit("", arguments, folder, ["data", study.base])
+
+
+def _units_comparison(row, study):
+    for other in (study.filtered, *study.unlearned):
+        outdir = comparison_dir(study.root, study.base, other) / row["folder"]
+        arguments = ["--model-a", study.base, "--model-b", other, "--outdir", str(outdir)]
+        yield Unit(model_name(other), arguments, outdir, ["data", study.base, other])
+
+
+def _units_model(row, study):
+    for model in (study.base, study.filtered, *study.unlearned):
+        outdir = Path(study.root) / model_name(model) / row["folder"]
+        arguments = ["--model", model, "--outdir", str(outdir)]
+        yield Unit(model_name(model), arguments, outdir, ["data", model])
+
+
+def _units_all(row, study):
+    root = Path(study.root)
+    outdir = root / row["folder"]
+    arguments = ["--base", study.base, "--filtered", study.filtered]
+    for model in study.unlearned:
+        arguments += ["--unlearned", model]
+    arguments += ["--root", str(root)]
+    if row["folder"]:
+        arguments += ["--outdir", str(outdir)]
+    yield Unit("", arguments, outdir, ["data", study.base, study.filtered, *study.unlearned])
+
+
+UNITS = {
+    "data": _units_data,
+    "family": _units_family,
+    "unlearn": _units_unlearn,
+    "comparison": _units_comparison,
+    "model": _units_model,
+    "all": _units_all,
+}

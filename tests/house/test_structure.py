@@ -185,7 +185,7 @@ def test_steps_give_scripts_options_that_they_have(helps):
 
 @pytest.mark.parametrize("preset", ["mini", "deep-ignorance"])
 def test_presets_give_scripts_options_that_they_have(helps, preset):
-    for script, arguments in steps.read_preset(preset).arguments.items():
+    for script, arguments in steps.read_study(preset).arguments.items():
         for part in arguments.split():
             assert not part.startswith("--") or part.split("=")[0] in helps[script][1].split(), (
                 script,
@@ -195,7 +195,7 @@ def test_presets_give_scripts_options_that_they_have(helps, preset):
 
 def test_outputs_of_steps_never_collide():
     for preset in ("mini", "deep-ignorance"):
-        made = steps.tasks(steps.read_preset(preset), steps.read_steps())
+        made = steps.tasks(steps.read_study(preset), steps.read_steps())
         assert len({task.output for task in made}) == len(made) == len({task.name for task in made})
 
 

@@ -1,19 +1,21 @@
 """What is given to the pipeline is checked before anything is planned: models, method, data, and whose questions are asked."""
 
 import json
+import re
 
 import pytest
+from support.places import ROOT
 from support.processes import Child
 
 from brittle.base.errors import UserError
-from brittle.pipeline import given, steps
+from brittle.pipeline import given, methods, steps
 
 PIPELINE = "experiment/pipeline.py"
 
 
 @pytest.fixture
 def mini():
-    return steps.read_preset("mini")
+    return steps.read_study("mini")
 
 
 @pytest.fixture
@@ -60,40 +62,47 @@ def test_a_base_of_ones_own_needs_its_own_filtered_model(mini, family, tmp_path)
     own = stranger(tmp_path / "own", model_type="llama")
     for base in (own, family.filtered):
         with pytest.raises(UserError, match=f"--base {base} needs --filtered"):
-            given.check(mini, base=base)
+            given.check_given(mini, base=base)
     assert (
-        given.check(mini, base=family.base, filtered=family.filtered) == []
+        given.check_given(mini, base=family.base, filtered=family.filtered) == []
     )  # of the mini family, so of its world
 
 
 def test_the_presets_own_base_needs_nothing(mini, tmp_path):
     mini.base = stranger(tmp_path / "own")
-    assert given.check(mini, base=mini.base) == given.check(mini, base=f"{mini.base}/../own/") == []
+    assert (
+        given.check_given(mini, base=mini.base)
+        == given.check_given(mini, base=f"{mini.base}/../own/")
+        == []
+    )
 
 
 def test_a_stranger_that_is_asked_about_the_mini_world_is_named(mini, data, online, tmp_path):
     own, other = stranger(tmp_path / "own", model_type="llama"), stranger(tmp_path / "other")
     wanted = f"note: {own} is asked about the mini world (data/mini). Give --data DIR"
-    (note,) = given.check(mini, base=own, filtered=other)
+    (note,) = given.check_given(mini, base=own, filtered=other)
     assert note.startswith(wanted) and "\n" not in note
-    assert "some/model is asked" in given.check(mini, base="some/model", filtered="some/other")[0]
-    assert given.check(mini, base=own, filtered=other, data=str(data)) == []
-    hub = steps.read_preset("deep-ignorance")
-    assert given.check(hub, base=own) == []
+    assert (
+        "some/model is asked"
+        in given.check_given(mini, base="some/model", filtered="some/other")[0]
+    )
+    assert given.check_given(mini, base=own, filtered=other, data=str(data)) == []
+    hub = steps.read_study("deep-ignorance")
+    assert given.check_given(hub, base=own) == []
 
 
 def test_hub_ids_are_asked_for_only_offline(mini, online, monkeypatch):
-    given.check(mini, unlearned=["some/model"])
+    given.check_given(mini, unlearned=["some/model"])
     monkeypatch.setattr(given, "offline", lambda: True)
     with pytest.raises(UserError, match="--unlearned some/model is no local folder"):
-        given.check(mini, unlearned=["some/model"])
+        given.check_given(mini, unlearned=["some/model"])
 
 
 def test_a_method_that_is_not_needed_is_not_checked(mini, family):
     mini.method = ""
-    assert given.check(mini, unlearned=[family.filtered]) == []
+    assert given.check_given(mini, unlearned=[family.filtered]) == []
     with pytest.raises(UserError, match="--method : choose"):
-        given.check(mini)
+        given.check_given(mini)
 
 
 def test_data_of_ones_own_are_read_and_not_made(mini, data, family, tmp_path):
@@ -102,12 +111,12 @@ def test_data_of_ones_own_are_read_and_not_made(mini, data, family, tmp_path):
     for name in given.TEXTS:
         (folder / name).write_text("a text\n")
     with pytest.raises(UserError, match=r"no pretrain_base.txt to train the mini models on"):
-        given.check(mini, data=str(folder))
-    (note,) = given.check(mini, base=family.base, filtered=family.filtered, data=str(folder))
+        given.check_given(mini, data=str(folder))
+    (note,) = given.check_given(mini, base=family.base, filtered=family.filtered, data=str(folder))
     assert note.startswith(
         f"note: {folder} has no mcq_forget.jsonl, no mcq_retain.jsonl, no mcq_general.jsonl"
     )
-    assert given.check(mini, data=str(data)) == []
+    assert given.check_given(mini, data=str(data)) == []
     chosen = steps.override(
         mini, base=family.base, filtered=family.filtered, unlearned=["my/one"], data=str(folder)
     )
@@ -116,3 +125,30 @@ def test_data_of_ones_own_are_read_and_not_made(mini, data, family, tmp_path):
     read = {part for t in tasks for part in t.command if str(folder) in part}
     assert read == {str(folder), f"{folder}/forget.txt", f"{folder}/retain.txt"}
     assert not [part for t in tasks for part in t.command if "data/mini" in part]
+
+
+# --- which method is made how is known in one place
+
+
+def test_only_one_file_of_the_pipeline_and_its_scripts_knows_the_filter():
+    files = [*(ROOT / "brittle" / "pipeline").glob("*.py"), *ROOT.glob("unlearn/*.py")]
+    files += [ROOT / "experiment" / name for name in ("pipeline.py", "scoreboard.py")]
+    assert len(files) > 8
+    knowing = {f.name for f in files if re.search(r"\bFILTER\b|hooks/", f.read_text("utf-8"))}
+    assert knowing == {"methods.py"}
+
+
+def test_the_filter_is_a_chain_of_tasks_in_the_place_of_training(mini, tmp_path):
+    mini.root = str(tmp_path)
+    rows = [row for row in steps.read_steps() if row["step"] in ("base", "unlearn", "tamper")]
+    trained = methods.making(mini, rows, "npo")
+    filtered = methods.making(mini, rows, "filter")
+    assert [task.name for task in trained][:2] == ["base", "unlearn npo"]
+    chain = ["fit filter", "tune filter", "unlearn filter", "verify filter"]
+    assert [task.name for task in filtered][1:5] == chain
+    assert filtered[1].needs == ["base"] and filtered[4].needs == ["unlearn filter"]
+    home = tmp_path / "mini-base__filter"
+    assert filtered[3].output == home / "unlearned_model" / "bake.csv"
+    baked = next(task for task in filtered if task.name == "tamper mini-base__filter")
+    assert "unlearn filter" in baked.needs
+    assert mini.method != "filter" and not mini.unlearned  # the study itself is untouched

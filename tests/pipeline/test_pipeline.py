@@ -231,14 +231,14 @@ def test_presets_that_are_none(tmp_path, content, says):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=says) as error:
-        steps.read_preset(str(path))
+        steps.read_study(str(path))
     assert "\n" not in str(error.value)
 
 
 def test_hub_preset_makes_no_models(tmp_path):
     """deep-ignorance differs from mini in models and data: the same diagnostics of the same two comparisons."""
     rows = steps.read_steps()
-    made = {name: steps.tasks(steps.read_preset(name), rows) for name in ("mini", "deep-ignorance")}
+    made = {name: steps.tasks(steps.read_study(name), rows) for name in ("mini", "deep-ignorance")}
     scopes = {row["step"]: row["scope"] for row in rows}
     assert {t.step for t in made["deep-ignorance"]} == {t.step for t in made["mini"]} - {
         "base",
@@ -256,7 +256,7 @@ def test_hub_preset_makes_no_models(tmp_path):
 def test_given_models_are_not_made():
     rows = steps.read_steps()
     chosen = steps.override(
-        steps.read_preset("mini"), base="my/base", unlearned=["my/one", "my/two"], root="elsewhere"
+        steps.read_study("mini"), base="my/base", unlearned=["my/one", "my/two"], root="elsewhere"
     )
     tasks = steps.tasks(chosen, rows)
     assert not {"base", "unlearn"} & {t.step for t in tasks} and "filtered" in {
@@ -273,14 +273,14 @@ def test_given_models_are_not_made():
 
 def test_another_method_is_another_model():
     rows = steps.read_steps()
-    tasks = steps.tasks(steps.override(steps.read_preset("mini"), method="npo"), rows)
+    tasks = steps.tasks(steps.override(steps.read_study("mini"), method="npo"), rows)
     (made,) = [t for t in tasks if t.step == "unlearn"]
     assert str(made.output.parent) == "outputs/mini-base__npo/unlearned_model"
     assert made.name in next(t.needs for t in tasks if t.step == "4" and "npo" in t.name)
 
 
 def test_two_models_of_one_name_would_mix_their_results():
-    chosen = steps.override(steps.read_preset("mini"), base="/one/model", filtered="/two/model")
+    chosen = steps.override(steps.read_study("mini"), base="/one/model", filtered="/two/model")
     with pytest.raises(UserError, match="two of the models are called model"):
         steps.tasks(chosen, steps.read_steps())
 
@@ -375,7 +375,7 @@ def undisturbed(tmp_path_factory, quick):
 
 def test_every_step_has_its_output(undisturbed):
     place, _ = undisturbed
-    tasks = steps.tasks(steps.read_preset(str(preset(place))), steps.read_steps())
+    tasks = steps.tasks(steps.read_study(str(preset(place))), steps.read_steps())
     for task in tasks:
         assert task.why() is None, (task.name, task.why())
     for path in (place / "out").rglob("*.csv"):
@@ -398,7 +398,7 @@ def test_second_run_skips_everything(undisturbed, tmp_path):
         if p.is_file() and p.name != ".pipeline.lock"
     }
     done = pipeline(place, tmp_path / "log").wait()
-    count = len(steps.tasks(steps.read_preset(str(preset(place))), steps.read_steps()))
+    count = len(steps.tasks(steps.read_study(str(preset(place))), steps.read_steps()))
     assert done.code == 0 and f"{count} skipped" in done.out and " ran" not in done.out, done.out
     assert {
         p: p.stat().st_mtime_ns
@@ -473,13 +473,15 @@ def code_of(task):
 def test_a_step_lists_the_same_code_alone_and_in_the_pipeline(undisturbed, tmp_path):
     """Its own process imports what it needs; the pipeline's child finds everything imported."""
     place, _ = undisturbed
-    tasks = steps.tasks(steps.read_preset(str(preset(place))), steps.read_steps())
+    tasks = steps.tasks(steps.read_study(str(preset(place))), steps.read_steps())
     for step, uses in (("1", True), ("2", False)):
         task = next(task for task in tasks if task.step == step)
         outdir = place / "alone" / ("param_stats" if step == "1" else "param_plots")
         at = task.command.index("--outdir") + 1
         command = [*task.command[:at], str(outdir), *task.command[at + 1 :]]
-        subprocess.run([sys.executable, *command], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        subprocess.run(
+            [sys.executable, *command], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
         alone = json.loads(record_path(outdir / task.output.name).read_text())["code"]
         assert alone == code_of(task) and (LINALG in alone) == uses, step
         assert task.command[0] in alone
@@ -488,7 +490,7 @@ def test_a_step_lists_the_same_code_alone_and_in_the_pipeline(undisturbed, tmp_p
 
 def test_mended_code_reruns_what_used_it_or_is_accepted_and_marked(undisturbed, tmp_path):
     place, _ = undisturbed
-    tasks = steps.tasks(steps.read_preset(str(preset(place))), steps.read_steps())
+    tasks = steps.tasks(steps.read_study(str(preset(place))), steps.read_steps())
     users = [task for task in tasks if LINALG in code_of(task)]
     assert {"1", "7"} <= {task.step for task in users}
     assert not {"2", "harness", "tamper", "report"} & {task.step for task in users}

@@ -8,6 +8,7 @@ import pytest
 from support.places import ROOT
 
 from brittle.metrics import recovery
+from brittle.pipeline import methods
 from brittle.report import attacks as attacks_module
 from brittle.report import claims
 from brittle.report import scoreboard as scoreboard_module
@@ -139,9 +140,10 @@ def test_from_attacks_to_the_page(family, data, tmp_path, script):
 def test_models_that_exist_and_those_that_do_not(tmp_path, script):
     folder = tmp_path / "b__npo" / "unlearned_model"
     folder.mkdir(parents=True)
-    assert scoreboard.found_models(tmp_path, "b", ["npo", "ga"]) == ({}, ["npo", "ga"])
+    assert methods.found_models(tmp_path, "b", ["npo", "ga"]) == ({}, ["npo", "ga"])
     (folder / "config.json").write_text(json.dumps({}))
-    assert scoreboard.found_models(tmp_path, "b", ["npo", "ga"]) == ({"npo": str(folder)}, ["ga"])
+    assert methods.found_models(tmp_path, "b", ["npo", "ga"]) == ({"npo": str(folder)}, ["ga"])
+    assert scoreboard.unlearned_models(tmp_path, "b", "", ["x/b__rmu"]) == ({"rmu": "x/b__rmu"}, [])
     (work,) = scoreboard.tasks({"npo": str(folder)}, tmp_path, ["--seeds", "0"])
     assert work.command[:3] == ["eval/attack.py", "--model", str(folder)]
     assert work.output == tmp_path / "b__npo" / "attacks" / "attacks.csv"

@@ -1,0 +1,124 @@
+"""What makes the unlearned model of each method, where it lies, and what its record says: for the scripts over all methods.
+
+Methods are trained by unlearn/unlearn.py. The activation filter is the exception: a chain of four scripts in hooks/ makes it.
+No other file of the pipeline and no script over all methods knows that.
+"""
+
+import json
+from dataclasses import replace
+
+from brittle.base.errors import UserError
+from brittle.base.layout import FILTER, unlearned_dir
+from brittle.methods import METHODS, method_class
+from brittle.pipeline import steps
+
+UNTRAINED = (FILTER,)  # what hooks/ makes; their rows stand at the end of every table
+NAMES = (*METHODS, *UNTRAINED)
+
+
+def check(name):
+    """Raise UserError, with the list, where no method is called `name`."""
+    if name != FILTER:
+        method_class(name)
+
+
+def check_trained(name):
+    """Raise UserError where the pipeline cannot train a model with the method `name`."""
+    if name == FILTER:
+        raise UserError(
+            f"--method {FILTER}: hooks/ makes it, the pipeline does not. "
+            "Give the baked model with --unlearned."
+        )
+    if name not in METHODS:
+        raise UserError(f"--method {name}: choose {', '.join(METHODS)}.")
+
+
+def making(study, rows, name):
+    """The tasks of `rows` for one method; their names tell the methods apart."""
+    chosen = replace(study, method=name, unlearned=[], given=set(study.given))
+    renamed = {"unlearn": f"unlearn {name}"}
+    tasks = [
+        replace(
+            task,
+            name=renamed.get(task.name, task.name),
+            needs=[renamed.get(need, need) for need in task.needs],
+        )
+        for task in steps.tasks(chosen, rows)
+    ]
+    if name != FILTER:
+        return tasks
+    place = next(i for i, task in enumerate(tasks) if task.step == "unlearn")
+    return [*tasks[:place], *_filter_chain(study, tasks[place]), *tasks[place + 1 :]]
+
+
+def _filter_chain(study, task):
+    """Fit, tune, bake and verify in the place of `task`, whose name the baking takes."""
+    baked = task.output.parent
+    home = baked.parent
+    folder = home / "filter"
+    data = study.data
+    texts = ["--forget", f"{data}/forget.txt", "--retain", f"{data}/retain.txt"]
+    model = ["--model", study.base]
+    of_filter = [*model, "--filter", str(folder)]
+    verify = ["--baked", str(baked), "--outdir", str(home / "verify"), "--data", data]
+    chain = [
+        (
+            "fit filter",
+            "hooks/fit_filter.py",
+            [*model, *texts, "--out", str(folder)],
+            folder / "spectrum.csv",
+        ),
+        ("tune filter", "hooks/tune_strength.py", [*of_filter, *texts], folder / "strength.csv"),
+        (task.name, "hooks/bake_filter.py", [*of_filter, "--out", str(baked)], baked / "bake.csv"),
+        (
+            "verify filter",
+            "hooks/verify_filter.py",
+            [*of_filter, *verify],
+            home / "verify" / "verify.csv",
+        ),
+    ]
+    tasks, needs = [], task.needs
+    for name, script, arguments, output in chain:
+        tasks.append(steps.Task(name, task.step, "Filter", [script, *arguments], output, needs))
+        needs = [name]
+    return tasks
+
+
+def found_models(root, base, names):
+    """({method: model folder}, methods without a model) of the methods `names` of the model `base`."""
+    folders = {name: unlearned_dir(root, base, name) for name in names}
+    models = {
+        name: str(folder) for name, folder in folders.items() if (folder / "config.json").is_file()
+    }
+    return models, [name for name in names if name not in models]
+
+
+def records(root, base, name):
+    """The files that `outcome` reads."""
+    if name == FILTER:
+        from brittle.filters.folder import table_files
+
+        return table_files(root, base)
+    return [unlearned_dir(root, base, name) / "training_history.run.json"]
+
+
+def outcome(root, base, name):
+    """{method, forget_accuracy, retain_accuracy, general_accuracy, steps, seconds} of a method's model.
+
+    None where the model was not made.
+    """
+    if name == FILTER:
+        from brittle.filters.folder import table_row
+
+        return table_row(root, base)
+    (path,) = records(root, base, name)
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    after = record["settings"]["accuracy"]["after"]
+    return {
+        "method": name,
+        **{f"{split}_accuracy": after.get(split) for split in ("forget", "retain", "general")},
+        "steps": record["rows"]["training_history.csv"],
+        "seconds": record["seconds"],
+    }
