@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from brittle.attacks.material import halves
 from brittle.base.errors import UserError
-from brittle.data.items import groups_of, read_items, subset
+from brittle.data.items import fact_of, groups_of, read_items, subset
 from brittle.maths.intervals import share
 from brittle.metrics import mcq
 
@@ -96,11 +96,6 @@ class Meter:
             count[0] += right
             count[1] += 1
         return counts
-
-
-def fact_of(item):
-    """The fact that an item asks; an item that names none is one of its own."""
-    return item.get("fact", item["question"])
 
 
 def measure_split(split, items, outcomes):

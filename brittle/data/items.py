@@ -57,6 +57,11 @@ def entity_of(row):
     return None
 
 
+def fact_of(item):
+    """The id of the fact that an item asks; an item that names none is one of its own."""
+    return item.get("fact", item["question"])
+
+
 def groups_of(rows):
     """[rows] the entity of each row, else its own number: the groups of an interval."""
     return [entity_of(row) or number for number, row in enumerate(rows)]

@@ -8,7 +8,7 @@ FEWEST entities, no difference at all for a t-test) has p None, never 0 or 1. p 
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
 FEWEST, FLOOR = 5, 1e-16
 
@@ -61,11 +61,6 @@ def cliffs_delta(a, b):
     return float((below - (len(b) - upto)).sum() / (len(a) * len(b)))
 
 
-def _two_sided(value, degrees):
-    """P(|T| >= |value|) of Student's t."""
-    return 2 * special.stdtr(degrees, -abs(value))
-
-
 def _welch(a, b):
     """(standard error of the difference of means, Welch and Satterthwaite's degrees of freedom)."""
     u, v = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
@@ -74,16 +69,11 @@ def _welch(a, b):
 
 def paired_t(a, b):
     """Student's t of the differences a - b [entities]."""
-    if _few(a) or cohen_dz(a, b) is None:
-        return Result("paired_t", None, None, None, "cohen_dz")
     effect = cohen_dz(a, b)
-    return _result(
-        "paired_t",
-        effect * np.sqrt(len(a)),
-        _two_sided(effect * np.sqrt(len(a)), len(a) - 1),
-        effect,
-        "cohen_dz",
-    )
+    if _few(a) or effect is None:
+        return Result("paired_t", None, None, None, "cohen_dz")
+    test = stats.ttest_rel(*_arrays(a, b))
+    return _result("paired_t", test.statistic, test.pvalue, effect, "cohen_dz")
 
 
 def welch_t(a, b):
@@ -91,9 +81,8 @@ def welch_t(a, b):
     a, b = _arrays(a, b)
     if _few(a, b) or a.std() + b.std() < 1e-12:
         return Result("welch_t", None, None, None, "hedges_g")
-    error, degrees = _welch(a, b)
-    value = (a.mean() - b.mean()) / error
-    return _result("welch_t", value, _two_sided(value, degrees), hedges_g(a, b), "hedges_g")
+    test = stats.ttest_ind(a, b, equal_var=False)
+    return _result("welch_t", test.statistic, test.pvalue, hedges_g(a, b), "hedges_g")
 
 
 def wilcoxon(a, b):

@@ -105,8 +105,15 @@ def prediction_interval(values):
 
 
 def auc(scores, labels):
-    """P(score of a 1 > score of a 0), ties half: Mann and Whitney; scores [n], labels [n] of 0 and 1."""
-    return auc_variance(scores, labels)[0]
+    """P(score of a 1 > score of a 0), ties half (Mann and Whitney).
+
+    scores [n], labels [n] of 0 and 1, both of which must occur.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    # Only their order counts, and scikit-learn refuses infinite scores.
+    ranks = torch.as_tensor(scores).unique(return_inverse=True)[1]
+    return float(roc_auc_score(torch.as_tensor(labels).cpu().numpy(), ranks.cpu().numpy()))
 
 
 def auc_variance(scores, labels):

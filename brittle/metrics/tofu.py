@@ -8,6 +8,7 @@ permutation of entities, and an interval of the distance D over entities.
 import math
 
 from brittle.base.errors import UserError
+from brittle.maths.hypotheses import smallest_d
 from brittle.maths.intervals import mean_interval, share
 
 UTILITY_SETS = ("retain", "real_authors", "world_facts")
@@ -72,11 +73,6 @@ def model_utility(sets, parts=("probability", "rouge", "truth_ratio")):
 def option_probability(correct, wrong):
     """p / (p + sum p_k) of length-normalised probabilities (TOFU's real authors and world facts)."""
     return correct / (correct + math.fsum(wrong))
-
-
-def detectable(n, m):
-    """The smallest D that two samples of n and m reject at the 5 % level (Kolmogorov's 1.358 sqrt((n + m) / (n m)))."""
-    return 1.3581 * math.sqrt((n + m) / (n * m))
 
 
 def steps(values, entities, edges):
@@ -164,6 +160,6 @@ def forget_quality(ours, retrained, entities=None, theirs=None, draws=1000, seed
         "entities": count,
         "n": len(ours),
         "m": len(retrained),
-        "detectable": detectable(len(ours), len(retrained)),
+        "detectable": smallest_d(len(ours), len(retrained)),
         "identical": sorted(ours) == sorted(retrained),
     }

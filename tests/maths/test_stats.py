@@ -18,7 +18,12 @@ def test_auc_is_scikit_learns():
     from sklearn.metrics import roc_auc_score
 
     scores, labels = draw(200).mul(3).round(), draw(200, 1) > 0.3  # rounded: with ties
-    assert intervals.auc(scores, labels) == pytest.approx(roc_auc_score(labels, scores))
+    assert intervals.auc_variance(scores, labels)[0] == pytest.approx(
+        roc_auc_score(labels, scores), abs=1e-12
+    )
+    assert intervals.auc(scores, labels) == roc_auc_score(labels, scores)
+    infinite = torch.tensor([-torch.inf, 0.0, torch.inf, torch.inf])
+    assert intervals.auc(infinite, torch.tensor([0, 0, 1, 0])) == 2.5 / 3
     assert (
         intervals.auc(labels.double(), labels) == 1
         and intervals.auc(torch.zeros(200), labels) == 0.5

@@ -332,3 +332,10 @@ def test_curve():
     assert recovery.curve([(0, 0.1), (10, 0.3)]) == (None, pytest.approx(0.2))
     assert recovery.curve([(0, 0.7)]) == (0, None) and recovery.curve([]) == (None, None)
     assert recovery.curve([(0, 0.7), (5, None)]) == (None, None)
+
+
+def test_bonferroni_is_wilsons_interval_of_a_smaller_level():
+    from scipy.stats import binomtest
+
+    wanted = binomtest(30, 120).proportion_ci(1 - 0.05 / 7, method="wilson")
+    assert claims.bonferroni(0.25, 120, 7) == pytest.approx(tuple(wanted), abs=1e-12)
