@@ -7,16 +7,27 @@
     uv run hooks/ablate_filter.py anonymisers --model outputs/models/mini-base
     uv run hooks/ablate_filter.py costs --model outputs/models/mini-base
 
-components: every basis at 1, 2, 4 ... directions, each at the largest strength within the retain limit (bases compare at
-equal budget, never at equal k) -> pareto.csv, pareto.png. sites: per site the largest energy ratio, how well texts, and
-tokens by the gate, can be told apart, and what the answer's logit lens reads behind a filter there -> sites.csv. attacks: are
-the names whose facts were removed to be read off the basis, or off W' - W; does a network of hooks/blind.py tell whose texts
-it was trained on; tokens that each direction promotes and demotes -> attacks.csv, tokens.csv. overlap: the whole search,
-strength chosen anew, where forget and retain share 0 to 100 % of their entities -> overlap.csv, overlap.png, nominal and
-measured overlap beside; the sets are mixed of --data's own facts (brittle/filters/ablation/overlap.py), or are those of --level
-PERCENT=MODEL:DATA (made by create_datasets.py --overlap X and create_models.py --data; several of one level are seeds).
-anonymisers: the network trained with one anonymiser, the texts sent by another -> anonymisers.csv, .png. costs: seconds, and
-memory beside weights and activations, of the filter and of the methods in --methods -> costs.csv.
+components: every basis at 1, 2, 4 ... directions, each at the largest strength within the retain
+limit (bases compare at equal budget, never at equal k) -> pareto.csv, pareto.png.
+
+sites: per site the largest energy ratio, how well texts, and tokens by the gate, can be told apart,
+and what the answer's logit lens reads behind a filter there -> sites.csv.
+
+attacks: are the names whose facts were removed to be read off the basis, or off W' - W; does a
+network of hooks/blind.py tell whose texts it was trained on; tokens that each direction promotes
+and demotes -> attacks.csv, tokens.csv.
+
+overlap: the whole search, strength chosen anew, where forget and retain share 0 to 100 % of their
+entities -> overlap.csv, overlap.png, nominal and measured overlap beside. The sets are mixed of
+--data's own facts (brittle/filters/ablation/overlap.py), or are those of --level
+PERCENT=MODEL:DATA (made by create_datasets.py --overlap X and create_models.py --data; several of
+one level are seeds).
+
+anonymisers: the network trained with one anonymiser, the texts sent by another
+-> anonymisers.csv, .png.
+
+costs: seconds, and memory beside weights and activations, of the filter and of the methods in
+--methods -> costs.csv.
 """
 
 from pathlib import Path
@@ -26,12 +37,21 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
-from brittle.base.tables import read_rows
+from brittle.filters.basis import BASES
 
-WHAT = ("components", "sites", "attacks", "overlap", "anonymisers", "costs")
-PUBLIC = ("qa_real_authors", "qa_world_facts")
-BASES = (("gep", False), ("pca", False), ("cpca", False), ("nullspace", False), ("loss", False), ("leace", False),
-         ("mean_diff", False), ("pca", True))  # fmt: skip
+PARTS = ("components", "sites", "attacks", "overlap", "anonymisers", "costs")
+PUBLIC = ("qa_real_authors", "qa_world_facts")  # tables of public originals
+SPLITS = ("forget", "retain", "general")
+# every basis but the published one, whose errors are no choice; one behind a gate too
+COMPARED = [(name, False) for name in BASES if name != "nspu_released"] + [("pca", True)]
+# the sites of a part where --site does not say; None: every candidate site
+SITES_OF_PART = {
+    "components": ["post_norm"],
+    "anonymisers": ["pre_norm"],
+    "attacks": ["post_norm"],
+    "sites": None,
+}
+INPUTS = ("*.txt", "mcq_*.jsonl", "qa_*.jsonl", "private.jsonl")
 COSTS = [
     "method",
     "seconds",
@@ -43,76 +63,6 @@ COSTS = [
 ]
 
 
-class Bench:
-    """A model, its texts, moments, tuner and questions."""
-
-    def __init__(self, folder, data, sites, setup):
-        from brittle.data.items import read_splits, subset
-        from brittle.filters import search
-        from brittle.filters.fit import gradients, moments_of
-        from brittle.filters.folder import Data
-        from brittle.filters.tuning import Tuner
-
-        names = {"forget": "forget", "retain": "retain", "general": "neutral", "unseen": "holdout"}
-        paths = {
-            n: f
-            for n, stem in names.items()
-            if (f := data / f"{stem}.txt").is_file() or n in ("forget", "retain")
-        }
-        self.texts = Data.read(folder, paths, setup["max_samples"], None, setup["device"])
-        self.model, self.tokenizer, self.pad_id = (
-            self.texts.model,
-            self.texts.tokenizer,
-            self.texts.pad_id,
-        )
-        self.sites = sites or self.texts.sites()
-        self.found = moments_of(self.model, self.texts.fit, self.pad_id, self.sites)
-        self.found.loss_forget, self.found.loss_retain = (
-            gradients(self.model, self.texts.fit[n], self.pad_id) for n in ("forget", "retain")
-        )
-        sets = {n: search.part(e, 128, setup["seed"]) for n, e in self.texts.tune.items()}
-        self.tuner = Tuner(self.model, sets, self.pad_id, self.sites)
-        self.items = {
-            s: subset(rows, setup["items"], setup["seed"]) for s, rows in read_splits(data).items()
-        }
-
-    def plain(self, limits):
-        """The ungated filter of the contrastive basis behind the last norm, at the retain limit: one that changes W."""
-        from brittle.filters.ablation import components
-        from brittle.filters.fit import make
-
-        made = make(self.model, self.found, "post_norm", "gep", None, False, {}).to(
-            self.model.device
-        )
-        return components.at_budget(self.tuner, made, limits)
-
-
-def sites(bench, limits):
-    """A row a site; lens_after: forget accuracy of the logit lens at its best layer, with a gated filter at the site."""
-    import torch
-
-    from brittle.filters.ablation import components
-    from brittle.filters.basis import MOST, shared
-    from brittle.filters.fit import make, ratios
-    from brittle.maths.intervals import auc
-
-    for site in bench.sites:
-        forget, retain = (bench.tuner.caches[n].tokens(site) for n in ("forget", "retain"))
-        made = make(bench.model, bench.found, site, "auto", None, True, {}).to(bench.model.device)
-        made = components.at_budget(bench.tuner, made, limits)
-        labels = torch.cat([torch.ones(len(forget)), torch.zeros(len(retain))])
-        mean = bench.found.forget[site].mean - bench.found.retain[site].mean
-        both = torch.cat([forget, retain]).double()
-        scores = components.accuracies(bench.model, bench.tokenizer, made, bench.items)
-        yield {
-            "site": site, "ratio": ratios(bench.found)[site], "probe_auc": auc((both @ mean).cpu(), labels),
-            "overlap": shared(bench.found.forget[site], bench.found.retain[site], min(MOST, len(mean))),
-            "gate_auc": auc(made.score(torch.cat([forget, retain])).cpu(), labels), "k": made.k,
-            "forget_accuracy": scores["forget"][0], "retain_accuracy": scores["retain"][0],
-            "lens_after": components.lens_after(bench.model, bench.tokenizer, made, bench.items["forget"]),
-        }  # fmt: skip
-
-
 def read_level(text):
     """(percent, model, data folder) of PERCENT=MODEL:DATA."""
     percent, _, rest = text.partition("=")
@@ -121,33 +71,57 @@ def read_level(text):
         return float(percent), model, Path(data)
     except ValueError:
         raise UserError(
-            f"--level {text}: PERCENT=MODEL:DATA, such as 50=outputs/overlap50/mini-base:data/mini-overlap50."
+            f"--level {text}: PERCENT=MODEL:DATA, such as "
+            "50=outputs/overlap50/mini-base:data/mini-overlap50."
         ) from None
 
 
-def overlaps(levels, model, folder, data, limits, setup):
-    """Rows of overlap.csv: of [(percent, model, data folder)], or of --data's facts, mixed at every level for the one model."""
-    from tempfile import TemporaryDirectory
+def data_files(data):
+    """The files of a data folder that a part may read."""
+    files = [path for pattern in INPUTS for path in sorted(data.glob(pattern))]
+    return [path for path in files if "pretrain" not in path.name]
 
-    from brittle.filters.ablation import overlap
+
+def public_files(data):
+    return [data / f"{name}.jsonl" for name in PUBLIC]
+
+
+def overlap_of_models(levels, limits, setup):
+    """Rows of overlap.csv of [(percent, model, data folder)]."""
+    from brittle.filters.ablation.bench import make_bench
+    from brittle.filters.ablation.overlap import overlap_rows
     from brittle.models.find import model_folder
 
-    for percent, name, home in levels:
-        bench = Bench(model_folder(name), home, None, setup)
-        yield from overlap.rows(bench, limits, percent, setup["seed"], name)
-    for percent in () if levels else overlap.LEVELS:
+    for percent, model, data in levels:
+        bench = make_bench(model_folder(model), data, None, setup)
+        yield from overlap_rows(bench, limits, percent, seed=setup.seed, model=model)
+
+
+def overlap_of_facts(model, folder, data, limits, setup):
+    """Rows of overlap.csv of --data's facts, mixed at every level for one model."""
+    from tempfile import TemporaryDirectory
+
+    from brittle.filters.ablation.bench import make_bench
+    from brittle.filters.ablation.overlap import LEVELS, overlap_rows, write_mixed
+
+    for percent in LEVELS:
         with TemporaryDirectory() as mixed:
-            shared = overlap.write_mixed(data, mixed, percent, setup["seed"])
-            bench = Bench(folder, Path(mixed), None, setup)
-        yield from overlap.rows(bench, limits, percent, setup["seed"], model, shared["words"])
+            words = write_mixed(data, mixed, percent, setup.seed)["words"]
+            bench = make_bench(folder, Path(mixed), None, setup)
+        yield from overlap_rows(bench, limits, percent, seed=setup.seed, model=model, words=words)
 
 
 def costs(model, folder, methods, root="outputs"):
-    """Rows of costs.csv. state_mb: what is held beside weights and activations, float32 gradient and AdamW's two moments of every
-    weight for training; three float64 moment matrices a candidate site for the filter."""
+    """Rows of costs.csv.
+
+    state_mb is what is held beside weights and activations: for training the float32 gradient and
+    AdamW's two moments of every weight, for the filter three float64 moment matrices a site.
+    """
     from contextlib import ExitStack
 
+    from brittle.base.tables import read_rows
     from brittle.filters.folder import table_row
+    from brittle.filters.states import site_count
     from brittle.models.architectures import size
     from brittle.models.find import read_config
     from brittle.models.weights import Checkpoint
@@ -156,81 +130,87 @@ def costs(model, folder, methods, root="outputs"):
         source = Checkpoint(folder, stack)
         weights = sum(source.tensor(name).numel() for name in source.files)
     config = read_config(folder)
-    layers, width = size(config, "num_hidden_layers"), size(config, "hidden_size")
-    sites = 2 + min(8, layers - 1)  # filter_states.candidate_sites
+    width, sites = size(config, "hidden_size"), site_count(size(config, "num_hidden_layers"))
     own = table_row(root, model)
     if own:
-        yield {
-            **dict.fromkeys(COSTS),
-            **own,
-            "state_mb": 3 * sites * width**2 * 8 / 1e6,
-        }
+        state = 3 * sites * width**2 * 8 / 1e6
+        yield {**dict.fromkeys(COSTS), **own, "state_mb": state}
     for row in read_rows(methods):
         if row.get("method") != "filter":
-            yield {**{c: row.get(c) for c in COSTS}, "state_mb": 3 * weights * 4 / 1e6}
+            cells = {column: row.get(column) for column in COSTS}
+            yield {**cells, "state_mb": 3 * weights * 4 / 1e6}
 
 
-def anonymisers(bench, data, setup, site, limits):
+def write_components(run, bench, limits, name):
+    from brittle.filters.ablation import components, figures
+
+    table = list(components.pareto_rows(bench, COMPARED, limits))
+    run.figure(figures.plot_pareto(table, name), "pareto.png")
+    run.csv("pareto.csv", components.PARETO, table)
+
+
+def write_sites(run, bench, limits):
+    from brittle.filters.ablation import components
+
+    run.csv("sites.csv", components.SITES, components.site_rows(bench, limits))
+
+
+def write_anonymisers(run, bench, data, limits, seed, name):
     from brittle.data.texts import read_texts
-    from brittle.filters.ablation import anonymisers as anonymisers_module
-    from brittle.filters.blind import fit
+    from brittle.filters.ablation import anonymisers, figures
+    from brittle.filters.blind.fit import BlindSetup
 
-    tables, public = (
-        [data / f"{n}.jsonl" for n in names] for names in (("qa_forget", "private"), PUBLIC)
-    )
-    chosen = fit.Setup(site=site, limit=limits.retain, gate=True, seed=setup["seed"])
+    setup = BlindSetup(site=bench.sites[0], limit=limits.retain, gate=True, seed=seed)
+    tables = [data / "qa_forget.jsonl", data / "private.jsonl"]
     texts = read_texts(data / "forget.txt", None)
-    yield from anonymisers_module.rows(
-        bench.model,
-        bench.tokenizer,
-        texts,
-        tables,
-        public,
-        data / "retain.txt",
-        bench.items,
-        chosen,
+    forget = anonymisers.ForgetSet(texts, tables, bench.items)
+    rows = anonymisers.mismatch_rows(
+        bench.model, bench.tokenizer, forget, public_files(data), data / "retain.txt", setup
     )
+    table = list(rows)
+    run.figure(figures.plot_anonymisers(table, name), "anonymisers.png")
+    run.csv("anonymisers.csv", anonymisers.COLUMNS, table)
 
 
-def write(run, what, bench, made, data, limits, setup, name):
-    """The outputs of one part that has a bench."""
+def write_attacks(run, bench, chosen, data, limits, seed):
+    """Attacks on the filter `chosen`, and on one that can be folded into the unembedding.
+
+    The latter is the ungated filter of the contrastive basis behind the last norm, at the limit.
+    """
     from brittle.data.items import read_items
-    from brittle.filters.ablation import anonymisers as anonymisers_module
-    from brittle.filters.ablation import components, figures, published
+    from brittle.filters.ablation import published
+    from brittle.filters.ablation.components import at_budget
+    from brittle.filters.blind.anonymise import HOW
+    from brittle.filters.fit import make_filter
 
     model, tokenizer = bench.model, bench.tokenizer
-    if what == "components":
-        table = list(
-            components.pareto(
-                bench.tuner, tokenizer, bench.found, bench.sites, BASES, limits, bench.items
-            )
-        )
-        run.figure(figures.plot_pareto(table, name), "pareto.png")
-        run.csv("pareto.csv", components.PARETO, table)
-    elif what == "sites":
-        run.csv("sites.csv", components.SITES, sites(bench, limits))
-    elif what == "anonymisers":
-        table = list(anonymisers(bench, data, setup, bench.sites[0], limits))
-        run.figure(figures.plot_anonymisers(table, name), "anonymisers.png")
-        run.csv("anonymisers.csv", anonymisers_module.COLUMNS, table)
-    else:
-        made.check(model.config).to(model.device)
-        splits = ("forget", "retain", "general")
-        names = {s: published.entities(read_items(data / f"mcq_{s}.jsonl")) for s in splits}
-        found = list(published.read_names(model, tokenizer, made, names))
-        plain = bench.plain(limits)
-        found += published.read_names(model, tokenizer, plain, names)
-        for how in published.HOW:
-            public = [data / f"{n}.jsonl" for n in PUBLIC]
-            found += published.members(model, tokenizer, public, how, made.site, seed=setup["seed"])
-        tokens = [dict(row, filter=n) for n, f in (("chosen", made), ("post_norm gep", plain))
-                  for row in published.promoted(model, tokenizer, f)]  # fmt: skip
-        run.csv("tokens.csv", published.TOKENS, tokens)
-        run.csv("attacks.csv", published.ATTACKS, found)
+    chosen.check(model.config).to(model.device)
+    foldable = make_filter(model, bench.moments, "post_norm", basis="gep").to(model.device)
+    filters = {"chosen": chosen, "post_norm gep": at_budget(bench.tuner, foldable, limits)}
+    names = {
+        split: published.entity_names(read_items(data / f"mcq_{split}.jsonl")) for split in SPLITS
+    }
+    attacks, tokens = [], []
+    for name, target in filters.items():
+        attacks += published.read_names(model, tokenizer, target, names)
+        tokens += [{**row, "filter": name} for row in published.promoted(model, tokenizer, target)]
+    for how in HOW:
+        public = public_files(data)
+        attacks += published.members(model, tokenizer, public, how, chosen.site, seed=seed)
+    run.csv("tokens.csv", published.TOKENS, tokens)
+    run.csv("attacks.csv", published.ATTACKS, attacks)
+
+
+def write_overlap(run, rows, name):
+    from brittle.filters.ablation import figures, overlap
+
+    table = list(rows)
+    run.figure(figures.plot_overlap(table, name), "overlap.png")
+    run.csv("overlap.csv", overlap.COLUMNS, table)
 
 
 def main(
-    what: Annotated[str, typer.Argument(help=f"{', '.join(WHAT)}.")],
+    what: Annotated[str, typer.Argument(help=f"{', '.join(PARTS)}.")],
     model: Annotated[
         str, typer.Option("--model", help="Model folder or Hugging Face id.")
     ] = "outputs/models/mini-base",
@@ -246,7 +226,8 @@ def main(
         list[str] | None,
         typer.Option(
             "--site",
-            help="components: sites (post_norm; a block costs minutes); anonymisers: one (pre_norm).",
+            help="components: sites (post_norm; a block costs minutes); "
+            "anonymisers: one (pre_norm).",
         ),
     ] = None,
     level: Annotated[
@@ -272,53 +253,48 @@ def main(
     from brittle.filters.folder import folder_of
     from brittle.models.find import model_folder
 
-    if what not in WHAT:
-        raise UserError(f"{what}: choose {', '.join(WHAT)}.")
+    if what not in PARTS:
+        raise UserError(f"{what}: choose {', '.join(PARTS)}.")
     levels = [read_level(text) for text in level or []]
     outdir = outdir or folder_of("outputs", model).with_name("ablation")
-    folders = {f"level {i}": model_folder(m) for i, (_, m, _) in enumerate(levels)} or {
-        "model": model_folder(model)
-    }
-    homes = [d for _, _, d in levels] or [data]
-    inputs = [
-        f for home in homes for p in ("*.txt", "mcq_*.jsonl", "qa_*.jsonl", "private.jsonl") for f in sorted(home.glob(p))
-        if "pretrain" not in f.name
-    ] if what != "costs" else [methods]  # fmt: skip
-    setup = {"max_samples": max_samples, "device": device, "seed": seed, "items": items}
+    if levels:
+        folders = {f"level {i}": model_folder(name) for i, (_, name, _) in enumerate(levels)}
+        inputs = [path for _, _, home in levels for path in data_files(home)]
+    else:
+        folders = {"model": model_folder(model)}
+        inputs = data_files(data)
+    if what == "costs":
+        inputs = [methods]
     with Run(outdir, inputs, folders, seed, {"what": what, "items": items}) as run:
         if what == "costs":
             run.csv("costs.csv", COSTS, costs(model, folders["model"], methods))
-            return print(f"{outdir}: costs")
-        from brittle.filters.ablation import figures, overlap
-        from brittle.filters.tuning import Limits
+            print(f"{outdir}: costs")
+            return
+        from brittle.filters.ablation.bench import BenchSetup, make_bench
+        from brittle.filters.target import Limits
         from brittle.models.filter import load
 
+        setup = BenchSetup(max_samples, items, seed, device)
         limits, name = Limits(retain_limit, general_limit), model_name(model)
-        if what == "overlap":
-            table = list(overlaps(levels, model, folders.get("model"), data, limits, setup))
-            run.figure(
-                figures.plot_overlap(table, name if not levels else f"{len(levels)} models"),
-                "overlap.png",
-            )
-            run.csv("overlap.csv", overlap.COLUMNS, table)
+        if what == "overlap" and levels:
+            write_overlap(run, overlap_of_models(levels, limits, setup), f"{len(levels)} models")
+        elif what == "overlap":
+            rows = overlap_of_facts(model, folders["model"], data, limits, setup)
+            write_overlap(run, rows, name)
         else:
-            made = load(filter_dir or folder_of("outputs", model)) if what == "attacks" else None
-            alone = {
-                "components": ["post_norm"],
-                "anonymisers": ["pre_norm"],
-                "attacks": ["post_norm"],
-            }.get(what)
-            chosen = site if site and what in ("components", "anonymisers") else alone
-            write(
-                run,
-                what,
-                Bench(folders["model"], data, chosen, setup),
-                made,
-                data,
-                limits,
-                setup,
-                name,
-            )
+            chosen = load(filter_dir or folder_of("outputs", model)) if what == "attacks" else None
+            sites = SITES_OF_PART[what]
+            if site and what in ("components", "anonymisers"):
+                sites = site
+            bench = make_bench(folders["model"], data, sites, setup)
+            if what == "components":
+                write_components(run, bench, limits, name)
+            elif what == "sites":
+                write_sites(run, bench, limits)
+            elif what == "anonymisers":
+                write_anonymisers(run, bench, data, limits, seed, name)
+            else:
+                write_attacks(run, bench, chosen, data, limits, seed)
     print(f"{outdir}: {what}")
 
 

@@ -73,23 +73,15 @@ def main(
     """Save a filter in its model."""
     from brittle.base.record import Run
     from brittle.filters.bake import bake, pick_mode
-    from brittle.filters.folder import check_strength, folder_of
-    from brittle.models.filter import FILES, load
+    from brittle.filters.folder import baked_of, folder_of, load_tuned
+    from brittle.models.filter import FILES
     from brittle.models.find import model_folder, read_config
 
     folder = model_folder(model)
     filter_dir = filter_dir or folder_of("outputs", model)
-    out = out or folder_of("outputs", model).with_name("unlearned_model")
-    chosen = load(filter_dir)
+    out = out or baked_of("outputs", model)
+    chosen = load_tuned(filter_dir, strength, allow_reflection=allow_reflection)
     chosen.check(read_config(folder))
-    if strength is not None:
-        chosen = chosen.at(strength)
-    elif chosen.about.get("status") == "untuned":
-        raise UserError(
-            f"the filter in {filter_dir} has no strength yet. "
-            "Run hooks/tune_strength.py, or give --strength."
-        )
-    check_strength(chosen.strength, allow_reflection)
     mode = pick_mode(chosen, mode)
     if out.resolve() in (folder.resolve(), filter_dir.resolve()):
         raise UserError(f"--out {out} is the model or the filter itself. Choose another folder.")

@@ -1,15 +1,22 @@
 """Can a model be made to forget texts that whoever changes it has never read?
 
     uv run hooks/blind.py anonymise --how template --outdir outputs/blind/request
-    uv run hooks/blind.py fit --model M --forget outputs/blind/request/anonymised.jsonl --outdir outputs/blind/filters
-    uv run hooks/blind.py evaluate --model M --filters outputs/blind/filters --outdir outputs/blind/evaluation
+    uv run hooks/blind.py fit --model M --forget outputs/blind/request/anonymised.jsonl \\
+        --outdir outputs/blind/filters
+    uv run hooks/blind.py evaluate --model M --filters outputs/blind/filters \\
+        --outdir outputs/blind/evaluation
 
-`anonymise` (the owner): replaces what is private in --forget (--how regex|template|surrogate|hash; --table FILE are its private
-facts), audits what is left, and refuses to write a text that still holds a private string (--drop-left leaves such texts out).
-`fit` (the server): reads anonymised forget text, public originals (--public, which it anonymises itself) and retain text, never a
-raw forget text, and makes filters from moments estimated in several ways, controls among them (see brittle/filters/blind/estimates.py).
-`evaluate` (a trusted third, who has everything): accuracy with each filter, beside no filter and the `oracle`, which read the
-true forget text. The same anonymised text stands for many originals, so expect what the template says to go, not the person.
+`anonymise` (the owner) replaces what is private in --forget (--how regex|template|surrogate|hash;
+--table FILE are its private facts), audits what is left, and refuses to write a text that still
+holds a private string (--drop-left leaves such texts out).
+
+`fit` (the server) reads anonymised forget text, public originals (--public, which it anonymises
+itself) and retain text, never a raw forget text. It makes filters from states that are estimated in
+several ways, controls among them (see brittle/filters/blind/estimates.py).
+
+`evaluate` (a trusted third, who has everything) measures accuracy with each filter, beside no
+filter and the `oracle`, which read the true forget text. The same anonymised text stands for many
+originals, so expect what the template says to go, not the person.
 """
 
 from pathlib import Path
@@ -22,8 +29,23 @@ from brittle.base.errors import UserError
 
 AUDIT = ["kind", "n", "left", "removed", "ci_low", "ci_high"]
 SCORES = ["r2", "r2_identity", "r2_template", "r2_within", "cosine"]
-COLUMNS = ["variant", "site", "how", "k", "ratio", "energy_forget", "energy_retain", "strength", "limited", "retain_kl",
-           "n_forget", "n_retain", "n_pairs", *SCORES]  # fmt: skip
+FACTS = ["ratio", "energy_forget", "energy_retain", "n_forget", "n_retain"]
+COLUMNS = [
+    "variant",
+    "site",
+    "how",
+    "k",
+    "ratio",
+    "energy_forget",
+    "energy_retain",
+    "strength",
+    "limited",
+    "retain_kl",
+    "n_forget",
+    "n_retain",
+    "n_pairs",
+    *SCORES,
+]
 EVALUATED = [
     "variant",
     "site",
@@ -38,148 +60,148 @@ EVALUATED = [
 ]
 STAGES = ("anonymise", "fit", "evaluate")
 SPLITS = ("forget", "retain", "general")
+TABLES = ("qa_forget", "private", "rules")  # of --data: the owner's private facts
+PUBLIC = ("qa_real_authors", "qa_world_facts")  # of --data: public originals
 MINI = Path("data/mini")
 
 
-def anonymise(outdir, forget, tables, domain, how, drop_left, salt_file, max_samples, seed):
+def anonymise(outdir, forget, facts_of, anonymiser_of, *, drop_left):
+    """Write anonymised.jsonl and audit.csv, of texts of which nothing private is left.
+
+    facts_of: (JSONL files of private facts, their domain). anonymiser_of: (how, salt file, seed).
+    """
     from brittle.base.record import Run
     from brittle.data.texts import read_lines, read_texts
-    from brittle.filters.blind.anonymise import Anonymiser, Table, audit, read_table
+    from brittle.filters.blind.anonymise import Anonymiser, PrivateFacts, audit, read_table
     from brittle.filters.blind.estimates import write_blind
 
-    texts = read_texts(forget, max_samples)
-    facts = read_table(tables, domain) if tables else Table()
+    tables, domain = facts_of
+    how, salt_file, seed = anonymiser_of
+    texts = read_texts(forget, None)
+    facts = read_table(tables, domain) if tables else None
     salt = read_lines(salt_file)[0] if salt_file else None
-    anonymiser = Anonymiser(how, facts if tables else None, seed, salt)
-    made = [anonymiser(t) for t in texts]
-    rows, left = audit(texts, made, facts)
+    hide = Anonymiser(how, facts, seed, salt)
+    anonymised = [hide(text) for text in texts]
+    rows, left = audit(texts, anonymised, facts or PrivateFacts())
     if left and not drop_left:
         kinds = ", ".join(f"{r['kind']} {r['left']} of {r['n']}" for r in rows if r["left"])
         raise UserError(
-            f"the audit of --how {how} found private strings in {len(left)} of {len(made)} anonymised texts ({kinds[:200]}), so "
-            "nothing is written. Use another --how, or leave those texts out with --drop-left."
+            f"the audit of --how {how} found private strings in {len(left)} of {len(anonymised)} "
+            f"anonymised texts ({kinds[:200]}), so nothing is written. "
+            "Use another --how, or leave those texts out with --drop-left."
         )
-    sent = [t for i, t in enumerate(made) if i not in set(left)]
+    sent = [text for i, text in enumerate(anonymised) if i not in set(left)]
     if not sent:
         raise UserError(
-            f"--how {how} leaves something private in every text: there is nothing to send. Use another --how."
+            f"--how {how} leaves something private in every text: there is nothing to send. "
+            "Use another --how."
         )
-    with Run(
-        outdir, [forget, *tables], seed=seed, settings={"how": how, "dropped": len(left)}
-    ) as run:
+    settings = {"how": how, "dropped": len(left)}
+    with Run(outdir, [forget, *tables], seed=seed, settings=settings) as run:
         write_blind(run.path("anonymised.jsonl"), sent)
         run.csv("audit.csv", AUDIT, rows)
     print(
-        f"{outdir}/anonymised.jsonl: {len(sent):,} texts, nothing private left; {len(left):,} texts left out."
+        f"{outdir}/anonymised.jsonl: {len(sent):,} texts, nothing private left; "
+        f"{len(left):,} texts left out."
     )
 
 
-def row(variant, made, reading, found, setup):
+def fit_row(blind_filter, blind, how):
     """A row of blind.csv: one variant's filter, and what its network is worth."""
-    about = {
-        key: made.about[key]
-        for key in ("ratio", "energy_forget", "energy_retain", "n_forget", "n_retain")
-    }
-    scores = found.scores.get(variant, {})
-    return about | {
-        "variant": variant, "site": made.site, "how": setup.how, "k": made.k, "strength": made.strength,
-        "limited": int(made.strength < 1), "retain_kl": reading["retain_kl"], "n_pairs": found.pairs,
+    variant, chosen, reading = blind_filter
+    scores = blind.scores.get(variant, {})
+    return {
+        "variant": variant,
+        "site": chosen.site,
+        "how": how,
+        "k": chosen.k,
+        "strength": chosen.strength,
+        "limited": int(chosen.strength < 1),
+        "retain_kl": reading["retain_kl"],
+        "n_pairs": blind.pairs,
+        **{key: chosen.about[key] for key in FACTS},
         **{name: scores.get(name) for name in SCORES},
-    }  # fmt: skip
+    }
 
 
 def fit(outdir, folder, blind_file, public, retain, setup, max_samples, device):
+    """Write a folder with a filter a variant, the networks, and blind.csv."""
     from brittle.base.record import Run
     from brittle.data.texts import spread
-    from brittle.filters import states as states_module
-    from brittle.filters.blind import estimates
-    from brittle.filters.blind import fit as fit_module
-    from brittle.filters.blind.network import save
+    from brittle.filters.blind import estimates, network
+    from brittle.filters.blind import fit as blind_fit
+    from brittle.filters.states import read_examples
     from brittle.models.filter import block_of
     from brittle.models.load import load_model, load_tokenizer
 
     block_of(setup.site)
     texts = spread(estimates.read_blind(blind_file), max_samples)
     settings = {"stage": "fit", **vars(setup)}
-    with Run(
-        outdir,
-        [blind_file, retain, *public],
-        {"model": str(folder)},
-        setup.seed,
-        settings,
-        whole=True,
-    ) as run:
+    inputs, models = [blind_file, retain, *public], {"model": str(folder)}
+    with Run(outdir, inputs, models, setup.seed, settings, whole=True) as run:
         model, tokenizer = load_model(folder, device, "auto"), load_tokenizer(folder)
         block_of(setup.site, model)
-        kept = states_module.read_examples(
-            tokenizer, retain, max_samples, setup.max_length, "retain texts"
-        )
-        found, asked = fit_module.estimate(model, tokenizer, texts, public, kept, setup)
-        for variant, network in found.networks.items():
-            save(
-                network, run.path(f"{variant}.safetensors"), {"site": setup.site, "how": setup.how}
-            )
+        examples = read_examples(tokenizer, retain, max_samples, setup.max_length, "retain texts")
+        blind, asked = blind_fit.estimate(model, tokenizer, texts, public, examples, setup)
+        about = {"site": setup.site, "how": setup.how}
+        for variant, trained in blind.networks.items():
+            network.save(trained, run.path(f"{variant}.safetensors"), about)
         table = []
-        for variant, made, reading in fit_module.make_filters(
-            model, found, asked, kept, tokenizer.pad_token_id, setup
+        for blind_filter in blind_fit.make_filters(
+            model, blind, asked, examples, tokenizer.pad_token_id, setup
         ):
-            (run.stage / f"filter-{variant}").mkdir()
-            made.save(run.stage / f"filter-{variant}")
-            table.append(row(variant, made, reading, found, setup))
+            home = run.stage / f"filter-{blind_filter.variant}"
+            home.mkdir()
+            blind_filter.filter.save(home)
+            table.append(fit_row(blind_filter, blind, setup.how))
         run.csv("blind.csv", COLUMNS, table)
-    for r in table:
+    for row in table:
         print(
-            f"{r['variant']:<10} k {r['k']:<3} strength {r['strength']:.2f}  retain KL {r['retain_kl']:.3f}"
+            f"{row['variant']:<10} k {row['k']:<3} strength {row['strength']:.2f}  "
+            f"retain KL {row['retain_kl']:.3f}"
         )
 
 
-def rows(model, tokenizer, filters, sets):
+def evaluation_rows(model, tokenizer, filters, sets):
     """A row a filter and split; `filters` {variant: Filter or None}, `sets` {split: items}."""
-    from contextlib import nullcontext
-
     from brittle.data.items import groups_of
-    from brittle.maths import intervals
+    from brittle.maths.intervals import share
     from brittle.metrics import mcq
-    from brittle.models.filter import hooked
 
-    for variant, made in filters.items():
-        with hooked(model, made) if made else nullcontext():
-            for split, items in sets.items():
-                right = [outcome.right for outcome in mcq.outcomes(model, tokenizer, items)]
-                accuracy, low, high = intervals.share(right, groups_of(items))
-                about = (
-                    variant,
-                    *(
-                        (made.site, made.about.get("how"), made.k, made.strength)
-                        if made
-                        else (None,) * 4
-                    ),
-                )
-                yield dict(
-                    zip(
-                        EVALUATED,
-                        (*about, split, accuracy, len(items), low, high),
-                        strict=True,
-                    )
-                )
+    for variant, chosen in filters.items():
+        about = {"variant": variant, "site": None, "how": None, "k": None, "strength": None}
+        if chosen is not None:
+            about["site"], about["how"] = chosen.site, chosen.about.get("how")
+            about["k"], about["strength"] = chosen.k, chosen.strength
+        for split, hits in mcq.right_answers(model, tokenizer, chosen, sets).items():
+            accuracy, low, high = share(hits, groups_of(sets[split]))
+            yield {
+                **about,
+                "split": split,
+                "accuracy": accuracy,
+                "n": len(hits),
+                "ci_low": low,
+                "ci_high": high,
+            }
 
 
 def oracle(model, tokenizer, forget, retain, setup, max_samples):
     """The filter that read the true forget text, at the same site and retain limit."""
-    from brittle.filters import states as states_module
-    from brittle.filters.blind import fit as fit_module
+    from brittle.filters.blind import fit as blind_fit
+    from brittle.filters.states import read_examples, states
 
-    sets = [
-        states_module.read_examples(tokenizer, p, max_samples, setup.max_length, "texts")
-        for p in (forget, retain)
-    ]
-    states = [
-        states_module.states(model, s, tokenizer.pad_token_id, setup.site)[0].to(model.device)
-        for s in sets
-    ]
-    found = fit_module.Estimates({"oracle": states[0]}, states[1])
-    ((_, made, _),) = fit_module.make_filters(model, found, *sets, tokenizer.pad_token_id, setup)
-    return made
+    pad_id = tokenizer.pad_token_id
+    asked, kept = (
+        read_examples(tokenizer, path, max_samples, setup.max_length, "texts")
+        for path in (forget, retain)
+    )
+    forget_rows, retain_rows = (
+        states(model, examples, pad_id, setup.site).states.to(model.device)
+        for examples in (asked, kept)
+    )
+    blind = blind_fit.BlindStates({"oracle": forget_rows}, retain_rows)
+    (result,) = blind_fit.make_filters(model, blind, asked, kept, pad_id, setup)
+    return result.filter
 
 
 def plot(table, name):
@@ -189,15 +211,15 @@ def plot(table, name):
     from brittle.base import figures
 
     frame = pd.DataFrame(table)
-    figure, axes = figures.figure(
-        "Blind unlearning: filters that never read the forget text", name, rows=1, columns=1
-    )
+    title = "Blind unlearning: filters that never read the forget text"
+    figure, axes = figures.figure(title, name, rows=1, columns=1)
     variants = list(dict.fromkeys(frame["variant"]))
     for place, split in enumerate(SPLITS):
-        part = frame[frame["split"] == split].set_index("variant").loc[variants]
-        x = [i + (place - 1) * 0.27 for i in range(len(part))]
-        errors = [part["accuracy"] - part["ci_low"], part["ci_high"] - part["accuracy"]]
-        axes[0].bar(x, part["accuracy"], 0.26, yerr=[e.clip(lower=0) for e in errors], label=split)
+        rows = frame[frame["split"] == split].set_index("variant").loc[variants]
+        x = [i + (place - 1) * 0.27 for i in range(len(rows))]
+        errors = [rows["accuracy"] - rows["ci_low"], rows["ci_high"] - rows["accuracy"]]
+        errors = [error.clip(lower=0) for error in errors]
+        axes[0].bar(x, rows["accuracy"], 0.26, yerr=errors, label=split)
     axes[0].axhline(0.25, color="0.6", linestyle=":", linewidth=1)
     axes[0].set(ylabel="accuracy", ylim=(0, 1.05))
     axes[0].set_xticks(range(len(variants)), variants)
@@ -205,46 +227,42 @@ def plot(table, name):
     return figure
 
 
-def evaluate(outdir, folder, filters, forget, retain, data, max_samples, seed, device):
+def evaluate(outdir, folder, filters, texts, data, max_samples, seed, device):
+    """Write blind_evaluation.csv and .png. texts: (forget file, retain file)."""
     from brittle.base.layout import model_name
     from brittle.base.record import Run
     from brittle.data.items import read_splits, subset
-    from brittle.filters.blind import fit as fit_module
+    from brittle.filters.blind.fit import BlindSetup
     from brittle.models.filter import load
     from brittle.models.load import load_model, load_tokenizer
 
-    found = sorted(Path(filters).glob("filter-*")) if filters else []
-    if not found:
+    homes = sorted(Path(filters).glob("filter-*")) if filters else []
+    if not homes:
         raise UserError(
-            f"--filters {filters} holds no filter-* folder. Make them with: uv run hooks/blind.py fit"
+            f"--filters {filters} holds no filter-* folder. "
+            "Make them with: uv run hooks/blind.py fit"
         )
-    loaded = {p.name.removeprefix("filter-"): load(p) for p in found}
+    loaded = {home.name.removeprefix("filter-"): load(home) for home in homes}
     first = next(iter(loaded.values()))
-    inputs = [
-        *(p / "filter.safetensors" for p in found),
-        forget,
-        retain,
-        *(data / f"mcq_{s}.jsonl" for s in SPLITS),
-    ]
+    questions = [data / f"mcq_{split}.jsonl" for split in SPLITS]
+    inputs = [*(home / "filter.safetensors" for home in homes), *texts, *questions]
     sets = {split: subset(items, max_samples, seed) for split, items in read_splits(data).items()}
     with Run(outdir, inputs, {"model": str(folder)}, seed, {"stage": "evaluate"}) as run:
         model, tokenizer = load_model(folder, device, "auto"), load_tokenizer(folder)
         basis, gated = first.about.get("basis", "auto"), first.gate is not None
-        setup = fit_module.Setup(how="none", site=first.site, basis=basis, gate=gated, seed=seed)
-        chosen = {
+        setup = BlindSetup(how="none", site=first.site, basis=basis, gate=gated, seed=seed)
+        compared = {
             "no filter": None,
-            "oracle": oracle(model, tokenizer, forget, retain, setup, max_samples),
+            "oracle": oracle(model, tokenizer, *texts, setup, max_samples),
+            **{variant: chosen.to(model.device) for variant, chosen in loaded.items()},
         }
-        chosen |= {variant: made.to(model.device) for variant, made in loaded.items()}
-        table = list(rows(model, tokenizer, chosen, sets))
+        table = list(evaluation_rows(model, tokenizer, compared, sets))
         run.figure(plot(table, model_name(str(folder))), "blind_evaluation.png")
         run.csv("blind_evaluation.csv", EVALUATED, table)
-    for variant in chosen:
-        accuracy = [r["accuracy"] for r in table if r["variant"] == variant]
-        print(
-            f"{variant:<10} "
-            + "  ".join(f"{s} {a:.2f}" for s, a in zip(SPLITS, accuracy, strict=True))
-        )
+    for variant in compared:
+        accuracy = {row["split"]: row["accuracy"] for row in table if row["variant"] == variant}
+        shown = "  ".join(f"{split} {accuracy[split]:.2f}" for split in SPLITS)
+        print(f"{variant:<10} {shown}")
 
 
 def main(
@@ -305,47 +323,36 @@ def main(
     if stage not in STAGES:
         raise UserError(f"stage {stage}: choose {', '.join(STAGES)}.")
     if stage == "anonymise":
-        tables = table or (
-            []
-            if how == "regex" and forget
-            else [data / f"{n}.jsonl" for n in ("qa_forget", "private", "rules")]
-        )
-        return anonymise(
+        if not table and (how != "regex" or forget is None):
+            table = [data / f"{name}.jsonl" for name in TABLES]
+        anonymise(
             outdir,
             forget or data / "forget.txt",
-            tables,
-            domain,
-            how,
-            drop_left,
-            salt_file,
-            None,
-            seed,
+            (table or [], domain),
+            (how, salt_file, seed),
+            drop_left=drop_left,
         )
-    if model is None or (stage == "fit" and forget is None):
-        raise UserError(
-            f"{stage} needs --model M"
-            + (" and --forget FILE, the anonymised texts." if stage == "fit" else ".")
-        )
+        return
     from brittle.models.find import model_folder
 
-    folder = model_folder(model)
-    if stage == "evaluate":
-        return evaluate(
-            outdir,
-            folder,
-            filters,
-            forget or data / "forget.txt",
-            retain,
-            data,
-            max_samples,
-            seed,
-            device,
+    if model is None:
+        needs = (
+            "--model M and --forget FILE, the anonymised texts" if stage == "fit" else "--model M"
         )
-    from brittle.filters.blind.fit import Setup
+        raise UserError(f"{stage} needs {needs}.")
+    if stage == "evaluate":
+        texts = (forget or data / "forget.txt", retain)
+        folder = model_folder(model)
+        evaluate(outdir, folder, filters, texts, data, max_samples, seed, device)
+        return
+    if forget is None:
+        raise UserError("fit needs --model M and --forget FILE, the anonymised texts.")
+    from brittle.filters.blind.fit import BlindSetup
 
-    setup = Setup(how, site, limit, draws, basis, gate, max_length, batch_size, seed)
-    public = public or [data / "qa_real_authors.jsonl", data / "qa_world_facts.jsonl"]
-    return fit(outdir, folder, forget, public, retain, setup, max_samples, device)
+    folder = model_folder(model)
+    setup = BlindSetup(how, site, limit, draws, basis, gate, max_length, batch_size, seed)
+    public = public or [data / f"{name}.jsonl" for name in PUBLIC]
+    fit(outdir, folder, forget, public, retain, setup, max_samples, device)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""Why does a filter forget the retain set instead of the forget set? Measures each known cause, says which applies, and the fix.
+"""Why does a filter forget the retain set instead of the forget set?
 
     uv run hooks/explain_filter.py --model outputs/models/mini-base
     uv run hooks/explain_filter.py --model M --filter DIR --applied-at pre_norm --strength 0.3
 
-Reads a filter (at its strength, or at --strength) and the texts it was fitted on: energies of both sets in the basis, the lead
-that the unfiltered model's answers have, whether the map is a projection, the space, renormalisation, reflection, pooling, and
-the slope of the forget loss at strength 0. Writes causes.csv; a cause that cannot be measured has empty cells.
+Measures each known cause, says which applies, and the fix. Reads a filter (at its strength, or at
+--strength) and the texts it was fitted on: energies of both sets in the basis, the lead that the
+unfiltered model's answers have, whether the map is a projection, the space, renormalisation,
+reflection, pooling, and the slope of the forget loss at strength 0. Writes causes.csv; a cause that
+cannot be measured has empty cells.
 """
 
 from pathlib import Path
@@ -14,6 +16,34 @@ from typing import Annotated
 import typer
 
 from brittle.base import command, options
+
+TUNE_SAMPLES = 160  # texts a set that the filter is read on
+
+
+def show(strength, reading, table, *, opposite):
+    """Print what the filter does, each cause, and the fix of those that apply."""
+    verdict = "the opposite of" if opposite else ""
+    print(
+        f"at strength {strength:g} the KL from the unfiltered model is "
+        f"{reading['forget_kl']:.3f} on forget and {reading['retain_kl']:.3f} nats a token on "
+        f"retain text: {verdict} what is wanted"
+    )
+    for row in table:
+        value = "not measured"
+        if row["value"] is not None:
+            value = f"{row['value']:.3g} (limit {row['limit']:.3g})"
+        mark = "APPLIES " if row["applies"] else "        "
+        print(f"{mark}{row['cause']}: {row['measure']}: {value}")
+    applying = [row for row in table if row["applies"]]
+    for row in applying:
+        print(f"fix for {row['cause']}: {row['fix']}")
+    if not applying and opposite:
+        print(
+            "no cause applies: the retain set depends on what is removed; "
+            "use --gate or another site"
+        )
+    elif not applying:
+        print("no cause applies")
 
 
 def main(
@@ -41,60 +71,37 @@ def main(
 ):
     """Measure why a filter may do the opposite."""
     from brittle.base.record import Run
-    from brittle.filters.folder import Data, folder_of
+    from brittle.filters import causes, search, states
+    from brittle.filters.data import FilterData
+    from brittle.filters.folder import folder_of
+    from brittle.filters.tuning import Tuner
+    from brittle.models.filter import FILES, block_of, load
     from brittle.models.find import model_folder
 
     folder = model_folder(model)
     filter_dir = filter_dir or folder_of("outputs", model)
     outdir = outdir or filter_dir.parent / "causes"
     paths = {"forget": forget, "retain": retain}
-    from brittle.filters import causes, search, states
-    from brittle.filters.tuning import Tuner
-    from brittle.models.filter import FILES, block_of, load
-
-    made = load(filter_dir)
-    if strength is not None or made.strength == 0:
-        made = made.at(1.0 if strength is None else strength)
+    chosen = load(filter_dir)
+    if strength is not None:
+        chosen = chosen.at(strength)
+    elif chosen.strength == 0:
+        chosen = chosen.at(1.0)
     if applied_at:
         block_of(applied_at)
     with Run(outdir, [*paths.values(), filter_dir / FILES[0]], {"model": folder}, seed) as run:
-        data = Data.read(folder, paths, max_samples, max_length, device, dtype)
-        made.check(data.model.config).to(data.model.device)
-        sites = list(dict.fromkeys([made.site, applied_at or made.site]))
-        found = states.collect(
-            data.model, data.fit["forget"], data.pad_id, [made.site], batch_size
-        )[made.site]
-        sets = {n: search.part(e, 160, seed) for n, e in data.tune.items()}
-        tuner = Tuner(data.model, sets, data.pad_id, sites, batch_size)
-        table = list(causes.causes(tuner, made, found, applied_at, data.pad_id, data.fit["forget"]))
-        reading = tuner.read(made)
+        texts = FilterData.read(folder, paths, max_samples, max_length, device, dtype)
+        chosen.check(texts.model.config).to(texts.model.device)
+        site, asked = chosen.site, texts.fit["forget"]
+        forget_moments = states.collect(texts.model, asked, texts.pad_id, [site], batch_size)[site]
+        sets = {name: search.sample(e, TUNE_SAMPLES, seed) for name, e in texts.tune.items()}
+        sites = list(dict.fromkeys([site, applied_at or site]))
+        tuner = Tuner(texts.model, sets, texts.pad_id, sites, batch_size)
+        rows = causes.causes(tuner, chosen, forget_moments, applied_at, texts.pad_id, asked)
+        table = list(rows)
+        reading = tuner.read(chosen)
         run.csv("causes.csv", causes.COLUMNS, table)
-    opposite = causes.outcome(reading)
-    print(
-        f"at strength {made.strength:g} the KL from the unfiltered model is {reading['forget_kl']:.3f} on forget and "
-        f"{reading['retain_kl']:.3f} nats a token on retain text: {'the opposite of' if opposite else ''} what is wanted"
-    )
-    for row in table:
-        value = (
-            "not measured"
-            if row["value"] is None
-            else f"{row['value']:.3g} (limit {row['limit']:.3g})"
-        )
-        print(
-            f"{'APPLIES ' if row['applies'] else '        '}{row['cause']}: {row['measure']}: {value}"
-        )
-    applying = [row for row in table if row["applies"]]
-    for row in applying:
-        print(f"fix for {row['cause']}: {row['fix']}")
-    if not applying:
-        print(
-            "no cause applies"
-            + (
-                ": the retain set depends on what is removed; use --gate or another site"
-                if opposite
-                else ""
-            )
-        )
+    show(chosen.strength, reading, table, opposite=causes.is_opposite(reading))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""Which directions of a model's states hold what is to be forgotten and not what is to be kept? Fits activation filters.
+"""Which directions of a model's states hold what is to be forgotten and not what is to be kept?
 
     uv run hooks/fit_filter.py --model outputs/models/mini-base
     uv run hooks/fit_filter.py --model M --forget F --retain R --site post_norm --basis gep --k 8
 
-Reads the states that predict answer tokens, at every candidate site of one forward pass, into float64 moments; a basis is a
-closed form of those. --site auto, --basis auto, --k auto and no gate flag leave the choice to hooks/tune_strength.py, which
-the candidates are written for. A single --site is refused where no linear filter at that site can be selective (largest ratio of
-forget to retain energy below 2); the message names the site that could. Writes DIR/filter.safetensors and filter.json
-(strength 0 until it is tuned), candidates.safetensors, and spectrum.csv: a row a site and direction.
+Fits activation filters. The states that predict answer tokens are read at every candidate site of
+one forward pass, into float64 moments; a basis is a closed form of those. --site auto, --basis
+auto, --k auto and no gate flag leave the choice to hooks/tune_strength.py, which the candidates are
+written for. A single --site is refused where no linear filter at that site can be selective
+(largest ratio of forget to retain energy below 2); the message names the site that could.
+
+Writes DIR/filter.safetensors and filter.json (strength 0 until it is tuned),
+candidates.safetensors, and spectrum.csv: a row a site and direction.
 """
 
 from pathlib import Path
@@ -17,19 +20,39 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.filters.basis import BASES
 
-COLUMNS = ["site", "gated", "basis", "direction", "eigenvalue", "ratio", "energy_forget", "energy_retain", "overlap", "k",
-           "n_forget", "n_retain"]  # fmt: skip
+COLUMNS = [
+    "site",
+    "gated",
+    "basis",
+    "direction",
+    "eigenvalue",
+    "ratio",
+    "energy_forget",
+    "energy_retain",
+    "overlap",
+    "k",
+    "n_forget",
+    "n_retain",
+]
+FACTS = ("ratio", "energy_forget", "energy_retain", "overlap", "n_forget", "n_retain")
 
 
 def rows(candidates):
     """A row a direction of every candidate {(site, gated): Filter}."""
-    for (site, gated), made in candidates.items():
-        about = made.about
-        keys = ("ratio", "energy_forget", "energy_retain", "overlap", "n_forget", "n_retain")
+    for (site, gated), chosen in candidates.items():
+        about = chosen.about
         for i, value in enumerate(about["spectrum"] or [None]):
-            yield {"site": site, "gated": int(gated), "basis": about["basis"], "direction": i, "eigenvalue": value,
-                   "k": made.k, **{key: about[key] for key in keys}}  # fmt: skip
+            yield {
+                "site": site,
+                "gated": int(gated),
+                "basis": about["basis"],
+                "direction": i,
+                "eigenvalue": value,
+                "k": chosen.k,
+                **{key: about[key] for key in FACTS},
+            }
 
 
 def number(k):
@@ -39,6 +62,17 @@ def number(k):
     if not k.isdigit() or int(k) < 1:
         raise UserError(f"--k {k}: a number of components, or auto.")
     return int(k)
+
+
+def show(candidates):
+    """Print a line a candidate."""
+    for (site, gated), chosen in candidates.items():
+        about, kind = chosen.about, "gated" if gated else "     "
+        print(
+            f"{site:<10} {kind} {about['basis']:<10} {chosen.k:>4} directions, "
+            f"largest ratio {about['ratio']:.1f}, energy forget {about['energy_forget']:.2f} "
+            f"retain {about['energy_retain']:.2f}, overlap {about['overlap']:.2f}"
+        )
 
 
 def main(
@@ -53,12 +87,7 @@ def main(
         Path | None, typer.Option(help="Folder of the filter (outputs/<model>__filter/filter).")
     ] = None,
     site: Annotated[str, typer.Option(help="auto, post_norm, pre_norm or block:L.")] = "auto",
-    basis: Annotated[
-        str,
-        typer.Option(
-            help="auto, gep, pca, cpca, nullspace, leace, loss, mean_diff, nspu_released."
-        ),
-    ] = "auto",
+    basis: Annotated[str, typer.Option(help=f"auto, {', '.join(BASES)}.")] = "auto",
     k: Annotated[str, typer.Option(help="Components: a number, or auto.")] = "auto",
     gate: Annotated[
         bool | None,
@@ -79,54 +108,64 @@ def main(
     """Fit activation filters to a model, a forget set and a retain set."""
     from brittle.base.layout import model_files
     from brittle.base.record import Run, relative
-    from brittle.filters.folder import Data, folder_of, save_candidates
+    from brittle.filters import fit
+    from brittle.filters.basis import check_basis
+    from brittle.filters.data import FilterData
+    from brittle.filters.folder import UNTUNED, folder_of, save_candidates
     from brittle.models.filter import block_of
     from brittle.models.find import model_folder
 
     count, folder = number(k), model_folder(model)
-    if site != "auto":
+    any_site = site == "auto"
+    if not any_site:
         block_of(site)
-    if general is None and (retain.with_name("neutral.txt")).is_file():
+    check_basis(basis, others=("auto",))
+    if general is None and retain.with_name("neutral.txt").is_file():
         general = retain.with_name("neutral.txt")
-    paths = {"forget": forget, "retain": retain, **({"general": general} if general else {})}
+    paths = {"forget": forget, "retain": retain}
+    if general:
+        paths["general"] = general
     out = out or folder_of("outputs", model)
-    with Run(out, [*paths.values()], {"model": folder}, seed) as run:
-        from brittle.filters import fit
-        from brittle.filters.basis import BASES
-
-        if basis != "auto" and basis not in BASES:
-            raise UserError(f"--basis {basis}: choose auto, {', '.join(BASES)}.")
-        data = Data.read(folder, paths, max_samples, max_length, device, dtype)
-        sites = data.sites() if site == "auto" else [site]
-        for one in sites:
-            block_of(one, data.model)
-            if site != "auto":
-                fit.check(basis, one)
-        found = fit.moments_of(data.model, data.fit, data.pad_id, sites, batch_size)
+    with Run(out, list(paths.values()), {"model": folder}, seed) as run:
+        texts = FilterData.read(folder, paths, max_samples, max_length, device, dtype)
+        sites = texts.sites() if any_site else [site]
+        if not any_site:
+            block_of(site, texts.model)
+            fit.check_site(basis, site)
+        moments = fit.moments_of(texts.model, texts.fit, texts.pad_id, sites, batch_size)
         if basis == "loss":
-            found.loss_forget, found.loss_retain = (
-                fit.gradients(data.model, data.fit[n], data.pad_id, batch_size)
-                for n in ("forget", "retain")
+            moments.gradients = fit.gradients(texts.model, texts.fit, texts.pad_id, batch_size)
+        if gate is None and not any_site:
+            gate = False
+        weights = [path for path in model_files(folder) if path.suffix == ".safetensors"]
+        about = {
+            "seed": seed,
+            "data": {name: run.read[str(path)]["sha256"] for name, path in paths.items()},
+            "status": UNTUNED,
+            "model": {path.name: run.read[str(path)]["sha256"] for path in weights},
+            "paths": {name: str(relative(path)) for name, path in paths.items()},
+            "max_samples": max_samples,
+        }
+        candidates = fit.fit_candidates(
+            texts.model, moments, sites, basis=basis, k=count, gate=gate, about=about
+        )
+
+        def ratios_of_sites():
+            if any_site:
+                return moments.ratios()
+            everywhere = fit.moments_of(
+                texts.model, texts.fit, texts.pad_id, texts.sites(), batch_size
             )
-        chosen = gate if gate is not None or site == "auto" else False
-        weights = [f for f in model_files(folder) if f.suffix == ".safetensors"]
-        about = {"seed": seed, "data": {n: run.read[str(p)]["sha256"] for n, p in paths.items()}, "status": "untuned",
-                 "model": {f.name: run.read[str(f)]["sha256"] for f in weights},
-                 "paths": {n: str(relative(p)) for n, p in paths.items()}, "max_samples": max_samples}  # fmt: skip
-        made = fit.candidates(data.model, found, sites, basis, count, chosen, about)
+            return everywhere.ratios()
+
         if not force:
-            others = (
-                (lambda: fit.ratios(found)) if site == "auto" else (lambda: data.ratios(batch_size))
-            )
-            made = fit.selective(made, others, site == "auto")
-        save_candidates(run, made)
-        run.csv("spectrum.csv", COLUMNS, rows(made))
-    for (where, gated), one in made.items():
-        a, kind = one.about, "gated" if gated else "     "
-        print(f"{where:<10} {kind} {a['basis']:<10} {one.k:>4} directions, largest ratio {a['ratio']:.1f}, "
-              f"energy forget {a['energy_forget']:.2f} retain {a['energy_retain']:.2f}, overlap {a['overlap']:.2f}")  # fmt: skip
+            candidates = fit.selective(candidates, ratios_of_sites, several=any_site)
+        save_candidates(run, candidates)
+        run.csv("spectrum.csv", COLUMNS, rows(candidates))
+    show(candidates)
     print(
-        f"{out}: {len(made)} candidates. Next: uv run hooks/tune_strength.py --model {model} --filter {out}"
+        f"{out}: {len(candidates)} candidates. "
+        f"Next: uv run hooks/tune_strength.py --model {model} --filter {out}"
     )
 
 

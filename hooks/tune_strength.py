@@ -1,18 +1,23 @@
-"""How strongly must the filter act, at which site, with how many components? Chosen without a human, within a retain limit.
+"""How strongly must the filter act, at which site, with how many components?
 
     uv run hooks/tune_strength.py --model outputs/models/mini-base
 
-Reads the candidates of hooks/fit_filter.py. One forward pass over held-out stretches of the texts caches what every strength
-needs. The hard limit: KL(unfiltered || filtered) on retain text, mean and 90th percentile over stretches, and on general text.
-The target: forget text's losses as those of never-seen text (LOSS-AUC 0.5), answers no longer above the model's own runners-up;
-matched, not maximised. Three finalists (0.75, 1 and 1.1 times the strength) are generated and checked for leaks: slot match,
-private values of others, paraphrases by likelihood, same-type multiple choice, empty or repeating answers. Where a retain check
-fails the limit is halved, where a forget check fails the next candidate is tried. Writes into the filter's folder: strength.csv
-(every candidate and strength), leaks.csv, strength.json, strength.png, and the filter with its strength.
+Chosen without a human, within a retain limit, from the candidates of hooks/fit_filter.py. One
+forward pass over held-out stretches of the texts caches what every strength needs.
+
+The hard limit is KL(unfiltered || filtered): on retain text its mean and its 90th percentile over
+stretches, on general text its mean. The target: forget text's losses are those of never-seen text
+(LOSS-AUC 0.5), and answers are no longer above the model's own runners-up; matched, not maximised.
+Three finalists (0.75, 1 and 1.1 times the strength) are checked for leaks in generated answers:
+values, private values of others, paraphrases by likelihood, same-type multiple choice, empty or
+repeating answers. Where a retain check fails the limit is halved; where a forget check fails the
+next candidate is tried.
+
+Writes into the filter's folder: strength.csv (every candidate and strength), leaks.csv,
+strength.json, strength.png, and the filter with its strength.
 """
 
 import importlib
-import json
 import threading
 import time
 from pathlib import Path
@@ -21,127 +26,99 @@ from typing import Annotated
 import typer
 
 from brittle.base import command, options
-from brittle.base.errors import UserError
-
-COLUMNS = ["stage", "site", "gated", "basis", "k", "strength", "auc", "known", "forget_nll", "forget_kl", "retain_nll",
-           "retain_kl", "retain_kl_p90", "general_nll", "general_kl", "status"]  # fmt: skip
-FINALISTS = (0.75, 1.0, 1.1)
 
 
-def row(stage, made, reading, status=""):
-    about = {"stage": stage, "site": made.site, "gated": int(made.gate is not None), "basis": made.about.get("basis"),
-             "k": made.k, "strength": made.strength, "status": status}  # fmt: skip
-    return {**dict.fromkeys(COLUMNS), **{c: reading[c] for c in COLUMNS if c in reading}, **about}
-
-
-def finalists(choice, top, limits, read):
-    """{strength: Filter}: the chosen strength first, then the others in [0, top] that keep the limits."""
-    at = choice.made.strength
-    found = dict.fromkeys(min(top, f * at) for f in sorted(FINALISTS, key=lambda f: abs(f - 1)))
-    made = {a: choice.made.at(a) for a in found if a > 0}
-    return {a: one for a, one in made.items() if a == at or limits.excess(read(one)) <= 0}
-
-
-def decide(checked):
-    """The finalist to take, from {strength: leak rows}, the wanted one first: the first of the least leakage."""
-    from brittle.filters.leaks import badness
-
-    return min(checked, key=lambda a: badness(checked[a]))
-
-
-def plot(choice, name):
-    from brittle.base import figures
-
-    a = [x for x, _ in choice.curve]
-    figure, (left, right) = figures.figure(
-        f"Strength of the filter at {choice.made.site}", name, columns=2
-    )
-    for column, label in (
-        ("auc", "LOSS-AUC against never-seen text"),
-        ("known", "answers above their runners-up"),
+def text_files(forget, retain, general, unseen):
+    """{name of the set: file}; general and never-seen text are taken where they lie beside."""
+    paths = {"forget": forget, "retain": retain}
+    for name, given, beside in (
+        ("general", general, retain.with_name("neutral.txt")),
+        ("unseen", unseen, forget.with_name("holdout.txt")),
     ):
-        if choice.curve[0][1][column] is not None:
-            left.plot(a, [r[column] for _, r in choice.curve], marker=".", label=label)
-    figures.null(left, None, 0.5, "target of LOSS-AUC")
-    figures.null(left, None, 0.1, "chance of the runners-up", colour="general")
-    for column, label in (
-        ("retain_kl", "retain"),
-        ("retain_kl_p90", "retain, 90th percentile"),
-        ("general_kl", "general"),
-    ):
-        if column in choice.curve[0][1]:
-            right.plot(a, [r[column] for _, r in choice.curve], marker=".", label=label)
-    figures.null(right, None, choice.limits.retain, "retain limit")
-    for axis, ylabel in ((left, "forget statistic"), (right, "KL, nats a token")):
-        axis.axvline(
-            choice.made.strength, color="0.3", linewidth=1.2, linestyle=":", label="chosen"
-        )
-        figures.finish(axis, "strength", ylabel, integer=False)
-    return figure
+        if given or beside.is_file():
+            paths[name] = given or beside
+    return paths
 
 
 def unchecked(paths, tables, folder):
     """At most one line: the checks that cannot be made, and the files that they lack."""
-    there = {f.name for f in tables.files}
-    lacks = [
-        f"{n}.jsonl"
-        for n in ("mcq_forget", "mcq_retain", "qa_forget", "private")
-        if f"{n}.jsonl" not in there
-    ]
-    words = ["no LOSS-AUC without never-seen text (--unseen)"] if "unseen" not in paths else []
-    if lacks:
-        words.append(f"no leak checks without {', '.join(lacks)} in {folder}")
-    return [f"note: {'; '.join(words)}."] if words else []
+    reasons = []
+    if "unseen" not in paths:
+        reasons.append("no LOSS-AUC without never-seen text (--unseen)")
+    if tables.missing:
+        reasons.append(f"no leak checks without {', '.join(tables.missing)} in {folder}")
+    return [f"note: {'; '.join(reasons)}."] if reasons else []
 
 
-def run_search(tuner, candidates, limits, allow_reflection, check, most=3):
-    """(choice, {strength: leak rows}, [rows of strength.csv]) after at most `most` candidates."""
-    from dataclasses import replace
+def plot(choice, name):
+    """Forget statistics and retain KL at every strength."""
+    from brittle.base import figures
 
-    from brittle.filters import leaks as leaks_module
-    from brittle.filters import search
+    strengths = [strength for strength, _ in choice.curve]
+    figure, (left, right) = figures.figure(
+        f"Strength of the filter at {choice.filter.site}", name, columns=2
+    )
 
-    top, table, best = 2.0 if allow_reflection else 1.0, [], None
-    rest, choices, halved, tried = candidates, [], None, 0
-    while (choices or rest or halved) and tried < most:
-        if (
-            rest and not halved and not (choices and choices[0].reached)
-        ):  # at first, and where every ungated choice leaks
-            found = search.search(tuner, rest, limits)
-            table += [row("search", c.made, c.reading, c.status) for c in found]
-            seen = {(c.made.site, c.made.gate is not None) for c in found}
-            rest = {key: made for key, made in rest.items() if key not in seen}
-            choices = sorted(choices + found, key=lambda c: c.key)
-        again, choice, halved = halved, search.tune(tuner, halved or choices.pop(0), top), None
-        table += [row("curve", choice.made.at(a), reading) for a, reading in choice.curve]
-        reached = choice.reached
-        checked = {
-            a: check(made) for a, made in finalists(choice, top, choice.limits, tuner.read).items()
-        }
-        if checked:
-            strength = decide(checked)
-            choice.made, choice.reading = (
-                choice.made.at(strength),
-                tuner.read(choice.made.at(strength)),
-            )
-            failed = leaks_module.failures(checked[strength])
-            rank = (not choice.reached, "retain" in failed, "forget" in failed, tried)
-            if best is None or rank < best[0]:
-                best = rank, choice, checked, strength
-            if not failed - {"form"} or not (
-                reached or again
-            ):  # what comes behind an unreached one reaches less
-                break
-            if "retain" in failed and reached:
-                half = replace(limits, retain=limits.retain / 2, general=limits.general / 2)
-                halved = replace(choice, made=choice.made.at(1.0), limits=half)
-        tried += 1
-    if best is None:
-        raise UserError(
-            "no strength above 0 keeps the retain limits. Fit on more retain text, or allow more with --retain-limit."
+    def draw(axis, column, label):
+        values = [reading.get(column) for _, reading in choice.curve]
+        if values[0] is not None:
+            axis.plot(strengths, values, marker=".", label=label)
+
+    draw(left, "auc", "LOSS-AUC against never-seen text")
+    draw(left, "known", "answers above their runners-up")
+    figures.null(left, None, 0.5, "target of LOSS-AUC")
+    figures.null(left, None, 0.1, "chance of the runners-up", colour="general")
+    draw(right, "retain_kl", "retain")
+    draw(right, "retain_kl_p90", "retain, 90th percentile")
+    draw(right, "general_kl", "general")
+    figures.null(right, None, choice.limits.retain, "retain limit")
+    for axis, label in ((left, "forget statistic"), (right, "KL, nats a token")):
+        chosen = choice.filter.strength
+        axis.axvline(chosen, color="0.3", linewidth=1.2, linestyle=":", label="chosen")
+        figures.finish(axis, "strength", label, integer=False)
+    return figure
+
+
+def summary(choice, interval, failed, seconds):
+    """What strength.json says of a Choice; `interval`: over which strengths its verdict holds."""
+    low, high = interval
+    strength = choice.filter.strength
+    return {
+        "site": choice.filter.site,
+        "gated": choice.gated,
+        "k": choice.filter.k,
+        "strength": strength,
+        "status": choice.status,
+        "reason": choice.reason(),
+        "reading": choice.reading,
+        "strength_limit": choice.strength_limit,
+        "limits": vars(choice.limits),
+        "stable_interval": [low, high],
+        "stable_width": (high - low) / strength if strength else 0.0,
+        "fails": failed,
+        "seconds": seconds,
+    }
+
+
+def show(choice, told, checks):
+    """Print the verdict, the leak checks, and how far the verdict holds."""
+    chosen = choice.filter
+    gate = " gated," if choice.gated else ""
+    print(
+        f"{choice.status}: {chosen.site},{gate} {chosen.k} components, "
+        f"strength {chosen.strength:.4g}. {choice.reason()}."
+    )
+    for row in checks:
+        fails = f"  fails: {row['fails']}" if row["fails"] else ""
+        print(
+            f"  {row['check']:<14} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]{fails}"
         )
-    _, choice, checked, strength = best
-    return choice, checked, [*table, row("chosen", choice.made, choice.reading, choice.status)]
+    width, (low, high) = told["stable_width"], told["stable_interval"]
+    if chosen.strength and width < 0.1:
+        print(
+            f"note: the verdict holds only from strength {low:.4g} to {high:.4g} "
+            f"({width:.0%} of it): slight changes change it."
+        )
 
 
 def main(
@@ -191,114 +168,72 @@ def main(
     """Choose site, components, gate and strength of the filter."""
     from brittle.base.layout import model_name
     from brittle.base.record import Run
-    from brittle.filters.folder import CANDIDATES, Data, folder_of, load_candidates
+    from brittle.filters import leaks, search
+    from brittle.filters.data import FilterData
+    from brittle.filters.folder import (
+        CANDIDATES,
+        check_strength,
+        folder_of,
+        load_candidates,
+        save_tuned,
+    )
+    from brittle.filters.strength import stable
+    from brittle.filters.target import Limits
+    from brittle.filters.tuning import Tuner
+    from brittle.models.filter import hooked
     from brittle.models.find import model_folder
 
     started = time.time()
     folder = model_folder(model)
     filter_dir = filter_dir or folder_of("outputs", model)
-    paths = {"forget": forget, "retain": retain}
-    for name, path, beside in (
-        ("general", general, retain.with_name("neutral.txt")),
-        ("unseen", unseen, forget.with_name("holdout.txt")),
-    ):
-        if path or beside.is_file():
-            paths[name] = path or beside
+    paths = text_files(forget, retain, general, unseen)
     candidates = load_candidates(filter_dir)
-    source = [f for f in (filter_dir / CANDIDATES,) if f.is_file()]
-    from brittle.filters import leaks as leaks_module
-    from brittle.filters import search
-    from brittle.filters.folder import check_strength
-    from brittle.filters.tuning import Limits, Tuner
-    from brittle.models.filter import FILES, hooked
-
     if strength is not None:
-        check_strength(strength, allow_reflection)
-    tables = leaks_module.Tables(data or forget.parent, items, seed)
+        check_strength(strength, allow_reflection=allow_reflection)
+    tables = leaks.LeakTables(data or forget.parent, items, seed)
     for note in unchecked(paths, tables, data or forget.parent):
         print(note, flush=True)
     limits = Limits(retain_limit, general_limit)
+    # a second core can import matplotlib meanwhile
     drawing = threading.Thread(
         target=importlib.import_module, args=("brittle.base.figures",), daemon=True
     )
-    drawing.start()  # a second core can import matplotlib meanwhile
+    drawing.start()
+    source = [path for path in (filter_dir / CANDIDATES,) if path.is_file()]
     with Run(filter_dir, [*paths.values(), *source, *tables.files], {"model": folder}, seed) as run:
-        texts = Data.read(folder, paths, max_samples, max_length, device, dtype)
-        for made in candidates.values():
-            made.check(texts.model.config).to(texts.model.device)
-        sets = {n: search.part(e, tune_samples, seed) for n, e in texts.tune.items()}
-        tuner = Tuner(
-            texts.model,
-            sets,
-            texts.pad_id,
-            list(dict.fromkeys(site for site, _ in candidates)),
-            batch_size,
-        )
-        base = leaks_module.check(texts.model, texts.tokenizer, tables)
+        texts = FilterData.read(folder, paths, max_samples, max_length, device, dtype)
+        for candidate in candidates.values():
+            candidate.check(texts.model.config).to(texts.model.device)
+        sets = {name: search.sample(e, tune_samples, seed) for name, e in texts.tune.items()}
+        sites = list(dict.fromkeys(site for site, _ in candidates))
+        tuner = Tuner(texts.model, sets, texts.pad_id, sites, batch_size)
+        base = leaks.check_leaks(texts.model, texts.tokenizer, tables)
 
-        def check(made):
-            return leaks_module.check(
-                texts.model, texts.tokenizer, tables, base, hooked(texts.model, made)
-            )
+        def check(chosen):
+            hook = hooked(texts.model, chosen)
+            return leaks.check_leaks(texts.model, texts.tokenizer, tables, base, hook)
 
         if strength is None:
-            choice, checked, table = run_search(tuner, candidates, limits, allow_reflection, check)
+            top = 2.0 if allow_reflection else 1.0
+            result = search.run_search(tuner, candidates, limits, check, top)
         else:
-            choice = search.search(tuner, candidates, limits)[0]
-            choice.made = choice.made.at(strength)
-            choice.reading = tuner.read(choice.made)
-            choice.curve = [
-                (a, tuner.read(choice.made.at(a)))
-                for a in sorted({0.0, 0.25, 0.5, 0.75, 1.0, strength})
-            ]
-            checked = {strength: check(choice.made)}
-            table = [row("curve", choice.made.at(a), r) for a, r in choice.curve]
-            table.append(row("chosen", choice.made, choice.reading, choice.status))
-        low, high = search.stable(choice)
-        width = (high - low) / choice.made.strength if choice.made.strength else 0.0
-        leaks = [
-            {"strength": a, **found}
-            for a, rows in [(0.0, base), *checked.items()]
-            for found in rows
-        ]
-        failed = sorted(leaks_module.failures(checked[choice.made.strength]))
-        said = {
-            "site": choice.made.site, "gated": choice.made.gate is not None, "k": choice.made.k,
-            "strength": choice.made.strength, "status": choice.status, "reason": choice.reason(), "reading": choice.reading,
-            "strength_limit": choice.strength_limit,
-            "limits": vars(limits), "stable_interval": [low, high], "stable_width": width, "fails": failed,
-            "seconds": time.time() - started,
-        }  # fmt: skip
-        made = choice.made
-        made.about = {
-            **made.about,
+            result = search.take_strength(tuner, candidates, limits, check, strength)
+        choice = result.choice
+        checks = result.leaks[choice.filter.strength]
+        failed = sorted(leaks.failures(checks))
+        told = summary(choice, stable(choice), failed, time.time() - started)
+        choice.filter.about = {
+            **choice.filter.about,
             "status": choice.status,
             "reason": choice.reason(),
-            "tuned": said["reading"],
+            "tuned": choice.reading,
         }
-        for name in FILES:
-            run.path(name)
-        made.save(run.stage)
         drawing.join()
         run.figure(plot(choice, model_name(model)), "strength.png")
-        run.path("strength.json").write_text(
-            json.dumps(said, indent=1, default=float) + "\n", encoding="utf-8"
-        )
-        run.csv("leaks.csv", leaks_module.COLUMNS, leaks)
-        run.csv("strength.csv", COLUMNS, table)
-    gate = " gated," if said["gated"] else ""
-    print(
-        f"{choice.status}: {made.site},{gate} {made.k} components, strength {made.strength:.4g}. {choice.reason()}."
-    )
-    for found in checked[made.strength]:
-        bad = f"  fails: {found['fails']}" if found["fails"] else ""
-        print(
-            f"  {found['check']:<14} {found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]{bad}"
-        )
-    if made.strength and width < 0.1:
-        print(
-            f"note: the verdict holds only from strength {low:.4g} to {high:.4g} ({width:.0%} of it): slight changes change it."
-        )
+        save_tuned(run, choice.filter, told)
+        run.csv("leaks.csv", leaks.COLUMNS, leaks.by_strength({0.0: base, **result.leaks}))
+        run.csv("strength.csv", search.COLUMNS, result.table)
+    show(choice, told, checks)
     print(f"Next: uv run hooks/bake_filter.py --model {model} --filter {filter_dir}")
 
 

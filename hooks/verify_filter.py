@@ -81,7 +81,7 @@ def main(
     """Compare a baked model with the hooked one."""
     from brittle.base.record import Run
     from brittle.data.items import read_items
-    from brittle.filters.folder import folder_of
+    from brittle.filters.folder import baked_of, folder_of
     from brittle.filters.verify import compare
     from brittle.metrics import mcq
     from brittle.models.filter import FILES, load
@@ -91,7 +91,7 @@ def main(
 
     folder = model_folder(model)
     filter_dir = filter_dir or folder_of("outputs", model)
-    baked = model_folder(baked or folder_of("outputs", model).with_name("unlearned_model"))
+    baked = model_folder(baked or baked_of("outputs", model))
     outdir, mode = outdir or Path(baked).parent / "verify", baking_mode(baked)
     if mode is None:
         raise UserError(

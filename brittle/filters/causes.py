@@ -1,8 +1,8 @@
-"""Why a filter can forget the retain set instead: each cause measured on the model at hand, with its fix."""
+"""Why a filter can forget the retain set instead: each cause is measured, with its fix."""
 
 import torch
 
-from brittle.filters.basis import SELECTIVE
+from brittle.filters.basis import SELECTIVE, energy
 from brittle.filters.states import passes
 from brittle.maths.moments import Moments
 from brittle.maths.precision import wide
@@ -10,98 +10,193 @@ from brittle.maths.precision import wide
 COLUMNS = ["cause", "measure", "forget", "retain", "value", "limit", "applies", "fix"]
 
 
-def margins(cache):
-    """Median over answer positions of the unfiltered model's lead, log p of the first minus the second choice."""
-    lead = [(top := base.topk(2).values)[:, 0] - top[:, 1] for _, _, _, base, _ in cache.parts]
-    return float(torch.cat(lead).median())
+def median_lead(cache):
+    """Median over answer positions of the unfiltered model's lead, in nats.
+
+    The lead is log p of the first choice minus log p of the second.
+    """
+    leads = []
+    for batch in cache.batches:
+        top = batch.base.topk(2).values
+        leads.append(top[:, 0] - top[:, 1])
+    return float(torch.cat(leads).median())
 
 
-def energies(made, cache, site):
-    """[rows] share of each answer-predicting state's squared norm that a strength of 1 would remove, at `site`."""
-    found = []
-    for _, mask, kept, _, _ in cache.parts:
-        h = wide(kept[site][mask] if kept[site].dim() == 3 else kept[site])
-        found.append(
-            (h.square().sum(1) - (h - made.component(h)).square().sum(1)) / h.square().sum(1)
-        )
-    return torch.cat(found)
+def energies(chosen, cache, site):
+    """[rows] share of each answer-predicting state's squared norm that a strength of 1 removes.
+
+    The states are those at `site`.
+    """
+    shares = []
+    for batch in cache.batches:
+        h = wide(batch.rows(site))
+        whole = h.square().sum(1)
+        left = (h - chosen.component(h)).square().sum(1)
+        shares.append((whole - left) / whole)
+    return torch.cat(shares)
 
 
-def share(made, moments):
-    """Energy share of moments inside the filter's basis."""
-    u = made.basis.double().to(moments.products.device)
-    return float((u.T @ moments.second @ u).trace() / moments.second.trace())
+def share(chosen, moments):
+    """Energy share of Moments inside the filter's basis."""
+    return energy(chosen.basis.double().to(moments.products.device), moments.second)
 
 
 def pooled(model, examples, pad_id, site):
-    """Moments of mean states, one a text: what a prompt-level fit sees."""
-    found = Moments(model.config.hidden_size, model.device)
+    """Moments of mean states, one a text: what a fit on whole prompts sees."""
+    moments = Moments(model.config.hidden_size, model.device)
     for _, batch, _, seen in passes(model, examples, pad_id, [site]):
         mask = batch["attention_mask"][..., None]
-        found.update((wide(seen[site]) * mask).sum(1) / mask.sum(1))
-    return found
+        moments.update((wide(seen[site]) * mask).sum(1) / mask.sum(1))
+    return moments
 
 
-def scale(made, energy):
-    """[rows] how much a norm behind the filter enlarges what is left: 1 / sqrt(1 - (2 a - a^2) energy)."""
-    a = made.strength
-    return (1 - (2 * a - a * a) * energy).clamp_min(1e-6).rsqrt()
+def scale(chosen, energy_shares):
+    """[rows] how much a norm behind the filter enlarges what is left of a state.
+
+    It is 1 / sqrt(1 - (2 a - a^2) e) for the strength a and energy shares e [rows].
+    """
+    a = chosen.strength
+    return (1 - (2 * a - a * a) * energy_shares).clamp_min(1e-6).rsqrt()
 
 
-def _row(cause, measure, value, limit, applies, fix, forget=None, retain=None):
-    return {"cause": cause, "measure": measure, "forget": forget, "retain": retain, "value": value, "limit": limit,
-            "applies": None if applies is None else int(applies), "fix": fix}  # fmt: skip
+def cause(name, measure, value, limit, *, applies, fix, forget=None, retain=None):
+    """A row of causes.csv; applies is None where the cause cannot be measured."""
+    return {
+        "cause": name,
+        "measure": measure,
+        "forget": forget,
+        "retain": retain,
+        "value": value,
+        "limit": limit,
+        "applies": None if applies is None else int(applies),
+        "fix": fix,
+    }
 
 
-def causes(tuner, made, forget, applied=None, pad_id=0, examples=None):
-    """Yield a row a cause. forget: Moments of the forget states at the filter's site; `applied`: the site it is hooked at."""
-    about, site, caches = made.about, made.site, tuner.caches
+def causes(tuner, chosen, forget, applied=None, pad_id=0, examples=None):
+    """Yield a row a cause.
+
+    forget: Moments of the forget states at the filter's site. applied: the site that it is hooked
+    at. examples: the forget texts, for pooling.
+    """
+    about, site = chosen.about, chosen.site
     applied = applied or site
-    f, r = (energies(made, caches[n], site).double() for n in ("forget", "retain"))
-    ratio = about.get("ratio")
-    gated = made.gate is not None
-    shared = float(r.mean()) >= float(f.mean()) or (ratio is not None and ratio < SELECTIVE)
-    yield _row("i shared directions", "mean energy that is removed, and the largest ratio of any direction", ratio, SELECTIVE,
-               shared and not gated, "--basis gep or nullspace; another site", float(f.mean()), float(r.mean()))  # fmt: skip
-    lead = [margins(caches[n]) for n in ("forget", "retain")]
-    yield _row("ii order of fine-tuning", "median lead of the first choice, nats, before filtering", lead[1] / lead[0], 0.8,
-               lead[1] < 0.8 * lead[0], "fine-tune jointly or replay some retain text; choose by margins", *lead)  # fmt: skip
-    basis = made.basis.double()
-    p = (basis if made.read is None else made.read.double()) @ basis.T
-    error = float(torch.linalg.norm(p @ p - p) / torch.linalg.norm(p))
-    yield _row("iii not a projection", "||P^2 - P|| / ||P|| of what is removed", error, 1e-3, error > 1e-3,
-               "build the filter from an orthonormal basis (any --basis but nspu_released)")  # fmt: skip
-    here = share(made, forget)
-    there = here if applied == site else float(energies(made, caches["forget"], applied).mean())
-    yield _row("iv wrong space", f"forget energy in the basis: fitted at {site}, at work at {applied}", there, here / 2,
-               applied != site, "fit and hook at the same site", here, there)  # fmt: skip
-    grown = scale(made, r.clamp(0, 1))
-    high = float(grown.quantile(0.9))
-    yield _row("v renormalisation", "90th percentile of what a norm enlarges retain states by", high, 1.5,
-               site != "post_norm" and not gated and high > 1.5, "--site post_norm; a smaller strength")  # fmt: skip
-    yield _row(
-        "vi reflection", "strength", made.strength, 1.0, made.strength > 1, "strength at most 1"
+    forget_cache, retain_cache = tuner.caches["forget"], tuner.caches["retain"]
+    forget_shares = energies(chosen, forget_cache, site).double()
+    retain_shares = energies(chosen, retain_cache, site).double()
+    gated = chosen.gate is not None
+    yield shared_directions(about.get("ratio"), forget_shares, retain_shares, gated=gated)
+    yield order_of_training(median_lead(forget_cache), median_lead(retain_cache))
+    yield not_a_projection(chosen)
+    here = share(chosen, forget)
+    there = here
+    if applied != site:
+        there = float(energies(chosen, forget_cache, applied).mean())
+    yield cause(
+        "iv wrong space",
+        f"forget energy in the basis: fitted at {site}, at work at {applied}",
+        there,
+        here / 2,
+        applies=applied != site,
+        fix="fit and hook at the same site",
+        forget=here,
+        retain=there,
+    )
+    enlarged = float(scale(chosen, retain_shares.clamp(0, 1)).quantile(0.9))
+    yield cause(
+        "v renormalisation",
+        "90th percentile of what a norm enlarges retain states by",
+        enlarged,
+        1.5,
+        applies=site != "post_norm" and not gated and enlarged > 1.5,
+        fix="--site post_norm; a smaller strength",
+    )
+    yield cause(
+        "vi reflection",
+        "strength",
+        chosen.strength,
+        1.0,
+        applies=chosen.strength > 1,
+        fix="strength at most 1",
     )
     if examples is not None:
-        whole = share(made, pooled(tuner.model, examples, pad_id, site))
-        yield _row("vii pooled statistics", "energy in the basis: text means over answer positions", whole / max(here, 1e-9), 2.0,
-                   whole > 2 * here, "fit on the states that predict answer tokens", here, whole)  # fmt: skip
+        whole = share(chosen, pooled(tuner.model, examples, pad_id, site))
+        yield cause(
+            "vii pooled statistics",
+            "energy in the basis: text means over answer positions",
+            whole / max(here, 1e-9),
+            2.0,
+            applies=whole > 2 * here,
+            fix="fit on the states that predict answer tokens",
+            forget=here,
+            retain=whole,
+        )
     within = about.get("within_template_variance")
-    applies = None if within is None else within < 0.05
-    yield _row("viii the MLP gives the template's mean", "variance of its output within a template", within, 0.05, applies,
-               "residual or contrastive training, or accept forgetting by topic")  # fmt: skip
-    curve = tuner.curve(made)
+    yield cause(
+        "viii the MLP gives the template's mean",
+        "variance of its output within a template",
+        within,
+        0.05,
+        applies=None if within is None else within < 0.05,
+        fix="residual or contrastive training, or accept forgetting by topic",
+    )
+    yield helps_first(tuner.curve(chosen))
+
+
+def shared_directions(ratio, forget_shares, retain_shares, *, gated):
+    forget, retain = float(forget_shares.mean()), float(retain_shares.mean())
+    shared = retain >= forget or (ratio is not None and ratio < SELECTIVE)
+    return cause(
+        "i shared directions",
+        "mean energy that is removed, and the largest ratio of any direction",
+        ratio,
+        SELECTIVE,
+        applies=shared and not gated,
+        fix="--basis gep or nullspace; another site",
+        forget=forget,
+        retain=retain,
+    )
+
+
+def order_of_training(forget_lead, retain_lead):
+    return cause(
+        "ii order of fine-tuning",
+        "median lead of the first choice, nats, before filtering",
+        retain_lead / forget_lead,
+        0.8,
+        applies=retain_lead < 0.8 * forget_lead,
+        fix="fine-tune jointly or replay some retain text; choose by margins",
+        forget=forget_lead,
+        retain=retain_lead,
+    )
+
+
+def not_a_projection(chosen):
+    basis = chosen.basis.double()
+    p = (basis if chosen.read is None else chosen.read.double()) @ basis.T
+    error = float(torch.linalg.norm(p @ p - p) / torch.linalg.norm(p))
+    return cause(
+        "iii not a projection",
+        "||P^2 - P|| / ||P|| of what is removed",
+        error,
+        1e-3,
+        applies=error > 1e-3,
+        fix="build the filter from an orthonormal basis (any --basis but nspu_released)",
+    )
+
+
+def helps_first(curve):
     slope = (curve(0.01)["forget_nll"] - curve(0.0)["forget_nll"]) / 0.01
-    yield _row(
+    return cause(
         "ix helps first",
         "slope of the forget NLL at strength 0",
         slope,
         0.0,
-        slope < -1e-3,
-        "another basis or site",
+        applies=slope < -1e-3,
+        fix="another basis or site",
     )
 
 
-def outcome(reading):
+def is_opposite(reading):
     """Does the filter do the opposite: more KL on retain than on forget text?"""
     return reading["retain_kl"] > reading["forget_kl"]

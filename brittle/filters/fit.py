@@ -1,22 +1,45 @@
-"""Fit filters: moments of forget and retain states from one forward pass over each set, then every basis in closed form."""
+"""Fit filters: moments of the states from one forward pass, then bases in closed form."""
 
-from types import SimpleNamespace
+from dataclasses import dataclass, field
+
+import torch
 
 from brittle.base.errors import UserError
 from brittle.filters.basis import MOST, SELECTIVE, make_basis, ratio
 from brittle.filters.gate import quadratic
 from brittle.filters.states import collect, passes
 from brittle.maths.moments import Moments
+from brittle.maths.precision import wide
 from brittle.models.architectures import architecture
 from brittle.models.filter import Filter, block_of
 
 WIDEST = 512  # components of a gated filter
 
 
-def moments_of(model, examples, pad_id, sites, batch_size=64):
-    """.forget, .retain {site: Moments of the answer-predicting states} and .everything {site: of all retain and general tokens}.
+@dataclass
+class FilterMoments:
+    """What filters are fitted from, each {site: Moments}.
 
-    examples: {forget, retain, general?: [Example]}; general text counts as retain text.
+    `forget`, `retain`: of the states that predict answer tokens. `everything`: of all retain and
+    general tokens, for the gate. `gradients`, {forget, retain: Moments}, is for the basis `loss`.
+    `known` keeps the expensive facts of a site, {site: {ratio, overlap}}.
+    """
+
+    forget: dict
+    retain: dict
+    everything: dict
+    gradients: dict = field(default_factory=dict)
+    known: dict = field(default_factory=dict)
+
+    def ratios(self):
+        """{site: the largest forget-to-retain energy ratio of any direction}."""
+        return {site: ratio(self.forget[site], self.retain[site]) for site in self.forget}
+
+
+def moments_of(model, examples, pad_id, sites, batch_size=64):
+    """The FilterMoments of examples {forget, retain, general?: [Example]}.
+
+    General text counts as retain text.
     """
     everything = {site: Moments(model.config.hidden_size, model.device) for site in sites}
     forget = collect(model, examples["forget"], pad_id, sites, batch_size)
@@ -24,112 +47,139 @@ def moments_of(model, examples, pad_id, sites, batch_size=64):
     if examples.get("general"):
         general = collect(model, examples["general"], pad_id, sites, batch_size, everything)
         retain = {site: retain[site].merge(general[site]) for site in sites}
-    return SimpleNamespace(forget=forget, retain=retain, everything=everything, known={})
+    return FilterMoments(forget, retain, everything)
 
 
 def gradients(model, examples, pad_id, batch_size=64):
-    """Moments of d NLL / d y = W^T (p - e_t) at the final site, free from the forward pass."""
-    import torch
+    """{forget, retain: Moments} of d NLL / d y = W^T (p - e_t) at the final site.
 
-    from brittle.maths.precision import wide
-
+    They are free from the forward pass. examples: {forget, retain: [Example]}.
+    """
     head = model.get_output_embeddings()
-    found = Moments(model.config.hidden_size, model.device)
-    for _, batch, mask, seen in passes(model, examples, pad_id, ["post_norm"], batch_size):
-        p = wide(head.forward(seen["post_norm"][mask])).softmax(-1)
-        following = batch["input_ids"].roll(-1, 1)[mask]
-        p[torch.arange(len(p), device=p.device), following] -= 1
-        found.update(p @ wide(head.weight))
-    return found
+    moments = {}
+    for name in ("forget", "retain"):
+        moments[name] = Moments(model.config.hidden_size, model.device)
+        batches = passes(model, examples[name], pad_id, ["post_norm"], batch_size)
+        for _, batch, predicting, seen in batches:
+            p = wide(head.forward(seen["post_norm"][predicting])).softmax(-1)
+            following = batch["input_ids"].roll(-1, 1)[predicting]
+            p[torch.arange(len(p), device=p.device), following] -= 1
+            moments[name].update(p @ wide(head.weight))
+    return moments
 
 
-def check(name, site):
-    """`loss` has a closed form behind the final norm alone."""
-    if name == "loss" and site != "post_norm":
+def has_gradients(basis, site):
+    """`loss` has a closed form behind the final norm alone; every other basis has one anywhere."""
+    return basis != "loss" or site == "post_norm"
+
+
+def check_site(basis, site):
+    """Raise UserError for a basis that has no closed form at a site."""
+    if not has_gradients(basis, site):
         raise UserError(
-            f"--basis loss needs --site post_norm ({site}'s gradients are not in the forward pass). Or use gep."
+            f"--basis loss needs --site post_norm ({site}'s gradients are not in the forward "
+            "pass). Or use gep."
         )
 
 
-def ratios(found):
-    """{site: the largest forget-to-retain energy ratio of any direction}."""
-    return {site: ratio(found.forget[site], found.retain[site]) for site in found.forget}
-
-
 def refuse(about, site, others):
-    """Raise UserError where a basis cannot be selective; `others()` gives {site: ratio} of the blocks, to name a better one."""
-    first, energies = about["ratio"], (about["energy_forget"], about["energy_retain"])
-    if about["basis"] != "nspu_released" and first >= SELECTIVE and energies[0] > energies[1]:
+    """Raise UserError where a basis cannot be selective.
+
+    about: the filter's facts; others() gives {site: ratio} of all sites, to name a better one.
+    """
+    first, forget, retain = about["ratio"], about["energy_forget"], about["energy_retain"]
+    if about["basis"] != "nspu_released" and first >= SELECTIVE and forget > retain:
         return
-    elsewhere = {s: r for s, r in others().items() if s != site}
+    elsewhere = {other: value for other, value in others().items() if other != site}
     best = max(elsewhere, key=elsewhere.get) if elsewhere else None
-    way = (
-        f"{best} could (ratio {elsewhere[best]:.1f}): --site {best}" if best and elsewhere[best] >= max(SELECTIVE, first)
-        else "no other site is better: use --gate"
-    )  # fmt: skip
-    if first < SELECTIVE:
-        what = f"no direction at {site} has {SELECTIVE:g} times the forget energy of retain energy (largest ratio {first:.2f})"
+    if best and elsewhere[best] >= max(SELECTIVE, first):
+        way = f"{best} could (ratio {elsewhere[best]:.1f}): --site {best}"
     else:
-        what = f"{about['basis']} at {site} holds {energies[1]:.2f} of the retain energy and {energies[0]:.2f} of the forget energy"
+        way = "no other site is better: use --gate"
+    if first < SELECTIVE:
+        what = (
+            f"no direction at {site} has {SELECTIVE:g} times the forget energy of retain energy "
+            f"(largest ratio {first:.2f})"
+        )
+    else:
+        what = (
+            f"{about['basis']} at {site} holds {retain:.2f} of the retain energy "
+            f"and {forget:.2f} of the forget energy"
+        )
         way = f"--basis gep, or {way}"
     raise UserError(
         f"this filter cannot be selective: {what}; {way}. --force writes it all the same."
     )
 
 
-def make(model, found, site, basis, k, gated, about):
-    """The Filter of one site, untuned (strength 1, every component), on the CPU in float32."""
-    forget, retain = found.forget[site], found.retain[site]
-    name = basis if basis != "auto" else "pca" if gated else "gep"
+def make_filter(model, moments, site, *, basis="auto", k=None, gated=False, about=None):
+    """The Filter of one site, untuned (strength 1, every component), on the CPU in float32.
+
+    moments: FilterMoments. basis auto is gep, or pca behind a gate. k None leaves the number to
+    the basis. `about` is added to the facts that filter.json holds.
+    """
+    forget, retain = moments.forget[site], moments.retain[site]
+    known = moments.known.get(site)
     if basis == "auto":
-        k = k or (min(forget.width, WIDEST) if gated else min(forget.width, MOST))
-    source = (found.loss_forget, found.loss_retain) if name == "loss" else (forget, retain)
-    known = (
-        found.known.get(site) if name != "loss" else None
-    )  # eigenvalues are the expensive part of wide models
-    u, facts = make_basis(name, *source, k, known)
-    if name == "gep":
-        found.known[site] = {"ratio": facts["ratio"], "overlap": facts["overlap"]}
-    extra = {key: facts.pop(key).float().cpu() for key in ("read", "offset") if key in facts}
+        basis = "pca" if gated else "gep"
+        k = k or min(forget.width, WIDEST if gated else MOST)
+    if basis == "loss":
+        gradient = moments.gradients
+        u, facts = make_basis(basis, gradient["forget"], gradient["retain"], k)
+    else:
+        u, facts = make_basis(basis, forget, retain, k, known)
+    if basis == "gep":
+        moments.known[site] = {"ratio": facts["ratio"], "overlap": facts["overlap"]}
+    tensors = {key: facts.pop(key).float().cpu() for key in ("read", "offset") if key in facts}
     if gated:
-        extra.setdefault(
-            "offset", forget.mean.float().cpu()
-        )  # what is left of a gated token is the average forget token
-        w, curve = quadratic(forget, found.everything[site])
-        extra |= {"gate": w.float().cpu(), "curve": curve.float().cpu()}
-    facts = {"architecture": architecture(model.config), **facts, **about}
-    return Filter(site, u.float().cpu(), 1.0, about=facts, **extra)
+        # what is left of a token that trips the gate is the average forget state
+        tensors.setdefault("offset", forget.mean.float().cpu())
+        gate, curve = quadratic(forget, moments.everything[site])
+        tensors |= {"gate": gate.float().cpu(), "curve": curve.float().cpu()}
+    facts = {"architecture": architecture(model.config), **facts, **(about or {})}
+    return Filter(site, u.float().cpu(), 1.0, about=facts, **tensors)
 
 
-def candidates(model, found, sites, basis="auto", k=None, gate=None, about=None):
-    """{(site, gated): Filter}: ungated ones first, the sites that bake into stock classes first. gate None: both kinds."""
-    made = {}
-    for gated in (False, True):
-        if gate is not None and gated != gate:
-            continue
-        for site in sorted(
-            sites,
-            key=lambda s: -(block_of(s) if block_of(s) is not None else 10**6 + (s == "post_norm")),
-        ):
-            if basis == "loss" and site != "post_norm":
-                continue
-            made[site, gated] = make(model, found, site, basis, k, gated, about or {})
-    return made
+def bakes_first(site):
+    """Sites sorted by this: what bakes into stock classes first, then the later blocks."""
+    block = block_of(site)
+    if block is None:
+        block = 10**6 + (site == "post_norm")
+    return -block
 
 
-def selective(made, others, several):
-    """The candidates that can be selective. A gate needs no selective direction; of several sites the bad ones are left out,
-    a single one is refused."""
-    kept, refused = {}, None
-    for (site, gated), one in made.items():
+def fit_candidates(model, moments, sites, *, basis="auto", k=None, gate=None, about=None):
+    """{(site, gated): Filter}: ungated ones first, then by `bakes_first`.
+
+    gate None makes both kinds. See `make_filter` for the others.
+    """
+    kinds = (False, True) if gate is None else (gate,)
+    candidates = {}
+    for gated in kinds:
+        for site in sorted(sites, key=bakes_first):
+            if has_gradients(basis, site):
+                candidates[site, gated] = make_filter(
+                    model, moments, site, basis=basis, k=k, gated=gated, about=about
+                )
+    return candidates
+
+
+def selective(candidates, others, *, several):
+    """The candidates that can be selective; see `refuse` for `others`.
+
+    A gate needs no selective direction. Of `several` sites the bad ones are left out; a single one
+    is refused: then this raises UserError, as it does where no candidate is left.
+    """
+    accepted, refused = {}, None
+    for (site, gated), chosen in candidates.items():
         try:
             if not gated:
-                refuse(one.about, site, others)
-            kept[site, gated] = one
+                refuse(chosen.about, site, others)
+            accepted[site, gated] = chosen
         except UserError as error:
             if not several:
                 raise
             refused = error
-    if not kept:
+    if not accepted:
         raise refused
-    return kept
+    return accepted

@@ -8,20 +8,27 @@ RATES = (0.01, 0.003, 0.001)  # shares of retain and general tokens that may tri
 
 
 def quadratic(forget, everything):
-    """(gate [d], curve [d, d]): the log-ratio of two Gaussians, but for its constant (quadratic discriminant analysis).
+    """(gate [d], curve [d, d]): the log-ratio of two Gaussians, but for its constant.
 
-    `forget` are the moments of what the gate is to catch, `everything` those of all tokens of text that it must leave alone.
-    h^T curve h + gate . h, with curve = (C^-1 - A^-1) / 2 and gate = A^-1 mean_A - C^-1 mean_C, A forget, C the rest.
+    This is quadratic discriminant analysis. `forget` are the Moments of what the gate is to catch,
+    `everything` those of all tokens of text that it must leave alone. The score of a state h is
+    h^T curve h + gate . h, with curve = (C^-1 - A^-1) / 2 and gate = A^-1 mean_A - C^-1 mean_C,
+    where A is of forget tokens and C of everything.
     """
-    inverse = [torch.linalg.inv(ridged(m.covariance)) for m in (forget, everything)]
-    curve = (inverse[1] - inverse[0]) / 2
-    return inverse[0] @ forget.mean - inverse[1] @ everything.mean, (curve + curve.T) / 2
+    forget_inverse = torch.linalg.inv(ridged(forget.covariance))
+    other_inverse = torch.linalg.inv(ridged(everything.covariance))
+    curve = (other_inverse - forget_inverse) / 2
+    gate = forget_inverse @ forget.mean - other_inverse @ everything.mean
+    return gate, (curve + curve.T) / 2
 
 
 def threshold(scores, rate):
-    """The number to add to a score so that at most `rate` of each set of `scores` [[n], ...] is above 0."""
+    """The number to add to a score so that at most `rate` of each set of `scores` is above 0.
+
+    scores: [[n], ...], one tensor a set.
+    """
     ends = []
-    for found in scores:
-        ranked = found.sort().values
+    for values in scores:
+        ranked = values.sort().values
         ends.append(float(ranked[min(len(ranked) - 1, int((1 - rate) * len(ranked)))]))
     return -max(ends)

@@ -1,249 +1,313 @@
-"""Site, number of components, gate and strength of a filter, all chosen within the retain limit and without a human.
+"""Site, number of components, gate and strength of a filter, chosen without a human.
 
-Per site, an ungated filter of the contrastive basis takes as many components as the limit lets it have at strength 1 (with such
-a basis the number of components is the strength), a gated one as many as it needs. The first choice is the simplest that
-reaches the target: ungated before gated, then what does not overshoot it (matched, not maximised), then by damage to the retain
-set; without any, what forgets most within the limit.
+The hard limit is what the filter costs on retain and general text; the target is matched, not
+maximised (see target.py). The search goes in two steps:
+
+1. `search` finds the best choice of each site. An ungated filter of the contrastive basis takes as
+   many components as the limit lets it have at strength 1 (with such a basis the number of
+   components is the strength), a gated one as many as it needs.
+2. `run_search` takes choices in turn, best first: it tunes the strength, checks three strengths for
+   leaks, and goes on to a smaller limit or to the next choice where a check fails.
 """
 
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
 from brittle.base.errors import UserError
 from brittle.filters.gate import RATES, threshold
-from brittle.filters.tuning import KNOWN, RIVALS, Limits, bisect, golden, within
+from brittle.filters.leaks import badness, failures
+from brittle.filters.strength import tune, within
+from brittle.filters.target import Choice, distance
 
-PLAIN = (4, 8, 12, 16, 24, 32)
-GATED = (16, 32, 64, 128, 256, 512)
-CHANCE = 1 / (RIVALS + 1)
-LIKE_UNSEEN = 0.05  # a LOSS-AUC within this of 0.5: the noise of an AUC of some hundred texts
+PLAIN = (4, 8, 12, 16, 24, 32)  # components of an ungated filter
+GATED = (16, 32, 64, 128, 256, 512)  # components of a gated one
+FINALISTS = (0.75, 1.0, 1.1)  # times the tuned strength
+MOST_TRIALS = 3
+COLUMNS = [
+    "stage",
+    "site",
+    "gated",
+    "basis",
+    "k",
+    "strength",
+    "auc",
+    "known",
+    "forget_nll",
+    "forget_kl",
+    "retain_nll",
+    "retain_kl",
+    "retain_kl_p90",
+    "general_nll",
+    "general_kl",
+    "status",
+]
 
 
-def distance(reading):
-    """How far from forgotten, 0 or less where the target is reached: the loss of forget texts is that of never-seen ones
-    (LOSS-AUC at most 0.5 + LIKE_UNSEEN), and an answer's first token beats the model's own runners-up no more often than
-    chance + KNOWN. Infinite where a number is not finite: a broken model has not forgotten."""
-    if not math.isfinite(reading.get("forget_nll", 0.0)):
-        return math.inf
-    parts = [reading["known"] - CHANCE - KNOWN]
-    if reading["auc"] is not None:
-        parts.append(reading["auc"] - 0.5 - LIKE_UNSEEN)
-    return max(parts)
+class SearchResult(NamedTuple):
+    """The choice that was taken, its leak checks, and the rows of strength.csv."""
+
+    choice: Choice
+    leaks: dict  # {strength: rows of leaks.check}
+    table: list
 
 
-def overshoot(reading):
-    """How far the LOSS-AUC lies below what never-seen text would give: who looks at losses sees that something was removed."""
-    return 0.0 if reading["auc"] is None else max(0.0, 0.5 - LIKE_UNSEEN - reading["auc"])
+class Trial(NamedTuple):
+    """A tuned choice whose finalists were checked for leaks."""
 
-
-@dataclass
-class Choice:
-    """A filter at its strength, what it does there, and whether that is the target."""
-
-    made: object
-    reading: dict
-    limits: Limits
-    limited: bool = False  # would more (strength, components, gate) have broken the limits?
-    curve: list = field(default_factory=list)  # [(strength, reading), ...]
-    strength_limit: float = 1.0
-
-    @property
-    def reached(self):
-        return distance(self.reading) <= 0 and self.limits.excess(self.reading) <= 0
-
-    @property
-    def status(self):
-        if self.reached:
-            return "over-forgotten" if overshoot(self.reading) else "matched"
-        return "retain-limited" if self.limited else "site-limited"
+    choice: Choice
+    leaks: dict  # {strength: rows of leaks.check}
+    tuned_reached: bool  # did it reach the target at its tuned strength, before the checks?
 
     @property
-    def key(self):
-        gated = self.made.gate is not None
-        if self.reached:
-            return 0, gated, overshoot(self.reading) > 0, self.reading["retain_kl"]
-        return 1, self.beyond, distance(self.reading)
+    def failed(self):
+        """The sets that fail a check at the strength that was taken."""
+        return failures(self.leaks[self.choice.filter.strength])
 
-    @property
-    def beyond(self):
-        """Does it break the limits (at strength 1, before a smaller one was looked for)?"""
-        return self.limits.excess(self.reading) > 0
-
-    def reason(self):
-        r = self.reading
-        auc = "" if r["auc"] is None else f"LOSS-AUC {r['auc']:.2f} (target 0.50), "
-        state = f"{auc}answers still known {r['known']:.2f} (chance {CHANCE:.2f}), retain KL {r['retain_kl']:.3f} nats a token, "
-        state += f"90th percentile {r['retain_kl_p90']:.3f} (limit {self.limits.retain:g})"
-        return state + {
-            "matched": "",
-            "over-forgotten": ": forget texts have become less likely than never-seen ones, which a look at losses tells",
-            "retain-limited": ": more would break the retain limit, the sets share what would have to be removed",
-            "site-limited": ": no strength or number of components at this site does more",
-        }[self.status]  # fmt: skip
+    def rank(self):
+        """Trials are compared by this; the smaller is the better."""
+        return not self.choice.reached, "retain" in self.failed, "forget" in self.failed
 
 
-def fit_ks(tuner, made, sizes, limits):
-    """The Choice with the largest size of `sizes` within the limits at strength 1 (or, where the target is reached, the
-    smallest that reaches it); where not even the smallest fits, that one, beyond the limits."""
-    sizes = [k for k in sizes if k < made.k] + [made.k]
+def table_row(stage, chosen, reading, status=""):
+    """A row of strength.csv; stage is search, curve or chosen."""
+    row = {column: reading.get(column) for column in COLUMNS}
+    return row | {
+        "stage": stage,
+        "site": chosen.site,
+        "gated": int(chosen.gate is not None),
+        "basis": chosen.about.get("basis"),
+        "k": chosen.k,
+        "strength": chosen.strength,
+        "status": status,
+    }
+
+
+def curve_rows(choice):
+    return [table_row("curve", choice.filter.at(a), reading) for a, reading in choice.curve]
+
+
+# --- the best choice of each site ---
+
+
+def last_that(holds, count):
+    """The last i in 0 .. count - 1 with holds(i), or -1; it holds for every smaller i too."""
+    low, high = -1, count
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def fit_components(tuner, whole, sizes, limits):
+    """The Choice of the largest size of `sizes` within the limits at strength 1.
+
+    Where that one reaches the target, it is the smallest that does. Where not even the smallest
+    size keeps the limits, it is that one, beyond the limits. whole: a Filter with all components.
+    """
+    sizes = [k for k in sizes if k < whole.k] + [whole.k]
     readings = {}
 
     def read(i):
         if i not in readings:
-            readings[i] = tuner.read(made.first(sizes[i]))
+            readings[i] = tuner.read(whole.first(sizes[i]))
         return readings[i]
 
-    low, high = -1, len(sizes)  # the last size known to fit, the first known not to
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if limits.excess(read(middle)) <= 0 else (low, middle)
-    if low < 0:
-        return Choice(made.first(sizes[0]), read(0), limits, True)
-    if distance(read(low)) <= 0:
-        below, reach = -1, low
-        while reach - below > 1:
-            middle = (below + reach) // 2
-            below, reach = (below, middle) if distance(read(middle)) <= 0 else (middle, reach)
-        return Choice(made.first(sizes[reach]), read(reach), limits)
-    return Choice(made.first(sizes[low]), read(low), limits, high < len(sizes))
+    largest = last_that(lambda i: limits.excess(read(i)) <= 0, len(sizes))
+    if largest < 0:
+        return Choice(whole.first(sizes[0]), read(0), limits, limited=True)
+    if distance(read(largest)) <= 0:
+        smallest = 1 + last_that(lambda i: distance(read(i)) > 0, largest)
+        return Choice(whole.first(sizes[smallest]), read(smallest), limits)
+    limited = largest + 1 < len(sizes)
+    return Choice(whole.first(sizes[largest]), read(largest), limits, limited)
 
 
-def fit_gate(tuner, made, limits, sizes=GATED):
-    """The Choice of a gated filter: the strictest threshold of RATES that reaches the target, or, where none does, that forgets
-    most within the limits; then the components. The strictest, beyond the limits, where none keeps them."""
-    quiet = [
-        made.score(tuner.caches[name].tokens(made.site))
-        for name in ("retain", "general")
-        if name in tuner.caches
-    ]
+def fit_gate(tuner, whole, limits, sizes=GATED):
+    """The Choice of a gated filter: first the gate's threshold, then the components.
+
+    The threshold is the strictest of RATES that reaches the target; where none does, the one that
+    forgets most within the limits; where none keeps them, the strictest, beyond the limits.
+    """
+    quiet = tuner.quiet_scores(whole)
     best = None
     for rate in reversed(RATES):
-        gated = replace(
-            made, threshold=threshold(quiet, rate), about={**made.about, "false_alarms": rate}
-        )
-        found = Choice(gated, tuner.read(gated), limits)
-        if best and found.beyond:
+        about = {**whole.about, "false_alarms": rate}
+        gated = replace(whole, threshold=threshold(quiet, rate), about=about)
+        choice = Choice(gated, tuner.read(gated), limits)
+        if best and choice.beyond:
             best.limited = True  # a more permissive gate would forget more
             break
-        if best is None or distance(found.reading) < distance(best.reading):
-            best = found
-        if found.beyond or distance(found.reading) <= 0:
+        if best is None or distance(choice.reading) < distance(best.reading):
+            best = choice
+        if choice.beyond or distance(choice.reading) <= 0:
             break
     if best.beyond or not best.reached:
         best.limited |= best.beyond
         return best
-    return fit_ks(tuner, best.made, sizes, limits)
+    return fit_components(tuner, best.filter, sizes, limits)
 
 
 def weaken(tuner, choice):
-    """A choice beyond the limits at the largest strength within them, in place."""
-    made, gated = choice.made, choice.made.gate is not None
-    curve = tuner.curve(made)
-    a = within(
-        curve,
-        choice.limits,
-        convex=made.site == "post_norm",
-        points=3 if gated else 5,
-        tolerance=0.1 if gated else 0.02,
-    )
-    choice.made, choice.reading = made.at(a), curve(a)
+    """Give a choice beyond the limits the largest strength within them, in place."""
+    chosen = choice.filter
+    points, tolerance = (3, 0.1) if choice.gated else (5, 0.02)
+    convex = chosen.site == "post_norm"
+    curve = tuner.curve(chosen)
+    strength = within(curve, choice.limits, convex=convex, points=points, tolerance=tolerance)
+    choice.filter, choice.reading = chosen.at(strength), curve(strength)
 
 
 def search(tuner, candidates, limits):
-    """[Choice], best first, of filters {(site, gated): Filter with all its components}. Gated ones are looked at only where no
-    ungated one reaches the target (they could not come first), strengths below 1 only where none at all reaches it."""
-    found = []
-    for kind in (False, True):
-        if not any(choice.reached for choice in found):
-            chosen = [made for (_, gated), made in candidates.items() if gated == kind]
-            found += [
-                fit_gate(tuner, made, limits) if kind else fit_ks(tuner, made, PLAIN, limits)
-                for made in chosen
-            ]
-    if not any(choice.reached for choice in found):
-        for choice in found:
+    """[Choice], best first, of candidates {(site, gated): Filter with all its components}.
+
+    Gated filters are looked at only where no ungated one reaches the target, since they could not
+    come first. Strengths below 1 are looked for only where none at all reaches it.
+    """
+
+    def some_reach(choices):
+        return any(choice.reached for choice in choices)
+
+    plain = [chosen for (_, gated), chosen in candidates.items() if not gated]
+    choices = [fit_components(tuner, chosen, PLAIN, limits) for chosen in plain]
+    if not some_reach(choices):
+        with_gate = [chosen for (_, gated), chosen in candidates.items() if gated]
+        choices += [fit_gate(tuner, chosen, limits) for chosen in with_gate]
+    if not some_reach(choices):
+        for choice in choices:
             if choice.beyond:
                 weaken(tuner, choice)
-    return sorted(found, key=lambda c: c.key)
+    return sorted(choices, key=lambda choice: choice.key)
 
 
-def tune(tuner, choice, top=1.0):
-    """The strength of a choice's filter, in place: the smallest that reaches the target within the limits, else the limit.
+# --- one choice after the other, until the leak checks pass ---
 
-    Exact by bisection behind the final norm (convex, and 33 points of the curve cost little); before it a grid of 17 points and
-    golden section; at a block, where a strength costs the blocks above, a grid of 9.
+
+class Queue:
+    """The choices that are left to try, best first. Their search goes on only when it is needed."""
+
+    def __init__(self, tuner, candidates, limits, table):
+        self.tuner, self.limits, self.table = tuner, limits, table
+        self.unsearched, self.choices = candidates, []
+
+    def search(self):
+        """Search what was not searched; gated filters are left where an ungated one reaches."""
+        choices = search(self.tuner, self.unsearched, self.limits)
+        self.table += [table_row("search", c.filter, c.reading, c.status) for c in choices]
+        searched = {(c.filter.site, c.gated) for c in choices}
+        self.unsearched = {
+            key: chosen for key, chosen in self.unsearched.items() if key not in searched
+        }
+        self.choices = sorted(self.choices + choices, key=lambda choice: choice.key)
+
+    def take(self):
+        """The next choice, or None."""
+        next_reaches = bool(self.choices) and self.choices[0].reached
+        if self.unsearched and not next_reaches:
+            self.search()
+        return self.choices.pop(0) if self.choices else None
+
+
+def finalists(choice, top, read):
+    """{strength: Filter}: the tuned strength first, then its neighbours that keep the limits.
+
+    All lie in (0, top].
     """
-    made, site, limits = choice.made, choice.made.site, choice.limits
-    points = 33 if site == "post_norm" else 17 if site == "pre_norm" else 9
-    tolerance = 0.02 if points == 9 else 1e-3
-    known = {}
-    curve = tuner.curve(made)
+    tuned = choice.filter.strength
+    nearest_first = sorted(FINALISTS, key=lambda factor: abs(factor - 1))
+    strengths = dict.fromkeys(min(top, factor * tuned) for factor in nearest_first)
+    filters = {a: choice.filter.at(a) for a in strengths if a > 0}
+    return {
+        a: chosen
+        for a, chosen in filters.items()
+        if a == tuned or choice.limits.excess(read(chosen)) <= 0
+    }
 
-    def read(a):
-        a = round(float(a), 6)
-        if a not in known:
-            known[a] = curve(a)
-        return known[a]
 
-    if distance(read(0.0)) <= 0:
+def decide(leaks):
+    """The strength to take, from {strength: leak rows}, the wanted one first.
+
+    It is the first of the least leakage.
+    """
+    return min(leaks, key=lambda strength: badness(leaks[strength]))
+
+
+def try_choice(tuner, choice, top, check, table):
+    """The Trial of a choice: tuned, checked, at the best finalist's strength.
+
+    It is None where no strength above 0 keeps the limits. Adds the curve's rows to `table`.
+    """
+    tune(tuner, choice, top)
+    table += curve_rows(choice)
+    tuned_reached = choice.reached
+    leaks = {a: check(chosen) for a, chosen in finalists(choice, top, tuner.read).items()}
+    if not leaks:
+        return None
+    choice.filter = choice.filter.at(decide(leaks))
+    choice.reading = tuner.read(choice.filter)
+    return Trial(choice, leaks, tuned_reached)
+
+
+def run_search(tuner, candidates, limits, check, top=1.0):
+    """The SearchResult of at most MOST_TRIALS choices.
+
+    candidates: {(site, gated): Filter}; check(filter): its rows of leaks.check; top: the largest
+    strength. Raises UserError where no strength above 0 keeps the limits.
+    """
+    table, best, halved = [], None, None
+    queue = Queue(tuner, candidates, limits, table)
+    for _ in range(MOST_TRIALS):
+        is_retry = halved is not None
+        choice = halved if is_retry else queue.take()
+        halved = None
+        if choice is None:
+            break
+        trial = try_choice(tuner, choice, top, check, table)
+        if trial is None:
+            continue
+        if best is None or trial.rank() < best.rank():
+            best = trial
+        passes = not trial.failed - {"form"}
+        # what comes behind a choice that does not reach the target reaches less
+        if passes or not (trial.tuned_reached or is_retry):
+            break
+        if "retain" in trial.failed and trial.tuned_reached:
+            whole = trial.choice.filter.at(1.0)
+            halved = replace(trial.choice, filter=whole, limits=limits.half())
+    if best is None:
         raise UserError(
-            "the unfiltered model treats the forget text as never seen: there is nothing to filter (answers still known: "
-            f"{read(0.0)['known']:.2f}, chance {CHANCE:.2f}). Check --forget and --unseen."
+            "no strength above 0 keeps the retain limits. Fit on more retain text, "
+            "or allow more with --retain-limit."
         )
-    limit = within(read, limits, top, site == "post_norm", points, tolerance)
-    grid = [limit * i / (points - 1) for i in range(points)]
-    first = next((i for i, a in enumerate(grid) if distance(read(a)) <= 0), None)
-    if first is None:
-        i = min(range(1, points), key=lambda i: distance(read(grid[i])))
-        strength = grid[i] if site == "post_norm" or i in (0, points - 1) or points == 9 else golden(
-            lambda a: distance(read(a)), grid[i - 1], grid[i + 1]
-        )  # fmt: skip
-        choice.limited |= limit < top
-    else:
-        strength = grid[0] if first == 0 else grid[first]
-        if first and points > 9:
-            low = bisect(
-                lambda a: -distance(read(a)), grid[first - 1], grid[first], tolerance
-            )  # the last above the target
-            above = min(low + tolerance, grid[first])
-            strength = above if distance(read(above)) <= 0 else grid[first]
-    choice.made, choice.reading = made.at(strength), read(strength)
-    for a in (top * i / (points - 1) for i in range(points)):
-        read(a)
-    choice.curve, choice.strength_limit = sorted(known.items()), limit
-    return choice
+    return finish(best.choice, best.leaks, table)
 
 
-def stable(choice):
-    """(low, high): the strengths around the chosen one, on the curve, over which the verdict stays the same."""
-
-    def same(reading):
-        return (distance(reading) <= 0) == (distance(choice.reading) <= 0) and choice.limits.excess(
-            reading
-        ) <= 0
-
-    at = choice.made.strength
-    below, above = [at], [at]
-    for a, reading in reversed([c for c in choice.curve if c[0] <= at]):
-        if not same(reading):
-            break
-        below.append(a)
-    for a, reading in [c for c in choice.curve if c[0] >= at]:
-        if not same(reading):
-            break
-        above.append(a)
-    return min(below), max(above)
+def take_strength(tuner, candidates, limits, check, strength):
+    """The SearchResult at a strength that the user gives; limits and leaks are still measured."""
+    choice = search(tuner, candidates, limits)[0]
+    choice.filter = choice.filter.at(strength)
+    choice.reading = tuner.read(choice.filter)
+    grid = sorted({0.0, 0.25, 0.5, 0.75, 1.0, strength})
+    choice.curve = [(a, tuner.read(choice.filter.at(a))) for a in grid]
+    return finish(choice, {strength: check(choice.filter)}, curve_rows(choice))
 
 
-def part(examples, most, seed=0):
-    """At most `most` examples, drawn by `seed`, questions before others (their answers are known): a strength costs a pass."""
+def finish(choice, leaks, table):
+    row = table_row("chosen", choice.filter, choice.reading, choice.status)
+    return SearchResult(choice, leaks, [*table, row])
+
+
+def sample(examples, most, seed=0):
+    """At most `most` examples, drawn by `seed`: each strength costs a pass over them.
+
+    Questions come before others, up to half of the sample, since their answers are known.
+    """
     if len(examples) <= most:
         return examples
-    drawn = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
-    asked = [i for i in drawn if examples[i].asked][
-        : max(most // 2, most - sum(not e.asked for e in examples))
-    ]
-    rest = [i for i in drawn if not examples[i].asked][: most - len(asked)]
-    return [examples[i] for i in sorted(asked + rest)]
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(examples), generator=generator).tolist()
+    asked = [i for i in order if examples[i].asked]
+    plain = [i for i in order if not examples[i].asked]
+    asked = asked[: max(most // 2, most - len(plain))]
+    return [examples[i] for i in sorted(asked + plain[: most - len(asked)])]

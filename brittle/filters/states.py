@@ -1,4 +1,4 @@
-"""Which tokens of a text are its answer, and a model's states at the positions that predict them, at several sites at once."""
+"""Which tokens of a text are its answer, and the states at the positions that predict them."""
 
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
@@ -12,24 +12,38 @@ from brittle.data.tokens import common_prefix, prompt_length
 from brittle.maths.moments import Moments
 from brittle.models.filter import at_site
 
-STRETCHES = 50  # neighbouring texts (of one entity, one document) stay together: a file is cut into so many stretches
+# A file is cut into so many stretches, so that neighbouring texts (of one entity, of one document)
+# stay together.
+STRETCHES = 50
+MOST_BLOCKS = 8  # that a search looks at
 
 
 class Example(NamedTuple):
-    """Token ids, where the answer starts in them, the stretch of its file, and whether it asks a question."""
+    """One text: its tokens, and which of them are the answer."""
 
     ids: list[int]
-    start: int
-    group: int
-    asked: bool
+    start: int  # where the answer starts in `ids`, at least 1
+    group: int  # the stretch of its file
+    asked: bool  # does the text ask a question?
+
+
+class States(NamedTuple):
+    """States that predict answer tokens, in the order of the examples; see `states`."""
+
+    states: torch.Tensor  # [n, d] float32 on the CPU
+    following: torch.Tensor  # [n] the next tokens
+    owner: torch.Tensor  # [n] the number of the example of each
 
 
 class _Enough(Exception):
     """Raised where the unembedding would start: nobody needs its logits."""
 
 
-def _pair(row):
-    """(question or None, whole text) of a JSON value, or None: as brittle.text.read_texts, but with the question kept."""
+def pair_of(row):
+    """(question or None, whole text) of a JSON value, or None for anything else.
+
+    It reads what brittle.data.texts.read_texts reads, and keeps the question.
+    """
     if isinstance(row, str):
         return None, row
     if not isinstance(row, dict):
@@ -41,12 +55,16 @@ def _pair(row):
 
 
 def read_pairs(path):
-    """[(question or None, text), ...] of a file: lines, or JSONL with text, or question and answer (an index with choices)."""
+    """[(question or None, text), ...] of a file.
+
+    A file holds lines, or JSONL with `text`, or with `question` and `answer` (an index, where there
+    are `choices`). Raises UserError for another row, and for an empty text.
+    """
     if not str(path).endswith((".jsonl", ".json")):
         return [(None, line) for line in read_lines(path)]
     pairs = []
     for number, row in numbered_jsonl(path):
-        pair = _pair(row)
+        pair = pair_of(row)
         if pair is None or not pair[1].strip():
             raise UserError(f"{path} line {number} has neither text nor question and answer.")
         pairs.append(pair)
@@ -54,28 +72,30 @@ def read_pairs(path):
 
 
 def make_examples(tokenizer, pairs, max_samples, max_length, name="texts"):
-    """Up to `max_samples` examples, spread evenly over `pairs`; longer ones than `max_length` tokens lose their beginning.
+    """Up to `max_samples` examples, spread evenly over `pairs` [(question or None, text), ...].
 
-    The answer is what follows the question; in plain text what follows its last "?" or ":", else its second half.
+    The answer is what follows the question; in plain text what follows its last "?" or ":", else
+    its second half. Texts longer than `max_length` tokens lose their beginning. Raises UserError
+    where no text has two tokens.
     """
-    picked = spread(range(len(pairs)), max_samples)
+    count = len(pairs)
+    picked = spread(range(count), max_samples)
     whole = tokenizer([pairs[i][1] for i in picked])["input_ids"]
-    asked = iter(
-        tokenizer([q for i in picked if (q := pairs[i][0]) is not None] or ["-"])["input_ids"]
-    )
+    questions = [pairs[i][0] for i in picked if pairs[i][0] is not None]
+    question_ids = iter(tokenizer(questions)["input_ids"] if questions else [])
     examples = []
     for i, ids in zip(picked, whole, strict=True):
         if pairs[i][0] is not None:
-            start, question = common_prefix(ids, next(asked)), True
+            start, asked = common_prefix(ids, next(question_ids)), True
         else:
             pieces = tokenizer.convert_ids_to_tokens(ids)
             start = prompt_length(pieces)
-            question = pieces[start - 1].endswith(("?", ":")) if pieces else False
+            asked = pieces[start - 1].endswith(("?", ":")) if pieces else False
         cut = max(0, len(ids) - max_length)
         start = min(max(1, start - cut), len(ids) - cut - 1)
         if start >= 1:
-            stretch = i * min(STRETCHES, len(pairs)) // len(pairs)
-            examples.append(Example(ids[cut:], start, stretch, question))
+            group = i * min(STRETCHES, count) // count
+            examples.append(Example(ids[cut:], start, group, asked))
     if not examples:
         raise UserError(f"the {name} hold no tokens to predict (each has fewer than two).")
     return examples
@@ -87,12 +107,13 @@ def read_examples(tokenizer, path, max_samples, max_length, name="texts"):
 
 
 def parted(examples, every=5):
-    """(to fit on, to tune on): every fifth stretch is kept for tuning, so no entity stands on both sides."""
-    tune = [e for e in examples if e.group % every == every - 1]
-    fit = [e for e in examples if e.group % every != every - 1]
-    return (
-        (fit, tune) if fit and tune else (examples, examples)
-    )  # a handful of texts: nothing to part
+    """(to fit on, to tune on): every fifth stretch is kept for tuning.
+
+    So no entity stands on both sides. A handful of texts is too little to part: both are all of it.
+    """
+    tune = [example for example in examples if example.group % every == every - 1]
+    fit = [example for example in examples if example.group % every != every - 1]
+    return (fit, tune) if fit and tune else (examples, examples)
 
 
 def predicting(batch, starts):
@@ -106,17 +127,25 @@ def predicting(batch, starts):
 def watching(model, sites):
     """Yield a dict that fills with {site: states [B, T, d]} at each forward pass."""
     seen = {}
+
+    def keep_as(site):
+        def keep(h):
+            seen[site] = h
+
+        return keep
+
     with ExitStack() as stack:
         for site in sites:
-            stack.enter_context(
-                at_site(model, site, lambda h, site=site: seen.__setitem__(site, h))
-            )
+            stack.enter_context(at_site(model, site, keep_as(site)))
         yield seen
 
 
 @contextmanager
 def no_logits(model):
-    """Forward passes end where the unembedding would start; call the model through the function that is yielded."""
+    """Forward passes end where the unembedding would start.
+
+    Yields the function to call the model through.
+    """
 
     def leave(*_):
         raise _Enough
@@ -133,10 +162,14 @@ def no_logits(model):
 
 
 def passes(model, examples, pad_id, sites, batch_size=64):
-    """Yield (indices, batch, predicting [B, T], {site: states [B, T, d]}) over all examples, without gradients."""
-    starts = torch.tensor([e.start for e in examples])
+    """Yield (indices, batch, predicting [B, T], {site: states [B, T, d]}) over all examples.
+
+    `indices` are the examples of the batch. No gradients are kept.
+    """
+    starts = torch.tensor([example.start for example in examples])
+    ids = [example.ids for example in examples]
     with torch.no_grad(), watching(model, sites) as seen, no_logits(model) as run:
-        for indices, batch in batches([e.ids for e in examples], pad_id, batch_size, model.device):
+        for indices, batch in batches(ids, pad_id, batch_size, model.device):
             run(**batch)
             yield indices, batch, predicting(batch, starts[indices].to(model.device)), seen
 
@@ -146,32 +179,42 @@ def collect(model, examples, pad_id, sites, batch_size=64, everywhere=None):
 
     `everywhere`, {site: Moments}, takes the states of all real tokens of the same pass.
     """
-    found = {site: Moments(model.config.hidden_size, model.device) for site in sites}
+    moments = {site: Moments(model.config.hidden_size, model.device) for site in sites}
     for _, batch, mask, seen in passes(model, examples, pad_id, sites, batch_size):
         for site in sites:
-            found[site].update(seen[site], mask)
+            moments[site].update(seen[site], mask)
             if everywhere is not None:
                 everywhere[site].update(seen[site], batch["attention_mask"])
-    return found
+    return moments
 
 
 def states(model, examples, pad_id, site, batch_size=64):
-    """(states [n, d] float32 on the CPU, next tokens [n], example of each [n]) at one site, in the examples' order."""
+    """The States of all examples at one site."""
     rows = {}
     for indices, batch, mask, seen in passes(model, examples, pad_id, [site], batch_size):
         h, following = seen[site].float().cpu(), batch["input_ids"].roll(-1, 1).cpu()
         for row, index in enumerate(indices):
-            rows[index] = h[row][mask[row].cpu()], following[row][mask[row].cpu()]
-    owner = torch.cat([torch.full((len(rows[i][0]),), i) for i in range(len(examples))])
-    return (
-        torch.cat([rows[i][0] for i in range(len(examples))]),
-        torch.cat([rows[i][1] for i in range(len(examples))]),
-        owner,
+            at = mask[row].cpu()
+            rows[index] = h[row][at], following[row][at]
+    in_order = [rows[i] for i in range(len(examples))]
+    counts = torch.tensor([len(h) for h, _ in in_order])
+    return States(
+        torch.cat([h for h, _ in in_order]),
+        torch.cat([following for _, following in in_order]),
+        torch.arange(len(examples)).repeat_interleave(counts),
     )
 
 
-def candidate_sites(model, most=8):
-    """The sites that a search looks at: post_norm, pre_norm, and up to `most` blocks, evenly spread, but the last."""
-    last = model.config.num_hidden_layers - 1  # its output is what the final norm reads
-    count = min(most, last)
+def site_count(layers):
+    """How many candidate sites a model of so many blocks has."""
+    return 2 + min(MOST_BLOCKS, layers - 1)
+
+
+def candidate_sites(model):
+    """The sites that a search looks at: post_norm, pre_norm, and up to MOST_BLOCKS blocks.
+
+    The blocks are evenly spread. The last one is none of them: the final norm reads its output.
+    """
+    last = model.config.num_hidden_layers - 1
+    count = site_count(model.config.num_hidden_layers) - 2
     return ["post_norm", "pre_norm", *(f"block:{i * last // count}" for i in range(count))]

@@ -1,17 +1,19 @@
-"""What a filter does to cached states at every strength, and the strength that follows: a hard retain limit, then forget
-loss matched to never-seen text. One forward pass fills the cache; what comes after the site is all that is computed again.
+"""What a filter does to cached states, at any strength: the readings that a search goes by.
 
-Behind the final norm the logits are affine in the strength, z(a) = z0 - a z1, so NLL and KL(base || filtered) are convex in a
-and KL does not decrease for a >= 0: the strengths within a limit are an interval from 0, and bisection finds its end exactly.
+One forward pass fills the cache. Only what comes after the filter's site is computed again.
+
+Behind the final norm the logits are affine in the strength a, z(a) = z0 - a z1. So NLL and
+KL(base || filtered) are convex in a, and the KL does not decrease for a >= 0: the strengths within
+a limit are an interval from 0, and bisection finds its end exactly.
 """
 
-import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from brittle.base.errors import UserError
 from brittle.filters.states import no_logits, passes, watching
+from brittle.filters.target import RIVALS
 from brittle.maths.intervals import auc
 from brittle.maths.precision import wide
 from brittle.models.blocks import final_norm
@@ -19,71 +21,88 @@ from brittle.models.filter import block_of
 from brittle.models.hooks import resume
 from brittle.models.logprobs import kl_rows
 
-RIVALS = 9  # a known answer token still beats so many runners-up of the unfiltered model
-KNOWN = 0.05  # excess over chance (one in ten) at which an answer counts as no longer known
 
+class CachedBatch(NamedTuple):
+    """One batch of examples; its n rows are the positions that predict answer tokens."""
 
-@dataclass
-class Limits:
-    """Nats a token that the KL from the unfiltered model may reach: on retain text (mean, and the 90th percentile over
-    stretches of it), and on general text (mean)."""
+    inputs: dict  # {input_ids, attention_mask ...} [B, T]
+    predicting: torch.Tensor  # [B, T] bool
+    states: dict  # {site: [n, d]; at a block, whose later blocks see all tokens, [B, T, d]}
+    base: torch.Tensor  # [n, V] log-probabilities of the unfiltered model
+    following: torch.Tensor  # [n] the next tokens
+    starts: torch.Tensor  # [n] bool: the first row of each answer
+    rivals: torch.Tensor  # [n, RIVALS] the likeliest other tokens of the unfiltered model
 
-    retain: float = 0.05
-    general: float = 0.02
+    def tokens(self, site):
+        """[m, d]: the states of all real tokens at a block, of the rows at the norm's sites."""
+        h = self.states[site]
+        return h[self.inputs["attention_mask"].bool()] if h.dim() == 3 else h
 
-    def excess(self, reading):
-        """How far a reading lies beyond the limits, in nats; 0 or less is within, infinite where a number is not finite."""
-        over = [reading["retain_kl"] - self.retain, reading["retain_kl_p90"] - self.retain]
-        over += [reading["general_kl"] - self.general] if "general_kl" in reading else []
-        return max(over) if all(map(math.isfinite, over)) else math.inf
+    def rows(self, site):
+        """[n, d]: the states of the rows at any site."""
+        h = self.states[site]
+        return h[self.predicting] if h.dim() == 3 else h
+
+    def nll(self):
+        """[n]: the unfiltered model's loss of the next tokens."""
+        return -self.base.gather(1, self.following[:, None])[:, 0]
 
 
 class Cache:
-    """Base log-probabilities and site states of some examples, per batch; rows are the predicting positions."""
+    """Base log-probabilities and states at `sites` of some examples, batch by batch."""
 
     def __init__(self, model, examples, pad_id, sites, batch_size):
-        self.examples, self.parts, self.rivals, owners = examples, [], [], []
-        whole = [s for s in sites if block_of(s) is not None]
+        self.examples, self.batches, owners = examples, [], []
+        self.group = torch.tensor([example.group for example in examples])
+        self.asked = torch.tensor([example.asked for example in examples])
         wanted = list(dict.fromkeys([*sites, "post_norm"]))
-        for indices, batch, mask, seen in passes(model, examples, pad_id, wanted, batch_size):
-            kept = {site: seen[site] if site in whole else seen[site][mask] for site in wanted}
-            base = wide(model.get_output_embeddings().forward(kept["post_norm"])).log_softmax(-1)
-            following = batch["input_ids"].roll(-1, 1)[mask]
-            starts = (mask & (mask.cumsum(1) == 1))[mask]  # the first position of each answer
-            others = (
-                base.scatter(1, following[:, None], -torch.inf)
-                .topk(min(RIVALS, base.shape[1] - 1))
-                .indices
+        for indices, inputs, predicting, seen in passes(
+            model, examples, pad_id, wanted, batch_size
+        ):
+            self.batches.append(cached(model, inputs, predicting, seen))
+            owners.append(
+                torch.tensor(indices, device=predicting.device)[predicting.nonzero()[:, 0]]
             )
-            self.parts.append((batch, mask, kept, base, following))
-            self.rivals.append((starts, others))
-            owners.append(torch.tensor(indices, device=mask.device)[mask.nonzero()[:, 0]])
-        self.owner = torch.cat(owners).cpu()
+        self.owner = torch.cat(owners).cpu()  # [rows] the example of each
         self.count = torch.bincount(self.owner, minlength=len(examples)).clamp_min(1)
-        self.group = torch.tensor([e.group for e in examples])
-        self.asked = torch.tensor([e.asked for e in examples])
 
     def by_example(self, values):
         """Means [examples] of values [rows], float64."""
-        return (
-            torch.zeros(len(self.count), dtype=torch.float64).index_add_(
-                0, self.owner, values.cpu().double()
-            )
-            / self.count
-        )
+        sums = torch.zeros(len(self.count), dtype=torch.float64)
+        return sums.index_add_(0, self.owner, values.cpu().double()) / self.count
 
     def order(self):
         """The examples in the order of the batches."""
         return torch.tensor(list(dict.fromkeys(self.owner.tolist())))
 
     def tokens(self, site):
-        """[n, d]: the states of all real tokens at a block, of the predicting positions at the norm's sites."""
-        return torch.cat([h[batch["attention_mask"].bool()] if h.dim() == 3 else h
-                          for batch, _, kept, _, _ in self.parts for h in [kept[site]]])  # fmt: skip
+        """[n, d]: the states of all real tokens at a block, of the rows at the norm's sites."""
+        return torch.cat([batch.tokens(site) for batch in self.batches])
+
+
+def cached(model, inputs, predicting, seen):
+    """The CachedBatch of one forward pass; seen: {site: states [B, T, d]}."""
+    states = {site: h[predicting] if block_of(site) is None else h for site, h in seen.items()}
+    head = model.get_output_embeddings()
+    base = wide(head.forward(states["post_norm"])).log_softmax(-1)
+    following = inputs["input_ids"].roll(-1, 1)[predicting]
+    others = base.scatter(1, following[:, None], -torch.inf)
+    return CachedBatch(
+        inputs=inputs,
+        predicting=predicting,
+        states=states,
+        base=base,
+        following=following,
+        starts=(predicting & (predicting.cumsum(1) == 1))[predicting],
+        rivals=others.topk(min(RIVALS, base.shape[1] - 1)).indices,
+    )
 
 
 def beats(logits, following, rivals):
-    """[n] share of the rows' next tokens that lie above all their rivals [n, m]; ties count as chance."""
+    """[n] share of the rows' next tokens that lie above all their rivals [n, m].
+
+    Ties count as chance.
+    """
     own = logits.gather(1, following[:, None])
     others = logits.gather(1, rivals)
     tied = (others == own).sum(1)
@@ -91,36 +110,57 @@ def beats(logits, following, rivals):
 
 
 def losses_of(logits, base, following):
-    """(NLL [n], KL(base || logits) [n]) of rows, from logits [n, V], base log-probabilities [n, V], next tokens [n]."""
+    """(NLL [n], KL(base || logits) [n]) of rows.
+
+    logits [n, V]; base [n, V] log-probabilities; following [n], the next tokens.
+    """
     logprobs = wide(logits).log_softmax(-1)
     nll = -logprobs.gather(1, following[:, None])[:, 0]
     return nll, kl_rows(base, logprobs).clamp_min(0)
 
 
 class Tuner:
-    """Reads filters off the cached states of `sets` {forget, retain, general?, unseen?: [Example]}."""
+    """Reads filters off cached states.
+
+    sets: {forget, retain, general?, unseen?: [Example]}. A reading is the dict that target.py
+    describes.
+    """
 
     def __init__(self, model, sets, pad_id, sites, batch_size=64):
         for name in ("forget", "retain"):
             if not sets.get(name):
                 raise UserError(f"no {name} text to choose a strength on. Give at least one.")
-        self.model, self.caches = model, {
-            name: Cache(model, chosen, pad_id, sites if name != "unseen" else (), batch_size) for name, chosen in sets.items()
-        }  # fmt: skip
+        self.model = model
+        self.caches = {
+            name: Cache(model, examples, pad_id, sites if name != "unseen" else (), batch_size)
+            for name, examples in sets.items()
+        }
         self.unseen = self.reference()
 
     def reference(self):
-        """(loss [n], asks [n]) of never-seen text in the unfiltered model; without any, of general text; or None."""
+        """(loss [n], asked [n]) of never-seen text in the unfiltered model.
+
+        Without such text it is general text; without that too, None.
+        """
         cache = self.caches.get("unseen") or self.caches.get("general")
         if cache is None:
             return None
-        nll = [
-            -base.gather(1, following[:, None])[:, 0] for _, _, _, base, following in cache.parts
-        ]
-        return cache.by_example(torch.cat(nll)), cache.asked
+        nll = torch.cat([batch.nll() for batch in cache.batches])
+        return cache.by_example(nll), cache.asked
 
-    def tail(self, site, h, batch, mask):
-        """What the unembedding reads [n, d] at the predicting positions, from the states at `site`."""
+    def quiet_scores(self, chosen):
+        """[scores [n]] of the gate on text that it must leave alone: retain, and general text."""
+        return [
+            chosen.score(self.caches[name].tokens(chosen.site))
+            for name in ("retain", "general")
+            if name in self.caches
+        ]
+
+    def tail(self, site, h, batch):
+        """What the unembedding reads [n, d] at the rows of a CachedBatch.
+
+        h: states at a site, [n, d] at the norm's sites and [B, T, d] at a block.
+        """
         if site == "post_norm":
             return h
         if site == "pre_norm":
@@ -130,130 +170,104 @@ class Tuner:
             no_logits(self.model) as run,
             resume(self.model, block_of(site), h),
         ):
-            run(**batch)
-        return seen["post_norm"][mask]
+            run(**batch.inputs)
+        return seen["post_norm"][batch.predicting]
 
-    def logits(self, made, part):
-        batch, mask, kept, _, _ = part
-        return self.model.get_output_embeddings().forward(
-            self.tail(made.site, made(kept[made.site]), batch, mask)
-        )
+    def logits(self, chosen, batch):
+        """[n, V]: the filtered model's logits at the rows of a CachedBatch."""
+        h = chosen(batch.states[chosen.site])
+        return self.model.get_output_embeddings().forward(self.tail(chosen.site, h, batch))
 
-    def read(self, made):
-        """The reading of a filter at its strength; see `reading`."""
-        return self._read(lambda name, i, part: self.logits(made, part))
+    def read(self, chosen):
+        """The reading of a filter at its strength."""
+        return self.reading(lambda name, i: self.logits(chosen, self.caches[name].batches[i]))
 
-    def affine(self, made):
-        """strength -> reading of a post-norm filter: z0 and z1 are computed once, each strength is one subtraction."""
-        head, full = self.model.get_output_embeddings(), made.at(1.0)
+    def curve(self, chosen):
+        """strength -> reading of a filter."""
+        if chosen.site == "post_norm":
+            return self.affine(chosen)
+        return lambda strength: self.read(chosen.at(strength))
+
+    def affine(self, chosen):
+        """strength -> reading of a post-norm filter.
+
+        z0 and z1 are computed once; each strength is one subtraction.
+        """
+        head, full = self.model.get_output_embeddings(), chosen.at(1.0)
         weight = wide(head.weight)
-        cached = {}
+        unfiltered, removed = {}, {}
         for name, cache in self.caches.items():
-            for i, part in enumerate(cache.parts):
-                y = wide(part[2]["post_norm"])
-                removed = (full.component(y) * full.fires(y)[:, None]) @ weight.T
-                cached[name, i] = wide(head.forward(part[2]["post_norm"])), removed
-
-        def at(strength):
-            return self._read(
-                lambda name, i, part: cached[name, i][0] - strength * cached[name, i][1]
-            )
-
-        return at
-
-    def curve(self, made):
-        """strength -> reading."""
-        return (
-            self.affine(made)
-            if made.site == "post_norm"
-            else lambda strength: self.read(made.at(strength))
+            for i, batch in enumerate(cache.batches):
+                y = wide(batch.states["post_norm"])
+                component = full.component(y) * full.fires(y)[:, None]
+                unfiltered[name, i] = wide(head.forward(batch.states["post_norm"]))
+                removed[name, i] = component @ weight.T
+        return lambda strength: self.reading(
+            lambda name, i: unfiltered[name, i] - strength * removed[name, i]
         )
 
     @torch.no_grad()
-    def _read(self, logits):
-        found = {}
+    def reading(self, logits):
+        """The reading of logits(name of the set, number of the batch), [n, V] each."""
+        reading = {}
         for name, cache in self.caches.items():
             if name == "unseen":
                 continue
-            rows, first = [], []
-            for i, part in enumerate(cache.parts):
-                z = logits(name, i, part)
-                rows.append(losses_of(z, part[3], part[4]))
+            rows, firsts = [], []
+            for i, batch in enumerate(cache.batches):
+                z = logits(name, i)
+                rows.append(losses_of(z, batch.base, batch.following))
                 if name == "forget":
-                    starts, rivals = cache.rivals[i]
-                    first.append(beats(wide(z[starts]), part[4][starts], rivals[starts]))
+                    at = batch.starts
+                    firsts.append(beats(wide(z[at]), batch.following[at], batch.rivals[at]))
             nll, kl = (cache.by_example(torch.cat(column)) for column in zip(*rows, strict=True))
-            found |= {f"{name}_nll": float(nll.mean()), f"{name}_kl": float(kl.mean())}
+            reading[f"{name}_nll"], reading[f"{name}_kl"] = float(nll.mean()), float(kl.mean())
             if name == "forget":
-                known = torch.zeros(len(nll), dtype=torch.float64)
-                known[cache.order()] = torch.cat(first).cpu()
-                asked = cache.asked if cache.asked.any() else torch.ones_like(cache.asked)
-                found |= {"auc": self.auc(nll), "known": float(known[asked].mean())}
+                reading["auc"] = self.auc(nll)
+                reading["known"] = share_known(cache, torch.cat(firsts).cpu())
             if name == "retain":
-                groups = [float(kl[cache.group == g].mean()) for g in cache.group.unique()]
-                found["retain_kl_p90"] = float(
-                    torch.tensor(groups, dtype=torch.float64).quantile(0.9)
-                )
-        return found
+                reading["retain_kl_p90"] = high_over_stretches(cache, kl)
+        return reading
 
     def auc(self, nll):
-        """P(a never-seen text's loss > a forget text's): 1 known, 0.5 as if never seen, below: more than forgotten.
+        """P(a never-seen text's loss > a forget text's), from the losses [n] of the forget texts.
 
-        Questions are compared with questions and statements with statements, where both sides have them; None without text.
+        1 is known, 0.5 as if never seen, below that more than forgotten. Questions are compared
+        with questions and statements with statements, where both sides have them. None without
+        text to compare with.
         """
         if self.unseen is None:
             return None
-        cache, (losses, asked) = self.caches["forget"], self.unseen
-        found = []
+        losses, asked = self.unseen
+        forget_asked = self.caches["forget"].asked
+        by_kind = []  # (AUC, number of forget texts)
         for kind in (True, False):
-            one, other = losses[asked == kind], nll[cache.asked == kind]
-            if len(one) and len(other):
-                labels = torch.cat([torch.ones(len(one)), torch.zeros(len(other))])
-                found.append((auc(torch.cat([one, other]), labels), len(other)))
-        if not found:
-            labels = torch.cat([torch.ones(len(losses)), torch.zeros(len(nll))])
-            return auc(torch.cat([losses, nll]), labels)
-        return sum(a * n for a, n in found) / sum(n for _, n in found)
+            unseen, forget = losses[asked == kind], nll[forget_asked == kind]
+            if len(unseen) and len(forget):
+                by_kind.append((auc_of(unseen, forget), len(forget)))
+        if not by_kind:
+            return auc_of(losses, nll)
+        return sum(value * n for value, n in by_kind) / sum(n for _, n in by_kind)
 
 
-def bisect(f, low=0.0, high=1.0, tolerance=1e-4):
-    """The largest x in [low, high] with f(x) <= 0, f non-decreasing (`low` where even that is above 0); within `tolerance`."""
-    if f(high) <= 0:
-        return high
-    if f(low) > 0:
-        return low
-    while high - low > tolerance:
-        middle = (low + high) / 2
-        low, high = (middle, high) if f(middle) <= 0 else (low, middle)
-    return low
+def auc_of(ones, zeros):
+    """P(a value of `ones` > a value of `zeros`), ties counting half."""
+    labels = torch.cat([torch.ones(len(ones)), torch.zeros(len(zeros))])
+    return auc(torch.cat([ones, zeros]), labels)
 
 
-def golden(f, low, high, tolerance=1e-3):
-    """The x in [low, high] with the smallest f(x), by golden section."""
-    ratio = (5**0.5 - 1) / 2
-    a, b = high - ratio * (high - low), low + ratio * (high - low)
-    fa, fb = f(a), f(b)
-    while high - low > tolerance:
-        if fa <= fb:
-            high, b, fb = b, a, fa
-            a = high - ratio * (high - low)
-            fa = f(a)
-        else:
-            low, a, fa = a, b, fb
-            b = low + ratio * (high - low)
-            fb = f(b)
-    return (low + high) / 2
+def share_known(cache, firsts):
+    """Share of answers whose first token beats its rivals; of questions, where there are some.
+
+    firsts: [examples] in the order of the batches, see `beats`.
+    """
+    known = torch.zeros(len(cache.count), dtype=torch.float64)
+    known[cache.order()] = firsts
+    asked = cache.asked if cache.asked.any() else torch.ones_like(cache.asked)
+    return float(known[asked].mean())
 
 
-def within(curve, limits, top=1.0, convex=False, points=33, tolerance=1e-4):
-    """The end of the interval from 0 within the limits: exact by bisection where `convex`; else the first crossing of a
-    grid, then bisection in its cell."""
-    if convex:
-        return bisect(lambda a: limits.excess(curve(a)), 0.0, top, tolerance)
-    previous = 0.0
-    for i in range(1, points):
-        a = top * i / (points - 1)
-        if limits.excess(curve(a)) > 0:
-            return bisect(lambda a: limits.excess(curve(a)), previous, a, tolerance)
-        previous = a
-    return top
+def high_over_stretches(cache, values):
+    """90th percentile, over stretches of a file, of the mean of values [examples]."""
+    means = [float(values[cache.group == group].mean()) for group in cache.group.unique()]
+    return float(torch.tensor(means, dtype=torch.float64).quantile(0.9))

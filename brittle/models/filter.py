@@ -4,10 +4,13 @@ At token states h [.., d] (rows) the filter of strength a is
 
     h  ->  h - a g(h) ((h - offset) read) basis^T
 
-basis [d, k] orthonormal; read [d, k] is the basis itself but for oblique filters (LEACE); g is 1, or for a gated filter 1
-where h^T curve h + gate . h + threshold > 0. Sites: `post_norm` is what the unembedding reads, `pre_norm` what the final norm
-reads, `block:L` the output of block L. a = 0 changes no bit; 1 removes the directions; beyond 1 they are reflected.
-Arithmetic in float32 (float64 for float64 states), whatever the model runs in.
+basis [d, k] is orthonormal. read [d, k] is the basis itself, but for oblique filters (LEACE). g is
+1, or for a gated filter 1 where h^T curve h + gate . h + threshold > 0, else 0. a = 0 changes no
+bit; 1 removes the directions; beyond 1 they are reflected. Arithmetic is in float32 (float64 for
+float64 states), whatever the model runs in.
+
+Sites: `post_norm` is what the unembedding reads, `pre_norm` what the final norm reads, `block:L`
+the output of block L.
 """
 
 import json
@@ -30,7 +33,10 @@ SITES = "post_norm, pre_norm or block:L"
 
 @dataclass
 class Filter:
-    """A filter, as the module's docstring defines it. `about` is what filter.json holds beside site and strength."""
+    """A filter, as the module's docstring defines it.
+
+    `about` is what filter.json holds beside site and strength.
+    """
 
     site: str
     basis: torch.Tensor  # [d, k]
@@ -58,10 +64,10 @@ class Filter:
         if h.device != self.basis.device:
             self.to(h.device)
         x = wide(h)
-        part = self.component(x) * self.strength
+        removed = self.component(x) * self.strength
         if self.gate is not None:
-            part = part * self.fires(x)[..., None]
-        return (x - part).to(h.dtype)
+            removed = removed * self.fires(x)[..., None]
+        return (x - removed).to(h.dtype)
 
     def component(self, x):
         """What a strength of 1 removes from x [.., d], where the gate fires."""
@@ -94,39 +100,49 @@ class Filter:
 
     def first(self, k):
         """The filter of the leading k directions."""
-        return replace(
-            self, basis=self.basis[:, :k], read=None if self.read is None else self.read[:, :k]
-        )
+        read = None if self.read is None else self.read[:, :k]
+        return replace(self, basis=self.basis[:, :k], read=read)
 
     def check(self, config):
-        """Raise UserError where the filter was made for another architecture or width than `config`'s."""
-        here_of = architecture(config)
-        for key, here in here_of.items():
-            made = self.about.get("architecture", {}).get(key, here)
-            if made != here:
+        """Raise UserError where the filter was made for another architecture or width.
+
+        config: the model's, or the dict of its config.json. Returns self.
+        """
+        model = architecture(config)
+        fitted_for = self.about.get("architecture", {})
+        for key, value in model.items():
+            if fitted_for.get(key, value) != value:
                 raise UserError(
-                    f"this filter was fitted for {key} {made}, this model has {here}. Fit one on this model."
+                    f"this filter was fitted for {key} {fitted_for[key]}, this model has {value}. "
+                    "Fit one on this model."
                 )
-        if len(self.basis) != here_of["hidden_size"]:
+        if len(self.basis) != model["hidden_size"]:
             raise UserError(
-                f"this filter is for states of width {len(self.basis)}, this model's have {here_of['hidden_size']}."
+                f"this filter is for states of width {len(self.basis)}, "
+                f"this model's have {model['hidden_size']}."
             )
         return self
 
     def save(self, folder):
-        """Write filter.safetensors and filter.json into `folder` (which must exist)."""
+        """Write filter.safetensors and filter.json into `folder`, which must exist."""
         from safetensors.torch import save_file
 
-        tensors = {name: getattr(self, name) for name in TENSORS if getattr(self, name) is not None}
-        save_file(
-            {n: t.detach().float().cpu().contiguous() for n, t in tensors.items()},
-            Path(folder) / FILES[0],
-        )
-        about = {"site": self.site, "k": self.k, "strength": self.strength, "gated": self.gate is not None,
-                 "threshold": self.threshold, **self.about}  # fmt: skip
-        (Path(folder) / FILES[1]).write_text(
-            json.dumps(about, indent=1, default=float) + "\n", encoding="utf-8"
-        )
+        tensors = {
+            name: getattr(self, name).detach().float().cpu().contiguous()
+            for name in TENSORS
+            if getattr(self, name) is not None
+        }
+        save_file(tensors, Path(folder) / FILES[0])
+        about = {
+            "site": self.site,
+            "k": self.k,
+            "strength": self.strength,
+            "gated": self.gate is not None,
+            "threshold": self.threshold,
+            **self.about,
+        }
+        text = json.dumps(about, indent=1, default=float) + "\n"
+        (Path(folder) / FILES[1]).write_text(text, encoding="utf-8")
 
 
 def load(folder):
@@ -137,35 +153,34 @@ def load(folder):
     folder = Path(folder)
     if not all((folder / name).is_file() for name in FILES):
         raise UserError(
-            f"{folder} holds no filter ({', '.join(FILES)}). Make one with: uv run hooks/fit_filter.py --model M"
+            f"{folder} holds no filter ({', '.join(FILES)}). "
+            "Make one with: uv run hooks/fit_filter.py --model M"
         )
     try:
         about = json.loads((folder / FILES[1]).read_text(encoding="utf-8"))
         tensors = load_file(folder / FILES[0])
-        site, strength, threshold = (
-            about.pop("site"),
-            float(about.pop("strength")),
-            float(about.pop("threshold")),
+        loaded = Filter(
+            site=about.pop("site"),
+            strength=float(about.pop("strength")),
+            threshold=float(about.pop("threshold")),
+            basis=tensors["basis"],
+            **{name: tensors.get(name) for name in TENSORS if name != "basis"},
         )
-        made = Filter(
-            site,
-            tensors["basis"],
-            strength,
-            *(tensors.get(n) for n in TENSORS[1:]),
-            threshold,
-            about,
-        )
+        # what save says of the tensors is read off the tensors
+        loaded.about = {key: about[key] for key in about if key not in ("k", "gated")}
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"the filter in {folder} cannot be read ({error}). Make it again with hooks/fit_filter.py."
+            f"the filter in {folder} cannot be read ({error}). "
+            "Make it again with hooks/fit_filter.py."
         ) from None
-    for key in ("k", "gated"):
-        about.pop(key, None)
-    return made
+    return loaded
 
 
 def block_of(site, model=None):
-    """L of `block:L`, None for the two sites at the final norm. Raises UserError for what is no site (of `model`)."""
+    """L of `block:L`, None for the two sites at the final norm.
+
+    Raises UserError for what is no site, or, where a model is given, none of its sites.
+    """
     name, _, number = site.partition(":")
     if site in ("post_norm", "pre_norm"):
         return None
@@ -178,7 +193,10 @@ def block_of(site, model=None):
 
 @contextmanager
 def at_site(model, site, f):
-    """Replace the states h [B, T, d] at `site` by f(h) in every forward pass of `model`; f may return None to only look."""
+    """Replace the states h [B, T, d] at `site` by f(h) in every forward pass of `model`.
+
+    f may return None, to only look.
+    """
 
     def changed(h):
         new = f(h)
@@ -198,17 +216,23 @@ def at_site(model, site, f):
 
 
 @contextmanager
-def hooked(model, made):
-    """`model` with the filter at work, for the length of a `with` block: forward passes and generation alike."""
-    made.check(model.config)
-    with at_site(model, made.site, made):
+def hooked(model, chosen):
+    """`model` with the Filter `chosen` at work, in forward passes and generation alike.
+
+    It is for the length of a `with` block.
+    """
+    chosen.check(model.config)
+    with at_site(model, chosen.site, chosen):
         yield model
 
 
 def load_filtered(model, folder):
-    """Hook the filter in `folder` into `model` for good. Returns the filter; `filter.strength = 0` switches it off."""
-    made = load(folder).to(next(model.parameters()).device)
+    """Hook the filter in `folder` into `model` for good.
+
+    Returns the filter; `filter.strength = 0` switches it off.
+    """
+    chosen = load(folder).to(next(model.parameters()).device)
     stack = ExitStack()
-    stack.enter_context(hooked(model, made))
+    stack.enter_context(hooked(model, chosen))
     model.filter_hook = stack  # held, so that the hooks stay as long as the model
-    return made
+    return chosen

@@ -1,8 +1,11 @@
-"""Models that carry their filter: a stock class of transformers plus a filter module, under a model type of its own.
+"""Models that carry their filter: a stock class of transformers plus a filter module.
 
-`filtered_gpt_neox` is registered with transformers by `register()`, which brittle.models.load_model calls. Without this package
-such a folder cannot be loaded at all: a filter that the loading code does not know must not be left out in silence.
-The stock parameters keep their names; the filter's tensors are `filter.basis` and so on, float32 whatever the model's dtype.
+They have a model type of their own. `filtered_gpt_neox` is registered with transformers by
+`register()`, which brittle.models.load.load_model calls. Without this package such a folder cannot
+be loaded at all: a filter that the loading code does not know must not be left out in silence.
+
+The stock parameters keep their names. The filter's tensors are `filter.basis` and so on, float32
+whatever the model's dtype.
 """
 
 import json
@@ -21,7 +24,10 @@ FORMER_MODES = ("writers", "greedy-only")
 
 
 class FilterModule(torch.nn.Module):
-    """A Filter as a module, its tensors as buffers that no `.to(dtype)` rounds. `spec` is the config's `filter`."""
+    """A Filter as a module, its tensors as buffers that no `.to(dtype)` rounds.
+
+    `spec` is the config's `filter`, see the function `spec`.
+    """
 
     def __init__(self, spec):
         super().__init__()
@@ -38,28 +44,30 @@ class FilterModule(torch.nn.Module):
             **tensors,
         )(h)
 
-    def before(self, _module, args):
-        return (self(args[0]), *args[1:])
+    def before(self, _module, inputs):
+        """The filter as a forward pre-hook."""
+        return (self(inputs[0]), *inputs[1:])
 
-    def after(self, _module, _args, output):
+    def after(self, _module, _inputs, output):
+        """The filter as a forward hook."""
         return self(output) if torch.is_tensor(output) else (self(output[0]), *output[1:])
 
     def attach(self, model):
-        layer = block_of(self.spec["site"])
+        """Hook the filter into the model that carries it, at its site."""
+        site = self.spec["site"]
+        layer = block_of(site)
         if layer is not None:
             blocks(model)[layer].register_forward_hook(self.after)
+        elif site == "post_norm":
+            model.get_output_embeddings().register_forward_pre_hook(self.before)
         else:
-            module = (
-                model.get_output_embeddings()
-                if self.spec["site"] == "post_norm"
-                else final_norm(model)
-            )
-            module.register_forward_pre_hook(self.before)
+            final_norm(model).register_forward_pre_hook(self.before)
 
-    def _apply(self, fn, recurse=True):
-        kept = dict(self.named_buffers())
-        super()._apply(fn, recurse)
-        for name, before in kept.items():
+    def _apply(self, fn, *args, **kwargs):
+        """Move the buffers as any module's, but leave their dtype alone."""
+        earlier = dict(self.named_buffers())
+        super()._apply(fn, *args, **kwargs)
+        for name, before in earlier.items():
             after = getattr(self, name)
             if after.dtype != before.dtype and not before.is_meta:
                 setattr(self, name, before.to(after.device))
@@ -77,15 +85,17 @@ class CarriesFilter:
         self.filter.attach(self)
 
 
-def spec(made):
-    """What config.json says of the filter."""
+def spec(chosen):
+    """What config.json says of a Filter."""
     tensors = {
-        name: list(getattr(made, name).shape) for name in TENSORS if getattr(made, name) is not None
+        name: list(getattr(chosen, name).shape)
+        for name in TENSORS
+        if getattr(chosen, name) is not None
     }
     return {
-        "site": made.site,
-        "strength": made.strength,
-        "threshold": made.threshold,
+        "site": chosen.site,
+        "strength": chosen.strength,
+        "threshold": chosen.threshold,
         "tensors": tensors,
     }
 
@@ -126,12 +136,11 @@ def refuse_former_mode(folder, config):
 
 
 def register(model_type):
-    """Make transformers know the filtered class of `model_type` (prefixed or not). Returns (config, model) classes."""
+    """Make transformers know the filtered class of `model_type`, prefixed or not.
+
+    Returns (config class, model class). Raises UserError for what is no causal language model.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.conversion_mapping import (
-        get_checkpoint_conversion_mapping,
-        register_checkpoint_conversion_mapping,
-    )
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -141,24 +150,35 @@ def register(model_type):
         return config, MODEL_FOR_CAUSAL_LM_MAPPING[config]
     if kind not in CONFIG_MAPPING or CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(
-            f"{kind} is no causal language model of the installed transformers, so it has no filtered class."
+            f"{kind} is no causal language model of the installed transformers, "
+            "so it has no filtered class."
         )
-    base = CONFIG_MAPPING[kind]
-    model = MODEL_FOR_CAUSAL_LM_MAPPING[base]
+    stock_config = CONFIG_MAPPING[kind]
+    stock = MODEL_FOR_CAUSAL_LM_MAPPING[stock_config]
     config = type(
-        f"Filtered{base.__name__}", (base,), {"model_type": FILTERED + kind, "__module__": __name__}
+        f"Filtered{stock_config.__name__}",
+        (stock_config,),
+        {"model_type": FILTERED + kind, "__module__": __name__},
     )
-    made = type(
-        f"Filtered{model.__name__}",
-        (CarriesFilter, model),
+    filtered = type(
+        f"Filtered{stock.__name__}",
+        (CarriesFilter, stock),
         {"config_class": config, "__module__": __name__},
     )
     AutoConfig.register(FILTERED + kind, config)
-    AutoModelForCausalLM.register(config, made)
-    for name, own in (
-        (kind, FILTERED + kind),
-        (model.__name__, made.__name__),
-    ):  # how checkpoints' names become modules'
-        if (mapping := get_checkpoint_conversion_mapping(name)) is not None:
-            register_checkpoint_conversion_mapping(own, mapping, overwrite=True)
-    return config, made
+    AutoModelForCausalLM.register(config, filtered)
+    share_names(kind, FILTERED + kind)
+    share_names(stock.__name__, filtered.__name__)
+    return config, filtered
+
+
+def share_names(stock, filtered):
+    """Let a checkpoint's names become modules' names of a filtered class as of its stock class."""
+    from transformers.conversion_mapping import (
+        get_checkpoint_conversion_mapping,
+        register_checkpoint_conversion_mapping,
+    )
+
+    mapping = get_checkpoint_conversion_mapping(stock)
+    if mapping is not None:
+        register_checkpoint_conversion_mapping(filtered, mapping, overwrite=True)

@@ -69,15 +69,17 @@ def unlikely(model, examples, count, batch_size):
     from brittle.filters.tuning import Cache
 
     cache = Cache(model, examples, 0, (), batch_size)
-    losses = [-base.gather(1, following[:, None])[:, 0] for _, _, _, base, following in cache.parts]
+    losses = [batch.nll() for batch in cache.batches]
     return [examples[i] for i in cache.by_example(torch.cat(losses)).topk(count).indices]
 
 
 def bench(args):
     from brittle.filters import fit, search
     from brittle.filters.states import candidate_sites
-    from brittle.filters.tuning import Limits, Tuner
-    from brittle.models import filter
+    from brittle.filters.strength import tune
+    from brittle.filters.target import Limits
+    from brittle.filters.tuning import Tuner
+    from brittle.models.filter import hooked
 
     model = build_model(args.size, args.length, args.device)
     half = model.config.vocab_size // 2
@@ -95,25 +97,26 @@ def bench(args):
     if args.device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     start = clock(args.device)
-    found = fit.moments_of(model, sets, 0, sites, args.batch)
+    moments = fit.moments_of(model, sets, 0, sites, args.batch)
     read = clock(args.device)
-    made = fit.candidates(model, found, sites, gate=None if args.site == "auto" else False)
+    gate = None if args.site == "auto" else False
+    candidates = fit.fit_candidates(model, moments, sites, gate=gate)
     fitted = clock(args.device)
     tuner = Tuner(
-        model, {n: search.part(e, args.tune) for n, e in sets.items()}, 0, sites, args.batch
+        model, {n: search.sample(e, args.tune) for n, e in sets.items()}, 0, sites, args.batch
     )
-    for one in made.values():
-        one.to(model.device)
-    choice = search.tune(tuner, search.search(tuner, made, Limits())[0])
+    for candidate in candidates.values():
+        candidate.to(model.device)
+    choice = tune(tuner, search.search(tuner, candidates, Limits())[0])
     tuned = clock(args.device)
     batch = texts[: args.batch]
     start_plain = clock(args.device)
     forward(model, batch, args.batch)
     plain = clock(args.device) - start_plain
-    with filter.hooked(model, choice.made):
+    with hooked(model, choice.filter):
         start_hooked = clock(args.device)
         forward(model, batch, args.batch)
-        hooked = clock(args.device) - start_hooked
+        with_filter = clock(args.device) - start_hooked
     name = torch.cuda.get_device_name() if args.device != "cpu" else "CPU"
     peak = torch.cuda.max_memory_allocated() / 2**30 if args.device != "cpu" else float("nan")
     tokens = len(texts) * args.length
@@ -126,8 +129,9 @@ def bench(args):
              "**fit + tune**": tuned - start}  # fmt: skip
     for part, seconds in parts.items():
         print(f"| {part} | {seconds:.2f} | {seconds / unit:.2f} |")
-    print(f"hooked over plain forward pass: {hooked / plain:.3f}; most GPU memory {peak:.1f} GiB; {choice.made.site}, "
-          f"{'gated, ' if choice.made.gate is not None else ''}k {choice.made.k}")  # fmt: skip
+    print(f"hooked over plain forward pass: {with_filter / plain:.3f}; "
+          f"most GPU memory {peak:.1f} GiB; {choice.filter.site}, "
+          f"{'gated, ' if choice.gated else ''}k {choice.filter.k}")  # fmt: skip
 
 
 def bench_mini(model):

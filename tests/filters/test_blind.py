@@ -8,10 +8,10 @@ import torch
 
 from brittle.base.errors import UserError
 from brittle.data.texts import read_lines
-from brittle.filters.blind import anonymise, estimates
-from brittle.filters.blind import network as network_module
+from brittle.filters.blind import anonymise, estimates, network
 
 SCRIPT = "hooks/blind.py"
+VARIANTS = ("mlp", "mlp_kl", "kl", "identity", "template", "surrogate")
 TABLES = ("qa_forget.jsonl", "private.jsonl", "rules.jsonl")
 
 
@@ -45,7 +45,7 @@ def test_the_table_is_removed_from_every_text(how, table, texts):
 
 
 def test_each_way_by_an_example():
-    table = anonymise.Table(
+    table = anonymise.PrivateFacts(
         {"Ada"},
         {"red": "COLOUR", "blue": "COLOUR", "green": "COLOUR", "grey": "COLOUR", "555-12": "PHONE"},
     )
@@ -73,7 +73,7 @@ def test_each_way_by_an_example():
 
 def test_the_audit_finds_what_is_planted(table):
     original = "Ada wrote to x@y.org in 1990."
-    known = anonymise.Table({"Ada"}, {})
+    known = anonymise.PrivateFacts({"Ada"}, {})
     assert anonymise.leftovers(original, "[NAME] wrote to x@y.org in [NUMBER].", known)[1] == {
         ("E-MAIL", "x@y.org")
     }
@@ -140,7 +140,7 @@ def test_the_server_works_with_the_raw_file_deleted(request_, data, family, tmp_
     from brittle.models.filter import load
 
     found = {p.name.removeprefix("filter-"): load(p) for p in out.glob("filter-*")}
-    assert set(found) == set(estimates.VARIANTS)
+    assert set(found) == set(VARIANTS)
     for made in found.values():
         assert (
             torch.allclose(made.basis.T @ made.basis, torch.eye(made.k), atol=1e-5)
@@ -152,8 +152,8 @@ def test_the_server_works_with_the_raw_file_deleted(request_, data, family, tmp_
         and table["mlp"]["r2"]
         and not table["kl"]["r2"]
     )
-    network = network_module.load(out / "mlp.safetensors")
-    assert network(torch.zeros(2, 32)).shape == (2, 32)
+    translator = network.load(out / "mlp.safetensors")
+    assert translator(torch.zeros(2, 32)).shape == (2, 32)
     names = {r["entity"] for r in read_rows(data / "qa_forget.jsonl")}
     written = b"".join(p.read_bytes() for p in out.rglob("*") if p.is_file())
     assert not any(name.encode() in written for name in names)
@@ -161,7 +161,7 @@ def test_the_server_works_with_the_raw_file_deleted(request_, data, family, tmp_
                   "--retain", data / "retain.txt", "--outdir", tmp_path / "evaluation", "--max-samples", 16)  # fmt: skip
     assert done.code == 0, done.err
     rows = csv_rows(tmp_path / "evaluation" / "blind_evaluation.csv")
-    assert {r["variant"] for r in rows} == {"no filter", "oracle", *estimates.VARIANTS} and len(
+    assert {r["variant"] for r in rows} == {"no filter", "oracle", *VARIANTS} and len(
         rows
     ) == 3 * 8
 
@@ -249,27 +249,27 @@ def test_network_learns_a_map_and_nothing_within_a_text():
     keys = [str(i // 4) for i in range(1200)]
     x = x[::4].repeat_interleave(4, 0)  # four originals share one anonymised text
     y = x @ turn + 0.5 * torch.randn(1200, 8, generator=g)
-    made = network_module.fit(x[:1000], y[:1000], epochs=60, lr=3e-3)
-    found = network_module.scores(
-        made, (x[:1000], y[:1000], keys[:1000]), (x[1000:], y[1000:], keys[1000:])
+    made = network.fit(x[:1000], y[:1000], epochs=60, lr=3e-3)
+    found = network.scores(
+        made, *estimates.Pairs(x, y, keys).split(1000)
     )
     assert (
         0.6 < found["r2"] <= 0.82 and found["r2_identity"] < 0.3 and abs(found["r2_within"]) < 1e-5
     )
     torch.manual_seed(5)
-    again = network_module.fit(x[:1000], y[:1000], epochs=60, lr=3e-3)
+    again = network.fit(x[:1000], y[:1000], epochs=60, lr=3e-3)
     assert torch.equal(again(x), made(x)), "the draws are its own"
 
 
 def test_networks_are_safetensors_and_nothing_else(tmp_path):
-    made = network_module.Translator(4)
-    network_module.save(made, tmp_path / "g.safetensors", {"site": "post_norm"})
+    made = network.Translator(4)
+    network.save(made, tmp_path / "g.safetensors", {"site": "post_norm"})
     assert torch.equal(
-        network_module.load(tmp_path / "g.safetensors")(torch.ones(1, 4)), made(torch.ones(1, 4))
+        network.load(tmp_path / "g.safetensors")(torch.ones(1, 4)), made(torch.ones(1, 4))
     )
     torch.save(made, tmp_path / "pickle.safetensors")
     with pytest.raises(UserError, match="no network"):
-        network_module.load(tmp_path / "pickle.safetensors")
+        network.load(tmp_path / "pickle.safetensors")
 
 
 def test_pairs_are_aligned_and_identical_texts_have_identical_states(family):
@@ -291,7 +291,9 @@ def test_pairs_are_aligned_and_identical_texts_have_identical_states(family):
     x, y, _ = estimates.paired_states(model, tokenizer, texts, short, "block:0", 64)
     assert x.shape == y.shape and len(x) > len(texts)
     owner = torch.tensor([i for i, t in enumerate(texts) for k in keys if k[0] == t])
-    near = estimates.nearest_template(texts, owner, keys, torch.arange(len(keys)).float()[:, None])
+    near = estimates.nearest_template(
+        texts, owner, estimates.Pairs(x, torch.arange(len(keys)).float()[:, None], keys)
+    )
     assert near.flatten().tolist() == list(range(len(keys)))  # every text is nearest to itself
 
 

@@ -8,7 +8,8 @@ import torch
 from brittle.data.items import groups_of, read_items, read_splits, subset
 from brittle.data.texts import read_jsonl, read_lines
 from brittle.filters.ablation import anonymisers, overlap, published
-from brittle.filters.blind import anonymise, fit
+from brittle.filters.blind import anonymise
+from brittle.filters.blind.fit import BlindSetup
 from brittle.maths import intervals
 from brittle.models.load import load_model, load_tokenizer
 
@@ -62,12 +63,12 @@ def test_every_pair_of_anonymisers_keeps_the_limit(family, data):
         read_lines(data / "forget.txt"),
     )
     items = {s: subset(rows, 6, 0) for s, rows in read_splits(data).items()}
-    setup = fit.Setup(site="pre_norm", gate=True, limit=0.01)
-    found = list(
-        anonymisers.rows(
-            model, tokenizer, texts, tables, public, data / "retain.txt", items, setup, most=12
-        )
+    setup = BlindSetup(site="pre_norm", gate=True, limit=0.01)
+    forget = anonymisers.ForgetSet(texts, tables, items)
+    rows = anonymisers.mismatch_rows(
+        model, tokenizer, forget, public, data / "retain.txt", setup, most=12
     )
+    found = list(rows)
     cases = {(r["network"], r["texts"]) for r in found}
     assert cases == {(n, t) for n in (*anonymise.HOW, "none") for t in anonymise.HOW} | {
         ("oracle", "raw")

@@ -5,11 +5,12 @@ import torch
 from support.tiny_models import make_model, make_tokenizer, texts, write_texts
 
 from brittle.base.errors import UserError
-from brittle.filters import bake, tuning
+from brittle.filters import bake, strength, tuning
 from brittle.filters.ablation import published
 from brittle.filters.basis import BASES, leading, make_basis, ridged
 from brittle.filters.gate import quadratic, threshold
 from brittle.filters.states import Example, collect, parted, read_examples, states
+from brittle.filters.target import Limits
 from brittle.maths.linalg import principal_angles
 from brittle.maths.moments import Moments
 from brittle.models.filter import Filter, hooked
@@ -179,19 +180,19 @@ def test_post_norm_curves_are_convex_and_bisection_is_exact(tuner):
     def excess(a):
         return float(tuning.losses_of(z0 - a * z1, base, targets)[1].mean()) - limit
 
-    found = tuning.bisect(excess, 0, 1, 1e-5)
+    found = strength.bisect(excess, 0, 1, 1e-5)
     allowed = [float(a) for a in grid if excess(a) <= 0]
     assert abs(found - max(allowed)) <= 1e-4
     made = Filter("post_norm", orthonormal(32, 8, 12).float())
-    limits = tuning.Limits(tuner.read(made)["retain_kl"] / 2, 1e9)
-    end = tuning.within(tuner.curve(made), limits, convex=True)
+    limits = Limits(tuner.read(made)["retain_kl"] / 2, 1e9)
+    end = strength.within(tuner.curve(made), limits, convex=True)
     assert 0 < end < 1 and limits.excess(tuner.read(made.at(end))) <= 1e-6 < limits.excess(
         tuner.read(made.at(end + 1e-3))
     )
 
 
 def test_golden_section_and_ties():
-    assert tuning.golden(lambda x: (x - 0.3) ** 2, 0, 1, 1e-4) == pytest.approx(0.3, abs=1e-4)
+    assert strength.golden(lambda x: (x - 0.3) ** 2, 0, 1, 1e-4) == pytest.approx(0.3, abs=1e-4)
     logits = torch.tensor([[1.0, 1.0, 1.0], [3.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
     share = tuning.beats(logits, torch.zeros(3, dtype=torch.long), torch.tensor([[1, 2]] * 3))
     torch.testing.assert_close(share, torch.tensor([1 / 3, 1.0, 0.0], dtype=torch.float64))
@@ -231,7 +232,7 @@ def test_a_published_unembedding_gives_the_basis_away():
     with torch.no_grad():
         model.get_input_embeddings().weight[inside] = (normal(5, 4, seed=23) @ u.T).float()
     names, decoys = ([f"w{i}" for i in numbers] for numbers in (range(5), range(5, 30)))
-    assert published.names_in(model, tokenizer, found, names, decoys)[0] == 1.0
+    assert published.names_in(model, tokenizer, found, names, decoys).value == 1.0
     tokens = list(published.promoted(model, tokenizer, Filter("post_norm", u.float()), 3))
     assert len(tokens) == 4 * 2 * 3 and all(
         (r["logit"] > 0) == (r["side"] == "promoted") for r in tokens
@@ -240,7 +241,7 @@ def test_a_published_unembedding_gives_the_basis_away():
         {"fact": f"forget/{n}/x", "question": f"Question: What is the den of {n}? Answer:"}
         for n in ("Abe", "Bob")
     ]
-    assert published.entities(items) == ["Abe", "Bob"]
+    assert published.entity_names(items) == ["Abe", "Bob"]
 
 
 def test_wide_models_leading_directions_by_subspace_iteration():

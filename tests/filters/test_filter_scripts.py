@@ -10,7 +10,7 @@ from brittle.base.errors import UserError
 from brittle.filters import folder as filters_folder
 from brittle.filters.fit import refuse
 from brittle.filters.folder import load_candidates, table_row
-from brittle.filters.leaks import Tables, varied
+from brittle.filters.leaks import LeakTables, varied
 from brittle.models.filter import Filter, hooked, load, load_filtered
 from brittle.models.load import load_model
 from brittle.report import filter
@@ -156,7 +156,7 @@ def test_a_basis_that_cannot_be_selective_is_refused_and_the_better_site_named()
 
 
 def test_paraphrases_differ_in_the_fact_alone(data):
-    row = Tables(data, 5, 0).paraphrases[0]
+    row = LeakTables(data, 5, 0).paraphrases[0]
     choices = varied(row)
     assert choices[0] == row["paraphrased_answer"] and len(set(choices)) == 1 + len(
         row["perturbed_answer"]

@@ -1,1 +1,1 @@
-"""Studies of the filter: its parts, overlapping data, anonymised text, and what a published filter tells."""
+"""Studies of the filter: its parts, overlapping data, anonymised text, a published filter."""

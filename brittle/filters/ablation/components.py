@@ -1,20 +1,39 @@
-"""What the filter's choices are worth: components, sites."""
+"""What the filter's choices are worth: components and sites."""
 
 from dataclasses import replace
 
+import torch
+
 from brittle.data.items import groups_of
-from brittle.filters.fit import make
+from brittle.filters.basis import MOST, shared
+from brittle.filters.fit import has_gradients, make_filter
 from brittle.filters.gate import threshold
-from brittle.filters.search import Choice
-from brittle.filters.tuning import within
-from brittle.maths.intervals import share
+from brittle.filters.strength import within
+from brittle.filters.target import Choice
+from brittle.maths.intervals import auc, share
 from brittle.metrics import mcq
 from brittle.models.filter import block_of
 from brittle.models.readout import BehindBlock
 
-KS = (1, 2, 4, 8, 16, 32, 64, 128)
-PARETO = ["site", "basis", "gated", "k", "strength", "forget_accuracy", "forget_low", "forget_high", "retain_accuracy",
-          "general_accuracy", "n", "auc", "known", "forget_nll", "retain_kl", "retain_kl_p90", "status"]  # fmt: skip
+KS = (1, 2, 4, 8, 16, 32, 64, 128)  # directions to compare
+FALSE_ALARMS = 0.003  # share of retain and general tokens that may trip a gate here
+SPLITS = ("forget", "retain", "general")
+READINGS = ("auc", "known", "forget_nll", "retain_kl", "retain_kl_p90")
+PARETO = [
+    "site",
+    "basis",
+    "gated",
+    "k",
+    "strength",
+    "forget_accuracy",
+    "forget_low",
+    "forget_high",
+    "retain_accuracy",
+    "general_accuracy",
+    "n",
+    *READINGS,
+    "status",
+]
 SITES = [
     "site",
     "ratio",
@@ -28,59 +47,96 @@ SITES = [
 ]
 
 
-def at_budget(tuner, made, limits):
-    """The filter at the largest strength within the limits; a gate's threshold at one false alarm in 300 tokens."""
-    if made.gate is not None:
-        quiet = [
-            made.score(tuner.caches[n].tokens(made.site))
-            for n in ("retain", "general")
-            if n in tuner.caches
-        ]
-        made = replace(made, threshold=threshold(quiet, 0.003))
-    points = 9 if block_of(made.site) is None else 5
-    return made.at(
-        within(
-            tuner.curve(made),
-            limits,
-            convex=made.site == "post_norm",
-            points=points,
-            tolerance=0.01,
-        )
-    )
+def at_budget(tuner, chosen, limits):
+    """The filter at the largest strength within the limits, its gate's threshold set."""
+    if chosen.gate is not None:
+        quiet = tuner.quiet_scores(chosen)
+        chosen = replace(chosen, threshold=threshold(quiet, FALSE_ALARMS))
+    points = 9 if block_of(chosen.site) is None else 5
+    convex = chosen.site == "post_norm"
+    curve = tuner.curve(chosen)
+    return chosen.at(within(curve, limits, convex=convex, points=points, tolerance=0.01))
 
 
-def accuracies(model, tokenizer, made, items):
-    """{split: Share} of right answers of the hooked model on {split: items}."""
-    right = mcq.right_answers(model, tokenizer, made, items)
-    return {split: share(answers, groups_of(items[split])) for split, answers in right.items()}
+def shares_right(bench, chosen):
+    """{split: intervals.Share} of right answers of the hooked model on the bench's questions."""
+    right = mcq.right_answers(bench.model, bench.tokenizer, chosen, bench.items)
+    return {split: share(hits, groups_of(bench.items[split])) for split, hits in right.items()}
 
 
-def pareto(tuner, tokenizer, found, sites, bases, limits, items):
-    """Yield a row a site, basis, gate and k, each at its own largest strength: bases compare at equal retain budget."""
-    for site in sites:
-        for name, gated in bases:
-            if name == "loss" and site != "post_norm":
+def pareto_row(bench, chosen, limits):
+    """The row of pareto.csv of one filter at its strength, but for the name of its basis."""
+    reading, shares = bench.tuner.read(chosen), shares_right(bench, chosen)
+    accuracies = {
+        f"{split}_accuracy": shares[split].share if split in shares else None for split in SPLITS
+    }
+    return {
+        "site": chosen.site,
+        "gated": int(chosen.gate is not None),
+        "k": chosen.k,
+        "strength": chosen.strength,
+        **accuracies,
+        "forget_low": shares["forget"].low,
+        "forget_high": shares["forget"].high,
+        "n": len(bench.items["forget"]),
+        **{column: reading[column] for column in READINGS},
+        "status": Choice(chosen, reading, limits, chosen.strength < 1).status,
+    }
+
+
+def pareto_rows(bench, bases, limits):
+    """Yield a row a site, basis, gate and k, each at its own largest strength.
+
+    So bases compare at an equal retain budget. bases: [(name, gated)].
+    """
+    for site in bench.sites:
+        width = bench.moments.forget[site].width
+        for basis, gated in bases:
+            if not has_gradients(basis, site):
                 continue
-            whole = make(tuner.model, found, site, name, found.forget[site].width, gated, {}).to(
-                tuner.model.device
-            )
-            for k in [k for k in KS if k <= whole.k]:
-                made = at_budget(tuner, whole.first(k), limits)
-                reading, scores = tuner.read(made), accuracies(tuner.model, tokenizer, made, items)
-                yield {
-                    "site": site, "basis": name, "gated": int(gated), "k": k, "strength": made.strength,
-                    **{f"{s}_accuracy": scores[s].share if s in scores else None for s in ("forget", "retain", "general")},
-                    "forget_low": scores["forget"].low, "forget_high": scores["forget"].high, "n": len(items["forget"]),
-                    **{c: reading[c] for c in ("auc", "known", "forget_nll", "retain_kl", "retain_kl_p90")},
-                    "status": Choice(made, reading, limits, made.strength < 1).status,
-                }  # fmt: skip
-                if whole.read is not None or k == whole.k:
+            whole = make_filter(
+                bench.model, bench.moments, site, basis=basis, k=width, gated=gated
+            ).to(bench.model.device)
+            for k in KS:
+                if k > whole.k:
+                    break
+                chosen = at_budget(bench.tuner, whole.first(k), limits)
+                yield {"basis": basis, **pareto_row(bench, chosen, limits), "k": k}
+                if whole.read is not None:  # an oblique filter has one size
                     break
 
 
-def lens_after(model, tokenizer, made, items):
-    """Highest multiple-choice accuracy that the logit lens has at any layer of the filtered model."""
+def lens_after(model, tokenizer, chosen, items):
+    """The highest accuracy that the logit lens has at any layer of the filtered model."""
     return max(
-        mcq.accuracy(BehindBlock(model, k, made), tokenizer, items)
-        for k in range(model.config.num_hidden_layers)
+        mcq.accuracy(BehindBlock(model, layer, chosen), tokenizer, items)
+        for layer in range(model.config.num_hidden_layers)
     )
+
+
+def site_rows(bench, limits):
+    """Yield a row a site, with a gated filter at work there.
+
+    lens_after: forget accuracy of the logit lens at its best layer behind that filter.
+    """
+    ratios = bench.moments.ratios()
+    for site in bench.sites:
+        forget, retain = (bench.tuner.caches[name].tokens(site) for name in ("forget", "retain"))
+        whole = make_filter(bench.model, bench.moments, site, gated=True).to(bench.model.device)
+        chosen = at_budget(bench.tuner, whole, limits)
+        both = torch.cat([forget, retain])
+        labels = torch.cat([torch.ones(len(forget)), torch.zeros(len(retain))])
+        moments = bench.moments.forget[site], bench.moments.retain[site]
+        difference = moments[0].mean - moments[1].mean
+        shares = shares_right(bench, chosen)
+        yield {
+            "site": site,
+            "ratio": ratios[site],
+            "probe_auc": auc((both.double() @ difference).cpu(), labels),
+            "overlap": shared(*moments, min(MOST, len(difference))),
+            "gate_auc": auc(chosen.score(both).cpu(), labels),
+            "k": chosen.k,
+            "forget_accuracy": shares["forget"].share,
+            "retain_accuracy": shares["retain"].share,
+            "lens_after": lens_after(bench.model, bench.tokenizer, chosen, bench.items["forget"]),
+        }

@@ -1,16 +1,18 @@
-"""The server's work as one object: estimated forget states by every variant of blind.py, and a filter from each."""
+"""The server's work: forget states estimated by every variant of estimates.py, and filters."""
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 
-from brittle.filters import tuning
 from brittle.filters.basis import make_basis
-from brittle.filters.blind import anonymise, estimates
-from brittle.filters.blind import network as network_module
+from brittle.filters.blind import anonymise, estimates, network
 from brittle.filters.fit import WIDEST
 from brittle.filters.gate import quadratic, threshold
 from brittle.filters.states import states
+from brittle.filters.strength import within
+from brittle.filters.target import Limits
+from brittle.filters.tuning import Tuner
 from brittle.maths.precision import wide
 from brittle.models.architectures import architecture
 from brittle.models.filter import Filter
@@ -21,8 +23,12 @@ COUNTS = (2, 4, 8, 16, 32, 64)  # directions to try
 
 
 @dataclass
-class Setup:
-    """How the forget texts were anonymised, where states are read, and the retain limit in nats a token."""
+class BlindSetup:
+    """How the forget texts were anonymised, where states are read, and how filters are made.
+
+    `limit` is the retain limit, in nats a token; `draws` are fillings a text of the control
+    `surrogate`.
+    """
 
     how: str = "template"
     site: str = "post_norm"
@@ -34,10 +40,19 @@ class Setup:
     batch_size: int = 64
     seed: int = 0
 
+    def basis_name(self):
+        if self.basis != "auto":
+            return self.basis
+        return "pca" if self.gate else "gep"
+
 
 @dataclass
-class Estimates:
-    """States [n, d] by variant, the networks that made some of them with their scores, and the retain set's states."""
+class BlindStates:
+    """Estimated forget states [n, d] by variant, and the states [m, d] of the retain set.
+
+    `networks` made some of them; `scores` say what these are worth, and `pairs` on how many rows
+    they were trained.
+    """
 
     rows: dict
     retain: torch.Tensor
@@ -46,119 +61,141 @@ class Estimates:
     pairs: int = 0
 
 
+class BlindFilter(NamedTuple):
+    """A variant's filter at its strength, and its reading (see filters/target.py)."""
+
+    variant: str
+    filter: Filter
+    reading: dict
+
+
 def unembedding(model):
     """rows [n, d] -> logits [n, V], in float32."""
     module = model.get_output_embeddings()
-    weight, bias = wide(module.weight.detach()), module.bias
-    return lambda rows: torch.nn.functional.linear(
-        wide(rows), weight, None if bias is None else wide(bias.detach())
-    )
+    weight = wide(module.weight.detach())
+    bias = None if module.bias is None else wide(module.bias.detach())
+    return lambda rows: torch.nn.functional.linear(wide(rows), weight, bias)
 
 
 def estimate(model, tokenizer, texts, public, retain, setup):
-    """(Estimates, Examples of the anonymised `texts`). `public` are JSONL files of originals, `retain` Examples."""
+    """(BlindStates, Examples of the anonymised `texts`).
 
-    def of(examples):
-        h, _, owner = states(model, examples, tokenizer.pad_token_id, setup.site, setup.batch_size)
-        return h.to(model.device), owner
+    public: JSONL files of originals; retain: Examples; setup: BlindSetup.
+    """
 
-    table, originals = (
-        anonymise.read_table(public),
-        estimates.read_public(public, max(len(texts), 8)),
-    )
-    hide = anonymise.Anonymiser(setup.how, table, setup.seed)
-    pairs = estimates.paired_states(
-        model,
-        tokenizer,
-        originals,
-        [hide(t) for t in originals],
-        setup.site,
-        setup.max_length,
-        setup.batch_size,
-    )
-    x, y, keys = pairs[0].to(model.device), pairs[1].to(model.device), pairs[2]
-    cut = int(TRAIN * len(x))  # pairs stand in the order of the file, so no entity is on both sides
-    train, test = (x[:cut], y[:cut], keys[:cut]), (x[cut:], y[cut:], keys[cut:])
+    def states_of(examples):
+        pad_id = tokenizer.pad_token_id
+        return states(model, examples, pad_id, setup.site, setup.batch_size)
+
+    table = anonymise.read_table(public)
+    pairs = public_pairs(model, tokenizer, public, table, setup, most=max(len(texts), 8))
+    # pairs stand in the order of the file, so no entity is on both sides
+    train, test = pairs.split(int(TRAIN * len(pairs.keys)))
     texts, asked = estimates.examples_of(tokenizer, texts, setup.max_length, "anonymised texts")
-    forget, owner = of(asked)
-    found = Estimates({}, of(retain)[0], pairs=cut)
+    read = states_of(asked)
+    forget = read.states.to(model.device)
+    retain_rows = states_of(retain).states.to(model.device)
+    blind = BlindStates({}, retain_rows, pairs=len(train.keys))
     head = unembedding(model) if setup.site == "post_norm" else None
-    for variant, loss in (("mlp", "mse"), *([("mlp_kl", "kl")] if head else [])):
-        network = found.networks[variant] = network_module.fit(
-            *train[:2], head, loss, seed=setup.seed
-        )
-        found.scores[variant], found.rows[variant] = (
-            network_module.scores(network, train, test),
-            network(forget),
-        )
+    losses = {"mlp": "mse", "mlp_kl": "kl"} if head else {"mlp": "mse"}
+    for variant, loss in losses.items():
+        trained = network.fit(train.anonymised, train.original, head, loss, seed=setup.seed)
+        blind.networks[variant] = trained
+        blind.scores[variant] = network.scores(trained, train, test)
+        blind.rows[variant] = trained(forget)
     if head:
-        found.rows["kl"] = found.rows["mlp"]
-    found.rows |= {
-        "identity": forget,
-        "template": estimates.nearest_template(texts, owner, train[2], train[1]),
-    }
+        blind.rows["kl"] = blind.rows["mlp"]
+    blind.rows["identity"] = forget
+    blind.rows["template"] = estimates.nearest_template(texts, read.owner, train)
     fillings = estimates.filled(texts, table.kinds, setup.draws, setup.seed)
     if fillings:
-        found.rows["surrogate"] = of(
-            estimates.examples_of(tokenizer, fillings, setup.max_length, "surrogate texts")[1]
-        )[0]
+        _, examples = estimates.examples_of(
+            tokenizer, fillings, setup.max_length, "surrogate texts"
+        )
+        blind.rows["surrogate"] = states_of(examples).states.to(model.device)
     else:
         print(
-            f"note: texts of --how {setup.how} have no tags to fill: the control `surrogate` would be `identity` itself."
+            f"note: texts of --how {setup.how} have no tags to fill: "
+            "the control `surrogate` would be `identity` itself."
         )
-    return found, asked
+    return blind, asked
+
+
+def public_pairs(model, tokenizer, public, table, setup, most):
+    """The Pairs, on the model's device, of at most `most` public texts."""
+    originals = estimates.read_public(public, most)
+    hide = anonymise.Anonymiser(setup.how, table, setup.seed)
+    anonymised = [hide(text) for text in originals]
+    pairs = estimates.paired_states(
+        model, tokenizer, originals, anonymised, setup.site, setup.max_length, setup.batch_size
+    )
+    return pairs.to(model.device)
 
 
 def detector(forget, tuner, setup):
-    """{gate, curve, threshold, offset}: forget states against all retain tokens at the site, silent on 99 % of those. What is
-    left of a token that trips it is the average forget state."""
+    """{gate, curve, threshold, offset} of a filter that acts on forget-like tokens alone.
+
+    Forget states are told from all retain tokens at the site, and it is silent on 99 % of those. A
+    token that trips it keeps the average forget state. forget: Moments.
+    """
     quiet = tuner.caches["retain"].tokens(setup.site)
     gate, curve = quadratic(forget, estimates.moments_of(quiet))
-    made = Filter(setup.site, torch.zeros(len(gate), 1), gate=gate.float(), curve=curve.float()).to(
-        quiet.device
-    )
-    found = {"gate": made.gate, "curve": made.curve, "offset": forget.mean.float()}
-    return {**found, "threshold": threshold([made.score(quiet)], FALSE_ALARMS)}
+    nothing = torch.zeros(len(gate), 1)
+    scoring = Filter(setup.site, nothing, gate=gate.float(), curve=curve.float()).to(quiet.device)
+    return {
+        "gate": scoring.gate,
+        "curve": scoring.curve,
+        "offset": forget.mean.float(),
+        "threshold": threshold([scoring.score(quiet)], FALSE_ALARMS),
+    }
 
 
-def strongest(tuner, make, limits, convex, counts):
-    """The filter, of those that make(k) gives for k in `counts`, that takes most energy from the estimated forget states within
-    the limits. A server without forget text has no better measure, and with few directions the budget is never spent."""
+def at_limit(tuner, chosen, limits):
+    """(the filter at the largest strength within the limits, its reading)."""
+    curve = tuner.curve(chosen)
+    convex = chosen.site == "post_norm"
+    strength = within(curve, limits, convex=convex, points=9, tolerance=1e-2)
+    return chosen.at(strength), curve(strength)
+
+
+def strongest(tuner, filters, limits):
+    """(filter at its strength, reading): of `filters`, the one that takes most forget energy.
+
+    Each is taken at the largest strength within the limits. A server without forget text has no
+    better measure; with few directions the budget is never spent.
+    """
     best, most = None, -1.0
-    for k in counts:
-        made = make(k)
-        if made is None:
-            break
-        curve = tuner.curve(made)
-        strength = tuning.within(curve, limits, convex=convex, points=9, tolerance=1e-2)
-        taken = (2 * strength - strength**2) * made.about["energy_forget"]
+    for whole in filters:
+        chosen, reading = at_limit(tuner, whole, limits)
+        strength = chosen.strength
+        taken = (2 * strength - strength**2) * chosen.about["energy_forget"]
         if taken > most:
-            best, most = (made.at(strength), curve(strength)), taken
+            best, most = (chosen, reading), taken
         if strength < 1:  # the budget is spent
             break
     return best
 
 
-def make_filters(model, found, asked, retain, pad_id, setup):
-    """Yield (variant, Filter at its strength, its reading): directions by energy against retain, strength within the limit."""
-    tuner = tuning.Tuner(
-        model, {"forget": asked, "retain": retain}, pad_id, [setup.site], setup.batch_size
-    )
-    yield from filters_of(model, found, tuner, setup)
+def make_filters(model, blind, asked, retain, pad_id, setup):
+    """Yield a BlindFilter a variant of BlindStates, within the limit on the Examples `retain`.
+
+    asked: Examples of the anonymised texts.
+    """
+    sets = {"forget": asked, "retain": retain}
+    tuner = Tuner(model, sets, pad_id, [setup.site], setup.batch_size)
+    yield from filters_of(model, blind, tuner, setup)
 
 
-def filters_of(model, found, tuner, setup):
+def filters_of(model, blind, tuner, setup):
     """Those of `make_filters`, the retain limit kept on the tuner's retain set."""
-    limits, kept = tuning.Limits(setup.limit, setup.limit), estimates.moments_of(found.retain)
-    for variant, rows in found.rows.items():
-        moments = estimates.moments_of(rows)
-        gate = detector(moments, tuner, setup) if setup.gate else {}
-        name = setup.basis if setup.basis != "auto" else "pca" if gate else "gep"
+    limits, retain = Limits(setup.limit, setup.limit), estimates.moments_of(blind.retain)
+    for variant, rows in blind.rows.items():
+        forget = estimates.moments_of(rows)
+        gate = detector(forget, tuner, setup) if setup.gate else {}
+        counts = [min(WIDEST, forget.width)] if setup.gate else COUNTS
 
-        def make(k, moments=moments, variant=variant, gate=gate, name=name):
-            if k > moments.width:
-                return None
-            basis, about = make_basis(name, moments, kept, k)
+        def of_size(k, forget=forget, variant=variant, gate=gate):
+            basis, about = make_basis(setup.basis_name(), forget, retain, k)
             about |= {
                 "blind": variant,
                 "how": setup.how,
@@ -166,22 +203,23 @@ def filters_of(model, found, tuner, setup):
             }
             return Filter(setup.site, basis.float(), about=about, **gate).to(model.device)
 
-        convex = setup.site == "post_norm"
-        made, reading = strongest(
-            tuner, make, limits, convex, [min(WIDEST, moments.width)] if gate else COUNTS
-        )
+        filters = (of_size(k) for k in counts if k <= forget.width)
+        chosen, reading = strongest(tuner, filters, limits)
         if variant == "kl":
-            head, rows = unembedding(model), found.rows["mlp"]
-            basis, about = estimates.trained_basis(
-                made.basis, head, rows, found.retain, setup.limit, seed=setup.seed
-            )
-            made = replace(
-                made,
-                basis=basis,
-                about={**made.about, **{f"trained_{name}": v for name, v in about.items()}},
-            )
-            made = made.at(1.0)
-            curve = tuner.curve(made)
-            strength = tuning.within(curve, limits, convex=convex, points=9, tolerance=1e-2)
-            made, reading = made.at(strength), curve(strength)
-        yield variant, made, reading
+            chosen, reading = train_further(model, tuner, chosen, blind, limits, setup)
+        yield BlindFilter(variant, chosen, reading)
+
+
+def train_further(model, tuner, chosen, blind, limits, setup):
+    """(filter at its strength, reading): the variant `kl`, trained from the basis of `chosen`."""
+    trained = estimates.trained_basis(
+        chosen.basis,
+        unembedding(model),
+        blind.rows["mlp"],
+        blind.retain,
+        setup.limit,
+        seed=setup.seed,
+    )
+    about = {f"trained_{name}": value for name, value in trained.about.items()}
+    whole = replace(chosen, basis=trained.basis, about={**chosen.about, **about})
+    return at_limit(tuner, whole.at(1.0), limits)

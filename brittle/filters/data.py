@@ -1,0 +1,46 @@
+"""A model with the texts that fitting and tuning share, each set in two parts."""
+
+from dataclasses import dataclass
+
+from brittle.filters.states import candidate_sites, parted, read_examples
+from brittle.models.architectures import check_logits
+from brittle.models.blocks import length_limit
+from brittle.models.load import load_model, load_tokenizer
+
+
+@dataclass
+class FilterData:
+    """A model and its texts as Examples: what is fitted on, and what strengths are read on.
+
+    `fit` and `tune` are {forget, retain, general?, unseen?: [Example]}; no stretch of a file is in
+    both. Never-seen text is no part of any fit, so strengths are read on all of it.
+    """
+
+    model: object
+    tokenizer: object
+    fit: dict
+    tune: dict
+
+    @classmethod
+    def read(cls, folder, paths, max_samples, max_length=None, device="auto", dtype="auto"):
+        """Load the model of `folder`, and the texts of `paths`, {name of the set: file}.
+
+        Raises UserError for a family whose logits are not what its unembedding gives.
+        """
+        model, tokenizer = load_model(folder, device, dtype), load_tokenizer(folder)
+        check_logits(model.config)
+        limit = length_limit(max_length, model.config)
+        fit, tune = {}, {}
+        for name, path in paths.items():
+            examples = read_examples(tokenizer, path, max_samples, limit, f"{name} texts")
+            fit[name], tune[name] = parted(examples)
+            if name == "unseen":
+                tune[name] = examples
+        return cls(model, tokenizer, fit, tune)
+
+    @property
+    def pad_id(self):
+        return self.tokenizer.pad_token_id
+
+    def sites(self):
+        return candidate_sites(self.model)
