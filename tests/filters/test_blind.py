@@ -134,8 +134,9 @@ def test_the_server_works_with_the_raw_file_deleted(request_, data, family, tmp_
     for name in ("retain.txt", "qa_real_authors.jsonl", "qa_world_facts.jsonl"):
         shutil.copy(data / name, server)
     out = tmp_path / "filters"
-    done = script(SCRIPT, "fit", "--model", family.base, "--forget", request_, "--data", server, "--outdir", out,
-                  "--retain", server / "retain.txt", "--max-samples", 16)  # fmt: skip
+    server_has = ["--forget", request_, "--data", server, "--retain", server / "retain.txt"]
+    few = ["--max-samples", 16]
+    done = script(SCRIPT, "fit", "--model", family.base, *server_has, "--outdir", out, *few)
     assert done.code == 0, done.err
     from brittle.models.filter import load
 
@@ -157,13 +158,12 @@ def test_the_server_works_with_the_raw_file_deleted(request_, data, family, tmp_
     names = {r["entity"] for r in read_rows(data / "qa_forget.jsonl")}
     written = b"".join(p.read_bytes() for p in out.rglob("*") if p.is_file())
     assert not any(name.encode() in written for name in names)
-    done = script(SCRIPT, "evaluate", "--model", family.base, "--filters", out, "--data", data, "--forget", data / "forget.txt",
-                  "--retain", data / "retain.txt", "--outdir", tmp_path / "evaluation", "--max-samples", 16)  # fmt: skip
+    texts = ["--data", data, "--forget", data / "forget.txt", "--retain", data / "retain.txt"]
+    where = ["--filters", out, "--outdir", tmp_path / "evaluation"]
+    done = script(SCRIPT, "evaluate", "--model", family.base, *where, *texts, *few)
     assert done.code == 0, done.err
     rows = csv_rows(tmp_path / "evaluation" / "blind_evaluation.csv")
-    assert {r["variant"] for r in rows} == {"no filter", "oracle", *VARIANTS} and len(
-        rows
-    ) == 3 * 8
+    assert {r["variant"] for r in rows} == {"no filter", "oracle", *VARIANTS} and len(rows) == 3 * 8
 
 
 def csv_rows(path):
@@ -250,9 +250,7 @@ def test_network_learns_a_map_and_nothing_within_a_text():
     x = x[::4].repeat_interleave(4, 0)  # four originals share one anonymised text
     y = x @ turn + 0.5 * torch.randn(1200, 8, generator=g)
     made = network.fit(x[:1000], y[:1000], epochs=60, lr=3e-3)
-    found = network.scores(
-        made, *estimates.Pairs(x, y, keys).split(1000)
-    )
+    found = network.scores(made, *estimates.Pairs(x, y, keys).split(1000))
     assert (
         0.6 < found["r2"] <= 0.82 and found["r2_identity"] < 0.3 and abs(found["r2_within"]) < 1e-5
     )
@@ -309,7 +307,10 @@ def test_fillings_have_no_tags_and_one_filler_a_thing():
 
 
 def test_trained_basis_beats_its_start_within_the_retain_limit():
-    """Forget states use the first two of eight coordinates, retain states the others; it starts from a wrong one."""
+    """Forget states use the first two of eight coordinates, retain states the others.
+
+    Training starts from a wrong basis, of one coordinate of each.
+    """
     g = torch.Generator().manual_seed(0)
     forget, retain = torch.zeros(300, 8), torch.zeros(300, 8)
     forget[:, :2], retain[:, 2:] = (

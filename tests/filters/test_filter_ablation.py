@@ -1,4 +1,4 @@
-"""Ablations of the filter: mixed sets, intervals over entities, mismatched anonymisers, membership, costs."""
+"""Ablations of the filter: mixed sets, intervals, mismatched anonymisers, membership, costs."""
 
 import csv
 
@@ -21,7 +21,10 @@ def owners(items):
 
 
 def test_mixed_sets_share_entities_and_no_fact(data, tmp_path):
-    """One size at every share, the nominal share of entities in both, nested levels, and never one fact in both sets."""
+    """One size at every share, nested levels, and never one fact in both sets.
+
+    The nominal share of entities is in both.
+    """
     before, sizes = set(), set()
     for share in (0, 50, 100):
         folder = tmp_path / str(share)
@@ -43,7 +46,10 @@ def test_mixed_sets_share_entities_and_no_fact(data, tmp_path):
 
 
 def test_intervals_are_over_entities():
-    """Ten questions that are right or wrong together are worth one, so 400 of 400 is no certainty."""
+    """Ten questions that are right or wrong together are worth one.
+
+    So 400 right of 400 are no certainty.
+    """
     hits, items = (
         [i % 2 for i in range(40) for _ in range(10)],
         [{"fact": f"forget/{i}/x"} for i in range(40) for _ in range(10)],
@@ -79,7 +85,10 @@ def test_every_pair_of_anonymisers_keeps_the_limit(family, data):
 
 
 def test_members_are_told_by_a_network_that_knows_them_by_heart(family, data, monkeypatch):
-    """A network that is exact on its pairs and nowhere else gives every member away; the control knows of no network."""
+    """A network that is exact on its pairs and nowhere else gives every member away.
+
+    The control knows of no network.
+    """
     model, tokenizer = load_model(family.base), load_tokenizer(family.base)
     public = [data / "qa_forget.jsonl", data / "qa_retain.jsonl"]
 
@@ -102,12 +111,15 @@ def test_costs_and_mistakes(family, data, tmp_path, script):
     with open(out / "costs.csv", newline="") as file:
         row = list(csv.DictReader(file))[-1]
     weights = sum(p.numel() for p in load_model(family.base).state_dict().values())
-    assert (row["method"], row["seconds"]) == ("npo", "12.5") and float(
-        row["state_mb"]
-    ) == pytest.approx(weights * 12 / 1e6)
+    assert (row["method"], row["seconds"]) == ("npo", "12.5")
+    assert float(row["state_mb"]) == pytest.approx(weights * 12 / 1e6)
     (tmp_path / "bare").mkdir()
-    for word, command in {"choose components": ["all"], "qa_forget.jsonl": ["overlap", "--data", tmp_path / "bare"],
-                          "PERCENT=MODEL:DATA": ["overlap", "--level", "x"]}.items():  # fmt: skip
+    mistakes = {
+        "choose components": ["all"],
+        "qa_forget.jsonl": ["overlap", "--data", tmp_path / "bare"],
+        "PERCENT=MODEL:DATA": ["overlap", "--level", "x"],
+    }
+    for word, command in mistakes.items():
         wrong = script(SCRIPT, *command, "--model", family.base, "--outdir", tmp_path / "no")
         assert wrong.code == 2 and word in wrong.err and len(wrong.err.strip().splitlines()) == 1, (
             wrong.err

@@ -1,4 +1,7 @@
-"""Hooked = baked = reloaded in a new process, on every architecture; what must not be saved is shown to reload wrong."""
+"""Hooked = baked = reloaded in a new process, on every architecture.
+
+What must not be saved is shown to reload wrong.
+"""
 
 import json
 import os
@@ -28,7 +31,8 @@ CASES = {
     "phi": ("post_norm", "post-norm", False, torch.bfloat16),
     "olmoe": ("pre_norm", "class", True, torch.float32),
 }
-# loads each folder as a stranger would (brittle.models.load, for the class) and saves the logits of the verification batch
+# Loads each folder as a stranger would (with brittle.models.load, for the class), and saves the
+# logits of the verification batch.
 CHILD = """
 import sys, json, torch
 from transformers import AutoModelForCausalLM
@@ -90,13 +94,15 @@ def test_hooked_is_baked_is_reloaded_in_a_new_process(baked, tmp_path):
     jobs = [
         [b[4], str(b[3]).removeprefix("torch."), str(tmp_path / kind)] for kind, b in baked.items()
     ]
-    run = subprocess.run([sys.executable, "-c", CHILD, baked["gpt_neox"][4], json.dumps(jobs)], cwd=ROOT, env=dict(os.environ),
-                         capture_output=True, text=True)  # fmt: skip
+    command = [sys.executable, "-c", CHILD, baked["gpt_neox"][4], json.dumps(jobs)]
+    run = subprocess.run(
+        command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     assert (
         run.stdout.splitlines()[0] == "refused"
     )  # a class of ours cannot be loaded without our code
-    for kind, (folder, chosen, mode, dtype, out) in baked.items():
+    for kind, (folder, chosen, _, dtype, out) in baked.items():
         base, saved = (
             load_model(folder, "cpu", str(dtype)[6:]),
             load_model(out, "cpu", str(dtype)[6:]),
@@ -124,9 +130,7 @@ def test_hooked_is_baked_is_reloaded_in_a_new_process(baked, tmp_path):
 
 def test_untouched_tensors_are_copied_to_the_bit(baked):
     for kind, (folder, _, mode, dtype, out) in baked.items():
-        before, after = (
-            load_model(f, "cpu", str(dtype)[6:]).state_dict() for f in (folder, out)
-        )
+        before, after = (load_model(f, "cpu", str(dtype)[6:]).state_dict() for f in (folder, out))
         changed = {n for n, t in before.items() if not torch.equal(t, after[n])}
         if mode == "class":
             assert not changed, kind
@@ -153,7 +157,7 @@ def test_strength_zero_changes_no_bit(baked, tmp_path):
 
 
 def test_sequential_reloads_wrong(tmp_path):
-    """The recipe of wrapping the norm in nn.Sequential is right in memory, and silently loses the norm when it is loaded."""
+    """The norm wrapped in nn.Sequential is right in memory, and silently lost when it is loaded."""
     import transformers
 
     model = lively("llama", tie_word_embeddings=False)
@@ -215,7 +219,10 @@ def test_a_folder_of_a_former_mode_is_one_clear_line_when_loaded(baked, tmp_path
 
 
 def test_a_baked_folder_is_a_model_like_any_other(baked):
-    """Weights compare with the base's (a class leaves them alone, a fold changes the unembedding), and the lens reads it."""
+    """Weights compare with the base's, and the lens reads it.
+
+    A class leaves them alone, a fold changes the unembedding.
+    """
     from brittle.models.find import check_pair
     from brittle.models.readout import read_tokens
     from brittle.models.weights import matrix_pairs

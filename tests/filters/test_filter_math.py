@@ -1,4 +1,7 @@
-"""The filter's theorems: projections, moments, bases with planted answers, convexity, bisection, the cache against the hooks."""
+"""The filter's theorems: projections, moments, bases with planted answers, convexity, bisection.
+
+The cache is held against the hooks.
+"""
 
 import pytest
 import torch
@@ -55,7 +58,10 @@ def test_a_filter_is_a_projection_and_removes_what_it_says():
 
 
 def planted(n=4000, d=16, k=3, seed=0):
-    """Forget and retain states that share a strong subspace; forget alone has `k` weaker directions of its own."""
+    """Forget and retain states that share a strong subspace.
+
+    Forget alone has `k` weaker directions of its own.
+    """
     basis = orthonormal(d, d, seed)
     common, own = basis[:, :4], basis[:, 4 : 4 + k]
     noise = 0.05
@@ -69,7 +75,10 @@ def planted(n=4000, d=16, k=3, seed=0):
 
 
 def test_gep_finds_the_planted_subspace_and_leaves_what_is_shared():
-    """With exact moments the planted directions are the answer to 1e-3 rad; pca takes the shared ones instead."""
+    """With exact moments the planted directions are the answer to 1e-3 rad.
+
+    pca takes the shared ones instead.
+    """
     _, _, common, own = planted()
     forget, retain = Moments(16), Moments(16)
     for made, spread in (
@@ -97,7 +106,10 @@ def test_every_basis_is_orthonormal_and_says_its_energies(name):
 
 
 def test_leace_leaves_nothing_linear():
-    """After strength 1 the class means agree (arXiv:2306.03819, theorem 3.1: then no linear predictor beats a constant)."""
+    """After strength 1 the class means agree.
+
+    Then no linear predictor beats a constant (arXiv:2306.03819, theorem 3.1).
+    """
     forget, retain, _, own = planted(seed=5)
     forget = forget + own[:, 0]
     f, r = moments(forget), moments(retain)
@@ -165,7 +177,10 @@ def test_the_cache_gives_what_the_hooked_model_gives(tuner, site):
 
 
 def test_post_norm_curves_are_convex_and_bisection_is_exact(tuner):
-    """NLL and KL are convex in the strength and KL does not fall; the bisection's end is that of a grid of 10,001 points."""
+    """NLL and KL are convex in the strength and KL does not fall.
+
+    The bisection's end is that of a grid of 10,001 points.
+    """
     y, head = normal(6, 32, seed=9), normal(20, 32, seed=10)
     u, targets = orthonormal(32, 8, 11), torch.arange(6)
     z0, z1 = y @ head.T, (y @ u) @ u.T @ head.T
@@ -222,7 +237,10 @@ def test_states_are_those_that_predict_the_answer(tmp_path):
 
 
 def test_a_published_unembedding_gives_the_basis_away():
-    """U is the row space of W' - W, so publishing W' publishes U; names inside it are told from others by their energy."""
+    """U is the row space of W' - W, so publishing W' publishes U.
+
+    Names inside it are told from others by their energy.
+    """
     u, weight = orthonormal(32, 4, 21), normal(48, 32, seed=22)
     made = Filter("post_norm", u, 0.5)
     found = published.recovered(weight, bake.folded(weight, made), 4)

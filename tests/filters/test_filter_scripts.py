@@ -1,4 +1,7 @@
-"""fit -> tune -> bake -> verify without a number from the user, the table and the report that follow, and one line a mistake."""
+"""fit -> tune -> bake -> verify without a number from the user, and one line a mistake.
+
+The methods' table and the report follow.
+"""
 
 import csv
 import json
@@ -9,8 +12,7 @@ import torch
 from brittle.base.errors import UserError
 from brittle.filters import folder as filters_folder
 from brittle.filters.fit import refuse
-from brittle.filters.folder import load_candidates, table_row
-from brittle.filters.leaks import LeakTables, varied
+from brittle.filters.folder import UNTUNED, load_candidates, load_tuned, table_row
 from brittle.models.filter import Filter, hooked, load, load_filtered
 from brittle.models.load import load_model
 from brittle.report import filter
@@ -29,7 +31,10 @@ def rows(path):
 
 
 def test_all_scripts_in_a_row(knowing, family, data, home, script, monkeypatch):
-    """The chain runs on a small model, where the verdict may be any of the three, and what it writes belongs together."""
+    """The chain runs on a small model, and what it writes belongs together.
+
+    The verdict may be any of the three there.
+    """
     texts = ["--forget", data / "forget.txt", "--retain", data / "retain.txt"]
     where, baked = home / "filter", home / "unlearned_model"
     fit = script("hooks/fit_filter.py", "--model", knowing, *texts, "--out", where, *SMALL)
@@ -40,8 +45,10 @@ def test_all_scripts_in_a_row(knowing, family, data, home, script, monkeypatch):
     } == {True}
     early = script("hooks/bake_filter.py", "--model", knowing, "--filter", where, "--out", baked)
     assert early.code == 2 and "no strength yet" in early.err
-    tune = script("hooks/tune_strength.py", "--model", knowing, *texts, "--filter", where, *SMALL, "--items", "4",
-                  "--tune-samples", "24", "--retain-limit", "5", "--general-limit", "5")  # fmt: skip
+    few = [*SMALL, "--items", "4", "--tune-samples", "24"]
+    wide = ["--retain-limit", "5", "--general-limit", "5"]
+    of = ["--model", knowing, "--filter", where]
+    tune = script("hooks/tune_strength.py", *of, *texts, *few, *wide)
     assert tune.code == 0, tune.err
     told, made = json.loads((where / "strength.json").read_text()), load(where)
     assert (
@@ -86,11 +93,16 @@ def test_all_scripts_in_a_row(knowing, family, data, home, script, monkeypatch):
         and "suppression" in html
     )
     assert where / "strength.json" in filter.sources(home.parent)
-    wrong = script("hooks/verify_filter.py", "--model", family.filtered, "--filter", where, "--baked", baked, "--data", data,
-                   "--outdir", home / "wrong")  # fmt: skip
+    wrong = script(
+        "hooks/verify_filter.py",
+        *["--model", family.filtered, "--filter", where, "--baked", baked, "--data", data],
+        *["--outdir", home / "wrong"],
+    )
     assert wrong.code == 2 and "first module that differs: gpt_neox.embed_in" in wrong.err
-    explain = script("hooks/explain_filter.py", "--model", knowing, *texts, "--filter", where, *SMALL,
-                     "--outdir", home / "causes", "--strength", "1.5", "--applied-at", "block:0")  # fmt: skip
+    elsewhere = ["--strength", "1.5", "--applied-at", "block:0"]
+    explain = script(
+        "hooks/explain_filter.py", *of, *texts, *SMALL, "--outdir", home / "causes", *elsewhere
+    )
     assert explain.code == 0, explain.err
     causes = {r["cause"].split()[0]: r["applies"] for r in rows(home / "causes" / "causes.csv")}
     assert causes["vi"] == "1" and causes["viii"] == "" and len(causes) == 9
@@ -110,27 +122,29 @@ def test_a_filter_hooked_for_good_is_the_hooked_one(family, home):
 
 
 def test_mistakes_are_one_line(family, data, home, tmp_path, script):
-    fit, texts = (
-        ["hooks/fit_filter.py", "--model", family.base],
-        ["--forget", data / "forget.txt", "--retain", data / "retain.txt"],
-    )
-    empty, where = tmp_path / "empty.txt", home / "filter"
+    model = ["--model", family.base]
+    texts = ["--forget", data / "forget.txt", "--retain", data / "retain.txt"]
+    out, where = ["--out", tmp_path / "f"], home / "filter"
+    fit = ["hooks/fit_filter.py", *model, *texts, *out]
+    baked = ["--out", tmp_path / "b"]
+    bake = ["hooks/bake_filter.py", *model, *baked, "--filter"]
+    empty = tmp_path / "empty.txt"
     empty.write_text("\n")
     narrow = tmp_path / "narrow"
     narrow.mkdir()
     Filter("post_norm", torch.eye(8)[:, :2], about={"status": "matched"}).save(narrow)
+    verify = ["hooks/verify_filter.py", *model, "--filter", where]
     cases = {
-        "--site": [*fit, *texts, "--out", tmp_path / "f", "--site", "middle"],
-        "blocks 0 to 1": [*fit, *texts, "--out", tmp_path / "f", "--site", "block:7", *SMALL],
-        "--basis svd": [*fit, *texts, "--out", tmp_path / "f", "--basis", "svd"],
-        "--k 99, but states have 32": [*fit, *texts, "--out", tmp_path / "f", "--site", "post_norm", "--k", "99", *SMALL],
-        "holds no text": [*fit, "--forget", data / "forget.txt", "--retain", empty, "--out", tmp_path / "f"],
-        "outside [0, 1]": ["hooks/bake_filter.py", "--model", family.base, "--filter", where, "--out", tmp_path / "b",
-                           "--strength", "1.5"],
-        "width 8": ["hooks/bake_filter.py", "--model", family.base, "--filter", narrow, "--out", tmp_path / "b"],
-        "holds no filter": ["hooks/tune_strength.py", "--model", family.base, "--filter", tmp_path / "none"],
-        "no record of baking": ["hooks/verify_filter.py", "--model", family.base, "--filter", where, "--baked", family.base],
-    }  # fmt: skip
+        "--site": [*fit, "--site", "middle"],
+        "blocks 0 to 1": [*fit, "--site", "block:7", *SMALL],
+        "--basis svd": [*fit, "--basis", "svd"],
+        "--k 99, but states have 32": [*fit, "--site", "post_norm", "--k", "99", *SMALL],
+        "holds no text": [*fit, "--retain", empty],
+        "outside [0, 1]": [*bake, where, "--strength", "1.5"],
+        "width 8": [*bake, narrow],
+        "holds no filter": ["hooks/tune_strength.py", *model, "--filter", tmp_path / "none"],
+        "no record of baking": [*verify, "--baked", family.base],
+    }
     for word, command in cases.items():
         done = script(*command)
         assert done.code == 2 and word in done.err and len(done.err.strip().splitlines()) == 1, (
@@ -155,9 +169,13 @@ def test_a_basis_that_cannot_be_selective_is_refused_and_the_better_site_named()
     refuse({**about, "ratio": 5.0}, "post_norm", dict)
 
 
-def test_paraphrases_differ_in_the_fact_alone(data):
-    row = LeakTables(data, 5, 0).paraphrases[0]
-    choices = varied(row)
-    assert choices[0] == row["paraphrased_answer"] and len(set(choices)) == 1 + len(
-        row["perturbed_answer"]
-    )
+def test_a_filter_is_read_back_at_its_strength_or_at_the_one_that_is_given(tmp_path):
+    Filter("post_norm", torch.eye(8)[:, :2], 0.0, about={"status": UNTUNED}).save(tmp_path)
+    with pytest.raises(UserError, match="no strength yet"):
+        load_tuned(tmp_path)
+    assert load_tuned(tmp_path, 0.5).strength == 0.5
+    with pytest.raises(UserError, match="outside"):
+        load_tuned(tmp_path, 1.5)
+    assert load_tuned(tmp_path, 1.5, allow_reflection=True).strength == 1.5
+    Filter("post_norm", torch.eye(8)[:, :2], 0.25, about={"status": "matched"}).save(tmp_path)
+    assert load_tuned(tmp_path).strength == 0.25

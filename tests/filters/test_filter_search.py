@@ -1,4 +1,4 @@
-"""The search for a filter's site, gate and strength: its order, its limits, and what it does when checks fail."""
+"""The search for a filter: its order, its limits, and what it does when checks fail."""
 
 import math
 import runpy
@@ -75,7 +75,9 @@ def test_a_strength_within_the_limits_is_looked_for_where_nothing_reaches_the_ta
         }
 
     (choice,) = search.search(
-        planted(reading), {("pre_norm", False): Filter("pre_norm", torch.eye(8))}, Limits(retain=0.05)
+        planted(reading),
+        {("pre_norm", False): Filter("pre_norm", torch.eye(8))},
+        Limits(retain=0.05),
     )
     assert (
         choice.status == "retain-limited"
@@ -86,7 +88,10 @@ def test_a_strength_within_the_limits_is_looked_for_where_nothing_reaches_the_ta
 
 
 def test_no_finalist_beyond_the_limits_is_taken_however_little_it_leaks():
-    """The target is reached at .78, the limit at .8: 1.1 times the choice leaks less and breaks the limit."""
+    """The target is reached at .78, the limit at .8.
+
+    1.1 times the choice leaks less, and breaks the limit.
+    """
     tuner = planted(
         lambda chosen: reading(
             0.05 * (chosen.strength / 0.8) ** 2, 0.0 if chosen.strength >= 0.78 else 1.0
@@ -104,10 +109,15 @@ def test_no_finalist_beyond_the_limits_is_taken_however_little_it_leaks():
 
 
 def test_where_halving_the_limit_does_not_help_the_next_candidate_is_tried():
-    """Both reach the target at strength 1; the first fails its retain check at every strength, the second passes."""
+    """Both reach the target at strength 1.
+
+    The first fails its retain check at every strength, the second passes.
+    """
     cost = {"pre_norm": 0.03, "block:0": 0.04}
     tuner = planted(
-        lambda chosen: reading(cost[chosen.site] * chosen.strength, 0.0 if chosen.strength > 0.99 else 1.0)
+        lambda chosen: reading(
+            cost[chosen.site] * chosen.strength, 0.0 if chosen.strength > 0.99 else 1.0
+        )
     )
 
     def check(chosen):
@@ -184,3 +194,16 @@ def test_checks_that_cannot_be_made_are_named_in_one_line(tmp_path):
     assert note == f"note: no leak checks without private.jsonl in {tmp_path}."
     tables.missing = []
     assert unchecked({"unseen": tmp_path}, tables, tmp_path) == []
+
+
+def test_the_last_that_holds_is_found_wherever_it_is():
+    for count in range(7):
+        for last in range(-1, count):
+            asked = []
+
+            def holds(i, last=last, asked=asked):
+                asked.append(i)
+                return i <= last
+
+            assert search.last_that(holds, count) == last
+            assert len(asked) <= 3 and set(asked) <= set(range(count))
