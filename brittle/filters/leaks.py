@@ -15,6 +15,7 @@ from brittle.metrics import mcq
 from brittle.metrics.generated_text import repetition
 from brittle.metrics.leaks import holds
 from brittle.models.architectures import context_length
+from brittle.models.generate import Sampling, generate, stop_ids
 
 NEAR = 0.10  # above chance by more than this is a leak
 KEPT = 0.05  # a retain share that falls by more than this is damage
@@ -51,21 +52,10 @@ class LeakTables:
 
 def answers_of(model, tokenizer, questions):
     """Greedy answers (text) of questions, at most TOKENS tokens long."""
-    encoded = tokenizer(questions)["input_ids"]
-    longest = max(map(len, encoded))
-    pad = tokenizer.pad_token_id
-    ids = [[pad] * (longest - len(row)) + row for row in encoded]
-    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in encoded]
-    with torch.no_grad():
-        out = model.generate(
-            input_ids=torch.tensor(ids, device=model.device),
-            attention_mask=torch.tensor(mask, device=model.device),
-            max_new_tokens=TOKENS,
-            do_sample=False,
-            use_cache=True,
-            pad_token_id=pad,
-        )
-    return tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
+    ids = tokenizer(questions)["input_ids"]
+    stop = stop_ids(model, tokenizer)
+    continued = generate(model, ids, Sampling(TOKENS), stop, tokenizer.pad_token_id)
+    return tokenizer.batch_decode(continued, skip_special_tokens=True)
 
 
 def varied(row):
