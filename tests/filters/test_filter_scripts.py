@@ -81,7 +81,7 @@ def test_all_scripts_in_a_row(knowing, family, data, home, script, monkeypatch):
     monkeypatch.setattr(filters_folder, "folder_of", lambda root, model: where)
     table = table_row("outputs", knowing)
     assert (
-        table["forget_accuracy"] == row["forget_accuracy"]
+        table["forget_accuracy"] == float(row["forget_accuracy"])
         and table["seconds"] > 0
         and table["steps"] == 0
     )
