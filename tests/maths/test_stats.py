@@ -93,7 +93,7 @@ def test_auc_interval_covers_near_one():
 
 @pytest.mark.parametrize("interval", [
     lambda scores, labels: intervals.fold_auc(scores, labels, torch.zeros(len(labels))),
-    lambda scores, labels: published.told_apart(scores.tolist(), labels.tolist()),
+    lambda scores, labels: published.auc_with_interval(scores.tolist(), labels.tolist()),
 ])  # fmt: skip
 def test_auc_of_one_has_an_interval(interval):
     """M8: five texts told apart from thirty leave an AUC of 0.48 possible: 0.48^5 = 2.5 %."""
