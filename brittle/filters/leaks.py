@@ -80,7 +80,8 @@ def varied(row):
 def paraphrase_wins(model, tokenizer, rows):
     """([0 or 1, one an item], the items, chance).
 
-    Is a paraphrased answer likelier than with any wrong value? Likelier by the mean log-probability of its tokens; no text is generated.
+    Is a paraphrased answer likelier than with any wrong value? Likelier by the mean log-probability
+    of its tokens; no text is generated.
     """
     items = []
     for row in rows:

@@ -55,10 +55,8 @@ def fit(x, y, head=None, loss="mse", epochs=30, lr=1e-3, batch_size=256, seed=0)
         network = Translator(x.shape[1])
     nn.init.zeros_(network.net[-1].weight)  # it starts as the identity
     nn.init.zeros_(network.net[-1].bias)
-    network.mean, network.scale = (
-        x.mean(0),
-        x.std(0, correction=0).square().mean().sqrt().clamp_min(1e-6),
-    )
+    network.mean = x.mean(0)
+    network.scale = x.std(0, correction=0).square().mean().sqrt().clamp_min(1e-6)
     network = network.to(x.device)
     order = generator(seed, "pairs")
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=1e-2)
