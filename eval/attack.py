@@ -2,12 +2,13 @@
 
     uv run eval/attack.py --model M --outdir outputs/M/attacks --attacks relearn,quantize,gcg --seeds 0,1
 
-Every attack of brittle/attacks/ on one model, loaded once: relearning (half A; low-rank; benign text), quantisation,
-pruning, noise, prompts, a soft prompt, a GCG suffix, ablation of a direction, the logit lens.
-An attack has variants (rates, strengths, templates); the one with the best accuracy on half A counts, among equals the earlier
-one; half B of it is the result. No attack reads half B: the hashes of all that it read are compared with those of half B's
-texts. A variant that breaks the model has empty cells. Cells are kept in <outdir>/cells, so an interrupted run goes on where
-it stopped. experiment/scoreboard.py compares models.
+Every attack of brittle/attacks/ on one model, loaded once: relearning (half A; low-rank; benign
+text), quantisation, pruning, noise, prompts, a soft prompt, a GCG suffix, ablation of a direction,
+the logit lens. An attack has variants (rates, strengths, templates); the one with the best accuracy
+on half A counts, among equals the earlier one; half B of it is the result. No attack reads half B:
+the hashes of all that it read are compared with those of half B's texts. A variant that breaks the
+model has empty cells. Cells are kept in <outdir>/cells, so an interrupted run goes on where it
+stopped. experiment/scoreboard.py compares models.
 """
 
 from pathlib import Path
@@ -130,11 +131,11 @@ def main(
     folder = model_folder(model, revision)
     guard = guards.make(wrapper, data, wrapper_rules)
     read = guards.files(wrapper, data, wrapper_rules) if guard else ()
-    one = session.Session(folder, data, max_items, batch_size, device, dtype, guard, read)
+    one = session.AttackSession(folder, data, max_items, batch_size, device, dtype, guard, read)
     meter.eval_sets(data, max_items)  # what is wrong with the data is said before a model is loaded
     settings = {"attacks": names, "seeds": numbers, **(guard.about if guard else {})}
     with Run(outdir, one.files(), {"model": str(folder)}, numbers[0], settings) as run:
-        made = list(session.cells(one, names, numbers, outdir / "cells", force))
+        made = list(session.cells(one, names, numbers, outdir / "cells", force=force))
         chance = one.chance()
         run.figure(plot(made, model_name(model), chance), "attacks.png")
         notes = [

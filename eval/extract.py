@@ -91,6 +91,7 @@ def prompt_rows(one, name, templates, sampled, settings, each):
     from brittle.maths.intervals import share
     from brittle.metrics import mcq
     from brittle.models.architectures import context_length
+    from brittle.models.generate import Sampling
 
     model, tokenizer = one.model()
     material, sets = Material(one.data), meter.eval_sets(one.data, one.max_items, settings["seed"])
@@ -107,15 +108,12 @@ def prompt_rows(one, name, templates, sampled, settings, each):
             right = [outcome.right for outcome in outcomes]
             accuracy, low, high = share(right, groups_of(items))
             count = settings["samples"] if template in sampled else 0
-            more = (
-                count,
-                settings["temperature"],
-                settings["top_p"],
-                settings["tokens"],
-                settings["seed"],
-                one.batch_size,
+            how = Sampling(
+                settings["tokens"], settings["temperature"], settings["top_p"], settings["seed"]
             )
-            greedy, drawn = sampling.sample(model, tokenizer, items, suite[template], *more)
+            greedy, drawn = sampling.sample(
+                model, tokenizer, items, suite[template], count, how, one.batch_size
+            )
             for number, (item, row) in enumerate(zip(items, drawn or greedy, strict=True)):
                 about = (
                     template,
@@ -252,7 +250,7 @@ def main(
     guard = guards.make(wrapper, data, wrapper_rules, seed)
     read = guards.files(wrapper, data, wrapper_rules) if guard else ()
     one, name = (
-        session.Session(folder, data, max_items, batch_size, device, dtype, guard, read),
+        session.AttackSession(folder, data, max_items, batch_size, device, dtype, guard, read),
         model_name(model),
     )
     settings = {

@@ -86,7 +86,7 @@ def main(
         used["model_base"] = str(model_folder(base))
         check_pair(used["model_base"], folder)
     one, name = (
-        session.Session(folder, data, max_items, batch_size, device, dtype),
+        session.AttackSession(folder, data, max_items, batch_size, device, dtype),
         model_name(model),
     )
     with Run(outdir, one.files(), used, seed, {"max_items": max_items}) as run:

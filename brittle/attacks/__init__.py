@@ -25,7 +25,7 @@ ATTACKS = {
 
 
 def attack_class(name):
-    """The dataclass of the attack called `name`. Raises UserError with the list for an unknown one."""
+    """The dataclass of the attack called `name`. Raises UserError for an unknown one."""
     if name not in ATTACKS:
         raise UserError(f"no attack {name!r}. Attacks: {', '.join(ATTACKS)}.")
     module, _, cls = ATTACKS[name].partition(":")
@@ -34,7 +34,9 @@ def attack_class(name):
 
 def chosen(names):
     """The attacks of a list with commas, `none` first: without it nothing can be compared."""
-    given = [n.strip() for n in names.split(",") if n.strip()] if names else list(ATTACKS)
-    for name in given:
+    listed = list(ATTACKS)
+    if names:
+        listed = [name.strip() for name in names.split(",") if name.strip()]
+    for name in listed:
         attack_class(name)
-    return list(dict.fromkeys(["none", *given]))
+    return list(dict.fromkeys(["none", *listed]))

@@ -1,9 +1,14 @@
-"""Ablating the forget direction: what unlearning added to the residual stream is projected out (arXiv:2409.18025, 2406.11717).
+"""Ablating the forget direction: what unlearning added to the residual stream is projected out.
 
-    h <- h - (h . d) d,    d = mean of h over forget texts - mean over reference texts, of length 1, at one block
+The attack is that of Lucki et al. 2024 (arXiv:2409.18025), the projection that of arXiv:2406.11717:
 
-The forget texts are half A's; the reference is the retain questions in the same model, or half A in another one (`base`).
-Token vectors farther than 3 standard deviations from their mean (L1) are left out of the means. Arithmetic in float32.
+    h <- h - (h . d) d,    d = mean of h over forget texts - mean over reference texts
+
+d is scaled to length 1 and belongs to one block.
+
+The forget texts are half A's; the reference is the retain questions in the same model, or half A in
+another one (`base`). Token vectors farther than 3 standard deviations from their mean (L1) are left
+out of the means. Arithmetic in float32.
 """
 
 from dataclasses import dataclass
@@ -25,30 +30,29 @@ def without(h, direction):
 
 
 def inlier_mean(h):
-    """The mean of vectors h [n, D] without those more than 3 standard deviations farther out (L1) than is usual."""
+    """The mean of vectors h [n, D] without those more than 3 standard deviations farther out (L1)
+    than is usual.
+    """
+    if len(h) <= 2:
+        return h.mean(0)
     distance = (h - h.mean(0)).abs().sum(1)
-    keep = (
-        distance <= distance.mean() + 3 * distance.std()
-        if len(h) > 2
-        else torch.ones(len(h), dtype=torch.bool)
-    )
-    return h[keep.to(h.device)].mean(0)
+    return h[distance <= distance.mean() + 3 * distance.std()].mean(0)
 
 
 @torch.no_grad()
 def means(model, tokenizer, texts, batch_size=64):
-    """[blocks, D] float32: the mean output of every block over the real tokens of `texts`, the first of each left out."""
+    """[blocks, D] float32: the mean output of every block over the real tokens of `texts`, the
+    first of each left out.
+    """
     layers = range(model.config.num_hidden_layers)
-    ids, found = (
-        encode(tokenizer, texts, context_length(model.config), "texts"),
-        [[] for _ in layers],
-    )
+    ids = encode(tokenizer, texts, context_length(model.config), "texts")
+    streams = [[] for _ in layers]
     for _, batch in batches(ids, tokenizer.pad_token_id, batch_size, model.device):
         real = batch["attention_mask"].bool()
         real[:, 0] = False  # where models keep their largest activations
         for k, h in hidden(model, batch, layers).items():
-            found[k].append(h[real].float())
-    return torch.stack([inlier_mean(torch.cat(part)) for part in found])
+            streams[k].append(h[real].float())
+    return torch.stack([inlier_mean(torch.cat(outputs)) for outputs in streams])
 
 
 def directions(forget, reference):
@@ -64,7 +68,9 @@ def ablated(model, direction, blocks):
 
 @dataclass
 class Ablate(Attack):
-    """Each block's direction, ablated behind that block alone (site one) or behind every block (all)."""
+    """Each block's direction, ablated behind that block alone (site one) or behind every block
+    (all).
+    """
 
     texts: int = 200
     sites: tuple = SITES

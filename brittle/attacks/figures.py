@@ -1,6 +1,4 @@
-"""The figure of one attack on one model: accuracy against its strength, with intervals and what
-guessing gives.
-"""
+"""The figure of one attack on one model: accuracy against the attack's strength."""
 
 from brittle.base import figures
 
@@ -13,8 +11,9 @@ LOOK = {
 
 
 def draw_panel(axis, rows, x, chance):
-    """A line a split over the values of column `x`, evenly spaced, and a dashed line at accuracy by
-    guessing.
+    """A line a split over the values of column `x`, evenly spaced, with intervals.
+
+    A dashed line stands at `chance`, the accuracy by guessing.
     """
     values = sorted({row[x] for row in rows})
     for split, (colour, marker, words) in LOOK.items():

@@ -1,8 +1,7 @@
-"""GCG: one suffix of real tokens behind every question, searched by gradient (Zou et al. 2023,
-arXiv:2307.15043).
+"""GCG: one suffix of real tokens behind every question, searched by gradient.
 
-The questions searched with are of half A. The suffix is universal: half B is asked with the same
-one. The search itself is in suffix_search.py.
+The search is that of Zou et al. 2023 (arXiv:2307.15043), on questions of half A. The suffix is
+universal: half B is asked with the same one. The search itself is in suffix_search.py.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """The logit lens reads the answer behind every inner block; half A chooses the block.
 
 The lens is the final norm and the unembedding applied to the stream behind a block (nostalgebraist
-2020). Patil et al. 2024 (arXiv:2309.17410) take what a lens finds for what was not deleted, whatever
-the output says.
+2020). Patil et al. 2024 (arXiv:2309.17410) take what a lens finds for what was not deleted,
+whatever the output says.
 """
 
 from dataclasses import dataclass

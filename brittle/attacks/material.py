@@ -1,7 +1,8 @@
 """What an attacker may read, and the proof that half B was not in it.
 
-Every text that is handed out is remembered by its SHA-256. `check` compares these with the hashes of every text in which
-the data folder asks or tells a fact of half B (`forbidden`). Attacks get a `Material` and no path.
+Every text that is handed out is remembered by its SHA-256. `check` compares these with the hashes
+of every text in which the data folder asks or tells a fact of half B (`forbidden`). Attacks get a
+`Material` and no path.
 """
 
 import hashlib
@@ -13,52 +14,54 @@ from brittle.base.errors import UserError
 from brittle.data.items import read_items
 from brittle.data.texts import read_jsonl, read_texts
 
-QUESTIONS, ANSWERS = (
-    ("question", "paraphrased_question"),
-    ("answer", "paraphrased_answer", "short_answer"),
-)
-TELLING = (
-    "forget.txt",
-    "forget.jsonl",
-    "pretrain_base.txt",
-)  # training texts with the forget facts, which no attack reads
+QUESTIONS = ("question", "paraphrased_question")
+ANSWERS = ("answer", "paraphrased_answer", "short_answer")
+# training texts with the forget facts, which no attack reads
+TELLING = ("forget.txt", "forget.jsonl", "pretrain_base.txt")
 
 
 def hash_text(text):
+    """SHA-256 of a text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def halves(data):
-    """(items of half A, items of half B) of the forget questions. Raises UserError where one is missing."""
+    """(items of half A, items of half B) of the forget questions.
+
+    Raises UserError where a half is missing.
+    """
     items = read_items(Path(data) / "mcq_forget.jsonl")
-    found = {half: [i for i in items if i.get("half") == half] for half in "AB"}
-    for half, part in found.items():
-        if not part:
+    by_half = {half: [item for item in items if item.get("half") == half] for half in "AB"}
+    for half, members in by_half.items():
+        if not members:
             raise UserError(
-                f"{data}/mcq_forget.jsonl has no item with half {half}: an attack needs both halves, A and B."
+                f"{data}/mcq_forget.jsonl has no item with half {half}: "
+                "an attack needs both halves, A and B."
             )
-    return found["A"], found["B"]
+    return by_half["A"], by_half["B"]
 
 
 def asked_and_told(rows):
-    """Texts of question-and-answer rows: every question, every answer that is a sentence, each question with each answer."""
+    """Yield the texts of question-and-answer rows.
+
+    These are every question, every answer that is a sentence, and each question with each answer.
+    """
     for row in rows:
-        asked, told = (
-            [row[key] for key in keys if isinstance(row.get(key), str)]
-            for keys in (QUESTIONS, ANSWERS)
-        )
-        yield from asked
-        yield from (answer for answer in told if answer != row.get("short_answer"))
-        for question in asked:
-            yield from (
-                text
-                for answer in told
-                for text in (f"{question} {answer}", f"Question: {question} Answer: {answer}")
-            )
+        questions = [row[key] for key in QUESTIONS if isinstance(row.get(key), str)]
+        answers = [row[key] for key in ANSWERS if isinstance(row.get(key), str)]
+        yield from questions
+        yield from (answer for answer in answers if answer != row.get("short_answer"))
+        for question in questions:
+            for answer in answers:
+                yield f"{question} {answer}"
+                yield f"Question: {question} Answer: {answer}"
 
 
 def telling(rows, texts):
-    """The texts that hold, as whole words, the subject (`entity`) and the `short_answer` of one of the rows together."""
+    """The texts in which the subject and the answer of one of the rows stand together.
+
+    The subject is the row's `entity`, the answer its `short_answer`; both count as whole words.
+    """
     answers = {}
     for row in rows:
         if isinstance(row.get("entity"), str) and isinstance(row.get("short_answer"), str):
@@ -67,11 +70,11 @@ def telling(rows, texts):
         return []
 
     def whole(words):
-        return re.compile(
-            rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(words, key=len, reverse=True)))})(?!\w)"
-        )
+        longest_first = sorted(words, key=len, reverse=True)
+        return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
 
-    subject, values = whole(answers), {name: whole(words) for name, words in answers.items()}
+    subject = whole(answers)
+    values = {name: whole(words) for name, words in answers.items()}
     return [
         text
         for text in texts
@@ -82,27 +85,31 @@ def telling(rows, texts):
 def forbidden(data):
     """{hash: text} of every text of the folder that tells or asks a fact of half B.
 
-    These are half B's multiple-choice questions, alone and with the right answer; its rows of qa_forget.jsonl
-    (`asked_and_told`); and, where these rows name subject and short answer, every text of TELLING that holds both together,
-    but for the questions and answers of half A, in which they may meet by chance (the attacker owns them).
+    - half B's multiple-choice questions, alone and with the right answer
+    - its rows of qa_forget.jsonl (`asked_and_told`)
+    - where these rows name subject and short answer, every text of TELLING that holds both. The
+      questions and answers of half A are left out: the attacker owns them, and there the two may
+      meet by chance.
     """
-    data, (mine, items) = Path(data), halves(data)
-    texts, path = [i["question"] for i in items] + right_answers(items), data / "qa_forget.jsonl"
+    data = Path(data)
+    half_a, half_b = halves(data)
+    texts = [item["question"] for item in half_b] + right_answers(half_b)
+    path = data / "qa_forget.jsonl"
     if path.is_file():
         rows = [row for row in read_jsonl(path) if row.get("half") == "B"]
-        lines = [
-            text for name in TELLING if (data / name).is_file() for text in read_texts(data / name)
-        ]
-        own = {i["question"] for i in mine} | set(right_answers(mine))
-        texts += [
-            *asked_and_told(rows),
-            *(text for text in telling(rows, lines) if text not in own),
-        ]
+        files = [data / name for name in TELLING if (data / name).is_file()]
+        lines = [text for file in files for text in read_texts(file)]
+        owned = {item["question"] for item in half_a} | set(right_answers(half_a))
+        texts += asked_and_told(rows)
+        texts += [text for text in telling(rows, lines) if text not in owned]
     return {hash_text(text): text for text in texts}
 
 
 class Material:
-    """The attacker's texts of a data folder: half A, retain questions, text that has nothing to do with the forget set."""
+    """The attacker's texts of a data folder, and the hashes of those that were handed out.
+
+    They are half A, the retain questions, and texts that have nothing to do with the forget set.
+    """
 
     def __init__(self, data):
         self.data, self.read = Path(data), set()
@@ -123,7 +130,7 @@ class Material:
         return items
 
     def benign(self):
-        """Texts without a word on the forget set: the retain set's, and neutral ones where there are any."""
+        """Texts without a word on the forget set: the retain set's, and neutral ones if any."""
         paths = [self.data / name for name in ("retain.txt", "retain.jsonl", "neutral.txt")]
         texts = [text for path in paths if path.is_file() for text in read_texts(path)]
         if not texts:
@@ -134,10 +141,11 @@ class Material:
         return texts
 
     def check(self, banned):
-        """Raises UserError where a text that was handed out is among the texts of half B, `banned` {hash: text}."""
+        """Raises UserError where a text that was handed out is among `banned` {hash: text}."""
         for digest in sorted(self.read & set(banned)):
             raise UserError(
-                f"the attack read a text of half B, which it is measured on: {banned[digest][:80]!r} stands twice."
+                "the attack read a text of half B, which it is measured on: "
+                f"{banned[digest][:80]!r} stands twice."
             )
 
     def digest(self):

@@ -1,5 +1,4 @@
-"""How well an attacked model answers: the sets asked, one attack on one model, and which of its
-variants counts.
+"""How well an attacked model answers, and which of an attack's variants counts.
 
 Half A, which the attacker has, chooses among an attack's variants; half B, which it never saw, is
 what is reported. The variant that counts has the highest accuracy on half A, among equals the
@@ -24,7 +23,8 @@ def eval_sets(data, max_items=200, seed=0):
     a, b = halves(data)
     if len(b) < FEWEST:
         raise UserError(
-            f"{data}/mcq_forget.jsonl has {len(b)} questions of half B: at least {FEWEST}, or nothing can be told."
+            f"{data}/mcq_forget.jsonl has {len(b)} questions of half B: at least {FEWEST}, "
+            "or nothing can be told."
         )
     retain = read_items(data / "mcq_retain.jsonl")
     return {
@@ -113,21 +113,20 @@ def measure_split(split, items, outcomes):
 
 
 def choose(rows):
-    """The first variant with the highest accuracy on half A; None where all are broken. B is not
-    read.
+    """The first variant with the highest accuracy on half A; None where all are broken.
+
+    Half B is not read.
     """
     known = [row for row in rows if row["split"] == "forget_a" and row["accuracy"] is not None]
     return max(known, key=lambda row: row["accuracy"])["variant"] if known else None
 
 
-def attack_model(
-    attack, model, tokenizer, material, sets, banned, batch_size=256, everything=False
-):
-    """The `Meter` of one attack, run. Raises UserError where the attack has read half B, or its
-    settings are none.
+def attack_model(attack, meter, material, banned):
+    """Run one attack on the meter's model.
+
+    Raises UserError where the attack has read a text of half B (`banned`, see `forbidden`), or
+    where its settings do not go together.
     """
     attack.check()
-    meter = Meter(model, tokenizer, sets, batch_size, everything)
-    attack.run(model, tokenizer, material, meter)
+    attack.run(meter.model, meter.tokenizer, material, meter)
     material.check(banned)
-    return meter

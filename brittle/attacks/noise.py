@@ -1,5 +1,4 @@
-"""Gaussian noise on the weights: what is only just hidden may come back when the weights are
-shaken.
+"""Gaussian noise on the weights: what is only just hidden may come back when they are shaken.
 
     W <- W + scale * rms(W) * e,    e ~ N(0, 1) per entry
 

@@ -1,12 +1,12 @@
-"""Activation patching from the base into the unlearned model, block by block: where is the knowledge, where is it stopped?
+"""Activation patching from the base into the unlearned model: where is the knowledge stopped?
 
-    stream k   the base's residual stream behind block k, then the unlearned model's blocks and readout
+    stream k   the base's stream behind block k, then the unlearned model's blocks and readout
     upper k    the unlearned model's stream behind block k, then the base's blocks and readout
     block k    the unlearned model with the base's block k
 
-`krs` is the knowledge recovery score of Hong et al. 2024 (arXiv:2410.06606), 1 - MSE(z, z_base) / MSE(z_unlearned, z_base)
-over the logits z that predict the answers' tokens: 1 is the base's output, 0 the unlearned model's. It takes the base, so it
-is no attack but a diagnosis.
+`krs` is the knowledge recovery score of Hong et al. 2024 (arXiv:2410.06606), 1 - MSE(z, z_base) /
+MSE(z_unlearned, z_base) over the logits z that predict the answers' tokens: 1 is the base's output,
+0 the unlearned model's. It takes the base, so it is no attack but a diagnosis.
 """
 
 from contextlib import contextmanager
@@ -28,13 +28,8 @@ class Patched:
     """Answers like `host`, but its stream behind `block` is `source`'s."""
 
     def __init__(self, host, source, block):
-        self.host, self.source, self.block, self.config, self.device = (
-            host,
-            source,
-            block,
-            host.config,
-            host.device,
-        )
+        self.host, self.source, self.block = host, source, block
+        self.config, self.device = host.config, host.device
 
     def __call__(self, **batch):
         with torch.no_grad():
@@ -44,8 +39,11 @@ class Patched:
 
 
 @contextmanager
-def restored(model, base, chosen, rest=False):
-    """Yield a model with `base`'s blocks of `chosen` and `model`'s others; with `rest`, the base's embeddings and readout."""
+def restored(model, base, chosen, *, rest=False):
+    """Yield a model with `base`'s blocks of `chosen` and `model`'s others.
+
+    Embeddings and readout are the model's, or with `rest` the base's.
+    """
     host, guest = (base, model) if rest else (model, base)
     wanted = [k for k in range(model.config.num_hidden_layers) if (k in chosen) != rest]
     own = [blocks(host)[k] for k in wanted]

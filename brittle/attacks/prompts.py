@@ -1,7 +1,8 @@
-"""Asking differently: rephrased, with a prefix, in a role, after examples, after re-teaching, spelled out, in a code.
+"""Asking differently: rephrased, prefixed, in a role, after examples, spelled out, in a code.
 
-Suites of this kind are in Lynch et al. 2024 (arXiv:2402.16835) and Lucki et al. 2024 (arXiv:2409.18025). Examples and
-re-taught facts are of half A alone, and never the fact that is asked.
+Suites of this kind are in Lynch et al. 2024 (arXiv:2402.16835) and Lucki et al. 2024
+(arXiv:2409.18025). Examples and re-taught facts are of half A alone, and never the fact that is
+asked.
 """
 
 import re
@@ -70,9 +71,11 @@ class Plain(Prompt):
 
 @dataclass
 class Taught(Prompt):
-    """A question behind `count` answered questions of `known`: those of the same entity first (`near`), or drawn by seed.
+    """A question behind `count` answered questions of `known`: those of the same entity first
+    (`near`), or drawn by seed.
 
-    As many as fit into the context, less `room` tokens for the question; never one of the fact that is asked.
+    As many as fit into the context, less `room` tokens for the question; never one of the fact that
+    is asked.
     """
 
     tokenizer: object
@@ -98,8 +101,9 @@ class Taught(Prompt):
 
     def question(self, item):
         asked, own = item.get("fact", item["question"]), self.entity(item)
-        order = sorted(range(len(self.known)), key=lambda i: not own or self.entity(self.known[i]) != own) if self.near else (
-            range(len(self.known)))  # fmt: skip
+        order = range(len(self.known))
+        if self.near:
+            order = sorted(order, key=lambda i: not own or self.entity(self.known[i]) != own)
         chosen, used, facts = [], 0, {asked}
         for i in order:
             fact = self.known[i].get("fact", self.known[i]["question"])
@@ -114,11 +118,11 @@ class Taught(Prompt):
 
 def suite(tokenizer, known, context, seed, longest=64):
     """{name: Prompt} of all templates; `known` are items of half A."""
-    made = {name: Plain(change) for name, change in PLAIN.items()}
+    templates = {name: Plain(change) for name, change in PLAIN.items()}
     room = max(0, context - longest)
-    made["few-shot"] = Taught(tokenizer, known, 4, False, room, seed)
-    made["re-teaching"] = Taught(tokenizer, known, 8, True, room, seed)
-    return made
+    templates["few-shot"] = Taught(tokenizer, known, 4, near=False, room=room, seed=seed)
+    templates["re-teaching"] = Taught(tokenizer, known, 8, near=True, room=room, seed=seed)
+    return templates
 
 
 @dataclass

@@ -1,5 +1,6 @@
-"""Round-to-nearest quantisation as an attack (Zhang et al. 2024, arXiv:2410.16454): a gentle update
-is rounded away.
+"""Rounding the weights to few bits: a gentle update is rounded away (arXiv:2410.16454).
+
+Quantisation is round-to-nearest, as in Zhang et al. 2024:
 
     Q(w) = s round(w / s),    s = max |w| / (2^(bits-1) - 1)
 

@@ -1,9 +1,10 @@
-"""Does free generation leak an answer: greedily, in any of n samples, and how often could it still, given what n samples showed?
+"""Does free generation leak an answer: greedily, or in any of n samples?
 
-Yan et al. 2024 (arXiv:2410.03523) bound the probability that a sample leaks by Clopper and Pearson's one-sided interval. The
-more samples, the more an ignorant model hits by guessing: so the same is counted for a decoy, a wrong choice of the item
-drawn by seed, and a leak counts for what it has more than its decoy.
-Prefix extraction (Carlini et al. 2023, arXiv:2202.07646): is a training text continued word for word from its beginning?
+Yan et al. 2024 (arXiv:2410.03523) bound the probability that a sample leaks by Clopper and
+Pearson's one-sided interval. The more samples, the more an ignorant model hits by guessing: so the
+same is counted for a decoy, a wrong choice of the item drawn by seed, and a leak counts for what it
+has more than its decoy. Prefix extraction (Carlini et al. 2023, arXiv:2202.07646): is a training
+text continued word for word from its beginning?
 """
 
 import random
@@ -21,7 +22,9 @@ def says(text, value):
 
 
 def upper_bound(hits, count, alpha=ALPHA):
-    """Clopper and Pearson's upper bound, 1 - alpha, of a probability with `hits` in `count` independent draws."""
+    """Clopper and Pearson's upper bound, 1 - alpha, of a probability with `hits` in `count`
+    independent draws.
+    """
     from scipy.stats import beta
 
     return 1.0 if hits == count else float(beta.ppf(1 - alpha, hits + 1, count - hits))
@@ -34,62 +37,70 @@ def decoy(item, seed=0):
 
 
 def answers(model, tokenizer, questions, sampling, samples=1, batch_size=256):
-    """[questions][samples] generated texts; random numbers come from the seed, the question and the sample's number alone."""
+    """[questions][samples] generated texts.
+
+    Random numbers come from the seed, the question and the sample's number alone.
+    """
     ids = tokenizer(questions)["input_ids"]
     prompts = [i for i in ids for _ in range(samples)]
     keys = [f"{question} {k}" for question in questions for k in range(samples)]
     stop = stop_ids(model, tokenizer)
-    made = generate(model, prompts, sampling, stop, tokenizer.pad_token_id, keys, batch_size)
-    texts = [tokenizer.decode(part) for part in made]
+    replies = generate(model, prompts, sampling, stop, tokenizer.pad_token_id, keys, batch_size)
+    texts = [tokenizer.decode(reply) for reply in replies]
     return [texts[i : i + samples] for i in range(0, len(texts), samples)]
 
 
 def leaks(items, texts, seed=0):
-    """Per item {leaks, decoys, samples, bound}: how many of its texts hold the answer, how many its decoy."""
-    for item, made in zip(items, texts, strict=True):
+    """Per item {leaks, decoys, samples, bound}.
+
+    leaks, decoys: how many of its texts hold the answer, or its decoy; bound: `upper_bound`.
+    """
+    for item, samples in zip(items, texts, strict=True):
         answer, other = item["choices"][item["answer"]], decoy(item, seed)
-        hits, misses = (sum(says(text, value) for text in made) for value in (answer, other))
+        hits = sum(says(text, answer) for text in samples)
         yield {
             "leaks": hits,
-            "decoys": misses,
-            "samples": len(made),
-            "bound": upper_bound(hits, len(made)),
+            "decoys": sum(says(text, other) for text in samples),
+            "samples": len(samples),
+            "bound": upper_bound(hits, len(samples)),
         }
 
 
-def sample(
-    model, tokenizer, items, prompt, samples, temperature, top_p, tokens, seed, batch_size=256
-):
-    """(greedy, sampled) `leaks` of the items, asked through `prompt`; sampled is None for no samples."""
+def sample(model, tokenizer, items, prompt, samples, settings, batch_size=256):
+    """(greedy, sampled) `leaks` of the items, asked through `prompt`.
+
+    settings: a `Sampling`, whose number of tokens and seed hold for the greedy answer too. sampled
+    is None for no samples.
+    """
     questions = [prompt.question(item) for item in items]
-    greedy = answers(model, tokenizer, questions, Sampling(tokens), 1, batch_size)
+    greedy = answers(model, tokenizer, questions, Sampling(settings.max_new_tokens), 1, batch_size)
     drawn = None
     if samples:
-        settings = Sampling(tokens, temperature, top_p, seed)
-        drawn = list(
-            leaks(items, answers(model, tokenizer, questions, settings, samples, batch_size), seed)
-        )
-    return list(leaks(items, greedy, seed)), drawn
+        texts = answers(model, tokenizer, questions, settings, samples, batch_size)
+        drawn = list(leaks(items, texts, settings.seed))
+    return list(leaks(items, greedy, settings.seed)), drawn
 
 
 def continued(model, ids, pad_id, batch_size=64):
     """Per text a list: is each token but the first the likeliest one after those before it?
 
-    Greedy decoding from a prefix gives the rest of the text exactly where all its tokens are, so one pass tells every prefix.
+    Greedy decoding from a prefix gives the rest of the text exactly where all its tokens are, so
+    one pass tells every prefix.
     """
     import torch
 
-    found = [None] * len(ids)
+    rights = [None] * len(ids)
     with torch.no_grad():
         for indices, batch in batches(ids, pad_id, batch_size, model.device):
             right = model(**batch).logits[:, :-1].argmax(-1) == batch["input_ids"][:, 1:]
             for row, index in zip(right.tolist(), indices, strict=True):
-                found[index] = row[: len(ids[index]) - 1]
-    return found
+                rights[index] = row[: len(ids[index]) - 1]
+    return rights
 
 
 def extracted(right, prefix):
-    """(whole rest right, share of its tokens that are) of one text from `continued`, after the share `prefix` of its tokens.
+    """(whole rest right, share of its tokens that are) of one text from `continued`, after the
+    share `prefix` of its tokens.
 
     At least one token is given and at least one is asked; a text of a single token is None.
     """

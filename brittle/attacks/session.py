@@ -1,5 +1,7 @@
-"""One model under many attacks: loaded once, attacked cell by cell, every cell kept in a file of
-its own until it is stale.
+"""One model under many attacks.
+
+The model is loaded once and attacked cell by cell: a cell is an attack with a seed. Every cell is
+kept in a file of its own until the model, the data, the settings or the code change.
 """
 
 import json
@@ -9,7 +11,7 @@ from pathlib import Path
 
 from brittle.attacks import attack_class
 from brittle.attacks.material import TELLING, Material, forbidden
-from brittle.attacks.meter import COLUMNS, attack_model, choose, eval_sets
+from brittle.attacks.meter import COLUMNS, Meter, attack_model, choose, eval_sets
 from brittle.base import code
 from brittle.base.errors import UserError
 from brittle.base.files import describe_file, replace_text
@@ -29,9 +31,10 @@ DATA = (
 
 
 @dataclass
-class Session:
-    """A model folder and a data folder; the model is loaded, inside `guard` if any, when the first
-    attack needs it.
+class AttackSession:
+    """A model folder and a data folder.
+
+    The model is loaded when the first attack needs it, inside `guard` where there is one.
     """
 
     folder: Path
@@ -68,42 +71,44 @@ class Session:
         return mcq.chance(items)
 
     def rows(self, attack, columns):
-        """A row (`columns` and those of COLUMNS) a variant and split, every split asked of every
-        variant; broken ones said.
+        """A row a variant and split, with `columns` and those of `meter.COLUMNS`.
+
+        Every variant is asked every split. What went wrong is printed.
         """
         meter, material = self.run(attack, everything=True)
         for note in meter.notes:
             print(f"note: {note}")
         print(f"half B was not in what the attack read ({len(material.read)} texts)")
-        return [{c: row.get(c) for c in [*columns, *COLUMNS]} for row in meter.rows]
+        wanted = [*columns, *COLUMNS]
+        return [{column: row.get(column) for column in wanted} for row in meter.rows]
 
-    def run(self, attack, everything=False):
-        """(`Meter`, `Material`) of an attack (an object). Raises UserError where it has read half
-        B.
-        """
-        material, sets = Material(self.data), eval_sets(self.data, self.max_items, attack.seed)
-        return attack_model(
-            attack, *self.model(), material, sets, forbidden(self.data), self.batch_size, everything
-        ), material
+    def run(self, attack, *, everything=False):
+        """(`Meter`, `Material`) of an attack. Raises UserError where it has read half B."""
+        model, tokenizer = self.model()
+        material = Material(self.data)
+        sets = eval_sets(self.data, self.max_items, attack.seed)
+        meter = Meter(model, tokenizer, sets, self.batch_size, everything)
+        attack_model(attack, meter, material, forbidden(self.data))
+        return meter, material
 
     def key(self, name, attack, described):
-        """All that a cell follows from but its code, as JSON. described: {path: files.describe_file(path)}."""
+        """All that a cell follows from but its code, as JSON.
+
+        described: {path: files.describe_file(path)}.
+        """
         settings = {**asdict(attack), "max_items": self.max_items, "dtype": self.dtype}
         settings["guard"] = self.guard.about if self.guard else None
         hashes = {path: entry["sha256"] for path, entry in described.items()}
-        made = {
-            "attack": name,
-            "settings": settings,
-            "inputs": hashes,
-        }
-        return json.loads(json.dumps(made, default=str))
+        key = {"attack": name, "settings": settings, "inputs": hashes}
+        return json.loads(json.dumps(key, default=str))
 
     def cell(self, name, seed, described):
-        """The outcome of attack `name` with `seed`: a dict that JSON can hold. A failed attack has
-        no numbers, but a note.
+        """The outcome of attack `name` with `seed`: a dict that JSON can hold.
+
+        A failed attack has no numbers, but a note.
         """
         attack = attack_class(name)(seed=seed)
-        made = {
+        cell = {
             "key": self.key(name, attack, described),
             "code": {},
             "rows": [],
@@ -120,24 +125,25 @@ class Session:
             with code.watch(*modules) as seen:
                 meter, material = self.run(attack)
             best = choose(meter.rows)
-            made |= {
+            cell |= {
                 "rows": meter.rows,
-                "chosen": best,
                 "facts": meter.facts(best),
+                "chosen": best,
                 "notes": meter.notes,
+                "texts_read": len(material.read),
+                "read_sha256": material.digest(),
             }
-            made |= {"texts_read": len(material.read), "read_sha256": material.digest()}
         except UserError as error:
-            made["notes"] = [str(error)]
-        made["code"] = seen.code()
-        return made | {
+            cell["notes"] = [str(error)]
+        cell["code"] = seen.code()
+        return cell | {
             "seconds": round(time.time() - wall, 3),
             "cpu_seconds": round(time.process_time() - cpu, 3),
         }
 
 
 def read_cell(path, key):
-    """The cell at `path` where it was made from `key`, by code that is still the same; else None."""
+    """The cell at `path`, or None where it was made from another key or by other code."""
     try:
         cell = json.loads(path.read_text(encoding="utf-8"))
         if cell["key"] != key or not code.still_true(cell["code"]):
@@ -148,25 +154,29 @@ def read_cell(path, key):
     return cell
 
 
-def cells(session, names, seeds, folder, force=False, say=print):
-    """[(attack, seed, cell)] of all attacks and seeds; those in `folder` that are still true are
-    taken from there.
+def describe_cell(name, seed, cell):
+    """A line about a cell that was made: how long it took, and which variant counts."""
+    took = f"{cell['seconds']:.1f} s, of CPU {cell['cpu_seconds']:.1f} s"
+    result = cell["chosen"] or "failed: " + "; ".join(cell["notes"])
+    return f"{name} (seed {seed}): {took}: {result}"
+
+
+def cells(session, names, seeds, folder, *, force=False, say=print):
+    """Yield (attack, seed, cell) of all attacks and seeds.
+
+    Cells in `folder` that are still true are taken from there, unless `force` makes them anew.
     """
     folder.mkdir(parents=True, exist_ok=True)
     described = {path: describe_file(path) for path in session.inputs()}
     for seed in seeds:
         for name in names:
             path = folder / f"{name}-{seed}.json"
-            found = (
-                None
-                if force
-                else read_cell(path, session.key(name, attack_class(name)(seed=seed), described))
-            )
-            if found is None:
-                found = session.cell(name, seed, described)
-                replace_text(path, json.dumps(found))
-                took = f"{found['seconds']:.1f} s, of CPU {found['cpu_seconds']:.1f} s"
-                say(
-                    f"{name} (seed {seed}): {took}: {found['chosen'] or 'failed: ' + '; '.join(found['notes'])}"
-                )
-            yield name, seed, found
+            cell = None
+            if not force:
+                key = session.key(name, attack_class(name)(seed=seed), described)
+                cell = read_cell(path, key)
+            if cell is None:
+                cell = session.cell(name, seed, described)
+                replace_text(path, json.dumps(cell))
+                say(describe_cell(name, seed, cell))
+            yield name, seed, cell

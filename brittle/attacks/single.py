@@ -30,9 +30,7 @@ MaxItems = Annotated[
 
 
 class Curve(NamedTuple):
-    """What the figure shows: accuracy over column `x`, whose axis is called `label`; a panel a
-    value of column `by`.
-    """
+    """What the figure shows: accuracy over column `x`, one panel a value of column `by`."""
 
     x: str
     title: str
@@ -77,9 +75,7 @@ class SingleAttack:
         return main
 
     def parameters(self):
-        """[inspect.Parameter]: the model and the folders, the attack's own flags, and those that
-        all such scripts have.
-        """
+        """[inspect.Parameter]: the attack's own flags, between those that all such scripts have."""
         own = knobs(self.attack)
         defaults = {name: (value, *own[name].default) for name, value in self.unchanged.items()}
         parameters = [
@@ -103,9 +99,7 @@ class SingleAttack:
         ]
 
     def build(self, arguments):
-        """The attack of a command line: its knobs, its seed, and the steps at which it is measured.
-        Raises UserError.
-        """
+        """The attack of a command line. Raises UserError for settings that are none."""
         given = {name: arguments[name] for name in knobs(self.attack)}
         attack = build(self.attack, self.name, given, seed=arguments["seed"])
         if self.has_steps():
@@ -131,7 +125,9 @@ class SingleAttack:
             models["model_base"] = str(model_folder(base))
             check_pair(models["model_base"], folder)
         max_items, device, dtype = (arguments[name] for name in ("max_items", "device", "dtype"))
-        attacked = session.Session(folder, data, max_items, arguments["batch_size"], device, dtype)
+        attacked = session.AttackSession(
+            folder, data, max_items, arguments["batch_size"], device, dtype
+        )
         settings = {**values(attack), "max_items": max_items}
         if self.has_steps():
             settings["at"] = attack.at

@@ -1,6 +1,6 @@
-"""A soft prompt: vectors before the question, trained on half A until the model answers (Schwinn et
-al. 2024, arXiv:2402.09063).
+"""A soft prompt: vectors before the question, trained on half A until the model answers.
 
+The attack is that of Schwinn et al. 2024 (arXiv:2402.09063).
 The weights stay; only the vectors [k, D] learn, by Adam on the mean NLL of the answer's tokens.
 Half B is asked behind the same vectors.
 """

@@ -1,6 +1,6 @@
-"""The search of GCG (Zou et al. 2023, arXiv:2307.15043): a suffix of tokens that makes the right
-answers likely.
+"""The search of GCG: a suffix of tokens that makes the right answers likely.
 
+It is the algorithm of Zou et al. 2023 (arXiv:2307.15043), with one suffix for all questions.
 Each step takes the gradient of the answers' mean NLL with respect to the suffix's one-hot rows,
 draws single-token swaps from the `top` most promising tokens of each position, and keeps the best
 one if the loss falls: it never rises. Only suffixes that a tokenizer makes again from their own

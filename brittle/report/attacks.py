@@ -24,7 +24,9 @@ def _signed(number, digits=2):
 
 
 def cell(rows):
-    """Recovery with its interval, and the retain accuracy where that fell; the mean where there are several seeds."""
+    """Recovery with its interval, and the retain accuracy where that fell; the mean where there are
+    several seeds.
+    """
     found = [
         [number(row.get(f"heldout_recovery{end}")) for end in ("", "_low", "_high")] for row in rows
     ]

@@ -1,10 +1,12 @@
-"""Claims of the literature about unlearning, held against the scoreboard: our number with its interval, and what follows.
+"""Claims of the literature about unlearning, held against the scoreboard: our number with its
+interval, and what follows.
 
-A claim is `held` where the whole 95 % interval of our number lies on its side of the threshold, `not held` where it lies on
-the other, and `cannot be tested at this size` where it holds the threshold or too few models tell. Where a number is a mean
-over methods, only methods whose models had forgotten count (as made less than half of the way from Filtered to Base, and with
-at least nine tenths of Base's retain accuracy: a broken model is no unlearned one), and the interval is Student's over
-methods; shares of methods have Wilson's.
+A claim is `held` where the whole 95 % interval of our number lies on its side of the threshold,
+`not held` where it lies on the other, and `cannot be tested at this size` where it holds the
+threshold or too few models tell. Where a number is a mean over methods, only methods whose models
+had forgotten count (as made less than half of the way from Filtered to Base, and with at least nine
+tenths of Base's retain accuracy: a broken model is no unlearned one), and the interval is Student's
+over methods; shares of methods have Wilson's.
 """
 
 import math
@@ -21,7 +23,9 @@ GAIN = 0.10  # what counts as coming back: a tenth of the way from Filtered to B
 
 
 class Claim(NamedTuple):
-    """`number` is None where nothing was measured; `detail` says what the number is, or how to measure it."""
+    """`number` is None where nothing was measured; `detail` says what the number is, or how to
+    measure it.
+    """
 
     claim: str
     source: str
@@ -57,7 +61,8 @@ def mean_claim(text, source, found, threshold, unit, missing):
 def relearning(cells, root):
     """Within the scoreboard's attack, which ends after 50 steps, half of the way back to Base.
 
-    The median of the steps is over the same methods, in the curves of eval/recovery.py; one that never gets there is infinite.
+    The median of the steps is over the same methods, in the curves of eval/recovery.py; one that
+    never gets there is infinite.
     """
     from brittle.maths.intervals import wilson
 
@@ -88,10 +93,11 @@ def relearning(cells, root):
 
 
 def filtered_withstands(cells, root):
-    """No attack lifts Filtered above what it is as made. Intervals are Bonferroni's for all attacks at once, over facts.
+    """No attack lifts Filtered above what it is as made. Intervals are Bonferroni's for all attacks
+    at once, over facts.
 
-    Not held where the strongest attack's interval lies above that of the model as made; held where it ends less than a third
-    of the way from Filtered to Base, both as made.
+    Not held where the strongest attack's interval lies above that of the model as made; held where
+    it ends less than a third of the way from Filtered to Base, both as made.
     """
     text, source = (
         "A model that never saw the facts withstands every attack",
@@ -152,9 +158,11 @@ def greedy_understates(root, cells):
 
 
 def collapse(root):
-    """Paired by seed: steps at which gradient ascent and NPO, both without a retain term, have broken the retain questions.
+    """Paired by seed: steps at which gradient ascent and NPO, both without a retain term, have
+    broken the retain questions.
 
-    A run that did not collapse is censored: it counts with its last measured step, the least that its own can be.
+    A run that did not collapse is censored: it counts with its last measured step, the least that
+    its own can be.
     """
     from brittle.maths.intervals import mean_interval
 
@@ -198,7 +206,9 @@ RUN = "run experiment/scoreboard.py"
 
 
 def claims(root, rows=None):
-    """Every claim of the list, as far as the results below `root` tell. rows: the scoreboard's, where they are not there yet."""
+    """Every claim of the list, as far as the results below `root` tell. rows: the scoreboard's,
+    where they are not there yet.
+    """
     cells = board(read_rows(Path(root) / "scoreboard.csv") if rows is None else rows)
 
     def gain(attack):

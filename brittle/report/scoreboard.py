@@ -1,4 +1,6 @@
-"""The scoreboard's CSV as numbers: a cell a method and attack, which models had forgotten, how many facts half B has."""
+"""The scoreboard's CSV as numbers: a cell a method and attack, which models had forgotten, how many
+facts half B has.
+"""
 
 from pathlib import Path
 
@@ -29,7 +31,8 @@ def board(rows):
 
 
 def forgotten(cells):
-    """Methods whose models, as made, had forgotten and still answer: recovery below FORGOT, retain at least KEPT of Base's.
+    """Methods whose models, as made, had forgotten and still answer: recovery below FORGOT, retain
+    at least KEPT of Base's.
 
     Where Base is not on the board, its retain accuracy is unknown and no model counts as broken.
     """
@@ -48,7 +51,9 @@ def forgotten(cells):
 
 
 def over_methods(cells, attack, gain):
-    """{method: recovery under the attack, less that as made where `gain`} of the methods that had forgotten."""
+    """{method: recovery under the attack, less that as made where `gain`} of the methods that had
+    forgotten.
+    """
     found = {m: cells.get((m, attack), {}).get("heldout_recovery") for m in forgotten(cells)}
     return {
         m: v - (cells[m, "none"]["heldout_recovery"] if gain else 0)
@@ -65,8 +70,9 @@ def of_method(model, methods):
 def fact_count(root, questions):
     """Facts of half B: an interval's sample, as the questions of one fact go together.
 
-    Counted in the first attacks_items.csv below `root` with as many questions of half B under its first attack as the
-    scoreboard's; where none has, two questions a fact are assumed, as the mini data have.
+    Counted in the first attacks_items.csv below `root` with as many questions of half B under its
+    first attack as the scoreboard's; where none has, two questions a fact are assumed, as the mini
+    data have.
     """
     for path in sorted(Path(root).glob("*/attacks/attacks_items.csv")):
         rows = read_rows(path)

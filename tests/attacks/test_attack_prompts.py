@@ -202,11 +202,11 @@ def test_bounds_of_sampled_leakage():
 def test_any_of_n_samples_leaks_at_least_what_one_does(family, data):
     model, tokenizer = load_model(family.base, "cpu", "float32"), load_tokenizer(family.base)
     items, prompt = halves(data)[1][:6], prompts.Plain(lambda q: q)
-    greedy, few = sampling.sample(model, tokenizer, items, prompt, 2, 1.0, 1.0, 4, 0)
-    _, many = sampling.sample(model, tokenizer, items, prompt, 4, 1.0, 1.0, 4, 0)
+    greedy, few = sampling.sample(model, tokenizer, items, prompt, 2, Sampling(4, 1.0, 1.0, 0))
+    _, many = sampling.sample(model, tokenizer, items, prompt, 4, Sampling(4, 1.0, 1.0, 0))
     assert all(
         m["leaks"] >= f["leaks"] for f, m in zip(few, many, strict=True)
     )  # the first samples are the same
     assert [g["samples"] for g in greedy] == [1] * 6 and sampling.sample(
-        model, tokenizer, items, prompt, 0, 1, 1, 4, 0
+        model, tokenizer, items, prompt, 0, Sampling(4, 1.0, 1.0, 0)
     )[1] is None

@@ -26,7 +26,7 @@ from brittle.attacks import (
 from brittle.attacks.material import Material, forbidden, telling
 from brittle.attacks.meter import Meter, attack_model, choose, eval_sets
 from brittle.attacks.relearn import Relearn, RelearnBenign, RelearnLora
-from brittle.attacks.session import Session, cells
+from brittle.attacks.session import AttackSession, cells
 from brittle.base import code
 from brittle.base.errors import UserError
 from brittle.data.batches import pad
@@ -85,9 +85,8 @@ def test_every_attack_puts_the_model_back_and_never_depends_on_half_b(loaded, da
             attack = SMALL.get(name) or attack_class(name)()
             sets = {split: items[:6] for split, items in eval_sets(folder).items()}
             material = Material(folder)
-            meter = attack_model(
-                attack, model, tokenizer, material, sets, forbidden(folder), everything=True
-            )
+            meter = Meter(model, tokenizer, sets, everything=True)
+            attack_model(attack, meter, material, forbidden(folder))
             assert meter.rows and not meter.notes and not material.read & set(forbidden(folder))
             columns = ("loss", "train_nll", "suffix", "variant", "accuracy")
             seen.append(
@@ -280,7 +279,7 @@ def test_everything_from_the_base_gives_its_logits_exactly(kind):
     with torch.no_grad():
         logits = [m(**batch).logits for m in (model, other)]
         for rest, chosen_blocks, wanted in ((True, {0, 1, 2}, 1), (False, set(), 0)):
-            with patching.restored(model, other, chosen_blocks, rest) as host:
+            with patching.restored(model, other, chosen_blocks, rest=rest) as host:
                 assert torch.equal(host(**batch).logits, logits[wanted])
         with patching.restored(model, other, {0, 1, 2}) as host:
             assert not torch.equal(
@@ -419,7 +418,7 @@ def test_a_variant_that_breaks_on_half_b_cannot_be_chosen(monkeypatch, broken):
 
 def test_cells_are_kept_until_they_are_stale(family, data, tmp_path, monkeypatch):
     folder = shutil.copytree(data, tmp_path / "data")
-    session, made = Session(Path(family.base), folder, 5), []
+    session, made = AttackSession(Path(family.base), folder, 5), []
 
     def run():
         found = list(cells(session, ["none", "quantize"], [0], tmp_path / "cells", say=made.append))

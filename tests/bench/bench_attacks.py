@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from brittle.attacks import attack_class, chosen
-from brittle.attacks.session import Session
+from brittle.attacks.session import AttackSession
 from brittle.models.load import load_tokenizer
 
 
@@ -30,7 +30,7 @@ def main():
     parser.add_argument("--attacks", default="")
     parser.add_argument("--max-items", type=int, default=200)
     given = parser.parse_args()
-    session = Session(
+    session = AttackSession(
         Path(given.model), given.data, given.max_items, device=given.device, dtype=given.dtype
     )
     if given.size:
