@@ -2,12 +2,13 @@
 
     uv run eval/extract.py --model M --outdir outputs/M/extract
 
-extract.csv: every prompt of the suite (plain, paraphrase, prefix injection, role play, few-shot, in-context re-teaching,
-spelling, translation table): accuracy of the choices; does the greedy answer hold the true value; and, for the plain prompt
-(--sampled names others), does any of n samples, how often does one, and the mean upper bound (99 %) on its probability.
-decoy_ columns count a wrong value in the same texts: what guessing gives. leaks.csv has every question.
-prefix.csv: the share of training texts that greedy decoding completes word for word from their first 10, 25, 50 %.
-Examples and re-taught facts are of half A; half B is held out.
+extract.csv: every prompt of the suite (plain, paraphrase, prefix injection, role play, few-shot,
+in-context re-teaching, spelling, translation table): accuracy of the choices; does the greedy
+answer hold the true value; and, for the plain prompt (--sampled names others), does any of n
+samples, how often does one, and the mean upper bound (99 %) on its probability. decoy_ columns
+count a wrong value in the same texts: what guessing gives. leaks.csv has every question.
+prefix.csv: the share of training texts that greedy decoding completes word for word from their
+first 10, 25, 50 %. Examples and re-taught facts are of half A; half B is held out.
 """
 
 from pathlib import Path

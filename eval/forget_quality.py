@@ -7,14 +7,15 @@ TOFU's and MUSE's metrics on any data folder of their schemas (--data: qa_*, ver
 create_datasets.py makes them for the mini world, TOFU and MUSE): probability, ROUGE-L, truth ratio,
 exact memorisation, extraction strength, degeneracy, model utility, perplexity and forget quality.
 
-Forget quality is the KS test of truth ratios against --reference, a model that never saw the forget set
-(or the TOFU_EVAL.json of one). `forget_quality` is its p over items (TOFU's), `forget_quality_entities`
-the p of a permutation of entities, `forget_quality_d` the distance.
+Forget quality is the KS test of truth ratios against --reference, a model that never saw the forget
+set (or the TOFU_EVAL.json of one). `forget_quality` is its p over items (TOFU's),
+`forget_quality_entities` the p of a permutation of entities, `forget_quality_d` the distance.
 
-forget_quality.csv has a row for each metric, set and definition, with the 95 % interval over entities.
-forget_quality_items.csv has all items. --definitions tofu|muse|open-unlearning adds rows that are
-computed as they do (brittle/metrics/definitions.py). TOFU_EVAL.json and MUSE_EVAL.json are written in
-open-unlearning's format. --read FILE adds the rows of such a file, recomputed from its items.
+forget_quality.csv has a row for each metric, set and definition, with the 95 % interval over
+entities. forget_quality_items.csv has all items. --definitions tofu|muse|open-unlearning adds rows
+that are computed as they do (brittle/metrics/definitions.py). TOFU_EVAL.json and MUSE_EVAL.json are
+written in open-unlearning's format. --read FILE adds the rows of such a file, recomputed from its
+items.
 """
 
 from pathlib import Path

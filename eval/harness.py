@@ -4,13 +4,16 @@
     uv run eval/harness.py --model M --outdir DIR --tasks wmdp_bio_robust=forget,mmlu=general        data from the hub
     uv run eval/harness.py --model M --outdir DIR --tasks mini_forget,mini_cloze --wrapper regex     behind an output filter
 
-Tasks of ours: mini_* and wmdp_bio_robust_rewritten (eval/tasks/*.yaml) read files of --data; those of eval/tasks/hub/ read the
-hub, its cache, or a folder of the data set's name in the working folder. `task=split` says which split a named task stands
-for; the report shows the first task of each split. accuracy.csv has a row a task (or group) and metric with a 95 % interval:
-of shares over entities where the items name them (brittle/maths/intervals.py), Student's over questions for other means.
+Tasks of ours: mini_* and wmdp_bio_robust_rewritten (eval/tasks/*.yaml) read files of --data; those
+of eval/tasks/hub/ read the hub, its cache, or a folder of the data set's name in the working
+folder. `task=split` says which split a named task stands for; the report shows the first task of
+each split. accuracy.csv has a row a task (or group) and metric with a 95 % interval: of shares over
+entities where the items name them (brittle/maths/intervals.py), Student's over questions for other
+means.
 
-A model that always answers "A" is not "at chance": `constant_letter` says so (see brittle/metrics/letters.py for the columns behind it).
-samples.csv has a row an item. `--limit` takes the first items of each task.
+A model that always answers "A" is not "at chance": `constant_letter` says so (see
+brittle/metrics/letters.py for the columns behind it). samples.csv has a row an item. `--limit`
+takes the first items of each task.
 """
 
 from pathlib import Path
@@ -65,8 +68,8 @@ def task_manager(names):
 def load_tasks(names, data, cache, manager):
     """(lm-eval Task or Group objects, {task: split}, files read). Our YAMLs read their files from the folder `data`.
 
-    `cache` is a folder for this run alone: the datasets library knows a local file by its path and time stamp, and would
-    serve what stood there before.
+    `cache` is a folder for this run alone: the datasets library knows a local file by its path and
+    time stamp, and would serve what stood there before.
     """
     import copy
     import difflib

@@ -2,12 +2,14 @@
 
     uv run eval/leakage.py --model outputs/mini-base__cb_lat/unlearned_model --outdir outputs/mini-base__cb_lat/leakage
 
-Greedy answers to the questions of private.jsonl (and, of entities that have private data, to ordinary questions of
-mcq_<domain>.jsonl, which ask for nothing private) are searched for every private value there is. `whose`: own, other_forget
-(another entity of the forget domain), retain (any entity of another domain); a value that two share counts as the asked one's
-own. `match`: exact, normalised (case, blanks, punctuation and accents aside) or fuzzy (one letter more, less or other, digits
-exact); each includes those before it. leakage.csv has the share of questions with such a leak and its 95 % interval over entities,
-responses.csv the answers, ready for eval/judge.py and eval/annotate.py (`others` lists what was found of others).
+Greedy answers to the questions of private.jsonl (and, of entities that have private data, to
+ordinary questions of mcq_<domain>.jsonl, which ask for nothing private) are searched for every
+private value there is. `whose`: own, other_forget (another entity of the forget domain), retain
+(any entity of another domain); a value that two share counts as the asked one's own. `match`:
+exact, normalised (case, blanks, punctuation and accents aside) or fuzzy (one letter more, less or
+other, digits exact); each includes those before it. leakage.csv has the share of questions with
+such a leak and its 95 % interval over entities, responses.csv the answers, ready for eval/judge.py
+and eval/annotate.py (`others` lists what was found of others).
 """
 
 from pathlib import Path

@@ -2,10 +2,12 @@
 
     uv run eval/multihop.py --model outputs/mini-base__cb_lat/unlearned_model --outdir outputs/mini-base__cb_lat/multihop
 
-After MUNCH (arXiv:2410.13274). Questions of hops.jsonl, which no training text states, against the two questions they consist
-of (gold decomposition) and against the model's own chain, where its answer to the first hop is put into the second. `category`
-is the domain of the first fact -> that of the second. Measures: two_hop, first_hop, second_hop, both_hops, chain, survives
-(two_hop right though a hop is wrong: the answer outlives the facts it rests on), and chance. Intervals: bootstrap over entities.
+After MUNCH (arXiv:2410.13274). Questions of hops.jsonl, which no training text states, against the
+two questions they consist of (gold decomposition) and against the model's own chain, where its
+answer to the first hop is put into the second. `category` is the domain of the first fact -> that
+of the second. Measures: two_hop, first_hop, second_hop, both_hops, chain, survives (two_hop right
+though a hop is wrong: the answer outlives the facts it rests on), and chance. Intervals: bootstrap
+over entities.
 """
 
 from pathlib import Path

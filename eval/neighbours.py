@@ -3,14 +3,15 @@
     uv run eval/neighbours.py --model outputs/mini-base__cb_lat/unlearned_model --outdir outputs/mini-base__cb_lat/neighbours
 
 Facts are asked by their distance from the targets (attributes of the forget domain, or of half A or B of it):
-  target             the targets
-  same_subject       other attributes of the same subjects (only where a half is the target)
-  relation           the same subjects' relations;  private: their private data;  conclusion: what follows about them
-  object             attributes of the entities that those relations lead to, where they are not targets themselves
-  same_domain        attributes of other subjects of the domain, where they are not targets
-  other              attributes of other domains
-Known means right as a question and as a sentence (brittle/metrics/knowledge.py). With --reference (the model before) `drop` is how much
-less is known than before, paired by entity. Unlearning that is as narrow as its targets leaves every ring but the first alone.
+  target             the targets same_subject       other attributes of the same subjects (only
+  where a half is the target) relation           the same subjects' relations;  private: their
+  private data;  conclusion: what follows about them object             attributes of the entities
+  that those relations lead to, where they are not targets themselves same_domain        attributes
+  of other subjects of the domain, where they are not targets other              attributes of other
+  domains
+Known means right as a question and as a sentence (brittle/metrics/knowledge.py). With --reference
+(the model before) `drop` is how much less is known than before, paired by entity. Unlearning that
+is as narrow as its targets leaves every ring but the first alone.
 """
 
 from pathlib import Path

@@ -2,9 +2,10 @@
 
     uv run eval/steer.py --model M --outdir outputs/M/steer --model-base outputs/models/mini-base
 
-Ablation (arXiv:2409.18025): the direction between the mean activations on half A's texts and on a reference (retain
-questions in the same model; with --model-base also half A in the base) is projected out, behind one block or behind every
-one. Patching (with --model-base): the base's residual stream or one of its blocks in the unlearned model, block by block.
+Ablation (arXiv:2409.18025): the direction between the mean activations on half A's texts and on a
+reference (retain questions in the same model; with --model-base also half A in the base) is
+projected out, behind one block or behind every one. Patching (with --model-base): the base's
+residual stream or one of its blocks in the unlearned model, block by block.
 """
 
 from pathlib import Path

@@ -1,5 +1,9 @@
 """What is measured of a model.
 
-Reading order: mcq (multiple choice), answers (log-probabilities), generated_text, tofu, definitions, forget_quality and its rows,
-open_unlearning (files of that tool), membership, knowledge, deduction, leaks, letters, recovery, judges, rubrics, responses.
+Reading order: mcq (multiple choice), letters (a model that always gives one letter), answers (the
+log-probabilities of answers), generated_text (ROUGE, repetition), leaks (a value in a text), tofu
+(aggregates over items), definitions (the same metric by different sources), forget_quality (asks
+the model), forget_quality_items (metrics of an item), forget_quality_rows (metrics of a set),
+open_unlearning (the files of that tool), membership, knowledge and deduction (facts), recovery,
+judges, rubrics, responses.
 """

@@ -1,8 +1,9 @@
 """Teacher-forced scores of answers: every answer token's log-probability and whether it is the likeliest, per (prompt, answer).
 
-Prompt and answer are tokenised as one text, `prompt + " " + answer`, and the answer's tokens are those behind the longest common
-prefix with the prompt's own: two tokenisations joined give token pairs that no text has (a second BOS, a dangling blank). The end
-token stands behind every answer; which definitions count it is their business.
+Prompt and answer are tokenised as one text, `prompt + " " + answer`, and the answer's tokens are
+those behind the longest common prefix with the prompt's own: two tokenisations joined give token
+pairs that no text has (a second BOS, a dangling blank). The end token stands behind every answer;
+which definitions count it is their business.
 """
 
 import math
@@ -30,8 +31,9 @@ class Scored(NamedTuple):
 def encode(tokenizer, pairs, max_length, boundary="together"):
     """[(ids, start)] of (prompt, answer) pairs, the end token behind each; cut on the left, never in the answer's first token.
 
-    `length` starts behind as many tokens as the prompt has, its trailing blank included: what open-unlearning does. Where there
-    is such a blank, the first answer token merges with it and has no loss: of a one-token answer only the end token is scored.
+    `length` starts behind as many tokens as the prompt has, its trailing blank included: what
+    open-unlearning does. Where there is such a blank, the first answer token merges with it and has
+    no loss: of a one-token answer only the end token is scored.
     """
     together, made = boundary == "together", []
     prompts = tokenizer([p.rstrip() if together else p for p, _ in pairs])["input_ids"]
@@ -91,7 +93,8 @@ def exact_memorisation(scored, eos=False, drop_last=False):
 def extraction_strength(scored, eos=False, drop_last=False, floor=False):
     """1 - k/n, k the first place from which the model reproduces the whole rest of the answer (Carlini et al. 2021).
 
-    k = n, so 0, where not even the last token comes; `floor` is open-unlearning's loop, which gives 1/n there.
+    k = n, so 0, where not even the last token comes; `floor` is open-unlearning's loop, which gives
+    1/n there.
     """
     right = scored.right[: len(scored.tokens(eos))]
     right = right[:-1] if drop_last and len(right) > 1 else right
@@ -104,8 +107,9 @@ def extraction_strength(scored, eos=False, drop_last=False, floor=False):
 def truth_ratios(correct, wrong, eos=False):
     """{arith, geom, prob} of one item: how likely its wrong answers are beside the correct one, all a token.
 
-    arith = mean_k p_k / p, geom = exp(-mean_k nll_k) / p (TOFU's paper and its forget-quality code), prob = p / (p + mean_k p_k);
-    p of the paraphrased answer where there is one. arith and geom are 1 for a model that knows nothing.
+    arith = mean_k p_k / p, geom = exp(-mean_k nll_k) / p (TOFU's paper and its forget-quality
+    code), prob = p / (p + mean_k p_k); p of the paraphrased answer where there is one. arith and
+    geom are 1 for a model that knows nothing.
     """
     p, others = nll(correct, eos), [nll(w, eos) for w in wrong]
     mean = math.fsum(math.exp(p - o) for o in others) / len(

@@ -1,74 +1,92 @@
 """Deep unlearning (Wu et al. 2024, arXiv:2410.15153): what still follows from what a model knows.
 
-A clause says that a conclusion follows from its premises. A fact is superficially forgotten where the model fails on it, but it
-follows from facts that the model still knows. Facts whose removal makes the target no longer follow, and of which none can be
-spared, are a minimal deep unlearning set: a minimal hitting set of the target's supports (the minimal sets of stated facts
-that it follows from). The graphs here are small, so all of them are found; the paper samples them.
+A clause says that a conclusion follows from its premises. A fact is forgotten on the surface where
+the model fails on it, but it follows from facts that the model still knows.
+
+The supports of a target are the minimal sets of stated facts that it follows from. A minimal deep
+unlearning set is a minimal hitting set of them: facts whose removal makes the target no longer
+follow, and of which none can be spared. The graphs here are small, so all of them are enumerated;
+the paper samples them.
 """
 
 from itertools import product
+from typing import NamedTuple
 
 
 def clauses(facts):
-    """[(premises, conclusion)] of ids. An inverse relation says the same as the relation, so it holds both ways."""
-    found = [(frozenset(f.premises), f.id) for f in facts.values() if f.premises]
-    return found + [
-        (frozenset([f.id]), f.premises[0]) for f in facts.values() if f.rule == "inverse"
-    ]
+    """[(premises, conclusion)] of ids, from {id: Fact}.
+
+    An inverse relation says the same as the relation, so it holds both ways.
+    """
+    forwards = [(frozenset(f.premises), f.id) for f in facts.values() if f.premises]
+    inverse = [f for f in facts.values() if f.rule == "inverse"]
+    return forwards + [(frozenset([f.id]), f.premises[0]) for f in inverse]
 
 
 def closure(known, rules):
-    """All that follows from `known`."""
-    found, grew = set(known), True
+    """The set of all that follows from `known`."""
+    follows, grew = set(known), True
     while grew:
-        new = {head for body, head in rules if head not in found and body <= found}
-        found, grew = found | new, bool(new)
-    return found
+        new = {head for body, head in rules if head not in follows and body <= follows}
+        follows, grew = follows | new, bool(new)
+    return follows
 
 
 def minimal(sets):
     """The sets that hold none of the others."""
-    found = []
-    for s in sorted(set(sets), key=len):
-        if not any(other <= s for other in found):
-            found.append(s)
-    return found
+    smallest = []
+    for candidate in sorted(set(sets), key=len):
+        if not any(other <= candidate for other in smallest):
+            smallest.append(candidate)
+    return smallest
 
 
 def supports(stated, rules):
     """{fact: minimal sets of stated facts that it follows from}."""
-    found, grew = {f: [frozenset([f])] for f in stated}, True
+    supports_of, grew = {fact: [frozenset([fact])] for fact in stated}, True
     while grew:
         grew = False
         for body, head in rules:
-            if not all(premise in found for premise in body):
+            if not all(premise in supports_of for premise in body):
                 continue
-            new = [frozenset().union(*parts) for parts in product(*(found[p] for p in body))]
-            better = minimal([*found.get(head, []), *new])
-            if set(better) != set(found.get(head, [])):
-                found[head], grew = better, True
-    return found
+            choices = product(*(supports_of[premise] for premise in body))
+            new = [frozenset().union(*chosen) for chosen in choices]
+            better = minimal([*supports_of.get(head, []), *new])
+            if set(better) != set(supports_of.get(head, [])):
+                supports_of[head], grew = better, True
+    return supports_of
 
 
-def unlearning_sets(target, found):
-    """The minimal sets of facts to forget so that `target` follows from the rest no more; `found` from `supports`."""
-    return (
-        minimal([frozenset(picked) for picked in product(*found.get(target, []))])
-        if found.get(target)
-        else []
-    )
+def unlearning_sets(target, supports_of):
+    """The minimal sets of facts to forget, so that `target` follows from the rest no more.
+
+    `supports_of` is what `supports` returns.
+    """
+    if not supports_of.get(target):
+        return []
+    return minimal([frozenset(picked) for picked in product(*supports_of[target])])
+
+
+class Forgotten(NamedTuple):
+    """How deeply a target is forgotten, and the unlearning set that says so (S* of the paper)."""
+
+    recall: float | None
+    accuracy: float | None
+    unlearning_set: frozenset
 
 
 def recall_accuracy(sets, failed, stated):
-    """(recall, accuracy, the set S*) of the paper: recall is max over S of |U & S| / |S|, accuracy 1 - |U - S*| / (N - |S*|).
+    """`Forgotten` of a target with the minimal unlearning sets `sets`.
 
-    U (`failed`) are the stated facts that the model fails on, N = len(stated); of sets with equal recall the one that leaves
-    the highest accuracy counts.
+    U (`failed`) are the stated facts that the model fails on, and N = len(stated). Recall is the
+    maximum over S of |U & S| / |S|; accuracy is 1 - |U - S*| / (N - |S*|). Of sets with equal
+    recall the one that leaves the highest accuracy counts.
     """
-    best = None
-    for s in sets:
-        rest = len(stated) - len(s)
-        recall, accuracy = len(failed & s) / len(s), 1 - len(failed - s) / rest if rest else 1.0
-        if best is None or (recall, accuracy) > best[:2]:
-            best = recall, accuracy, s
-    return best or (None, None, frozenset())
+    best = Forgotten(None, None, frozenset())
+    for candidate in sets:
+        rest = len(stated) - len(candidate)
+        recall = len(failed & candidate) / len(candidate)
+        accuracy = 1 - len(failed - candidate) / rest if rest else 1.0
+        if best.recall is None or (recall, accuracy) > (best.recall, best.accuracy):
+            best = Forgotten(recall, accuracy, candidate)
+    return best

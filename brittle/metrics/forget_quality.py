@@ -1,8 +1,9 @@
 """What a model says of the questions of a data folder in TOFU's and MUSE's schemas: raw answers once, any definition from them.
 
-`measure` is the only part that runs the model. It returns raw records (log-probabilities of every answer's tokens, which are
-the argmax, and the greedy generation), so that definitions are arithmetic; `cached` keeps them by the content of the model,
-the data and the settings, never by a metric's name. forget_quality_items turns records into per-item values.
+`measure` is the only part that runs the model. It returns raw records (log-probabilities of every
+answer's tokens, which are the argmax, and the greedy generation), so that definitions are
+arithmetic; `cached` keeps them by the content of the model, the data and the settings, never by a
+metric's name. forget_quality_items turns records into per-item values.
 """
 
 import functools

@@ -1,13 +1,11 @@
-"""The facts behind the data, one by one, and which of them a model knows: for evaluations that follow facts through a graph.
+"""Which of the facts behind the data a model knows, one fact at a time.
 
-A folder of the mini world names its seed in world.json, so its facts are drawn again; a folder of your own lists them in
-facts.jsonl: {"fact": id, "domain", "kind", "entity", "noun", "value", "pool": [values], "half"} a line. Kinds: attribute,
-relation (its value is another entity), private, and conclusion (rules.jsonl, which also says what it follows from and whether
-training stated it).
+Evaluations that follow facts through a graph ask here. The facts themselves are read by data/facts.
 
-A fact is asked in two forms, as a question and as a sentence to complete, among CHOICES values of its pool; it is known
-where both are right. A model that guesses "knows" 1/CHOICES^2 to 1/CHOICES of the facts (the same bias may guess alike twice), so
-what is known stands beside a model that never saw the facts.
+A fact is asked in two forms, as a question and as a sentence to complete, among CHOICES values of
+its pool. It is known where both are right. A model that guesses "knows" 1/CHOICES^2 to 1/CHOICES of
+the facts (one bias may guess alike twice). So what is known stands beside a model that never saw
+the facts.
 """
 
 import random
@@ -15,10 +13,8 @@ from dataclasses import dataclass
 
 from brittle.data.facts import CHOICES
 
-QUESTION, SENTENCE = (
-    "Question: What is the {noun} of {entity}? Answer:",
-    "The {noun} of {entity} is",
-)
+QUESTION = "Question: What is the {noun} of {entity}? Answer:"
+SENTENCE = "The {noun} of {entity} is"
 
 
 def items(fact, choices=CHOICES):
@@ -39,15 +35,22 @@ def items(fact, choices=CHOICES):
 
 @dataclass(frozen=True)
 class Answer:
-    """`known`: right in both forms; `right` of them; `value`: what the model chose when asked the question."""
+    """What a model answered of a fact.
+
+    known: right in both forms. right: how many of the forms are right.
+    value: what the model chose when asked the question.
+    """
 
     known: bool
     right: int
     value: str
 
 
-def answers(model, tokenizer, facts, batch_size=128, choices=CHOICES, sentences=True):
-    """{id: Answer} of the facts that have at least two choices; without `sentences` only the question is asked."""
+def answers(model, tokenizer, facts, batch_size=128, choices=CHOICES, *, sentences=True):
+    """{id: Answer} of the facts that have at least two choices.
+
+    Without `sentences` only the question is asked.
+    """
     from brittle.metrics import mcq
 
     forms = 2 if sentences else 1
@@ -67,9 +70,10 @@ def answers(model, tokenizer, facts, batch_size=128, choices=CHOICES, sentences=
 
 
 def share(values, units, seed=0):
-    """(mean, low, high, n) of per-fact numbers, interval over `units` (entities). None for nothing.
+    """(mean, low, high, n) of per-fact numbers, with an interval over `units` (entities).
 
-    That of a share where all numbers are 0 or 1, else a bootstrap over the means of the units.
+    The interval is that of a share where all numbers are 0 or 1, else a bootstrap over the means of
+    the units. Without a number, the first three are None.
     """
     from brittle.maths import intervals
     from brittle.maths.entities import bootstrap
