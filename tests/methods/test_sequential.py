@@ -47,7 +47,7 @@ def test_the_frozen_suffix_is_the_model_at_every_block(kind, attention):
                     left,
                 )  # at N - 1: the final norm acts once
                 if block:
-                    assert torch.equal(passes.probe(batch, output=False), whole)
+                    assert torch.equal(passes.probe(batch, "block_input"), whole)
                 now, before = passes.live_and_frozen(batch)
                 assert torch.equal(now, whole) and torch.equal(before, whole)
     # no position sees a later token
