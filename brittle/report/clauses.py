@@ -1,10 +1,12 @@
-"""The clauses of the report's sentences: each reads the rows of one CSV and says in words what they say in numbers.
+"""The clauses of the report's sentences: each reads the rows of one CSV and puts them into words.
 
-None where a clause is not defined for those rows. The limits below are the rules of `reading.CLAUSES`. Means are over rows; a
-matrix that did not change has no shape and is left out; layer 0, the embeddings, has seen no context and is left out.
+A clause is None where it is not defined for those rows. The limits below are the rules that
+`levels.CLAUSES` states beside each clause. Means are over rows. A matrix that did not change has no
+shape and is left out; so is layer 0, the embeddings, which has seen no context.
 """
 
 import math
+from typing import NamedTuple
 
 from brittle.base.tables import mean, number
 from brittle.report.condense import update_size
@@ -18,21 +20,59 @@ BARRIER = 0.1  # nats a token
 READABLE = 0.6  # AUC
 
 
+class Bounds(NamedTuple):
+    """A measured value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class LayerAccuracy(NamedTuple):
+    """What one layer answers rightly, read through a lens; chance None where it is not known."""
+
+    layer: float
+    value: float
+    low: float
+    high: float
+    chance: float | None
+
+
 def short(x):
     """Two decimals or two digits, whatever is more; a proper minus."""
-    text = f"{x:.0f}" if abs(x) >= 10 else f"{x:.2f}" if abs(x) >= 0.1 or not x else f"{x:.2g}"
+    if abs(x) >= 10:
+        text = f"{x:.0f}"
+    elif abs(x) >= 0.1 or not x:
+        text = f"{x:.2f}"
+    else:
+        text = f"{x:.2g}"
     return text.replace("-", "−")
+
+
+def pick(x, low, high, words):
+    """One of three `words`: for x below `low`, from `low` to `high`, above `high`."""
+    if x < low:
+        return words[0]
+    return words[2] if x > high else words[1]
+
+
+def compare(one, other, words):
+    """One of three `words`: the interval of `other` lies below that of `one`, overlaps it, or lies above."""
+    if other.high < one.low:
+        return words[0]
+    return words[2] if other.low > one.high else words[1]
 
 
 def values(rows, column, **where):
     """The known numbers of `column` in the rows that match."""
-    found = (number(r.get(column)) for r in rows if all(r.get(k) == v for k, v in where.items()))
-    return [x for x in found if x is not None]
+    matching = [r for r in rows if all(r.get(k) == v for k, v in where.items())]
+    numbers = (number(r.get(column)) for r in matching)
+    return [x for x in numbers if x is not None]
 
 
 def average(rows, column, **where):
-    found = values(rows, column, **where)
-    return mean(found) if found else None
+    """Mean of the known numbers of `column` in the rows that match; None where there is none."""
+    return mean(values(rows, column, **where))
 
 
 def behind_first(rows):
@@ -45,10 +85,10 @@ def last_layer(rows):
     return [r for r in rows if number(r.get("layer")) == top]
 
 
-def bounds(row, name):
-    """(value, low, high), or None where one of them is not known."""
-    found = [number(row.get(f"{name}{end}")) for end in ("", "_low", "_high")]
-    return None if None in found else found
+def bounds(row, name, ends=("", "_low", "_high")):
+    """The `Bounds` in the columns `name` + `ends`, or None where one of them is not known."""
+    numbers = [number(row.get(f"{name}{end}")) for end in ends]
+    return None if None in numbers else Bounds(*numbers)
 
 
 def size(rows):
@@ -57,33 +97,31 @@ def size(rows):
         return None
     if norm == 0:
         return "no weight changed"
-    word = "small" if norm < SMALL else "large" if norm > LARGE else "moderate"
-    return f"the weights moved by {percent(norm)} of their norm ({word})" if norm >= 0.01 else (
-        f"the weights moved by {norm:.1g} of their norm ({word})")  # fmt: skip
+    word = pick(norm, SMALL, LARGE, ("small", "moderate", "large"))
+    share = percent(norm) if norm >= 0.01 else f"{norm:.1g}"
+    return f"the weights moved by {share} of their norm ({word})"
 
 
 def location(rows):
-    groups = {g: [number(r.get(f"{g}_dW_fro_layer")) or 0.0 for r in rows] for g in ("mlp", "attn")}
-    energy = sorted((m * m + a * a for m, a in zip(*groups.values(), strict=True)), reverse=True)
+    lengths = {
+        g: [number(r.get(f"{g}_dW_fro_layer")) or 0.0 for r in rows] for g in ("mlp", "attn")
+    }
+    energy = sorted((m * m + a * a for m, a in zip(*lengths.values(), strict=True)), reverse=True)
     total = math.fsum(energy)
     if not total:
         return "no block changed"
     count = next(k for k in range(1, len(energy) + 1) if math.fsum(energy[:k]) >= 0.8 * total)
     spread = f"{count} of {len(energy)} blocks hold 80 % of the change"
-    still = [g for g, found in groups.items() if not any(found)]
-    if still:
-        return f"only {'attention' if still == ['mlp'] else 'the MLPs'} changed; {spread}"
+    if not any(lengths["mlp"]):
+        return f"only attention changed; {spread}"
+    if not any(lengths["attn"]):
+        return f"only the MLPs changed; {spread}"
     ratios = sorted(values(rows, "mlp_attn_ratio"))
     if not ratios:
         return spread
     middle = ratios[len(ratios) // 2]
-    where = (
-        "mostly MLP"
-        if middle > MORE
-        else "mostly attention"
-        if middle < 1 / MORE
-        else "MLP and attention alike"
-    )
+    words = ("mostly attention", "MLP and attention alike", "mostly MLP")
+    where = pick(middle, 1 / MORE, MORE, words)
     return f"{where}: for their size the MLPs moved {short(middle)} times as far as attention; {spread}"
 
 
@@ -93,73 +131,77 @@ def rank_of_update(rows):
     if not rank or not null:
         return "no matrix changed" if values(rows, "effective_rank") else None
     word = "low-rank" if rank / null < LOW_RANK else "of high rank"
-    text = f"{word}: 99 % of ΔW lies in {short(rank)} directions a matrix, where noise fills {short(null)}"
-    found = [average(moved, c) for c in ("subspace_alignment", "null_subspace_alignment")]
-    if None in found:
+    text = (
+        f"{word}: 99 % of ΔW lies in {short(rank)} directions a matrix, "
+        f"where noise fills {short(null)}"
+    )
+    overlap = average(moved, "subspace_alignment")
+    under_noise = average(moved, "null_subspace_alignment")
+    if None in (overlap, under_noise):
         return text
-    return f"{text}; W's leading subspaces overlap {percent(found[0])} with what they were ({percent(found[1])} under noise)"
+    return (
+        f"{text}; W's leading subspaces overlap {percent(overlap)} with what they were "
+        f"({percent(under_noise)} under noise)"
+    )
 
 
 def nullspace(rows):
-    moved = [
-        r
-        for r in rows
-        if (number(r.get("nullspace_share")) or 0) + (number(r.get("column_space_share")) or 0) > 0
-    ]
-    found = average(moved, "share_over_null", subspace="bottom", level=0.25)
-    if found is None:
+    def total(row):
+        shares = (number(row.get(c)) or 0 for c in ("nullspace_share", "column_space_share"))
+        return sum(shares)
+
+    moved = [r for r in rows if total(r) > 0]
+    over_null = average(moved, "share_over_null", subspace="bottom", level=0.25)
+    if over_null is None:
         return "no MLP matrix changed" if values(rows, "nullspace_share") else None
-    word = (
-        "seeks" if found > PREFERS else "avoids" if found < AVOIDS else "neither seeks nor avoids"
+    word = pick(over_null, AVOIDS, PREFERS, ("avoids", "neither seeks nor avoids", "seeks"))
+    return (
+        f"it {word} the quarter of directions that W uses least "
+        f"({short(over_null)} times what chance puts there)"
     )
-    return f"it {word} the quarter of directions that W uses least ({short(found)} times what chance puts there)"
 
 
 def out_of_noise(rows):
-    found = average(rows, "energy_above_noise", matrix="dW")
-    return None if found is None else f"{percent(found)} of its energy stands out of noise"
+    share = average(rows, "energy_above_noise", matrix="dW")
+    return None if share is None else f"{percent(share)} of its energy stands out of noise"
 
 
 def moved_activations(rows):
-    later, far, length = behind_first(rows), {}, []
-    for row in later:
-        a, b, moved = (
-            number(row.get(c)) for c in ("model_a_norm_L2", "model_b_norm_L2", "mean_dh_L2")
-        )
-        if None not in (a, b, moved) and a > 0:
-            far.setdefault(row.get("split"), []).append(moved / a)
-            length += [b / a] if row.get("split") == "forget" else []
+    far, growth = {}, []
+    columns = ("model_a_norm_L2", "model_b_norm_L2", "mean_dh_L2")
+    for row in behind_first(rows):
+        a, b, moved = (number(row.get(c)) for c in columns)
+        if None in (a, b, moved) or a <= 0:
+            continue
+        far.setdefault(row.get("split"), []).append(moved / a)
+        if row.get("split") == "forget":
+            growth.append(b / a)
     if not {"forget", "retain"} <= set(far):
         return None
     forget, retain = (math.fsum(far[s]) / len(far[s]) for s in ("forget", "retain"))
     if not forget and not retain:
         return "no activation moved"
     ratio = forget / retain if retain else math.inf
-    word = (
-        "mostly on forget texts"
-        if ratio > MORE
-        else "mostly on retain texts"
-        if ratio < 1 / MORE
-        else "on both kinds alike"
+    words = ("mostly on retain texts", "on both kinds alike", "mostly on forget texts")
+    where = pick(ratio, 1 / MORE, MORE, words)
+    grown = math.fsum(growth) / len(growth)
+    norm = pick(grown, 0.9, 1.1, ("shorter", "as long as before", "longer"))
+    return (
+        f"activations moved by {percent(forget)} of their length on forget texts and "
+        f"{percent(retain)} on retain texts ({where}), and forget activations are {norm}"
     )
-    grown = math.fsum(length) / len(length)
-    norm = "shorter" if grown < 0.9 else "longer" if grown > 1.1 else "as long as before"
-    return (f"activations moved by {percent(forget)} of their length on forget texts and {percent(retain)} on retain texts "
-            f"({word}), and forget activations are {norm}")  # fmt: skip
 
 
 def apart(rows):
-    found = {r.get("model"): bounds(r, "cosine_distance") for r in last_layer(rows)}
-    if None in (a := found.get("model_a"), b := found.get("model_b")):
+    distances = {r.get("model"): bounds(r, "cosine_distance") for r in last_layer(rows)}
+    a, b = distances.get("model_a"), distances.get("model_b")
+    if a is None or b is None:
         return None
-    word = (
-        "farther apart"
-        if b[1] > a[2]
-        else "closer together"
-        if b[2] < a[1]
-        else "as far apart as before"
+    word = compare(a, b, ("closer together", "as far apart as before", "farther apart"))
+    return (
+        f"in the last layer forget and retain texts lie {word} "
+        f"(cosine distance {short(a.value)} → {short(b.value)})"
     )
-    return f"in the last layer forget and retain texts lie {word} (cosine distance {short(a[0])} → {short(b[0])})"
 
 
 def covariance(rows):
@@ -170,112 +212,119 @@ def covariance(rows):
         over[split] = moved / null if moved is not None and null else None
     if None in over.values():
         return None
-    return (f"the covariance spectrum moved {short(over['forget'])} times as far as other texts alone move it "
-            f"({short(over['retain'])} on retain texts)")  # fmt: skip
+    return (
+        f"the covariance spectrum moved {short(over['forget'])} times as far as other texts alone "
+        f"move it ({short(over['retain'])} on retain texts)"
+    )
 
 
 def targeted(rows):
-    top = {}
+    largest = {}  # {matrix: (k, row)}: only the row of the largest k counts
     for row in rows:
         k = number(row.get("k"))
-        if row.get("split") == "forget" and k and k >= top.get(row["name"], (0,))[0]:
-            top[row["name"]] = (k, row)
-    found = [
+        if row.get("split") == "forget" and k and k >= largest.get(row["name"], (0,))[0]:
+            largest[row["name"]] = (k, row)
+    pairs = [
         (bounds(row, "selectivity_ratio"), bounds(row, "null_selectivity_ratio"))
-        for _, row in top.values()
+        for _, row in largest.values()
     ]
-    found = [pair for pair in found if None not in pair]
-    if not found:
+    pairs = [pair for pair in pairs if None not in pair]
+    if not pairs:
         return "no MLP matrix changed" if rows and not any(values(rows, "k")) else None
-    share = sum(one[1] > null[2] for one, null in found) / len(found)
-    middle = sorted(one[0] for one, _ in found)[len(found) // 2]
+    share = sum(ratio.low > null.high for ratio, null in pairs) / len(pairs)
+    middle = sorted(ratio.value for ratio, _ in pairs)[len(pairs) // 2]
     word = "targeted" if share > 0.5 and middle > TARGETED else "not targeted"
-    return (f"{word}: forget texts feed the directions that ΔW reads {short(middle)} times as much as retain texts do, and more "
-            f"than chance allows in {percent(share)} of the MLP matrices")  # fmt: skip
+    return (
+        f"{word}: forget texts feed the directions that ΔW reads {short(middle)} times as much as "
+        f"retain texts do, and more than chance allows in {percent(share)} of the MLP matrices"
+    )
 
 
 def sensitivity(rows):
     said = []
+    words = ("smoother", "neither rougher nor smoother", "rougher")
     for split in ("forget", "retain"):
-        part = {r.get("model"): r for r in rows if r.get("split") == split}
-        a, b = ([number(part.get(m, {}).get(f"jacobian_norm_{end}")) for end in ("mean", "low", "high")]
-                for m in ("model_a", "model_b"))  # fmt: skip
-        if None in (*a, *b):
+        norms = {
+            r.get("model"): bounds(r, "jacobian_norm", ("_mean", "_low", "_high"))
+            for r in rows
+            if r.get("split") == split
+        }
+        a, b = norms.get("model_a"), norms.get("model_b")
+        if a is None or b is None:
             return None
-        word = (
-            "rougher"
-            if b[1] > a[2]
-            else "smoother"
-            if b[2] < a[1]
-            else "neither rougher nor smoother"
-        )
-        said.append(f"{word} on {split} texts (Jacobian norm {short(a[0])} → {short(b[0])})")
+        change = f"Jacobian norm {short(a.value)} → {short(b.value)}"
+        said.append(f"{compare(a, b, words)} on {split} texts ({change})")
     return "the output became " + " and ".join(said)
 
 
 def barrier(rows):
-    said = []
+    heights, high = [], False
     for split in ("forget", "retain"):
-        found = [bounds(r, "barrier") for r in rows if r.get("split") == split]
-        found = [f for f in found if f is not None]
-        if not found:
+        known = [bounds(r, "barrier") for r in rows if r.get("split") == split]
+        known = [b for b in known if b is not None]
+        if not known:
             return None
-        top = max(found)
-        said.append((top[1] > BARRIER, f"{short(max(0.0, top[0]))} nats on {split} texts"))
-    word = "a barrier lies" if any(high for high, _ in said) else "no barrier lies"
-    return f"{word} on the straight line between the models (at most {' and '.join(text for _, text in said)})"
+        top = max(known)
+        high = high or top.low > BARRIER
+        heights.append(f"{short(max(0.0, top.value))} nats on {split} texts")
+    word = "a barrier lies" if high else "no barrier lies"
+    return f"{word} on the straight line between the models (at most {' and '.join(heights)})"
 
 
 def best_layer(rows, task):
-    """(AUC, low, high) of the layer with the highest, None where the task is not there."""
-    return max((b for r in rows if r.get("task") == task and (b := bounds(r, "auc"))), default=None)
+    """`Bounds` of the AUC in the layer with the highest, None where the task is not there."""
+    known = [bounds(r, "auc") for r in rows if r.get("task") == task]
+    return max((b for b in known if b is not None), default=None)
 
 
 def probe(base, other):
+    verbs = {
+        (True, True): "still can",
+        (False, True): "now can",
+        (True, False): "can no longer",
+        (False, False): "never could",
+    }
+    tasks = {
+        "truth_forget": "whether a forget statement is true",
+        "domain": "forget from retain texts",
+    }
     said = []
-    for task, what in (
-        ("truth_forget", "whether a forget statement is true"),
-        ("domain", "forget from retain texts"),
-    ):
+    for task, what in tasks.items():
         was, now = best_layer(base, task), best_layer(other, task)
         if was is None or now is None:
             continue
-        read = [found[1] > 0.5 and found[0] > READABLE for found in (was, now)]
-        verb = (
-            "still can"
-            if all(read)
-            else "now can"
-            if read[1]
-            else "can no longer"
-            if read[0]
-            else "never could"
-        )
-        said.append(f"{verb} tell {what} (best layer's AUC {was[0]:.2f} → {now[0]:.2f})")
+        readable = tuple(auc.low > 0.5 and auc.value > READABLE for auc in (was, now))
+        change = f"best layer's AUC {was.value:.2f} → {now.value:.2f}"
+        said.append(f"{verbs[readable]} tell {what} ({change})")
     return f"a linear probe {', and '.join(said)}" if said else None
 
 
-def lens(base, other):
-    def known(rows):
-        part = [r for r in rows if r.get("split") == "forget"]
-        return [
-            (number(r.get("layer")), *b, number(r.get("chance")))
-            for r in part
-            if (b := bounds(r, "accuracy"))
-        ]
+def forget_accuracies(rows):
+    """[LayerAccuracy] of the forget questions, for the layers whose interval is known."""
+    known = []
+    for row in rows:
+        accuracy = bounds(row, "accuracy")
+        if row.get("split") == "forget" and accuracy is not None:
+            layer, chance = number(row.get("layer")), number(row.get("chance"))
+            known.append(LayerAccuracy(layer, *accuracy, chance))
+    return known
 
-    was, now = known(base), known(other)
+
+def lens(base, other):
+    was, now = forget_accuracies(base), forget_accuracies(other)
     if not was or not now:
         return None
     above = [
-        layer
-        for layer, value, low, _, chance in now
-        if chance is not None and low > chance and value > chance + NEAR
+        x.layer
+        for x in now
+        if x.chance is not None and x.low > x.chance and x.value > x.chance + NEAR
     ]
-    final = max(now)
+    final = max(now)  # the last layer: tuples compare by their first entry
     if not above:
         word = "no layer answers above chance"
-    elif final[0] in above:
+    elif final.layer in above:
         word = f"the answers are read from layer {above[0]:.0f} on, and at the output"
     else:
         word = f"layer {above[0]:.0f} knows answers that the output does not give"
-    return f"{word} (output {percent(max(was)[1])} → {percent(final[1])}, best layer {percent(max(n[1] for n in now))})"
+    output = f"output {percent(max(was).value)} → {percent(final.value)}"
+    return f"{word} ({output}, best layer {percent(max(x.value for x in now))})"

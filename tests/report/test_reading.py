@@ -74,8 +74,7 @@ def lens(*accuracy):
 
 def probe(auc):
     return [
-        interval("auc", x, 0.05, layer=n, task="truth_forget")
-        for n, x in enumerate((0.5, auc))
+        interval("auc", x, 0.05, layer=n, task="truth_forget") for n, x in enumerate((0.5, auc))
     ]
 
 
@@ -87,40 +86,73 @@ def blocks(mlp, attn):
     ]
 
 
-@pytest.mark.parametrize("say, tables, says", [
-    (clauses.size, [[{"dW_fro": 0.1, "W_fro": 10}]], "moved by 1% of their norm (small)"),
-    (clauses.size, [[{"dW_fro": 3, "W_fro": 10}]], "(large)"),
-    (clauses.size, [[{"dW_fro": 0, "W_fro": 10}]], "no weight changed"),
-    (clauses.size, [[{"dW_fro": None, "W_fro": 10}]], None),
-    (clauses.location, [blocks([3, 0, 0, 0], [1, 0, 0, 0])], "mostly MLP: for their size the MLPs moved 3.00 times"),
-    (clauses.location, [blocks([3, 0, 0, 0], [1, 0, 0, 0])], "1 of 4 blocks hold"),
-    (clauses.location, [blocks([0, 0], [1, 1])], "only attention changed; 2 of 2"),
-    (clauses.location, [blocks([0], [0])], "no block changed"),
-    (clauses.rank_of_update, [[{"effective_rank": 4, "null_effective_rank": 100}, {"effective_rank": 0,
-                                "null_effective_rank": 100}]], "low-rank: 99 % of ΔW lies in 4.00 directions"),
-    (clauses.rank_of_update, [[{"effective_rank": 0, "null_effective_rank": 9}]], "no matrix changed"),
-    (clauses.nullspace, [[{"nullspace_share": 0.5, "column_space_share": 0.5, "subspace": "bottom", "level": 0.25,
-                           "share_over_null": 2}]], "seeks the quarter"),
-    (clauses.moved_activations, [norms(0.6, 0.1)], "60% of their length on forget texts and 10% on retain texts (mostly on forg"),
-    (clauses.moved_activations, [norms(0.1, 0.1, 2)], "(on both kinds alike), and forget activations are longer"),
-    (clauses.moved_activations, [norms(0, 0)], "no activation moved"),
-    (clauses.apart, [apart(0.3, 0.6)], "farther apart (cosine distance 0.30 → 0.60)"),
-    (clauses.apart, [apart(0.3, 0.35)], "as far apart as before"),
-    (clauses.targeted, [selective(2)], "targeted: forget texts feed the directions that ΔW reads 2.00 times"),
-    (clauses.targeted, [selective(1.1)], "not targeted"),
-    (clauses.targeted, [[{"name": "m", "split": "forget", "k": 0}]], "no MLP matrix changed"),
-    (clauses.sensitivity, [jacobian(5, 9)], "rougher on forget texts (Jacobian norm 5.00 → 9.00) and rougher on retain"),
-    (clauses.barrier, [[interval("barrier", 0.5, 0.1, split=s) for s in ("forget", "retain")]], "a barrier lies"),
-    (clauses.barrier, [[interval("barrier", 0.15, 0.1, split=s) for s in ("forget", "retain")]], "no barrier lies"),
-    (clauses.probe, [probe(0.9), probe(0.52)], "can no longer tell whether a forget statement is true"),
-    (clauses.probe, [probe(0.9), probe(0.8)], "still can tell whether a forget statement is true (best layer's AUC 0.90 → 0.80)"),
-    (clauses.lens, [lens(0.25, 1.0), lens(0.6, 0.3)], "layer 0 knows answers that the output does not give (output 100% → 30%"),
-    (clauses.lens, [lens(0.25, 1.0), lens(0.3, 0.28)], "no layer answers above chance"),
-    (clauses.lens, [lens(0.25, 1.0), lens(0.25, 0.9)], "read from layer 1 on, and at the output"),
-])  # fmt: skip
-def test_clauses(say, tables, says):
-    found = say(*tables)
-    assert found is None if says is None else says in found, found
+RANKS = [
+    {"effective_rank": 4, "null_effective_rank": 100},
+    {"effective_rank": 0, "null_effective_rank": 100},  # did not change: has no rank
+]
+SHARES = {"nullspace_share": 0.5, "column_space_share": 0.5, "subspace": "bottom", "level": 0.25}
+
+
+def barriers(height):
+    return [interval("barrier", height, 0.1, split=s) for s in ("forget", "retain")]
+
+
+# What each clause must say of rows whose answer is plain: the word that its rule chooses, and its
+# numbers. How the sentence goes round them is free. `!` marks what must not be said.
+@pytest.mark.parametrize(
+    "say, tables, words",
+    [
+        (clauses.size, [[{"dW_fro": 0.1, "W_fro": 10}]], "1%, small"),
+        (clauses.size, [[{"dW_fro": 1, "W_fro": 10}]], "10%, moderate"),
+        (clauses.size, [[{"dW_fro": 3, "W_fro": 10}]], "30%, large"),
+        (clauses.size, [[{"dW_fro": 0, "W_fro": 10}]], "no weight"),
+        (clauses.location, [blocks([3, 0, 0, 0], [1, 0, 0, 0])], "mostly MLP, 3.00, 1 of 4"),
+        (clauses.location, [blocks([1, 1], [3, 3])], "mostly attention, 0.33, 2 of 2"),
+        (clauses.location, [blocks([0, 0], [1, 1])], "only attention, 2 of 2"),
+        (clauses.location, [blocks([1, 1], [0, 0])], "only the MLPs, 2 of 2"),
+        (clauses.location, [blocks([0], [0])], "no block"),
+        (clauses.rank_of_update, [RANKS], "low-rank, 4.00, 100"),
+        (clauses.rank_of_update, [RANKS[1:]], "no matrix"),
+        (clauses.nullspace, [[SHARES | {"share_over_null": 2}]], "it seeks, 2.00"),
+        (clauses.nullspace, [[SHARES | {"share_over_null": 1}]], "neither seeks nor avoids, 1.00"),
+        (clauses.nullspace, [[SHARES | {"share_over_null": 0.5}]], "it avoids, 0.50"),
+        (clauses.moved_activations, [norms(0.6, 0.1)], "60%, 10%, mostly on forget"),
+        (clauses.moved_activations, [norms(0.1, 0.6)], "10%, 60%, mostly on retain"),
+        (clauses.moved_activations, [norms(0.1, 0.1, 2)], "both kinds, longer"),
+        (clauses.moved_activations, [norms(0, 0)], "no activation"),
+        (clauses.apart, [apart(0.3, 0.6)], "farther apart, 0.30 → 0.60"),
+        (clauses.apart, [apart(0.6, 0.3)], "closer, 0.60 → 0.30"),
+        (clauses.apart, [apart(0.3, 0.35)], "as far apart as before"),
+        (clauses.targeted, [selective(2)], "targeted, 2.00, 100%, !not targeted"),
+        (clauses.targeted, [selective(1.1)], "not targeted"),
+        (clauses.targeted, [[{"name": "m", "split": "forget", "k": 0}]], "no MLP matrix"),
+        (clauses.sensitivity, [jacobian(5, 9)], "rougher, 5.00 → 9.00, !smoother"),
+        (clauses.sensitivity, [jacobian(9, 5)], "smoother, 9.00 → 5.00, !rougher"),
+        (clauses.sensitivity, [jacobian(5, 6)], "neither rougher nor smoother"),
+        (clauses.barrier, [barriers(0.5)], "a barrier, 0.50"),
+        (clauses.barrier, [barriers(0.15)], "no barrier, 0.15"),  # its interval reaches below 0.1
+        (clauses.probe, [probe(0.9), probe(0.52)], "can no longer, 0.90 → 0.52"),
+        (clauses.probe, [probe(0.9), probe(0.8)], "still can, 0.90 → 0.80"),
+        (clauses.probe, [probe(0.52), probe(0.9)], "now can, 0.52 → 0.90"),
+        (
+            clauses.lens,
+            [lens(0.25, 1.0), lens(0.6, 0.3)],
+            "layer 0, does not give, 100% → 30%, 60%",
+        ),
+        (clauses.lens, [lens(0.25, 1.0), lens(0.3, 0.28)], "no layer, 100% → 28%"),
+        (clauses.lens, [lens(0.25, 1.0), lens(0.25, 0.9)], "from layer 1 on, at the output"),
+    ],
+)
+def test_clauses(say, tables, words):
+    text = say(*tables)
+    for word in words.split(", "):
+        assert (word[1:] not in text) if word.startswith("!") else (word in text), text
+
+
+def test_a_clause_is_not_defined_where_a_number_is_missing():
+    assert clauses.size([{"dW_fro": None, "W_fro": 10}]) is None
+    assert clauses.moved_activations(norms(0.6, 0.1)[:1]) is None
+    assert clauses.sensitivity(jacobian(5, 9)[:1]) is None
 
 
 def test_what_is_missing_is_said(tmp_path):
