@@ -1,16 +1,19 @@
 """Does the intervention change the shape of the activation distribution, and only on forget texts?
 
-    uv run experiment/activation_covariance_analysis.py --model-a A --model-b B --outdir outputs/A__to__B/activation_covariance \
+    uv run experiment/activation_covariance_analysis.py --model-a A --model-b B \
+        --outdir outputs/A__to__B/activation_covariance \
         --forget data/mini/forget.txt --retain data/mini/retain.txt
 
-Eigenvalues of the unbiased covariance of the residual stream at each layer (0: embeddings, k: after block k-1), of tokens and
-of texts (their token means): `unit`. effective_rank: eigenvalues that hold 99 % of the sum; spectral_entropy in nats.
-wasserstein: the 1-Wasserstein distance of the two models' spectra, each divided by its mean, so that scale does not count
-(mean |difference| of the sorted values). selectivity_ratio: wasserstein on forget over retain texts, on both rows of a pair.
-null_wasserstein: model A's spectrum on one half of the texts (every other) against the other half: the distance that texts
-alone make, at half the sample, so rather too large. Intervals: 95 %, bootstrap over texts, where an eigenvalue of a resampled
-covariance C is v^T C v, v the eigenvector of all texts (exact to first order; an eigenproblem a draw would take hours), and
-the resampled distances are scaled to the mean of the measured one (resampling alone makes distances larger).
+Eigenvalues of the unbiased covariance of the residual stream at each layer (0: embeddings, k: after
+block k-1), of tokens and of texts (their token means): `unit`. effective_rank: eigenvalues that
+hold 99 % of the sum; spectral_entropy in nats. wasserstein: the 1-Wasserstein distance of the two
+models' spectra, each divided by its mean, so that scale does not count (mean |difference| of the
+sorted values). selectivity_ratio: wasserstein on forget over retain texts, on both rows of a pair.
+null_wasserstein: model A's spectrum on one half of the texts (every other) against the other half:
+the distance that texts alone make, at half the sample, so rather too large. Intervals: 95 %,
+bootstrap over texts, where an eigenvalue of a resampled covariance C is v^T C v, v the eigenvector
+of all texts (exact to first order; an eigenproblem a draw would take hours), and the resampled
+distances are scaled to the mean of the measured one (resampling alone makes distances larger).
 """
 
 import math
@@ -18,28 +21,47 @@ from pathlib import Path
 
 from brittle.base import command, options
 
-COLUMNS = ["layer", "split", "unit", "model_a_effective_rank", "model_b_effective_rank", "model_a_spectral_entropy",
-           "model_b_spectral_entropy", "wasserstein", "wasserstein_low", "wasserstein_high", "null_wasserstein",
-           "selectivity_ratio", "selectivity_ratio_low", "selectivity_ratio_high", "n_texts", "n_tokens", "seed"]  # fmt: skip
+COLUMNS = [
+    "layer",
+    "split",
+    "unit",
+    "model_a_effective_rank",
+    "model_b_effective_rank",
+    "model_a_spectral_entropy",
+    "model_b_spectral_entropy",
+    "wasserstein",
+    "wasserstein_low",
+    "wasserstein_high",
+    "null_wasserstein",
+    "selectivity_ratio",
+    "selectivity_ratio_low",
+    "selectivity_ratio_high",
+    "n_texts",
+    "n_tokens",
+    "seed",
+]
 DRAWS = 400
 
 
-def measure(found, weights, device="cpu"):
-    """(columns of one layer, split and unit, wasserstein of each draw); found {model_a, model_b: as from `collect`}."""
+def measure(spectra, weights, device="cpu"):
+    """(columns of one layer, split and unit; wasserstein of each draw).
+
+    spectra {model_a, model_b: as from `collect`}.
+    """
     from brittle.diagnostics.covariance import resampled, wasserstein
     from brittle.maths.intervals import quantiles
     from brittle.maths.linalg import empirical_rank, entropy_rank
 
     row = {}
-    for model, of in found.items():
+    for model, of in spectra.items():
         s = of["values"].sqrt()  # the functions of singular values square them
         row[f"{model}_effective_rank"] = empirical_rank(s)
         row[f"{model}_spectral_entropy"] = math.log(entropy_rank(s)) if s[0] > 0 else 0.0
-    row["wasserstein"] = float(wasserstein(*(of["values"][None] for of in found.values())))
-    row["null_wasserstein"] = float(wasserstein(*found["model_a"]["halves"].split(1)))
+    row["wasserstein"] = float(wasserstein(*(of["values"][None] for of in spectra.values())))
+    row["null_wasserstein"] = float(wasserstein(*spectra["model_a"]["halves"].split(1)))
     keys = ("energy", "linear", "count")
     draws = wasserstein(
-        *(resampled(*(of[key].to(device) for key in keys), weights) for of in found.values())
+        *(resampled(*(of[key].to(device) for key in keys), weights) for of in spectra.values())
     ).cpu()
     draws *= row["wasserstein"] / float(
         draws.mean().clamp_min(1e-30)
@@ -59,16 +81,26 @@ def rows(collected, ids, seed, device="cpu"):
     }
     for layer in range(len(collected["forget"]["model_a"]["token"])):
         for unit in ("token", "text"):
-            made = {split: measure({m: of[unit][layer] for m, of in models.items()}, weights[split], device)
-                    for split, models in collected.items()}  # fmt: skip
-            forget, retain = (made[split][0]["wasserstein"] for split in ("forget", "retain"))
-            low, high = quantiles(made["forget"][1] / made["retain"][1])
+            measured = {
+                split: measure(
+                    {m: of[unit][layer] for m, of in models.items()}, weights[split], device
+                )
+                for split, models in collected.items()
+            }
+            forget, retain = (measured[split][0]["wasserstein"] for split in ("forget", "retain"))
+            low, high = quantiles(measured["forget"][1] / measured["retain"][1])
             for split in collected:
-                yield made[split][0] | {
-                    "layer": layer, "split": split, "unit": unit, "selectivity_ratio": ratio(forget, retain),
-                    "selectivity_ratio_low": low, "selectivity_ratio_high": high, "n_texts": len(ids[split]),
-                    "n_tokens": sum(map(len, ids[split])), "seed": seed,
-                }  # fmt: skip
+                yield measured[split][0] | {
+                    "layer": layer,
+                    "split": split,
+                    "unit": unit,
+                    "selectivity_ratio": ratio(forget, retain),
+                    "selectivity_ratio_low": low,
+                    "selectivity_ratio_high": high,
+                    "n_texts": len(ids[split]),
+                    "n_tokens": sum(map(len, ids[split])),
+                    "seed": seed,
+                }
 
 
 def plot(table, names):
@@ -80,27 +112,33 @@ def plot(table, names):
     fig, axes = figures.figure("Shape of the activation distribution (tokens)", names, columns=3)
     table = table[table.unit == "token"]
     for split in ("retain", "forget"):
-        part = table[table.split == split]
-        low, high = (part[f"wasserstein_{side}"].astype(float) for side in ("low", "high"))
-        figures.line(axes[0], part.layer, part.wasserstein, split, low=low, high=high)
-        figures.null(axes[0], part.layer, part.null_wasserstein, f"null, {split}", colour=split)
-        figures.line(
-            axes[1], part.layer, part.model_a_effective_rank, f"{split}, model_a", colour=split
+        of_split = table[table.split == split]
+        low, high = (of_split[f"wasserstein_{side}"].astype(float) for side in ("low", "high"))
+        figures.line(axes[0], of_split.layer, of_split.wasserstein, split, low=low, high=high)
+        figures.null(
+            axes[0], of_split.layer, of_split.null_wasserstein, f"null, {split}", colour=split
         )
         figures.line(
             axes[1],
-            part.layer,
-            part.model_b_effective_rank,
+            of_split.layer,
+            of_split.model_a_effective_rank,
+            f"{split}, model_a",
+            colour=split,
+        )
+        figures.line(
+            axes[1],
+            of_split.layer,
+            of_split.model_b_effective_rank,
             f"{split}, model_b",
             colour=split,
             linestyle="--",
         )
-    part = table[table.split == "forget"]
-    low, high = (part[f"selectivity_ratio_{side}"].astype(float) for side in ("low", "high"))
+    of_split = table[table.split == "forget"]
+    low, high = (of_split[f"selectivity_ratio_{side}"].astype(float) for side in ("low", "high"))
     figures.line(
         axes[2],
-        part.layer,
-        part.selectivity_ratio.astype(float),
+        of_split.layer,
+        of_split.selectivity_ratio.astype(float),
         "forget / retain",
         colour="model_a",
         low=low,
@@ -126,7 +164,9 @@ def main(
     seed: options.Seed = 0,
     seeds: options.Seeds = None,
 ):
-    """Covariance spectra of two models' activations on forget and retain texts, and how selectively they differ."""
+    """Covariance spectra of two models' activations on forget and retain texts, and how selectively
+    they differ.
+    """
     from brittle.base.errors import UserError
     from brittle.base.tables import of_seed
     from brittle.diagnostics.common import Texts, comparison
@@ -144,7 +184,8 @@ def main(
                 shortest = min(ids, key=lambda split: len(ids[split]))
                 if len(ids[shortest]) < 4:
                     raise UserError(
-                        f"a covariance needs at least 4 texts; the {shortest} file gives {len(ids[shortest])}."
+                        f"a covariance needs at least 4 texts; "
+                        f"the {shortest} file gives {len(ids[shortest])}."
                     )
             for split, texts in ids.items():
                 collected[split][name] = collect(model, texts, pad, batch_size, name == "model_a")

@@ -1,14 +1,18 @@
-"""Can forget texts be told from retain texts by their activations, and does the intervention change that?
+"""Can forget texts be told from retain texts by their activations, and does the intervention change
+that?
 
-    uv run experiment/activation_separation_analysis.py --model-a A --model-b B --outdir outputs/A__to__B/activation_separation \
+    uv run experiment/activation_separation_analysis.py --model-a A --model-b B \
+        --outdir outputs/A__to__B/activation_separation \
         --forget data/mini/forget.txt --retain data/mini/retain.txt
 
-A text is the mean of its real tokens' residual stream. At each layer (0: embeddings, k: after block k-1, before the final
-norm) and for each model: cosine distance of the two centroids; AUC of a logistic classifier on held-out texts (folds are
-contiguous stretches, grouped by fact where a JSONL file names facts; else the lines next to a held-out stretch are not learned
-from); variance_ratio, between-class over within-class variance. Intervals: 95 %, bootstrap over texts (AUC: DeLong). The null_
-columns are the same with labels that mean nothing (every other stretch of each file). length_auc and bow_auc: what text length
-and token counts alone tell; layer 0 likewise has seen no context. What they reach is topic, not knowledge.
+A text is the mean of its real tokens' residual stream. At each layer (0: embeddings, k: after block
+k-1, before the final norm) and for each model: cosine distance of the two centroids; AUC of a
+logistic classifier on held-out texts (folds are contiguous stretches, grouped by fact where a JSONL
+file names facts; else the lines next to a held-out stretch are not learned from); variance_ratio,
+between-class over within-class variance. Intervals: 95 %, bootstrap over texts (AUC: DeLong). The
+null_ columns are the same with labels that mean nothing (every other stretch of each file).
+length_auc and bow_auc: what text length and token counts alone tell; layer 0 likewise has seen no
+context. What they reach is topic, not knowledge.
 """
 
 from pathlib import Path
@@ -18,14 +22,35 @@ import typer
 
 from brittle.base import command, options
 
-COLUMNS = ["layer", "model", "cosine_distance", "auc", "variance_ratio", "cosine_distance_low", "cosine_distance_high",
-           "auc_low", "auc_high", "variance_ratio_low", "variance_ratio_high", "null_cosine_distance", "null_auc",
-           "null_variance_ratio", "length_auc", "bow_auc", "n_forget", "n_retain", "folds", "seed"]  # fmt: skip
+COLUMNS = [
+    "layer",
+    "model",
+    "cosine_distance",
+    "auc",
+    "variance_ratio",
+    "cosine_distance_low",
+    "cosine_distance_high",
+    "auc_low",
+    "auc_high",
+    "variance_ratio_low",
+    "variance_ratio_high",
+    "null_cosine_distance",
+    "null_auc",
+    "null_variance_ratio",
+    "length_auc",
+    "bow_auc",
+    "n_forget",
+    "n_retain",
+    "folds",
+    "seed",
+]
 DRAWS, MEASURES = 400, ("cosine_distance", "variance_ratio")
 
 
 def separation(x, labels, weights=None):
-    """(cosine distance of the centroids, between / within variance), each [draws]; x [n, D], weights [draws, n] of texts."""
+    """(cosine distance of the centroids, between / within variance), each [draws]; x [n, D],
+    weights [draws, n] of texts.
+    """
     import torch
 
     x, weights = (
@@ -49,16 +74,18 @@ def resamples(labels, draws, seed):
 
     from brittle.maths.intervals import resample
 
-    found = torch.zeros(draws, len(labels), dtype=torch.float64)
+    counts = torch.zeros(draws, len(labels), dtype=torch.float64)
     for side in (1, 0):
-        found[:, labels == side] = resample(
+        counts[:, labels == side] = resample(
             int((labels == side).sum()), draws, seed, f"class {side}"
         )
-    return found
+    return counts
 
 
 def rows(features, task, surface, folds, seeds, device="cpu"):
-    """A row a layer, model and seed; `features` {model_a, model_b: [texts, N+1, D]}, forget texts first."""
+    """A row a layer, model and seed; `features` {model_a, model_b: [texts, N+1, D]}, forget texts
+    first.
+    """
     from brittle.maths.intervals import quantiles
 
     labels, control = task.labels.to(device), task.control.to(device)
@@ -76,9 +103,9 @@ def rows(features, task, surface, folds, seeds, device="cpu"):
                 MEASURES, separation(x, labels), separation(x, control), strict=True
             ):
                 row |= {name: float(value), f"null_{name}": float(chance)}
-            (found, _), (meaningless, _) = task.auc(x, device=device)
-            row |= dict(zip(("auc", "auc_low", "auc_high"), found, strict=True)) | {
-                "null_auc": meaningless[0]
+            (auc, _), (null_auc, _) = task.auc(x, device=device)
+            row |= dict(zip(("auc", "auc_low", "auc_high"), auc, strict=True)) | {
+                "null_auc": null_auc[0]
             }
             for seed in seeds:
                 for name, spread in zip(
@@ -97,16 +124,18 @@ def plot(table, names):
     fig, axes = figures.figure("Separation of forget and retain texts", names, columns=3)
     for ax, column in zip(axes, ("cosine_distance", "auc", "variance_ratio"), strict=True):
         for model in ("model_a", "model_b"):
-            part = table[table.model == model]
+            of_model = table[table.model == model]
             figures.line(
                 ax,
-                part.layer,
-                part[column],
+                of_model.layer,
+                of_model[column],
                 model,
-                low=part[f"{column}_low"],
-                high=part[f"{column}_high"],
+                low=of_model[f"{column}_low"],
+                high=of_model[f"{column}_high"],
             )
-            figures.null(ax, part.layer, part[f"null_{column}"], f"null, {model}", colour=model)
+            figures.null(
+                ax, of_model.layer, of_model[f"null_{column}"], f"null, {model}", colour=model
+            )
         if column == "auc":
             figures.null(ax, None, float(table.bow_auc.iloc[0]), "words alone")
         figures.finish(ax, "layer (0: embeddings)", column)
@@ -130,7 +159,9 @@ def main(
     seed: options.Seed = 0,
     seeds: options.Seeds = None,
 ):
-    """Separation of forget and retain activations in two models, layer by layer, against labels that mean nothing."""
+    """Separation of forget and retain activations in two models, layer by layer, against labels
+    that mean nothing.
+    """
     from brittle.base.tables import of_seed
     from brittle.data.items import facts
     from brittle.diagnostics.common import Texts, comparison

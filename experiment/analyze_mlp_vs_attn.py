@@ -1,9 +1,11 @@
 """Are the changes in the MLPs (key-value memories, Geva et al. 2021) or in attention (routing)?
 
-    uv run experiment/analyze_mlp_vs_attn.py --model-a A --model-b B --outdir outputs/A__to__B/mlp_attn_analysis
+    uv run experiment/analyze_mlp_vs_attn.py --model-a A --model-b B \
+        --outdir outputs/A__to__B/mlp_attn_analysis
 
-Reads ../param_stats/per_layer.csv. `mlp_attn_ratio` is the quotient of the *relative* changes, so that a group does not
-lead because it holds more weights; 1 is no preference. It is empty where attention did not change at all.
+Reads ../param_stats/per_layer.csv. `mlp_attn_ratio` is the quotient of the *relative* changes, so
+that a group does not lead because it holds more weights; 1 is no preference. It is empty where
+attention did not change at all.
 """
 
 from brittle.base import command, options
@@ -19,16 +21,16 @@ COLUMNS = [
 
 
 def rows(layers):
-    """A row a block from per_layer.csv; a model without one of the groups leaves its fields empty."""
+    """A row a block from per_layer.csv; where a model lacks a group, its fields are empty."""
     from brittle.base.tables import ratio
 
     values = {(r["layer"], r["group"]): r for r in layers}
 
     def value(layer, group, column):
-        found = values.get((layer, group), {}).get(column)
-        return (
-            None if found is None or found != found else found
-        )  # pandas reads an empty field as NaN
+        number = values.get((layer, group), {}).get(column)
+        if number is None or number != number:  # pandas reads an empty field as NaN
+            return None
+        return number
 
     for layer in sorted({layer for layer, _ in values}):
         row = {"layer": layer}

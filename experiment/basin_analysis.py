@@ -1,12 +1,15 @@
-"""Do the two models lie in one basin: is there a barrier on the straight line between their weights?
+"""Do the two models lie in one basin: is there a barrier on the straight line between their
+weights?
 
-    uv run experiment/basin_analysis.py --model-a A --model-b B --outdir outputs/A__to__B/basin_analysis \
+    uv run experiment/basin_analysis.py --model-a A --model-b B \
+        --outdir outputs/A__to__B/basin_analysis \
         --forget data/mini/forget.txt --retain data/mini/retain.txt
 
-nll: mean token NLL (nats) of the model with weights (1 - alpha) W_a + alpha W_b. barrier: nll above the straight line between
-the two ends' nll (Frankle et al. 2020); a barrier near 0 at every alpha says that B is a short walk from A downhill.
-null_nll: the same step from A in a Gaussian direction, each tensor's as long as its dW: what a change of that size does where
-it was not chosen. Intervals: 95 %, bootstrap over texts (of barrier: paired).
+nll: mean token NLL (nats) of the model with weights (1 - alpha) W_a + alpha W_b. barrier: nll above
+the straight line between the two ends' nll (Frankle et al. 2020); a barrier near 0 at every alpha
+says that B is a short walk from A downhill. null_nll: the same step from A in a Gaussian direction,
+each tensor's as long as its dW: what a change of that size does where it was not chosen. Intervals:
+95 %, bootstrap over texts (of barrier: paired).
 """
 
 import json
@@ -17,8 +20,22 @@ import typer
 
 from brittle.base import command, options
 
-COLUMNS = ["alpha", "split", "nll", "barrier", "null_nll", "nll_low", "nll_high", "barrier_low", "barrier_high", "null_nll_low",
-           "null_nll_high", "n_texts", "n_tokens", "seed"]  # fmt: skip
+COLUMNS = [
+    "alpha",
+    "split",
+    "nll",
+    "barrier",
+    "null_nll",
+    "nll_low",
+    "nll_high",
+    "barrier_low",
+    "barrier_high",
+    "null_nll_low",
+    "null_nll_high",
+    "n_texts",
+    "n_tokens",
+    "seed",
+]
 DRAWS = 1000
 
 
@@ -30,15 +47,17 @@ def text_nlls(model, ids, pad_id, batch_size):
     from brittle.diagnostics.common import TOKENS
     from brittle.models.logprobs import sequence_logprobs
 
-    found = torch.zeros(len(ids), dtype=torch.float64)
+    nlls = torch.zeros(len(ids), dtype=torch.float64)
     with torch.no_grad():
         for indices, batch in batches(ids, pad_id, batch_size, model.device, TOKENS):
-            found[indices] = -sequence_logprobs(model, batch).double().cpu()
-    return found
+            nlls[indices] = -sequence_logprobs(model, batch).double().cpu()
+    return nlls
 
 
 def lengths(start, end):
-    """{name: ||end - start||} of weights {name: tensor}, a few rows at a time: beside two models there is little room."""
+    """{name: ||end - start||} of weights {name: tensor}, a few rows at a time: beside two models
+    there is little room.
+    """
 
     def squared(w, other):
         pairs = zip(w.split(4096), other.split(4096), strict=True)
@@ -50,7 +69,9 @@ def lengths(start, end):
 
 
 def random_end(start, end, far, seed):
-    """Weights `far` {name: length} from `start`, each tensor in a Gaussian direction; they are written over `end`."""
+    """Weights `far` {name: length} from `start`, each tensor in a Gaussian direction; they are
+    written over `end`.
+    """
     import torch
 
     from brittle.maths.intervals import generator
@@ -63,13 +84,15 @@ def random_end(start, end, far, seed):
 
 
 def walk(model, start, end, alphas, ids, pad_id, batch_size):
-    """{split: [alphas, texts]} summed NLLs along the line from `start` to `end`; the model is left at the last point.
+    """{split: [alphas, texts]} summed NLLs along the line from `start` to `end`; the model is left
+    at the last point.
 
-    The model and `end` are on its device, `start` in the host's memory (pinned for a GPU): two models, no third.
+    The model and `end` are on its device, `start` in the host's memory (pinned for a GPU): two
+    models, no third.
     """
     import torch
 
-    found = {split: [] for split in ids}
+    sums = {split: [] for split in ids}
     for alpha in alphas:
         with torch.no_grad():
             for name, p in model.named_parameters():  # in float32 inside, and exact at both ends
@@ -77,8 +100,8 @@ def walk(model, start, end, alphas, ids, pad_id, batch_size):
                     start[name].to(p.device, non_blocking=True), end[name], alpha, out=p.data
                 )
         for split, texts in ids.items():
-            found[split].append(text_nlls(model, texts, pad_id, batch_size))
-    return {split: torch.stack(values) for split, values in found.items()}
+            sums[split].append(text_nlls(model, texts, pad_id, batch_size))
+    return {split: torch.stack(values) for split, values in sums.items()}
 
 
 def rows(alphas, line, null, ids, seed):
@@ -116,17 +139,17 @@ def rows(alphas, line, null, ids, seed):
 
 def summary(table):
     """{split: the highest barrier and where, and the NLL at both ends}."""
-    found = {}
+    highest = {}
     for split in dict.fromkeys(row["split"] for row in table):
-        part = [row for row in table if row["split"] == split]
-        top = max(part, key=lambda row: row["barrier"])
-        found[split] = {
+        of_split = [row for row in table if row["split"] == split]
+        top = max(of_split, key=lambda row: row["barrier"])
+        highest[split] = {
             "max_barrier": top["barrier"],
             "alpha": top["alpha"],
-            "nll_a": part[0]["nll"],
-            "nll_b": part[-1]["nll"],
+            "nll_a": of_split[0]["nll"],
+            "nll_b": of_split[-1]["nll"],
         }
-    return found
+    return highest
 
 
 def plot(table, names):
@@ -137,9 +160,11 @@ def plot(table, names):
     table = pd.DataFrame(table)
     fig, axes = figures.figure("Loss along the line between the models", names, columns=2)
     for ax, split in zip(axes, ("forget", "retain"), strict=True):
-        part = table[table.split == split]
-        figures.line(ax, part.alpha, part.nll, split, low=part.nll_low, high=part.nll_high)
-        figures.null(ax, part.alpha, part.null_nll, "random direction")
+        of_split = table[table.split == split]
+        figures.line(
+            ax, of_split.alpha, of_split.nll, split, low=of_split.nll_low, high=of_split.nll_high
+        )
+        figures.null(ax, of_split.alpha, of_split.null_nll, "random direction")
         figures.finish(
             ax, "alpha (0: model A, 1: model B)", "nll", integer=False, title=f"{split} texts"
         )
@@ -163,7 +188,9 @@ def main(
     seed: options.Seed = 0,
     seeds: options.Seeds = None,
 ):
-    """Loss on forget and retain texts along the straight line from model A to model B, against a random direction."""
+    """Loss on forget and retain texts along the straight line from model A to model B, against a
+    random direction.
+    """
     from brittle.base.tables import of_seed
     from brittle.diagnostics.common import Texts, comparison
 

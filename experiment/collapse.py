@@ -2,14 +2,15 @@
 
     uv run experiment/collapse.py --model outputs/models/mini-base --outdir outputs/collapse
 
-Both without a retain term, at the same rate, with the same batches, from the same start, several seeds (Zhang et al. 2024,
-arXiv:2404.05868, section 3: GA diverges linearly, NPO logarithmically). collapse.csv has the curves: the retain accuracy and
-the forget NLL a token. collapse_steps.csv has the first step at which the retain accuracy is no more than half of the way
-from guessing to the start; empty where that does not happen.
+Both without a retain term, at the same rate, with the same batches, from the same start, several
+seeds (Zhang et al. 2024, arXiv:2404.05868, section 3: GA diverges linearly, NPO logarithmically).
+collapse.csv has the curves: the retain accuracy and the forget NLL a token. collapse_steps.csv has
+the first step at which the retain accuracy is no more than half of the way from guessing to the
+start; empty where that does not happen.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -21,8 +22,16 @@ STEP_COLUMNS = ["method", "beta", "lr", "seed", "collapse_step", "threshold", "f
 METHODS = ("ga_simple", "npo")
 
 
+class Point(NamedTuple):
+    """What is measured at one step."""
+
+    step: int
+    retain_accuracy: float
+    forget_nll: float  # nats a token
+
+
 def curve(folder, method, knobs, files, items, settings, every, device):
-    """Yield (step, retain accuracy, forget NLL a token) of one run. files: {forget, retain}: texts."""
+    """[Point] of one run, a point every `every` steps. files: {forget, retain}: texts."""
     from brittle.data.batches import encode
     from brittle.methods import method_class
     from brittle.metrics import mcq
@@ -40,18 +49,13 @@ def curve(folder, method, knobs, files, items, settings, every, device):
         for name, lines in files.items()
     }
     streams = make_streams(sets, tokenizer, settings.batch_size, 1, settings.seed, device)
-    asked, found = sets["forget"][0][:400], []
+    asked, points = sets["forget"][0][:400], []
 
     def measure(step, row=None):
         if step % every == 0:
             model.eval()
-            found.append(
-                (
-                    step,
-                    mcq.accuracy(model, tokenizer, items),
-                    mean_nll(model, asked, tokenizer.pad_token_id),
-                )
-            )
+            accuracy = mcq.accuracy(model, tokenizer, items)
+            points.append(Point(step, accuracy, mean_nll(model, asked, tokenizer.pad_token_id)))
             model.train()
 
     def terms(step, micro, progress):
@@ -73,13 +77,16 @@ def curve(folder, method, knobs, files, items, settings, every, device):
         )
     except UserError as error:  # NaN: what was measured until then stands
         print(f"note: {method}, seed {settings.seed}: {error}")
-    return found
+    return points
 
 
 def collapse_step(points, chance):
-    """(first measured step with retain accuracy at most half of the way from chance to the start, or None; that accuracy)."""
-    threshold = chance + (points[0][1] - chance) / 2
-    return next((step for step, accuracy, _ in points if accuracy <= threshold), None), threshold
+    """(first measured step with retain accuracy at most half of the way from chance to the start,
+    or None; that accuracy).
+    """
+    threshold = chance + (points[0].retain_accuracy - chance) / 2
+    below = (point.step for point in points if point.retain_accuracy <= threshold)
+    return next(below, None), threshold
 
 
 def plot(table, name):
@@ -165,7 +172,7 @@ def main(
                     | {
                         "collapse_step": step,
                         "threshold": threshold,
-                        "forget_nll_end": points[-1][2],
+                        "forget_nll_end": points[-1].forget_nll,
                     }
                 )
         run.figure(plot(table, model_name(model)), "collapse.png")
@@ -177,9 +184,8 @@ def main(
             if row["collapse_step"] is not None
             else "no collapse"
         )
-        print(
-            f"{row['method']:<10} seed {row['seed']}: {when}, forget NLL at the end {row['forget_nll_end']:.1f}"
-        )
+        end = f"forget NLL at the end {row['forget_nll_end']:.1f}"
+        print(f"{row['method']:<10} seed {row['seed']}: {when}, {end}")
 
 
 if __name__ == "__main__":

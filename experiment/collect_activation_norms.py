@@ -1,18 +1,28 @@
 """Does the intervention suppress or amplify activations, and on which texts do they move?
 
-    uv run experiment/collect_activation_norms.py --model-a A --model-b B --outdir outputs/A__to__B/activation_stats \
+    uv run experiment/collect_activation_norms.py --model-a A --model-b B \
+        --outdir outputs/A__to__B/activation_stats \
         --forget data/mini/forget.txt --retain data/mini/retain.txt
 
-Mean over real tokens of the L1 and L2 norms of the residual stream h (model A, model B) and of dh = h_b - h_a. Both
-models read the same batches, once. `layer` 0 is the embeddings, k the stream after block k-1, before the final norm.
+Mean over real tokens of the L1 and L2 norms of the residual stream h (model A, model B) and of dh =
+h_b - h_a. Both models read the same batches, once. `layer` 0 is the embeddings, k the stream after
+block k-1, before the final norm.
 """
 
 from pathlib import Path
 
 from brittle.base import command, options
 
-COLUMNS = ["layer", "split", "model_a_norm_L1", "model_a_norm_L2", "model_b_norm_L1", "model_b_norm_L2",
-           "mean_dh_L1", "mean_dh_L2"]  # fmt: skip
+COLUMNS = [
+    "layer",
+    "split",
+    "model_a_norm_L1",
+    "model_a_norm_L2",
+    "model_b_norm_L1",
+    "model_b_norm_L2",
+    "mean_dh_L1",
+    "mean_dh_L2",
+]
 
 
 def norm_means(model_a, model_b, ids, pad_id, batch_size):
@@ -66,7 +76,9 @@ def main(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
 ):
-    """Activation norms of two models, layer by layer, on forget and retain texts (the first --max-samples of each file)."""
+    """Activation norms of two models, layer by layer, on forget and retain texts (the first
+    --max-samples of each file).
+    """
     from brittle.diagnostics.common import Texts, comparison
 
     texts = Texts(forget, retain, max_samples, max_length)

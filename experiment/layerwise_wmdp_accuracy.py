@@ -1,16 +1,19 @@
 """At which layer does the model know the answer?
 
-    uv run experiment/layerwise_wmdp_accuracy.py --model M --outdir outputs/M/wmdp_logit_lens --lens logit --data data/mini
+    uv run experiment/layerwise_wmdp_accuracy.py --model M --outdir outputs/M/wmdp_logit_lens \
+        --lens logit --data data/mini
 
-Multiple-choice accuracy (summed log-probability of each choice; accuracy_norm: over its characters) read from every layer of
-the residual stream (0: embeddings, k: after block k-1) by
+Multiple-choice accuracy (summed log-probability of each choice; accuracy_norm: over its characters)
+read from every layer of the residual stream (0: embeddings, k: after block k-1) by
   logit        the model's own final norm and unembedding
-  tuned        the same after an affine map of that layer, identity at the start, fitted to the final logits (KL) on --train texts
+  tuned        the same after an affine map of that layer, identity at the start, fitted to the
+               final logits (KL) on --train texts
   vocab_probe  an affine map straight to the vocabulary, fitted likewise
-The fitted lenses see retain texts only, so they learn neither forget facts nor how a model hides them (nor, for vocab_probe,
-words that only forget texts use). At the last layer every lens is the model. chance is the null: the mean of
-1 / choices. kl_to_final: mean KL(model || lens) at the choices' tokens, in nats. Intervals: 95 %; the questions of one
-entity (else fact) are not independent, and count for fewer by their design effect (brittle/maths/intervals.py).
+The fitted lenses see retain texts only, so they learn neither forget facts nor how a model hides
+them (nor, for vocab_probe, words that only forget texts use). At the last layer every lens is the
+model. chance is the null: the mean of 1 / choices. kl_to_final: mean KL(model || lens) at the
+choices' tokens, in nats. Intervals: 95 %; the questions of one entity (else fact) are not
+independent, and count for fewer by their design effect (brittle/maths/intervals.py).
 """
 
 import json
@@ -22,12 +25,27 @@ import typer
 from brittle.base import command, options
 from brittle.base.errors import UserError
 
-COLUMNS = ["layer", "split", "accuracy", "delta_from_final", "n_correct", "n_questions", "accuracy_low", "accuracy_high",
-           "accuracy_norm", "chance", "kl_to_final", "lens", "seed"]  # fmt: skip
+COLUMNS = [
+    "layer",
+    "split",
+    "accuracy",
+    "delta_from_final",
+    "n_correct",
+    "n_questions",
+    "accuracy_low",
+    "accuracy_high",
+    "accuracy_norm",
+    "chance",
+    "kl_to_final",
+    "lens",
+    "seed",
+]
 
 
 def lens_logprobs(model, lenses, pairs, pad_id, batch_size):
-    """(summed log-probability [N+1, pairs] of each pair's tokens from `start` on, KL to the final layer [N+1]) by one pass."""
+    """(summed log-probability [N+1, pairs] of each pair's tokens from `start` on, KL to the final
+    layer [N+1]) by one pass.
+    """
     import torch
 
     from brittle.diagnostics.common import TOKENS
@@ -53,7 +71,9 @@ def lens_logprobs(model, lenses, pairs, pad_id, batch_size):
 
 
 def correct(sums, items, normalise=False):
-    """[items] 1 where the likeliest choice is the answer, else 0; sums [pairs] flat over items and choices."""
+    """[items] 1 where the likeliest choice is the answer, else 0; sums [pairs] flat over items and
+    choices.
+    """
     from brittle.metrics import mcq
 
     scores = mcq.split_by_item(sums.tolist(), items)
@@ -69,27 +89,42 @@ def rows(split, sums, divergence, items, lens, seed):
     n, chance = len(items), mcq.chance(items)
     entities = groups_of(items)
     every = [correct(s, items) for s in sums]
-    right = [sum(found) for found in every]
+    right = [sum(outcomes) for outcomes in every]
     for layer, count in enumerate(right):
         accuracy, low, high = share(every[layer], entities)
         yield {
-            "layer": layer, "split": split, "accuracy": accuracy, "delta_from_final": (count - right[-1]) / n,
-            "n_correct": count, "n_questions": n, "accuracy_low": low, "accuracy_high": high,
-            "accuracy_norm": sum(correct(sums[layer], items, normalise=True)) / n, "chance": chance,
-            "kl_to_final": float(divergence[layer]), "lens": lens, "seed": seed,
-        }  # fmt: skip
+            "layer": layer,
+            "split": split,
+            "accuracy": accuracy,
+            "delta_from_final": (count - right[-1]) / n,
+            "n_correct": count,
+            "n_questions": n,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "accuracy_norm": sum(correct(sums[layer], items, normalise=True)) / n,
+            "chance": chance,
+            "kl_to_final": float(divergence[layer]),
+            "lens": lens,
+            "seed": seed,
+        }
 
 
 def summary(table):
-    """{split: final and best accuracy, and the first layer whose interval lies above chance (None: no layer)}."""
-    found = {}
+    """{split: final and best accuracy, and the first layer whose interval lies above chance (None:
+    no layer)}.
+    """
+    known = {}
     for split in dict.fromkeys(row["split"] for row in table):
-        part = [row for row in table if row["split"] == split]
-        best = max(part, key=lambda row: row["accuracy"])
-        above = [row["layer"] for row in part if row["accuracy_low"] > row["chance"]]
-        found[split] = {"final_accuracy": part[-1]["accuracy"], "best_accuracy": best["accuracy"], "best_layer": best["layer"],
-                        "first_layer_above_chance": above[0] if above else None}  # fmt: skip
-    return found
+        of_split = [row for row in table if row["split"] == split]
+        best = max(of_split, key=lambda row: row["accuracy"])
+        above = [row["layer"] for row in of_split if row["accuracy_low"] > row["chance"]]
+        known[split] = {
+            "final_accuracy": of_split[-1]["accuracy"],
+            "best_accuracy": best["accuracy"],
+            "best_layer": best["layer"],
+            "first_layer_above_chance": above[0] if above else None,
+        }
+    return known
 
 
 def plot(table, name, lens):
@@ -99,9 +134,14 @@ def plot(table, name, lens):
 
     table = pd.DataFrame(table)
     fig, (ax,) = figures.figure(f"Accuracy through the {lens.replace('_', ' ')} lens", name)
-    for split, part in table.groupby("split", sort=False):
+    for split, of_split in table.groupby("split", sort=False):
         figures.line(
-            ax, part.layer, part.accuracy, split, low=part.accuracy_low, high=part.accuracy_high
+            ax,
+            of_split.layer,
+            of_split.accuracy,
+            split,
+            low=of_split.accuracy_low,
+            high=of_split.accuracy_high,
         )
     figures.null(ax, None, float(table.chance.iloc[0]), "chance")
     figures.finish(ax, "layer (0: embeddings)", "accuracy")
@@ -154,17 +194,18 @@ def main(
         from brittle.diagnostics.lens import make_lenses, tokens
 
         loaded, tokenizer = opened.model, opened.tokenizer
-        context, pad, h, table = context_length(loaded.config), tokenizer.pad_token_id, None, []
+        context, pad = context_length(loaded.config), tokenizer.pad_token_id
+        h, table = None, []
         if lens != "logit":
             ids = encode(tokenizer, read_texts(train), min(512, context), "training texts")
         for s in seeds:
             if lens != "logit":
                 h = tokens(loaded, ids, pad, batch_size, train_tokens, s)
-            made = make_lenses(lens, loaded, h, train_steps, lr=train_lr, seed=s)
+            lenses = make_lenses(lens, loaded, h, train_steps, lr=train_lr, seed=s)
             for split, every in items.items():
                 questions = subset(every, max_samples, s)
                 pairs = mcq.encode_items(tokenizer, questions, context)
-                sums, divergence = lens_logprobs(loaded, made, pairs, pad, batch_size)
+                sums, divergence = lens_logprobs(loaded, lenses, pairs, pad, batch_size)
                 if not sums.isfinite().all():
                     raise UserError(f"{model} {mcq.BROKEN}")
                 table += rows(split, sums, divergence, questions, lens, s)

@@ -1,18 +1,24 @@
-"""At which layer is what a linear readout can use: the domain of a text, and whether a statement is true?
+"""At which layer is what a linear readout can use: the domain of a text, and whether a statement is
+true?
 
     uv run experiment/linear_probe_analysis.py --model M --outdir outputs/M/linear_probes \
         --forget data/mini/forget.txt --retain data/mini/retain.txt --data data/mini
 
-A logistic probe on the last token's residual stream of one model (0: embeddings, k: after block k-1). Tasks:
-  domain         forget against retain texts. bow_auc says what the words alone give: knowing the topic is not knowledge.
-  truth_forget   a question with its true answer against the same question with a wrong one (one drawn by --seed);
-  truth_retain   words alone cannot tell, a model that knows the fact can. Only where --data holds mcq_<split>.jsonl.
-Accuracy and AUC are of held-out texts: folds are contiguous stretches, grouped by fact where the file names facts (JSONL
-`fact`); else the lines next to a held-out stretch are not learned from. selectivity is accuracy minus the majority class.
-null_: the same probe with labels that mean nothing. accuracy_low, accuracy_high: the texts of one entity
-(else fact) count for fewer by their design effect (brittle/maths/intervals.py). auc_low, auc_high: DeLong over texts, on the logit scale. They do not hold what
-the choice of questions does: a value that is by chance more often true among the texts learned from is less often so among the
-held-out ones, so at chance auc lies somewhat below 0.5 where bow_auc does; --seeds draws others.
+A logistic probe on the last token's residual stream of one model (0: embeddings, k: after block
+k-1). Tasks:
+  domain         forget against retain texts. bow_auc says what the words alone give: knowing the
+                 topic is not knowledge.
+  truth_forget   a question with its true answer against the same question with a wrong one (one
+  truth_retain   drawn by --seed). Words alone cannot tell them apart; a model that knows the fact
+                 can. Only where --data holds mcq_<split>.jsonl.
+Accuracy and AUC are of held-out texts: folds are contiguous stretches, grouped by fact where the
+file names facts (JSONL `fact`); else the lines next to a held-out stretch are not learned from.
+selectivity is accuracy minus the majority class. null_: the same probe with labels that mean
+nothing. accuracy_low, accuracy_high: the texts of one entity (else fact) count for fewer by their
+design effect (brittle/maths/intervals.py). auc_low, auc_high: DeLong over texts, on the logit
+scale. They do not hold what the choice of questions does: a value that is by chance more often true
+among the texts learned from is less often so among the held-out ones, so at chance auc lies
+somewhat below 0.5 where bow_auc does; --seeds draws others.
 """
 
 import json
@@ -23,12 +29,31 @@ import typer
 
 from brittle.base import command, options
 
-COLUMNS = ["task", "layer", "accuracy", "selectivity", "auc", "majority_baseline", "accuracy_low", "accuracy_high", "auc_low",
-           "auc_high", "null_accuracy", "null_auc", "length_auc", "bow_auc", "n_texts", "folds", "seed"]  # fmt: skip
+COLUMNS = [
+    "task",
+    "layer",
+    "accuracy",
+    "selectivity",
+    "auc",
+    "majority_baseline",
+    "accuracy_low",
+    "accuracy_high",
+    "auc_low",
+    "auc_high",
+    "null_accuracy",
+    "null_auc",
+    "length_auc",
+    "bow_auc",
+    "n_texts",
+    "folds",
+    "seed",
+]
 
 
 def truth_texts(items, seed, name):
-    """(true, false) texts of multiple-choice items: the question with its answer, and with one wrong choice."""
+    """(true, false) texts of multiple-choice items: the question with its answer, and with one
+    wrong choice.
+    """
     import torch
 
     from brittle.maths.intervals import generator
@@ -37,9 +62,8 @@ def truth_texts(items, seed, name):
     for item in items:
         wrong = [c for i, c in enumerate(item["choices"]) if i != item["answer"]]
         true.append(f"{item['question']} {item['choices'][item['answer']]}")
-        false.append(
-            f"{item['question']} {wrong[int(torch.randint(len(wrong), (1,), generator=draw))]}"
-        )
+        choice = wrong[int(torch.randint(len(wrong), (1,), generator=draw))]
+        false.append(f"{item['question']} {choice}")
     return true, false
 
 
@@ -58,11 +82,22 @@ def rows(name, x, task, surface, settings, c, max_iter, device="cpu"):
         right = (scores > 0) == (task.labels == 1)
         accuracy, accuracy_low, accuracy_high = share(right, entities)
         yield {
-            "task": name, "layer": layer, "accuracy": accuracy, "selectivity": accuracy - majority, "auc": auc,
-            "majority_baseline": majority, "accuracy_low": accuracy_low, "accuracy_high": accuracy_high, "auc_low": low,
-            "auc_high": high, "null_accuracy": float(((null_scores > 0) == (task.control == 1)).double().mean()),
-            "null_auc": null_auc, "n_texts": n, **surface, **settings,
-        }  # fmt: skip
+            "task": name,
+            "layer": layer,
+            "accuracy": accuracy,
+            "selectivity": accuracy - majority,
+            "auc": auc,
+            "majority_baseline": majority,
+            "accuracy_low": accuracy_low,
+            "accuracy_high": accuracy_high,
+            "auc_low": low,
+            "auc_high": high,
+            "null_accuracy": float(((null_scores > 0) == (task.control == 1)).double().mean()),
+            "null_auc": null_auc,
+            "n_texts": n,
+            **surface,
+            **settings,
+        }
 
 
 def summary(table):
@@ -85,19 +120,19 @@ def plot(table, name):
     table = pd.DataFrame(table)
     fig, axes = figures.figure("Linear probes on the last token, held-out texts", name, columns=2)
     for ax, column in zip(axes, ("accuracy", "auc"), strict=True):
-        for colour, (task, part) in zip(
+        for colour, (task, of_task) in zip(
             figures.CYCLE, table.groupby("task", sort=False), strict=False
         ):
             figures.line(
                 ax,
-                part.layer,
-                part[column],
+                of_task.layer,
+                of_task[column],
                 task,
-                low=part[f"{column}_low"],
-                high=part[f"{column}_high"],
+                low=of_task[f"{column}_low"],
+                high=of_task[f"{column}_high"],
                 color=colour,
             )
-            ax.plot(part.layer, part[f"null_{column}"], "--", color=colour, linewidth=1.2)
+            ax.plot(of_task.layer, of_task[f"null_{column}"], "--", color=colour, linewidth=1.2)
         figures.null(ax, None, 0.5, "chance")
         figures.finish(ax, "layer (0: embeddings)", column, zero=False)
         ax.set_ylim(0.3, 1.03)
@@ -130,7 +165,7 @@ def main(
     seed: options.Seed = 0,
     seeds: options.Seeds = None,
 ):
-    """Linear probes of one model's layers: domain and truth, on held-out texts, against controls."""
+    """Linear probes of a model's layers: domain and truth, on held-out texts, against controls."""
     from brittle.base.tables import of_seed
     from brittle.data.batches import encode
     from brittle.data.items import facts, facts_of, read_items, subset
@@ -139,11 +174,8 @@ def main(
     from brittle.models.blocks import length_limit
 
     seeds = options.seed_list(seeds, seed, "questions and wrong choices of truth_")
-    items = {
-        s: Path(data) / f"mcq_{s}.jsonl"
-        for s in ("forget", "retain")
-        if (Path(data) / f"mcq_{s}.jsonl").is_file()
-    }
+    files = {split: Path(data) / f"mcq_{split}.jsonl" for split in ("forget", "retain")}
+    items = {split: path for split, path in files.items() if path.is_file()}
     inputs = [forget, retain, *items.values()]
     with of_model(outdir, model, inputs, seeds, device, dtype) as opened:
         from brittle.diagnostics import probes
@@ -157,10 +189,8 @@ def main(
             questions = read_items(path)
             for s in seeds:
                 asked, key = subset(questions, max_questions, s), (f"truth_{split}", s)
-                classes[key], groups[key] = (
-                    truth_texts(asked, s, split),
-                    [facts_of(asked)] * 2,
-                )  # an item, one fold
+                classes[key] = truth_texts(asked, s, split)
+                groups[key] = [facts_of(asked)] * 2  # both texts of an item lie in one fold
         ids = {
             key: [encode(opened.tokenizer, texts, limit, f"{key[0]} texts") for texts in pair]
             for key, pair in classes.items()
@@ -169,15 +199,12 @@ def main(
         x = probes.features(opened.model, every, pad, batch_size, ["last"])["last"]
         table, start = [], 0
         for (name, s), (one, zero) in ids.items():
-            task, part = (
-                probes.Task(len(one), len(zero), folds, groups[name, s]),
-                x[start : start + len(one) + len(zero)],
-            )
-            start += len(part)
-            known = {"folds": folds, "seed": s}
-            table += rows(
-                name, part, task, task.surface(one + zero), known, c, max_iter, opened.model.device
-            )
+            task = probes.Task(len(one), len(zero), folds, groups[name, s])
+            inside = x[start : start + len(one) + len(zero)]
+            start += len(inside)
+            surface, known = task.surface(one + zero), {"folds": folds, "seed": s}
+            used = opened.model.device
+            table += rows(name, inside, task, surface, known, c, max_iter, used)
         table += [row | {"seed": s} for s in seeds[1:] for row in table if row["task"] == "domain"]
         shown = of_seed(table, seeds[0])
         opened.run.figure(plot(shown, opened.title), "probes.png")

@@ -1,18 +1,22 @@
 """Did the intervention make the model's output more or less sensitive to its input?
 
-    uv run experiment/local_lipschitzness_analysis.py --model-a A --model-b B --outdir outputs/A__to__B/lipschitzness \
+    uv run experiment/local_lipschitzness_analysis.py --model-a A --model-b B \
+        --outdir outputs/A__to__B/lipschitzness \
         --forget data/mini/forget.txt --retain data/mini/retain.txt
 
-The function: a text's embeddings e -> the logits after its last token, less their mean (a shift of all logits is no change).
-For each eps, --perturbations Gaussian directions of length eps ||e||: lipschitz is a text's largest ||df|| / ||de|| and
-output_variance the variance of a logit over them. Random directions miss the worst one, so jacobian_norm gives it: the largest
-singular value of df/de, by power iteration with exact products (a lower bound that rises with --iterations; the same on every
-eps row). gradient_norm: of the text's mean NLL by e. Means over texts, 95 % intervals by Student's t. The null: split
-`shuffled`, the forget texts with their tokens in random order, which no model was taught. Computed in float32; on a GPU the
-derivatives, where nothing cancels, with TensorFloat-32 products (1e-3 relative).
+The function: a text's embeddings e -> the logits after its last token, less their mean (a shift of
+all logits is no change). For each eps, --perturbations Gaussian directions of length eps ||e||:
+lipschitz is a text's largest ||df|| / ||de|| and output_variance the variance of a logit over them.
+Random directions miss the worst one, so jacobian_norm gives it: the largest singular value of
+df/de, by power iteration with exact products (a lower bound that rises with --iterations; the same
+on every eps row). gradient_norm: of the text's mean NLL by e. Means over texts, 95 % intervals by
+Student's t. The null: split `shuffled`, the forget texts with their tokens in random order, which
+no model was taught. Computed in float32; on a GPU the derivatives, where nothing cancels, with
+TensorFloat-32 products (1e-3 relative).
 """
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -21,10 +25,28 @@ import typer
 from brittle.base import command, options
 from brittle.base.errors import UserError
 
-COLUMNS = ["model", "split", "eps", "lipschitz_mean", "lipschitz_std", "gradient_norm_mean", "output_variance_mean",
-           "lipschitz_low", "lipschitz_high", "gradient_norm_low", "gradient_norm_high", "output_variance_low",
-           "output_variance_high", "jacobian_norm_mean", "jacobian_norm_low", "jacobian_norm_high", "n_texts",
-           "n_perturbations", "n_iterations", "seed"]  # fmt: skip
+COLUMNS = [
+    "model",
+    "split",
+    "eps",
+    "lipschitz_mean",
+    "lipschitz_std",
+    "gradient_norm_mean",
+    "output_variance_mean",
+    "lipschitz_low",
+    "lipschitz_high",
+    "gradient_norm_low",
+    "gradient_norm_high",
+    "output_variance_low",
+    "output_variance_high",
+    "jacobian_norm_mean",
+    "jacobian_norm_low",
+    "jacobian_norm_high",
+    "n_texts",
+    "n_perturbations",
+    "n_iterations",
+    "seed",
+]
 
 
 TOKENS = 256  # a batch: the graph of a second derivative keeps 8 MB a token at 6.9B
@@ -96,7 +118,8 @@ def sampled(model, e, mask, drawn, eps):
 def jacobian_norm(model, e, mask, v, iterations):
     """[B] largest singular value of d last_logits / de by power iteration from v [B, T, D].
 
-    J^T u is one backward pass; J v is the derivative of J^T u . v by u (double backward), so both are exact.
+    J^T u is one backward pass; J v is the derivative of J^T u . v by u (double backward), so both
+    are exact.
     """
     import torch
 
@@ -142,44 +165,68 @@ def quick_products(device):
         torch.set_float32_matmul_precision(was)
 
 
-def measure(model, ids, pad_id, batch_size, eps, perturbations, iterations, seed, split):
-    """{measure: [texts]}: ("lipschitz", eps), ("output_variance", eps), "jacobian_norm", "gradient_norm"."""
+@dataclass(frozen=True)
+class Sampling:
+    """How a text's neighbourhood is tried: lengths of the steps, random directions, power steps."""
+
+    eps: list
+    perturbations: int
+    iterations: int
+    seed: int
+
+
+def measure(model, ids, pad_id, batch_size, sampling, split):
+    """{measure: [texts]}: ("lipschitz", eps), ("output_variance", eps), "jacobian_norm",
+    "gradient_norm".
+    """
     import torch
 
     from brittle.data.batches import batches
 
-    found = {}
+    measured = {}
 
     def put(key, indices, values):
-        found.setdefault(key, torch.zeros(len(ids), dtype=torch.float64))[indices] = (
+        measured.setdefault(key, torch.zeros(len(ids), dtype=torch.float64))[indices] = (
             values.double().cpu()
         )
 
     for indices, batch in batches(ids, pad_id, batch_size, model.device, TOKENS):
         mask = batch["attention_mask"]
         e = model.get_input_embeddings()(batch["input_ids"]).detach()
-        drawn = directions(indices, e.shape, perturbations, seed, split)
+        drawn = directions(indices, e.shape, sampling.perturbations, sampling.seed, split)
         for name, by_eps in zip(
-            ("lipschitz", "output_variance"), sampled(model, e, mask, drawn, eps), strict=True
+            ("lipschitz", "output_variance"),
+            sampled(model, e, mask, drawn, sampling.eps),
+            strict=True,
         ):
             for size, values in by_eps.items():
                 put((name, size), indices, values)
         with quick_products(model.device):
-            put("jacobian_norm", indices, jacobian_norm(model, e, mask, drawn[0], iterations))
+            put(
+                "jacobian_norm",
+                indices,
+                jacobian_norm(model, e, mask, drawn[0], sampling.iterations),
+            )
             put("gradient_norm", indices, gradient_norm(model, e, batch))
-    return found
+    return measured
 
 
-def rows(model, split, found, eps, known):
+def rows(model, split, measured, eps, known):
     """A row an eps from `measure`'s values."""
     from brittle.maths.intervals import mean_interval
 
     for size in eps:
         row = {"model": model, "split": split, "eps": size, **known}
-        for name, key in (("lipschitz", ("lipschitz", size)), ("output_variance", ("output_variance", size)),
-                          ("gradient_norm", "gradient_norm"), ("jacobian_norm", "jacobian_norm")):  # fmt: skip
-            row[f"{name}_mean"], row[f"{name}_low"], row[f"{name}_high"] = mean_interval(found[key])
-        values = found["lipschitz", size]
+        for name, key in (
+            ("lipschitz", ("lipschitz", size)),
+            ("output_variance", ("output_variance", size)),
+            ("gradient_norm", "gradient_norm"),
+            ("jacobian_norm", "jacobian_norm"),
+        ):
+            row[f"{name}_mean"], row[f"{name}_low"], row[f"{name}_high"] = mean_interval(
+                measured[key]
+            )
+        values = measured["lipschitz", size]
         yield row | {
             "lipschitz_std": float(values.std()) if len(values) > 1 else None,
             "n_texts": len(values),
@@ -199,11 +246,12 @@ def plot(table, names):
     )
     for ax, name in zip(axes, ("lipschitz", "jacobian_norm", "gradient_norm"), strict=True):
         for side, model in enumerate(("model_a", "model_b")):
-            part = table[table.model == model]
+            of_model = table[table.model == model]
             mean, low, high = (
-                part[f"{name}_{end}"].astype(float).to_numpy() for end in ("mean", "low", "high")
+                of_model[f"{name}_{end}"].astype(float).to_numpy()
+                for end in ("mean", "low", "high")
             )
-            place = [i + 0.4 * side for i in range(len(part))]
+            place = [i + 0.4 * side for i in range(len(of_model))]
             ax.bar(
                 place,
                 mean,
@@ -213,7 +261,7 @@ def plot(table, names):
                 yerr=[mean - low, high - mean],
                 ecolor="#777777",
             )
-        ax.set_xticks([i + 0.2 for i in range(len(part))], part.split.tolist())
+        ax.set_xticks([i + 0.2 for i in range(len(of_model))], of_model.split.tolist())
         figures.finish(ax, "split", f"{name}_mean", integer=False)
     return fig
 
@@ -241,13 +289,15 @@ def main(
     seed: options.Seed = 0,
     seeds: options.Seeds = None,
 ):
-    """Local Lipschitz estimates, Jacobian norms and gradient norms of two models on forget and retain texts."""
+    """Local Lipschitz estimates, Jacobian norms and gradient norms of two models on forget and
+    retain texts.
+    """
     from brittle.base.tables import of_seed
     from brittle.diagnostics.common import Texts, comparison
     from brittle.models.architectures import context_length
 
     try:
-        eps = [float(part) for part in epsilon.split(",")]
+        eps = [float(text) for text in epsilon.split(",")]
         if min(eps) <= 0:
             raise ValueError
     except ValueError:
@@ -269,12 +319,11 @@ def main(
                 limit = min(max_length, context_length(model.config))
                 ids = opened.encode(model.config, limit)
             for s in seeds:
+                sampling = Sampling(eps, perturbations, iterations, s)
                 known = {"n_perturbations": perturbations, "n_iterations": iterations, "seed": s}
                 for split, texts in (*ids.items(), ("shuffled", shuffled(ids["forget"], s))):
-                    found = measure(
-                        model, texts, pad, batch_size, eps, perturbations, iterations, s, split
-                    )
-                    table += rows(name, split, found, eps, known)
+                    measured = measure(model, texts, pad, batch_size, sampling, split)
+                    table += rows(name, split, measured, eps, known)
             del model
         opened.run.figure(plot(of_seed(table, seeds[0]), opened.title), "lipschitz.png")
         opened.run.csv("lipschitz.csv", COLUMNS, table)

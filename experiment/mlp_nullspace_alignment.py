@@ -1,13 +1,17 @@
 """Does dW of the MLPs lie where the original W computes little or nothing?
 
-    uv run experiment/mlp_nullspace_alignment.py --model-a A --model-b B --outdir outputs/A__to__B/mlp_nullspace
+    uv run experiment/mlp_nullspace_alignment.py --model-a A --model-b B \
+        --outdir outputs/A__to__B/mlp_nullspace
 
-For each MLP matrix, side (left: output directions, right: input directions) and choice of what counts as W's nullspace:
+For each MLP matrix, side (left: output directions, right: input directions) and choice of what
+counts as W's nullspace:
   subspace `bottom`, level q    the q smallest of W's min(m, n) singular directions (a share)
-  subspace `below`, level t     all directions with singular value up to t times the largest, the exact nullspace included
-nullspace_share is the part of ||dW||_F^2 that lies there and column_space_share the rest (they add to 1; both 0 where
-nothing changed). A dW in a random direction has null_share = dimension / size of the space, with 95 % of random draws in
-[null_low, null_high] (a Beta distribution, exact: no sampling). share_over_null 1 is no preference.
+  subspace `below`, level t     all directions with singular value up to t times the largest, the
+                                exact nullspace included
+nullspace_share is the part of ||dW||_F^2 that lies there and column_space_share the rest (they add
+to 1; both 0 where nothing changed). A dW in a random direction has null_share = dimension / size of
+the space, with 95 % of random draws in [null_low, null_high] (a Beta distribution, exact: no
+sampling). share_over_null 1 is no preference.
 """
 
 from functools import cache
@@ -15,14 +19,28 @@ from functools import cache
 from brittle.base import command, options
 from brittle.base.errors import UserError
 
-COLUMNS = ["name", "layer", "side", "subspace", "level", "dimension", "nullspace_share", "column_space_share", "null_share",
-           "null_low", "null_high", "share_over_null"]  # fmt: skip
+COLUMNS = [
+    "name",
+    "layer",
+    "side",
+    "subspace",
+    "level",
+    "dimension",
+    "nullspace_share",
+    "column_space_share",
+    "null_share",
+    "null_low",
+    "null_high",
+    "share_over_null",
+]
 BOTTOM = (0.01, 0.05, 0.1, 0.25, 0.5)
 BELOW = (1e-3, 1e-2, 1e-1)
 
 
 def energies(w, dw):
-    """Singular values of w [m, n] and the energy of dw in its left and in its right singular directions, each [min(m, n)]."""
+    """Singular values of w [m, n] and the energy of dw in its left and in its right singular
+    directions, each [min(m, n)].
+    """
     from brittle.maths.linalg import svd
 
     u, s, v = svd(w)
@@ -31,7 +49,9 @@ def energies(w, dw):
 
 @cache
 def null_interval(dimension, size, other):
-    """95 % of the share of a Gaussian dW [size, other] in a fixed subspace of `dimension` of its `size` directions."""
+    """95 % of the share of a Gaussian dW [size, other] in a fixed subspace of `dimension` of its
+    `size` directions.
+    """
     from scipy.stats import beta
 
     if dimension in (0, size):
@@ -61,10 +81,17 @@ def measure(w, dw):
             null = (last - first) / size
             low, high = null_interval(last - first, size, other)
             yield {
-                "side": side, "subspace": subspace, "level": level, "dimension": last - first, "nullspace_share": share,
-                "column_space_share": 1 - share if total else 0.0, "null_share": null, "null_low": low, "null_high": high,
+                "side": side,
+                "subspace": subspace,
+                "level": level,
+                "dimension": last - first,
+                "nullspace_share": share,
+                "column_space_share": 1 - share if total else 0.0,
+                "null_share": null,
+                "null_low": low,
+                "null_high": high,
                 "share_over_null": ratio(share, null),
-            }  # fmt: skip
+            }
 
 
 def rows(pairs, broken):
@@ -93,8 +120,8 @@ def plot(table, names):
     )
     for ax, side in zip(axes, ("left", "right"), strict=True):
         for colour, q in zip(figures.CYCLE, (0.05, 0.1, 0.25, 0.5), strict=False):
-            part = table[(table.side == side) & (table.subspace == "bottom") & (table.level == q)]
-            mean = part[["layer", "share_over_null"]].astype(float).groupby("layer").mean()
+            shown = table[(table.side == side) & (table.subspace == "bottom") & (table.level == q)]
+            mean = shown[["layer", "share_over_null"]].astype(float).groupby("layer").mean()
             figures.line(ax, mean.index, mean.share_over_null, f"bottom {q:.0%}", color=colour)
         figures.null(ax, None, 1.0, "random direction")
         figures.finish(ax, "layer", "share_over_null", title=f"{side} singular directions")
@@ -107,7 +134,9 @@ def main(
     outdir: options.Outdir,
     device: options.Device = "auto",
 ):
-    """Energy of the MLP updates in the nullspace of the original weights, against a random direction."""
+    """Energy of the MLP updates in the nullspace of the original weights, against a random
+    direction.
+    """
     from brittle.diagnostics.common import comparison
     from brittle.models import architectures
 

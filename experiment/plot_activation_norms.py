@@ -1,6 +1,7 @@
 """Draw step 4's CSV: the norms of both models over layers, and how far the activations moved.
 
-    uv run experiment/plot_activation_norms.py --model-a A --model-b B --outdir outputs/A__to__B/activation_plots
+    uv run experiment/plot_activation_norms.py --model-a A --model-b B \
+        --outdir outputs/A__to__B/activation_plots
 
 Reads ../activation_stats/activation_stats.csv, nothing else.
 """
@@ -14,16 +15,20 @@ def norms(table, split, names):
     """The L1 and L2 norms of both models on one split."""
     from brittle.base import figures
 
-    part = table[table.split == split]
+    of_split = table[table.split == split]
     fig, axes = figures.figure(f"Activation norms on {split} texts", names, columns=2)
     for ax, norm in zip(axes, ("L1", "L2"), strict=True):
         figures.line(
-            ax, part.layer, part[f"model_a_norm_{norm}"], f"model_a_norm_{norm}", colour="model_a"
+            ax,
+            of_split.layer,
+            of_split[f"model_a_norm_{norm}"],
+            f"model_a_norm_{norm}",
+            colour="model_a",
         )
         figures.line(
             ax,
-            part.layer,
-            part[f"model_b_norm_{norm}"],
+            of_split.layer,
+            of_split[f"model_b_norm_{norm}"],
             f"model_b_norm_{norm}",
             colour="model_b",
             linestyle="--",
@@ -38,9 +43,9 @@ def differences(table, names):
 
     fig, axes = figures.figure("Change of the activations", names, columns=2)
     for split in SPLITS:
-        part = table[table.split == split]
-        figures.line(axes[0], part.layer, part.mean_dh_L2, split)
-        figures.line(axes[1], part.layer, part.mean_dh_L2 / part.model_a_norm_L2, split)
+        of_split = table[table.split == split]
+        figures.line(axes[0], of_split.layer, of_split.mean_dh_L2, split)
+        figures.line(axes[1], of_split.layer, of_split.mean_dh_L2 / of_split.model_a_norm_L2, split)
     figures.finish(axes[0], "layer (0: embeddings)", "mean_dh_L2")
     figures.finish(axes[1], "layer (0: embeddings)", "mean_dh_L2 / model_a_norm_L2")
     return fig

@@ -1,8 +1,10 @@
 """Draw step 1's CSVs: where the change is, how sharp, and of what rank.
 
-    uv run experiment/plot_param_stats.py --model-a A --model-b B --outdir outputs/A__to__B/param_plots
+    uv run experiment/plot_param_stats.py --model-a A --model-b B \
+        --outdir outputs/A__to__B/param_plots
 
-Reads ../param_stats/per_layer.csv and per_matrix.csv, nothing else; the names of the models go into the titles.
+Reads ../param_stats/per_layer.csv and per_matrix.csv, nothing else; the names of the models go into
+the titles.
 """
 
 from brittle.base import command, options
@@ -21,15 +23,17 @@ def by_group(layers, group, column, title, names):
 
     fig, (ax,) = figures.figure(f"{title}: {GROUPS[group]}", names)
     for other in sorted(GROUPS, key=lambda g: g == group):
-        part = layers[layers.group == other]
+        of_group = layers[layers.group == other]
         faint = {} if other == group else {"alpha": 0.25, "linewidth": 1, "markersize": 3}
-        figures.line(ax, part.layer, part[column], GROUPS[other], colour=other, **faint)
+        figures.line(ax, of_group.layer, of_group[column], GROUPS[other], colour=other, **faint)
     figures.finish(ax, "layer", column)
     return fig
 
 
 def rank_comparison(matrices, names):
-    """Mean stable rank of dW beside that of W over blocks, one panel a group (and the empirical ranks, where there are)."""
+    """Mean stable rank of dW beside that of W over blocks, one panel a group (and the empirical
+    ranks, where there are).
+    """
     from brittle.base import figures
 
     fig, axes = figures.figure("Rank of the change and of the weights", names, columns=2)

@@ -1,15 +1,17 @@
-"""Was the knowledge removed, or only hidden? All results on one page, and the numbers that answer it in one table.
+"""Was the knowledge removed, or only hidden? All results on one page, and the numbers that answer
+it in one table.
 
     uv run experiment/report.py --base M --filtered M --unlearned M --root outputs
 
-Reads what the steps of steps.csv wrote (CSVs, figures, records) and nothing else. Writes <root>/report.html, which needs no
-other file, and <root>/summary.csv. What has not been measured is said to be so. The words of the first screen follow from
-the numbers by the rules of brittle/report/verdict.py. Studies that are no step of steps.csv add sections of their own (EXTRA).
+Reads what the steps of steps.csv wrote (CSVs, figures, records) and nothing else. Writes
+<root>/report.html, which needs no other file, and <root>/summary.csv. What has not been measured is
+said to be so. The words of the first screen follow from the numbers by the rules of
+brittle/report/verdict.py. Studies that are no step of steps.csv add sections of their own (EXTRA).
 """
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -19,21 +21,38 @@ from brittle.base.layout import model_name
 from brittle.base.record import Run, older_code
 from brittle.base.tables import number, read_rows
 from brittle.pipeline import steps
-from brittle.report import attacks, filter, levels, sequential
-from brittle.report import page as page_module
+from brittle.report import attacks, filter, levels, page, sequential
 from brittle.report.condense import condense, question, records, update_size
 from brittle.report.verdict import RULES, SAYS, WORDS, headline, verdict
 
-COLUMNS = ["model", "role", "forget_accuracy", "retain_accuracy", "general_accuracy", "recovery_over_filtered",
-           "recovery_over_filtered_low", "recovery_over_filtered_high", "update_relative_norm", "update_stable_rank"]  # fmt: skip
-# the steps that the first screen reads, and the file beside the step's output that it wants, if any
+COLUMNS = [
+    "model",
+    "role",
+    "forget_accuracy",
+    "retain_accuracy",
+    "general_accuracy",
+    "recovery_over_filtered",
+    "recovery_over_filtered_low",
+    "recovery_over_filtered_high",
+    "update_relative_norm",
+    "update_stable_rank",
+]
+# The steps that the first screen reads, and the file beside the step's output that it wants.
 SOURCES = {"harness": None, "recovery": None, "1": "per_matrix.csv"}
 LEAD = "recovery"  # the step whose figure stands right after the first screen
-# Each has sections(root) -> [(anchor, heading, HTML)], none where its CSVs are absent, and sources(root) -> the files it reads;
-# those that do not exist yet make the report run again when they do.
+# Studies that are no step. Each has sections(root) -> [(anchor, heading, HTML)], none where its
+# CSVs are absent, and sources(root) -> the files it reads. A file that does not exist yet makes the
+# report run again once it does.
 EXTRA = (sequential, filter, attacks)
 REPO = Path(__file__).resolve().parents[1]
 MOST = 24  # lines of a section's table
+PRESENT = "the present code"
+MEANING = (
+    "Accuracies are of the models as made. Recovery over Filtered: fine-tune on half A of the "
+    "forget facts, then ask for half B; 0 is Filtered as made, which never saw them, 1 is Base; in "
+    "brackets the 95 % bootstrap interval over facts. Size of ΔW: |ΔW|/|W| (Frobenius) over all "
+    "matrices; stable rank: mean weighted by |ΔW|²."
+)
 
 
 def source(root, step, base, model):
@@ -43,11 +62,17 @@ def source(root, step, base, model):
 
 
 def summary(root, roles):
-    """A row of COLUMNS (and `split_a_accuracy`, which the verdict reads) a model; None for what is not known."""
+    """A row of COLUMNS (and `split_a_accuracy`, which the verdict reads) a model; None for what is
+    not known.
+    """
     base = next(iter(roles))
     attacks = {row["model"]: row for row in read_rows(source(root, "recovery", base, base))}
-    renamed = {"recovery_over_filtered": "recovery_over_filtered", "ci_low": "recovery_over_filtered_low", "ci_high": "recovery_over_filtered_high",
-               "split_a_accuracy": "split_a_accuracy"}  # fmt: skip
+    renamed = {
+        "recovery_over_filtered": "recovery_over_filtered",
+        "ci_low": "recovery_over_filtered_low",
+        "ci_high": "recovery_over_filtered_high",
+        "split_a_accuracy": "split_a_accuracy",
+    }
     for model, role in roles.items():
         row = {"model": model, "role": role}
         right = [r for r in read_rows(source(root, "harness", base, model)) if r["metric"] == "acc"]
@@ -67,20 +92,17 @@ def first_screen(table, verdicts, root, names):
 
     names: {folder: what its step is called in the list that is reported}.
     """
-    esc, base = page_module.esc, table[0]["model"]
+    esc, base = page.esc, table[0]["model"]
 
     def cell(row, column, step, form="{:.2f}"):
         if row[column] is not None:
             return form.format(row[column]).replace("-", "−")
-        # an accuracy that is not there was not asked for; the others have no value where their rows are there
-        known = {"harness": False, "recovery": row["split_a_accuracy"] is not None}.get(
-            step, source(root, step, base, row["model"]).is_file()
-        )
-        text = (
-            "undefined"
-            if known
-            else f"not measured: run step {names.get(layout.step(step).folder, step)}"
-        )
+        # An accuracy that is not there was not asked for. The others have no value where their
+        # rows are there.
+        known = {"harness": False, "recovery": row["split_a_accuracy"] is not None}
+        there = source(root, step, base, row["model"]).is_file()
+        name = names.get(layout.step(step).folder, step)
+        text = "undefined" if known.get(step, there) else f"not measured: run step {name}"
         return f'<span class="missing">{esc(text)}</span>'
 
     def cells(row):
@@ -99,14 +121,11 @@ def first_screen(table, verdicts, root, names):
             for split in ("forget", "retain", "general")
         )
         yield "recovery over Filtered", recovered
-        for label, column, form in (
-            ("size of ΔW", "relative_norm", "{:.3f}"),
-            ("stable rank of ΔW", "stable_rank", "{:.1f}"),
-        ):
-            yield (
-                label,
-                "–" if row["role"] == "base" else cell(row, f"update_{column}", "1", form),
-            )
+        size = rank = "–"
+        if row["role"] != "base":
+            size = cell(row, "update_relative_norm", "1", "{:.3f}")
+            rank = cell(row, "update_stable_rank", "1", "{:.1f}")
+        yield from (("size of ΔW", size), ("stable rank of ΔW", rank))
 
     shown = [dict(cells(row)) for row in table]
     follows = [
@@ -119,17 +138,17 @@ def first_screen(table, verdicts, root, names):
         follows = f"<ul>{''.join(f'<li>{f}</li>' for f in follows)}</ul>"
     rules = "".join(f"<li>{esc(rule)}</li>" for rule in RULES)
     return (
-        follows + page_module.summary_table(list(shown[0]), shown) + "<details><summary>What the numbers mean, and the rules "
-        "behind the words</summary><p>Accuracies are of the models as made. Recovery over Filtered: fine-tune on half A of the forget "
-        "facts, then ask for half B; 0 is Filtered as made, which never saw them, 1 is Base; in brackets the 95 % bootstrap "
-        "interval over facts. Size of ΔW: |ΔW|/|W| (Frobenius) over all matrices; stable rank: mean weighted by |ΔW|².</p>"
-        f"<ul>{rules}</ul></details>"
-    )  # fmt: skip
+        f"{follows}{page.summary_table(list(shown[0]), shown)}"
+        "<details><summary>What the numbers mean, and the rules behind the words</summary>"
+        f"<p>{MEANING}</p><ul>{rules}</ul></details>"
+    )
 
 
 def section(row, units, lead=False):
-    """(anchor, heading, HTML) of one step. units: {label: folder}; their figures side by side, then the CSV condensed."""
-    esc, title, step = page_module.esc, row["title"], row["step"]
+    """(anchor, heading, HTML) of one step. units: {label: folder}; their figures side by side, then
+    the CSV condensed.
+    """
+    esc, title, step = page.esc, row["title"], row["step"]
     done = {label: folder for label, folder in units.items() if (folder / row["output"]).is_file()}
     parts = [f'<p class="soft">{esc(question(REPO / row["script"]))}</p>']
     for label in [label for label in units if label not in done]:
@@ -140,11 +159,12 @@ def section(row, units, lead=False):
         if older := older_code(folder / row["output"]):
             parts.append(f'<p class="missing">{esc(label or title)}: {esc(older)}</p>')
     for name in sorted({png.name for folder in done.values() for png in folder.glob("*.png")}):
-        found = [
+        drawn = [
             (folder / name, label or "all models", f"{title}: {name[:-4]}, {label}")
             for label, folder in done.items()
+            if (folder / name).is_file()
         ]
-        parts.append(page_module.figures([f for f in found if f[0].is_file()]))
+        parts.append(page.figures(drawn))
     if row["output"].endswith(".csv"):
         columns, rows, count = condense(done, row["output"])
         if rows:
@@ -154,36 +174,36 @@ def section(row, units, lead=False):
                 if count > len(rows)
                 else row["output"]
             )
-            made = page_module.table(columns, rows[:MOST], caption)
-            folded = f"<details><summary>Table: {esc(row['output'])}</summary>{made}</details>"
-            parts.append(folded if len(rows) > 8 and "<img" in "".join(parts) else made)
-    return (
-        f"step-{step}",
-        title if lead else f"{step} · {title}" if step.isdigit() else title,
-        "".join(parts),
-    )
+            shown = page.table(columns, rows[:MOST], caption)
+            if len(rows) > 8 and "<img" in "".join(parts):
+                summary = f"<summary>Table: {esc(row['output'])}</summary>"
+                shown = f"<details>{summary}{shown}</details>"
+            parts.append(shown)
+    heading = f"{step} · {title}" if step.isdigit() and not lead else title
+    return f"step-{step}", heading, "".join(parts)
 
 
 def level_section(level, listed, units, compared):
-    """(anchor, heading, HTML) of one level: a sentence a comparison, side by side, then its steps."""
+    """(anchor, heading, HTML) of a level: a sentence a comparison, side by side, then its steps."""
     asked, names_of_steps = levels.LEVELS[level]
     steps_of_it = [row for row in listed if row["step"] in names_of_steps]
     named = [row["step"] for row in steps_of_it]
     said = [(label, levels.sentence(level, *names, named)) for label, names in compared.items()]
     parts = [
-        f"<p>{page_module.esc(asked)}</p>",
-        page_module.side_by_side(said, levels.rules(level, named)),
+        f"<p>{page.esc(asked)}</p>",
+        page.side_by_side(said, levels.rules(level, named)),
     ]
     for row in steps_of_it:
         anchor, heading, body = section(row, units[row["step"]])
-        parts.append(
-            f'<section id="{page_module.esc(anchor)}"><h3>{page_module.esc(heading)}</h3>{body}</section>'
-        )
+        opening = f'<section id="{page.esc(anchor)}"><h3>{page.esc(heading)}</h3>'
+        parts.append(f"{opening}{body}</section>")
     return f"level-{level}", level.capitalize(), "".join(parts)
 
 
 def level_sections(listed, units, lead, compared):
-    """All sections of steps: those before the first step that belongs to a level, the levels, those after. `lead` opens."""
+    """All sections of steps: those before the first step that belongs to a level, the levels, those
+    after. `lead` opens.
+    """
     level_of = {
         step: level for level, (_, steps_of_it) in levels.LEVELS.items() for step in steps_of_it
     }
@@ -201,36 +221,39 @@ def level_sections(listed, units, lead, compared):
     return sections + [section(row, units[row["step"]]) for row in alone if row not in before]
 
 
-def how_made(found):
-    """Commands, commits, versions and durations, from the records."""
-    lines, versions = [], {}
-    for record in sorted(found.values(), key=lambda r: r["started"]):
+class Made(NamedTuple):
+    """One run, as the last section lists it."""
+
+    started: str
+    command: str
+    seconds: float
+    commit: str
+    code: str  # PRESENT, or why it is older
+
+
+def how_made(by_path):
+    """Commands, commits, versions and durations, from the records {path: record}."""
+    runs, versions = [], {}
+    for record in sorted(by_path.values(), key=lambda r: r["started"]):
         commit = record["git_commit"] or ""
-        short = commit[:10] + "-dirty" * commit.endswith("-dirty")
-        lines.append(
-            [
-                record["started"][:16].replace("T", " "),
-                " ".join(record["command"]),
-                record["seconds"],
-                short,
-                code.why_older(record.get("code")) or "the present code",
-            ]
-        )
+        started, command = record["started"][:16].replace("T", " "), " ".join(record["command"])
+        short = f"{commit[:10]}-dirty" if commit.endswith("-dirty") else commit[:10]
+        older = code.why_older(record.get("code")) or PRESENT
+        runs.append(Made(started, command, record["seconds"], short, older))
         for name, version in record["versions"].items():
             versions.setdefault(name, []).append(version)
     listed = ", ".join(f"{name} {' and '.join(dict.fromkeys(v))}" for name, v in versions.items())
-    commits = " and ".join(dict.fromkeys(line[3] for line in lines if line[3])) or "not known"
-    minutes = math.fsum(line[2] for line in lines) / 60
-    of_older = sum(line[4] != "the present code" for line in lines)
+    commits = " and ".join(dict.fromkeys(run.commit for run in runs if run.commit)) or "not known"
+    minutes = math.fsum(run.seconds for run in runs) / 60
     older = ""
-    if of_older:
-        older = (
-            f'<p class="missing">{of_older} of them were made by older code than the present.</p>'
-        )
-    made = page_module.table(["started", "command", "seconds", "commit", "code"], lines)
+    if count := sum(run.code != PRESENT for run in runs):
+        says = f"{count} of them were made by older code than the present."
+        older = f'<p class="missing">{says}</p>'
+    commands = page.table(list(Made._fields), runs)
     return (
-        f"<p>{len(lines)} runs, {minutes:.1f} minutes of work in all, at commit {page_module.esc(commits)}. Versions: "
-        f"{page_module.esc(listed)}.</p>{older}<details><summary>Commands</summary>{made}</details>"
+        f"<p>{len(runs)} runs, {minutes:.1f} minutes of work in all, at commit "
+        f"{page.esc(commits)}. Versions: {page.esc(listed)}.</p>{older}"
+        f"<details><summary>Commands</summary>{commands}</details>"
     )
 
 
@@ -274,16 +297,17 @@ def main(
     rows = list(summary(root, roles))
     verdicts = {row["model"]: verdict(row, rows[0], rows[1]) for row in rows[2:]}
     done = [task.output for task in tasks if task.output.is_file()]
-    made = records(tasks, [base, filtered, *unlearned])
-    files = {table, *done, *made, *(png for output in done for png in output.parent.glob("*.png"))}
+    by_path = records(tasks, [base, filtered, *unlearned])
+    drawn = [png for output in done for png in output.parent.glob("*.png")]
+    files = {table, *done, *by_path, *drawn}
     files |= {
         path
         for step in SOURCES
         for m in roles
         if (path := source(root, step, next(iter(roles)), m)).is_file()
     }
-    # the page says which results are of older code, so it is made anew where one of these files is mended
-    named = {path for record in made.values() for path in record.get("code") or {}}
+    # The page says which results are of older code: it is made anew where such a file is mended.
+    named = {path for record in by_path.values() for path in record.get("code") or {}}
     files |= {file for path in named if (file := code.ROOT / path).is_file()}
     more = [Path(path) for module in EXTRA for path in module.sources(root)]
     more += [path for names in pairs.values() for path in levels.sources(*names)]
@@ -293,16 +317,17 @@ def main(
     names = {row["folder"]: row["step"] for row in reversed(listed) if row["folder"]}
     with Run(root, sorted(map(str, files)), settings={"roles": roles, "absent": unread}) as run:
         sections = level_sections(listed, units, LEAD, pairs)
-        sections += [found for module in EXTRA for found in module.sections(root)]
-        sections.append(("how", "How this was made", how_made(made)))
+        for study in EXTRA:
+            sections += study.sections(root)
+        sections.append(("how", "How this was made", how_made(by_path)))
         first = first_screen(rows, verdicts, root, names)
-        page = page_module.page(
+        text = page.page(
             headline(verdicts),
             first,
             sections,
             "All numbers come from the CSV files beside this page.",
         )
-        run.path("report.html").write_text(page, encoding="utf-8")
+        run.path("report.html").write_text(text, encoding="utf-8")
         run.csv("summary.csv", COLUMNS, ({c: row[c] for c in COLUMNS} for row in rows))
     print(f"{root}/report.html: {headline(verdicts)}")
     if absent:

@@ -1,14 +1,16 @@
 """Do forget texts feed the directions that the intervention reads more than retain texts do?
 
-    uv run experiment/row_space_projection_analysis.py --model-a A --model-b B --outdir outputs/A__to__B/row_space_projection \
+    uv run experiment/row_space_projection_analysis.py --model-a A --model-b B \
+        --outdir outputs/A__to__B/row_space_projection \
         --forget data/mini/forget.txt --retain data/mini/retain.txt
 
-For each MLP matrix: the energy of its inputs x (model A, real tokens) in the top-k right singular directions of dW, over all
-of it: projection_ratio = sum |V_k^T x|^2 / sum |x|^2. null_projection_ratio is that of a random subspace, k / inputs;
-null_W_projection_ratio that of W's own top-k directions, which any input of the layer feeds. selectivity_ratio: forget over
-retain; null_selectivity_ratio: one half of the retain texts over the other. Intervals: 95 %, bootstrap over texts. k falls to
-the rank of dW where that is lower; a matrix that did not change has k 0 and zeros. n_tokens: those that reached the matrix (of
-an expert's, the tokens that are routed to it).
+For each MLP matrix: the energy of its inputs x (model A, real tokens) in the top-k right singular
+directions of dW, over all of it: projection_ratio = sum |V_k^T x|^2 / sum |x|^2.
+null_projection_ratio is that of a random subspace, k / inputs; null_W_projection_ratio that of W's
+own top-k directions, which any input of the layer feeds. selectivity_ratio: forget over retain;
+null_selectivity_ratio: one half of the retain texts over the other. Intervals: 95 %, bootstrap over
+texts. k falls to the rank of dW where that is lower; a matrix that did not change has k 0 and
+zeros. n_tokens: those that reached the matrix (of an expert's, the tokens that are routed to it).
 """
 
 import sys
@@ -20,15 +22,34 @@ import typer
 from brittle.base import command, options
 from brittle.base.errors import UserError
 
-COLUMNS = ["name", "layer", "split", "k", "rank", "projection_ratio", "projection_ratio_low", "projection_ratio_high",
-           "null_projection_ratio", "null_W_projection_ratio", "selectivity_ratio", "selectivity_ratio_low",
-           "selectivity_ratio_high", "null_selectivity_ratio", "null_selectivity_ratio_low", "null_selectivity_ratio_high",
-           "n_texts", "n_tokens", "seed"]  # fmt: skip
+COLUMNS = [
+    "name",
+    "layer",
+    "split",
+    "k",
+    "rank",
+    "projection_ratio",
+    "projection_ratio_low",
+    "projection_ratio_high",
+    "null_projection_ratio",
+    "null_W_projection_ratio",
+    "selectivity_ratio",
+    "selectivity_ratio_low",
+    "selectivity_ratio_high",
+    "null_selectivity_ratio",
+    "null_selectivity_ratio_low",
+    "null_selectivity_ratio_high",
+    "n_texts",
+    "n_tokens",
+    "seed",
+]
 DRAWS = 1000
 
 
 def directions(pairs, k_max, device):
-    """Yield (name, {rank of dW, V [n, k] of dW, W_V [n, k] of W_a}); only the rank where it is 0, None for NaN or Inf."""
+    """Yield (name, {rank of dW, V [n, k] of dW, W_V [n, k] of W_a}); only the rank where it is 0,
+    None for NaN or Inf.
+    """
     import torch
 
     from brittle.maths.linalg import change_spectrum, change_svd, finite, rank, svd
@@ -37,53 +58,62 @@ def directions(pairs, k_max, device):
         if not finite(w_a, w_b):
             yield name, None
             continue
-        found = rank(change_spectrum(w_a, w_b))
-        if not found:
+        rank_of_change = rank(change_spectrum(w_a, w_b))
+        if not rank_of_change:
             yield name, {"rank": 0}
             continue
-        v = change_svd(w_a, w_b, k_max)[2]
-        base = svd(w_a, v.shape[1])[2]
-        yield (
-            name,
-            {
-                "rank": found,
-                "V": v.to(device, torch.float32),
-                "W_V": base.to(device, torch.float32),
-            },
-        )
+        v = change_svd(w_a, w_b, k_max)[2].to(device, torch.float32)
+        base = svd(w_a, v.shape[1])[2].to(device, torch.float32)
+        yield name, {"rank": rank_of_change, "V": v, "W_V": base}
 
 
-def rows(name, sums, found, ks, tokens, seed):
-    """Rows of one matrix; sums {split: [texts, 2 k + 1]}, tokens {split: how many it read}, found as from `directions`."""
+def rows(name, sums, change, ks, tokens, seed):
+    """Rows of one matrix; sums {split: [texts, 2 k + 1]}, tokens {split: how many it read}, change
+    as from `directions`.
+    """
     from brittle.base.tables import ratio
     from brittle.maths.intervals import quantiles, ratio_of_shares, resample
     from brittle.models.architectures import layer_of
 
-    k_max, size = found["V"].shape[1], found["V"].shape[0]
-    for k in sorted({min(k, found["rank"], k_max) for k in ks}):
-        part = {split: s[:, :k].sum(1) for split, s in sums.items()}
+    k_max, size = change["V"].shape[1], change["V"].shape[0]
+    for k in sorted({min(k, change["rank"], k_max) for k in ks}):
+        inside = {split: s[:, :k].sum(1) for split, s in sums.items()}
         whole = {split: s[:, 2 * k_max] for split, s in sums.items()}
-        half = [x["retain"][i::2] for i in (0, 1) for x in (part, whole)]
+        half = [x["retain"][i::2] for i in (0, 1) for x in (inside, whole)]
         selective = chance = (None,) * 3  # of an expert that one of the sides never reaches
         if all(float(w.sum()) for w in (*whole.values(), *half[1::2])):
-            # the bootstrap samples of each side are named, so that forget and retain are drawn independently
-            sides = (part["forget"], whole["forget"], part["retain"], whole["retain"])
+            # The samples of each side are named, so that forget and retain are drawn independently.
+            sides = (inside["forget"], whole["forget"], inside["retain"], whole["retain"])
             selective = ratio_of_shares(*sides, DRAWS, seed, "selectivity")
             chance = ratio_of_shares(*half, DRAWS, seed, "halves")
         for split, s in sums.items():
             counts = resample(len(s), DRAWS, seed, split)
-            low, high = quantiles((counts @ part[split]) / (counts @ whole[split]))
-            share, of_w = (ratio(float(x.sum()), float(whole[split].sum())) if tokens[split] else None
-                           for x in (part[split], s[:, k_max : k_max + k]))  # fmt: skip
+            low, high = quantiles((counts @ inside[split]) / (counts @ whole[split]))
+            share, of_w = (
+                ratio(float(x.sum()), float(whole[split].sum())) if tokens[split] else None
+                for x in (inside[split], s[:, k_max : k_max + k])
+            )
             yield {
-                "name": name, "layer": layer_of(name), "split": split, "k": k, "rank": found["rank"],
-                "projection_ratio": share, "projection_ratio_low": low, "projection_ratio_high": high,
-                "null_projection_ratio": k / size, "null_W_projection_ratio": of_w,
-                "selectivity_ratio": selective[0], "selectivity_ratio_low": selective[1], "selectivity_ratio_high": selective[2],
-                "null_selectivity_ratio": chance[0], "null_selectivity_ratio_low": chance[1],
+                "name": name,
+                "layer": layer_of(name),
+                "split": split,
+                "k": k,
+                "rank": change["rank"],
+                "projection_ratio": share,
+                "projection_ratio_low": low,
+                "projection_ratio_high": high,
+                "null_projection_ratio": k / size,
+                "null_W_projection_ratio": of_w,
+                "selectivity_ratio": selective[0],
+                "selectivity_ratio_low": selective[1],
+                "selectivity_ratio_high": selective[2],
+                "null_selectivity_ratio": chance[0],
+                "null_selectivity_ratio_low": chance[1],
                 "null_selectivity_ratio_high": chance[2],
-                "n_texts": len(s), "n_tokens": tokens[split], "seed": seed,
-            }  # fmt: skip
+                "n_texts": len(s),
+                "n_tokens": tokens[split],
+                "seed": seed,
+            }
 
 
 def still_rows(name, ids, seed, known):
@@ -101,7 +131,9 @@ def still_rows(name, ids, seed, known):
 
 
 def plot(table, names, k):
-    """projection_ratio over its null, and selectivity, over blocks: means over a block's matrices at the largest k."""
+    """projection_ratio over its null, and selectivity, over blocks: means over a block's matrices
+    at the largest k.
+    """
     import pandas as pd
 
     from brittle.base import figures
@@ -153,15 +185,18 @@ def main(
     seed: options.Seed = 0,
     seeds: options.Seeds = None,
 ):
-    """Projection of model A's MLP inputs onto the directions that dW reads, against random directions."""
+    """Projection of model A's MLP inputs onto the directions that dW reads, against random
+    directions.
+    """
     from brittle.base.tables import of_seed
     from brittle.diagnostics.common import Texts, comparison
     from brittle.models import architectures
 
-    if not all(part.strip().isdigit() and int(part) for part in k.split(",")):
+    numbers = k.split(",")
+    if not all(text.strip().isdigit() and int(text) for text in numbers):
         raise UserError(f"--k {k}: numbers from 1 on, separated by commas, such as 1,5,20.")
     seeds = options.seed_list(seeds, seed, "the bootstrap samples (_low, _high)")
-    ks = [int(part) for part in k.split(",")]
+    ks = [int(text) for text in numbers]
     texts = Texts(forget, retain, max_samples, max_length)
     with comparison(outdir, model_a, model_b, texts, seeds) as opened:
         from brittle.diagnostics.inputs import Energies, collect, owner
@@ -173,29 +208,28 @@ def main(
             return architectures.group_of(name) == "mlp" and architectures.layer_of(name) >= 0
 
         pairs = opened.matrices(model.device, keep)
-        found, table = dict(directions(pairs, max(ks), model.device)), []
-        measured, sums, tokens = (
-            {n: (f, owner(model, n)) for n, f in found.items() if f and "V" in f},
-            {},
-            {},
-        )
-        skipped = [n for n, (_, of) in measured.items() if of is None]
+        changes = dict(directions(pairs, max(ks), model.device))
+        moved = [name for name, change in changes.items() if change and "V" in change]
+        readers = {name: owner(model, name) for name in moved}
+        skipped = [name for name in moved if readers[name] is None]
+        sums = {name: {} for name in moved if name not in skipped}
+        tokens = {name: {} for name in sums}
         for split, texts in ids.items():
-            modules = {
-                n: (of[0], Energies(f, len(texts), of[1])) for n, (f, of) in measured.items() if of
-            }
+            modules = {}
+            for name in sums:
+                module, expert = readers[name]
+                modules[name] = module, Energies(changes[name], len(texts), expert)
             collect(model, modules, texts, pad, batch_size)
-            for n, (_, energies) in modules.items():
-                sums.setdefault(n, {})[split], tokens.setdefault(n, {})[split] = (
-                    energies.sums.cpu(),
-                    energies.tokens,
-                )
+            for name, (_, energies) in modules.items():
+                sums[name][split] = energies.sums.cpu()
+                tokens[name][split] = energies.tokens
+        table = []
         for s in seeds:
-            for name, f in found.items():
+            for name, change in changes.items():
                 if name in sums:
-                    table += rows(name, sums[name], f, ks, tokens[name], s)
+                    table += rows(name, sums[name], change, ks, tokens[name], s)
                 elif name not in skipped:
-                    table += still_rows(name, ids, s, known=f is not None)
+                    table += still_rows(name, ids, s, known=change is not None)
         opened.run.settings |= {"without_input": skipped}
         shown = of_seed(table, seeds[0])
         opened.run.figure(plot(shown, opened.title, max(ks)), "projection.png")
@@ -206,7 +240,7 @@ def main(
             f"note: no module reads {skipped[0]} alone ({len(skipped)} such matrices); no row.",
             file=sys.stderr,
         )
-    broken = [n for n, f in found.items() if f is None]
+    broken = [name for name, change in changes.items() if change is None]
     if broken:
         raise UserError(
             f"{broken[0]} holds NaN or Inf ({len(broken)} such matrices); their values are empty."

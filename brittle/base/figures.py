@@ -1,6 +1,8 @@
-"""One look for all figures: legible in print and on a phone, colours that the colour-blind can tell apart (Okabe and Ito).
+"""One look for all figures: legible in print and on a phone, colours that the colour-blind can tell
+apart (Okabe and Ito).
 
-A figure's axes carry the CSV's column names and its title names both models. The null of a number is dashed grey.
+A figure's axes carry the CSV's column names and its title names both models. The null of a number
+is dashed grey.
 """
 
 import matplotlib
@@ -8,17 +10,40 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
 matplotlib.use("Agg")
-COLOURS = {"attn": "#0072B2", "mlp": "#D55E00", "other": "#999999", "forget": "#CC3311", "retain": "#0077BB",
-           "model_a": "#222222", "model_b": "#009E73", "null": "#888888", "general": "#EE7733"}  # fmt: skip
+COLOURS = {
+    "attn": "#0072B2",
+    "mlp": "#D55E00",
+    "other": "#999999",
+    "forget": "#CC3311",
+    "retain": "#0077BB",
+    "model_a": "#222222",
+    "model_b": "#009E73",
+    "null": "#888888",
+    "general": "#EE7733",
+}
 CYCLE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222"]
 MARKERS = {"attn": "s", "mlp": "o", "forget": "o", "retain": "s", "model_a": "o", "model_b": "D"}
 STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 12, "axes.titlesize": 12, "axes.labelsize": 12, "legend.fontsize": 10.5,
-    "xtick.labelsize": 11, "ytick.labelsize": 11, "axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.6,
-    "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 2, "lines.markersize": 6,
-    "axes.axisbelow": True, "legend.frameon": False, "axes.prop_cycle": plt.cycler(color=CYCLE),
-    "figure.constrained_layout.use": True, "svg.hashsalt": "brittle",
-}  # fmt: skip
+    "font.family": "DejaVu Sans",
+    "font.size": 12,
+    "axes.titlesize": 12,
+    "axes.labelsize": 12,
+    "legend.fontsize": 10.5,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 2,
+    "lines.markersize": 6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "axes.prop_cycle": plt.cycler(color=CYCLE),
+    "figure.constrained_layout.use": True,
+    "svg.hashsalt": "brittle",
+}
 
 
 def short(name, limit=32):
@@ -33,8 +58,11 @@ def pair(model_a, model_b):
     return f"{short(model_name(model_a))} → {short(model_name(model_b))}"
 
 
-def figure(title, subtitle, rows=1, columns=1, height=3.6, sharex=False):
-    """A figure and its axes [rows * columns], 6.4 inches wide a single panel and 5.2 each beside another."""
+def figure(title, subtitle, rows=1, columns=1, height=3.6, *, sharex=False):
+    """(figure, list of its axes): rows * columns axes in reading order, a list also of one.
+
+    A single panel is 6.4 inches wide, panels beside one another 5.2 inches each.
+    """
     with plt.rc_context(STYLE):
         width = 6.4 if columns == 1 else 5.2 * columns
         fig, axes = plt.subplots(
@@ -46,7 +74,9 @@ def figure(title, subtitle, rows=1, columns=1, height=3.6, sharex=False):
 
 
 def line(ax, x, y, label, colour=None, low=None, high=None, **style):
-    """A line over layers, in the colour and marker of its label's first word; a band where `low` and `high` are given."""
+    """A line over layers, in the colour and marker of its label's first word; a band where `low`
+    and `high` are given.
+    """
     key = colour or label.split()[0]
     look = {"color": COLOURS.get(key), "marker": MARKERS.get(key, "o")} | style
     if len(x) > 24 and "marker" not in style:
@@ -58,7 +88,9 @@ def line(ax, x, y, label, colour=None, low=None, high=None, **style):
 
 
 def null(ax, x, y, label="null", colour="null"):
-    """What chance gives: dashed and thin, grey or in the colour of what it belongs to; one number goes across the axes."""
+    """What chance gives: dashed and thin, grey or in the colour of what it belongs to; one number
+    goes across the axes.
+    """
     look = {"linestyle": "--", "color": COLOURS[colour], "label": label, "linewidth": 1.4}
     if hasattr(y, "__len__"):
         ax.plot(x, y, **look)
@@ -66,8 +98,10 @@ def null(ax, x, y, label="null", colour="null"):
         ax.axhline(y, **look)
 
 
-def finish(ax, xlabel, ylabel, integer=True, zero=True, legend=True, title=None):
-    """Labels, whole-number ticks for layers, y from 0 for magnitudes, the legend where it covers least."""
+def finish(ax, xlabel, ylabel, *, integer=True, zero=True, legend=True, title=None):
+    """Labels, whole-number ticks for layers, y from 0 for magnitudes, the legend where it covers
+    least.
+    """
     with plt.rc_context(STYLE):
         ax.set_xlabel(xlabel)
         ax.set_ylabel(ylabel)

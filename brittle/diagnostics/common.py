@@ -1,4 +1,6 @@
-"""What diagnostics share: how a script opens its models and its run, and what earlier steps have left for it."""
+"""What diagnostics share: how a script opens its models and its run, and what earlier steps have
+left for it.
+"""
 
 import json
 from contextlib import contextmanager
@@ -28,7 +30,7 @@ class Texts(NamedTuple):
 
 @dataclass
 class Comparison:
-    """A comparison that has begun: the run that takes its results, and the folders of both models."""
+    """A comparison that has begun: the run that takes its results, and both models' folders."""
 
     run: Run
     folders: dict  # {model_a, model_b: folder}
@@ -78,7 +80,8 @@ def comparison(outdir, model_a, model_b, texts=None, seeds=None):
     """Begin a comparison of two models: find both, record what is read, and yield a `Comparison`.
 
     `texts` (a `Texts`) is given where the models read some, `seeds` where something is random.
-    Raises UserError where a model is not there, and where models that read texts do not fit together.
+    Raises UserError where a model is not there, and where models that read texts do not fit
+    together.
     """
     folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
     inputs = [texts.forget, texts.retain] if texts else []
@@ -93,7 +96,7 @@ def comparison(outdir, model_a, model_b, texts=None, seeds=None):
 
 
 class Single(NamedTuple):
-    """A look at one model that has begun: the run that takes its results, the model, its tokenizer."""
+    """A look at one model that has begun: the run for its results, the model, its tokenizer."""
 
     run: Run
     model: object
@@ -135,7 +138,8 @@ def neighbour(outdir, step, file=None):
 
 
 def kept_spectra(outdir, read):
-    """{dW/<name>, W_a/<name>, W_b/<name>: singular values} that step 1 keeps beside `outdir`; {} where it read other files.
+    """{dW/<name>, W_a/<name>, W_b/<name>: singular values} that step 1 keeps beside `outdir`; {}
+    where it read other files.
 
     `read` {path: its description} is what this run reads (`record.Run.read`).
     """

@@ -1,4 +1,6 @@
-"""Covariance of a model's residual stream at every layer: eigenvalues, and what resampling the texts would make of them."""
+"""Covariance of a model's residual stream at every layer: eigenvalues, and what resampling the
+texts would make of them.
+"""
 
 import torch
 
@@ -13,7 +15,9 @@ KEPT = (
 
 
 class Streams:
-    """The residual streams of one model over texts, to be gone through twice: (text of each token, [h_0 ... h_N]) a batch."""
+    """The residual streams of one model over texts, to be gone through twice: (text of each token,
+    [h_0 ... h_N]) a batch.
+    """
 
     def __init__(self, model, ids, pad_id, batch_size):
         self.model, self.ids, self.pad_id, self.batch_size, self.kept = (
@@ -45,7 +49,9 @@ class Streams:
 
 
 def moments(streams, parts):
-    """(sum [parts, N+1, D], second moment [parts, N+1, D, D], text means [texts, N+1, D]), float64; text i is in i % parts."""
+    """(sum [parts, N+1, D], second moment [parts, N+1, D, D], text means [texts, N+1, D]), float64;
+    text i is in i % parts.
+    """
     n, layers, width = len(streams.ids), streams.layers, streams.width
     new = {"dtype": torch.float64, "device": streams.model.device}
     total, square = (
@@ -56,10 +62,10 @@ def moments(streams, parts):
         for layer, h in enumerate(hidden):
             h = h.double()
             total[:, layer].index_add_(0, owner, h)
-            for part in range(parts):
-                x = h[owner % parts == part]
-                square[part, layer].addmm_(x.T, x)
-    sums = torch.stack([total[part::parts].sum(0) for part in range(parts)])
+            for p in range(parts):
+                x = h[owner % parts == p]
+                square[p, layer].addmm_(x.T, x)
+    sums = torch.stack([total[p::parts].sum(0) for p in range(parts)])
     return sums, square, total / torch.tensor([len(i) for i in streams.ids], **new)[:, None, None]
 
 
@@ -69,9 +75,11 @@ def covariance(total, square, count):
 
 
 def projections(streams, vectors, centre):
-    """Each text's sums over tokens of (v^T x)^2 and of v^T x, x = h - centre, float32 [texts, N+1, D].
+    """Each text's sums over tokens of (v^T x)^2 and of v^T x, x = h - centre, float32 [texts, N+1,
+    D].
 
-    vectors [N+1, D, D] in columns, centre [N+1, D]: far from the origin the squares would drown what is asked.
+    vectors [N+1, D, D] in columns, centre [N+1, D]: far from the origin the squares would drown
+    what is asked.
     """
     energy, linear = (
         torch.zeros(len(streams.ids), streams.layers, streams.width) for _ in range(2)
@@ -88,9 +96,11 @@ def projections(streams, vectors, centre):
 
 
 def resampled(energy, linear, count, weights):
-    """[draws, p] eigenvalues, descending, of covariances with weights [draws, texts] of texts, to first order (v^T C v).
+    """[draws, p] eigenvalues, descending, of covariances with weights [draws, texts] of texts, to
+    first order (v^T C v).
 
-    energy, linear [texts, p]: each text's sums of (v^T x)^2 and v^T x over its `count` [texts] vectors x.
+    energy, linear [texts, p]: each text's sums of (v^T x)^2 and v^T x over its `count` [texts]
+    vectors x.
     """
     n = (weights @ count)[:, None]
     values = (weights @ energy - (weights @ linear).square() / n) / (n - 1).clamp_min(1)
@@ -98,33 +108,32 @@ def resampled(energy, linear, count, weights):
 
 
 def by_token(streams, halves):
-    """(text means, [{values, halves, energy, linear, count} a layer]) of the tokens' covariance; `halves` asks for the null's."""
-    total, square, means = moments(
-        streams, 2
-    )  # in halves also where they are not asked for: two models' sums must round alike
+    """(text means, [{values, halves, energy, linear, count} a layer]) of the tokens' covariance;
+    `halves` asks for the null's.
+    """
+    # In halves also where they are not asked for: the sums of both models must round alike.
+    total, square, means = moments(streams, 2)
     count = torch.tensor([len(i) for i in streams.ids])
-    found, vectors = (
-        [],
-        torch.zeros(streams.layers, streams.width, streams.width, device=square.device),
-    )
+    vectors = torch.zeros(streams.layers, streams.width, streams.width, device=square.device)
+    layers = []
     for layer in range(streams.layers):
         row = {}
         if halves:
-            parts = [
+            two = [
                 covariance(total[p, layer], square[p, layer], int(count[p::2].sum()))
                 for p in (0, 1)
             ]
-            row["halves"] = torch.stack([eigenvalues(c).flip(0) for c in parts]).clamp_min(0).cpu()
+            row["halves"] = torch.stack([eigenvalues(c).flip(0) for c in two]).clamp_min(0).cpu()
         values, v = eigenvectors(
             covariance(total[:, layer].sum(0), square[:, layer].sum(0), int(count.sum()))
         )
         vectors[layer] = v.flip(1).float()
-        found.append(row | {"values": values.flip(0).clamp_min(0).cpu()})
+        layers.append(row | {"values": values.flip(0).clamp_min(0).cpu()})
     del square
     energy, linear = projections(streams, vectors, (total.sum(0) / int(count.sum())).float())
-    for layer, row in enumerate(found):
+    for layer, row in enumerate(layers):
         row |= {"energy": energy[:, layer], "linear": linear[:, layer], "count": count.float()}
-    return means, found
+    return means, layers
 
 
 def by_text(x, halves):
@@ -154,7 +163,9 @@ def by_text(x, halves):
 
 
 def collect(model, ids, pad_id, batch_size, halves):
-    """{token, text: what `by_token` and `by_text` find a layer} of one model on the texts of one split."""
+    """{token, text: what `by_token` and `by_text` find a layer} of one model on the texts of one
+    split.
+    """
     means, tokens = by_token(Streams(model, ids, pad_id, batch_size), halves)
     return {
         "token": tokens,
@@ -163,6 +174,8 @@ def collect(model, ids, pad_id, batch_size, halves):
 
 
 def wasserstein(one, other):
-    """[draws]: mean |difference| of sorted eigenvalues [draws, p], each spectrum over its mean (0 where a spectrum is 0)."""
+    """[draws]: mean |difference| of sorted eigenvalues [draws, p], each spectrum over its mean (0
+    where a spectrum is 0).
+    """
     one, other = (s / s.mean(-1, keepdim=True).clamp_min(1e-30) for s in (one, other))
     return (one - other).abs().mean(-1)

@@ -1,4 +1,6 @@
-"""What each weight matrix of a model reads, in one pass over texts: the energy of its inputs in given directions."""
+"""What each weight matrix of a model reads, in one pass over texts: the energy of its inputs in
+given directions.
+"""
 
 import re
 
@@ -12,7 +14,9 @@ EXPERT = re.compile(r"(.*\.experts)\.(?:(\d+)\.)?(\w+)(?:\[(\d+)\])?$")
 
 
 def owner(model, name):
-    """(module, None) whose input the matrix `name` multiplies, or (its experts, (which, is it a down-projection)); or None."""
+    """(module, None) whose input the matrix `name` multiplies, or (its experts, (which, is it a
+    down-projection)); or None.
+    """
     stack = EXPERT.match(name.removesuffix(".weight"))
     path = stack[1] if stack else name.removesuffix(".weight")
     for full in (path, f"{model.base_model_prefix}.{path}"):
@@ -28,8 +32,9 @@ def owner(model, name):
 
 
 def routed(module, expert, down, hidden, chosen):
-    """(tokens [n], inputs [n, d]) of one expert's matrix, from the experts' input [tokens, D] and the `chosen`
-    experts [tokens, k]."""
+    """(tokens [n], inputs [n, d]) of one expert's matrix, from the experts' input [tokens, D] and
+    the `chosen` experts [tokens, k].
+    """
     tokens = (chosen == expert).any(-1).nonzero()[:, 0]
     x = hidden[tokens]
     if down:
@@ -39,7 +44,9 @@ def routed(module, expert, down, hidden, chosen):
 
 
 class Energies:
-    """Per text: energy of one matrix's inputs in each direction of dW, of W, and in all; sums, float64 [texts, 2 k + 1]."""
+    """Per text: energy of one matrix's inputs in each direction of dW, of W, and in all; sums,
+    float64 [texts, 2 k + 1].
+    """
 
     def __init__(self, found, texts, expert=None):
         self.found, self.k, self.expert, self.tokens = found, found["V"].shape[1], expert, 0
@@ -49,17 +56,19 @@ class Energies:
 
     def add(self, x, owners):
         """Inputs x [tokens, n] of the texts `owners` [tokens]."""
-        x, found = x.float(), self.found
+        x, vectors = x.float(), self.found
         parts = [
-            (x @ found["V"]).square(),
-            (x @ found["W_V"]).square(),
+            (x @ vectors["V"]).square(),
+            (x @ vectors["W_V"]).square(),
             x.square().sum(1, keepdim=True),
         ]
         self.sums.index_add_(0, owners, torch.cat(parts, 1).double())
         self.tokens += len(x)
 
     def watch(self, module, args, mask, owners):
-        """What a forward pre-hook of the module sees; mask [B, T], owners [B, T] the text of each token."""
+        """What a forward pre-hook of the module sees; mask [B, T], owners [B, T] the text of each
+        token.
+        """
         x = args[0].reshape(mask.numel(), -1)
         if self.expert is None:
             return self.add(x[mask.flatten()], owners[mask])

@@ -1,7 +1,9 @@
-"""Reading a model's residual stream at any layer: logit lens, tuned lens (Belrose et al. 2023), direct vocabulary probe.
+"""Reading a model's residual stream at any layer: logit lens, tuned lens (Belrose et al. 2023),
+direct vocabulary probe.
 
-The readout runs the model's own forward pass with all blocks skipped, so the final norm and the unembedding are the model's
-in every architecture, and at the last layer a lens gives the model's own logits to the last bit.
+The readout runs the model's own forward pass with all blocks skipped, so the final norm and the
+unembedding are the model's in every architecture, and at the last layer a lens gives the model's
+own logits to the last bit.
 """
 
 import torch
@@ -45,7 +47,7 @@ class Tuned(Lens):
 
 
 class VocabProbe(Lens):
-    """One affine map from the residual stream to the vocabulary, past the model's own unembedding."""
+    """One affine map from the stream to the vocabulary, past the model's own unembedding."""
 
     def __init__(self, model):
         super().__init__(model, model.config.vocab_size)
@@ -58,8 +60,11 @@ class VocabProbe(Lens):
 
 
 def tokens(model, ids, pad_id, batch_size, count, seed):
-    """[N+1, n, D]: the residual stream at up to `count` real tokens of texts drawn by `seed`; on the CPU."""
-    draw, found, chosen, total = generator(seed, "lens tokens"), [], [], 0
+    """[N+1, n, D]: the residual stream at up to `count` real tokens of texts drawn by `seed`; on
+    the CPU.
+    """
+    draw = generator(seed, "lens tokens")
+    chosen, streams, total = [], [], 0
     for i in torch.randperm(len(ids), generator=draw).tolist():
         chosen.append(ids[i])
         total += len(ids[i])
@@ -68,13 +73,15 @@ def tokens(model, ids, pad_id, batch_size, count, seed):
     with torch.no_grad():
         for _, batch in batches(chosen, pad_id, batch_size, model.device, TOKENS):
             real = batch["attention_mask"].bool()
-            found.append(torch.stack([h[real] for h in residual_stream(model, batch)]).cpu())
-    every = torch.cat(found, 1)
+            streams.append(torch.stack([h[real] for h in residual_stream(model, batch)]).cpu())
+    every = torch.cat(streams, 1)
     return every[:, torch.randperm(every.shape[1], generator=draw)[:count]]
 
 
 def train_lenses(kind, model, h, final, steps, batch_size, lr, seed):
-    """Lenses of `kind` for the layers of h [L, n, D]: Adam on each one's KL(final || lens), `final` [n, V] log-probabilities."""
+    """Lenses of `kind` for the layers of h [L, n, D]: Adam on each one's KL(final || lens), `final`
+    [n, V] log-probabilities.
+    """
     with torch.random.fork_rng(devices=[]):
         lenses = torch.nn.ModuleList(
             {"tuned": Tuned, "vocab_probe": VocabProbe}[kind](model) for _ in h
@@ -88,31 +95,32 @@ def train_lenses(kind, model, h, final, steps, batch_size, lr, seed):
         ]
         logprobs = F.log_softmax(lenses[0].read(torch.cat(translated)), -1)
         wanted = final[picked].to(model.device).repeat(len(lenses), 1)
-        loss = F.kl_div(logprobs, wanted, log_target=True, reduction="sum") / len(
-            picked
-        )  # a sum over lenses: each learns alone
+        # A sum over lenses: each learns alone.
+        total = F.kl_div(logprobs, wanted, log_target=True, reduction="sum")
+        loss = total / len(picked)
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - step / steps)
         gradients = torch.autograd.grad(loss, parameters)  # of the lenses alone, not of the model
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         optimizer.step()
-    return list(lenses.requires_grad_(False))
+    return list(lenses.requires_grad_(requires_grad=False))
 
 
 def make_lenses(kind, model, h=None, steps=100, batch_size=128, lr=3e-3, seed=0):
-    """[N+1] functions h [n, D] -> logits [n, V]; trained ones on h [N+1, n, D]. The last layer's is the model's readout."""
+    """[N+1] functions h [n, D] -> logits [n, V]; trained ones on h [N+1, n, D]. The last layer's is
+    the model's readout.
+    """
     plain = [lambda x: read_tokens(model, x)] * (model.config.num_hidden_layers + 1)
     if kind == "logit":
         return plain
     with torch.no_grad():
         last = [
-            F.log_softmax(read_tokens(model, part.to(model.device)), -1).cpu()
-            for part in h[-1].split(1024)
+            F.log_softmax(read_tokens(model, some.to(model.device)), -1).cpu()
+            for some in h[-1].split(1024)
         ]
     final = torch.cat(last)
-    made = [
-        train_lenses(kind, model, part, final, steps, batch_size, lr, seed)
-        for part in h[:-1].split(TOGETHER)
-    ]
-    return [lens for part in made for lens in part] + plain[-1:]
+    lenses = []
+    for some in h[:-1].split(TOGETHER):
+        lenses += train_lenses(kind, model, some, final, steps, batch_size, lr, seed)
+    return lenses + plain[-1:]

@@ -1,4 +1,5 @@
-"""Linear readouts of texts: features of one forward pass, logistic probes, and what words alone tell.
+"""Linear readouts of texts: features of one forward pass, logistic probes, and what words alone
+tell.
 
 A probe is scikit-learn's `LogisticRegression`. On a GPU, where a model of 7B parameters asks for a
 thousand probes of a few hundred coordinates, `logistic` minimises the same objective there.
@@ -18,7 +19,8 @@ TOLERANCE = 1e-8  # largest entry of the gradient a text, at which a probe count
 
 
 def features(model, ids, pad_id, batch_size, pools=POOLS):
-    """{pool: [texts, N+1, D]}, float32 on the CPU: every layer's residual stream, pooled over a text.
+    """{pool: [texts, N+1, D]}, float32 on the CPU: every layer's residual stream, pooled over a
+    text.
 
     `mean` is the mean over real tokens, `last` the last one.
     """
@@ -84,10 +86,11 @@ def logistic(x, y, c=1.0, max_iter=100):
 
 
 def scikit_learns(x, y, c=1.0, max_iter=100):
-    """(w [d], b) of scikit-learn's LogisticRegression on x [n, d] and y [n] of -1 and 1; CPU, float64.
+    """(w [d], b) of scikit-learn's LogisticRegression on x [n, d] and y [n] of -1 and 1; CPU,
+    float64.
 
-    Of its solvers `newton-cholesky` is the one that reaches TOLERANCE fast: with lbfgs the probes of
-    a mini model take more than twice as long.
+    Of its solvers `newton-cholesky` is the one that reaches TOLERANCE fast: with lbfgs the probes
+    of a mini model take more than twice as long.
     """
     import warnings
 
@@ -135,9 +138,7 @@ def held_out_scores(x, labelings, fold, train=None, c=1.0, max_iter=100, device=
     holds NaN or Inf.
     """
     if not x.isfinite().all():
-        raise UserError(
-            "activations hold NaN or Inf: the model is broken, and a probe reads nothing."
-        )
+        raise UserError("activations hold NaN or Inf: the model is broken.")
     x, fold = x.to(device, torch.float64), torch.as_tensor(fold).to(device)
     labelings = [torch.as_tensor(labels).to(device) for labels in labelings]
     scores = torch.zeros(len(labelings), len(x), dtype=torch.float64, device=device)
@@ -146,7 +147,8 @@ def held_out_scores(x, labelings, fold, train=None, c=1.0, max_iter=100, device=
         learn = fold != f if train is None else train[number].to(device)
         if any(len(labels[learn].unique()) < 2 for labels in labelings):
             raise UserError(
-                "a probe needs texts of both classes in every fold: give more texts (--max-samples)."
+                "a probe needs texts of both classes in every fold: "
+                "give more texts (--max-samples)."
             )
         seen, unseen = coordinates(x[learn], x[test])
         for i, labels in enumerate(labelings):
@@ -189,8 +191,8 @@ class Task:
     """Two classes of texts for a probe: labels, folds, and a control whose labels mean nothing.
 
     Folds are stretches of each class that keep together the texts of one fact: `groups` names each
-    text's. Where a file does not name its facts (groups None), lines of one fact stand side by side,
-    so a fold does not learn from the NEIGHBOURS lines before and behind what it is tested on.
+    text's. Where a file does not name its facts (groups None), lines of one fact stand side by
+    side, so a fold does not learn from the NEIGHBOURS lines before and behind what it is tested on.
 
     The control's labels are 1 in every other of 2 k stretches of each class. They are balanced in
     each fold, and a classifier that beats chance on them uses what neighbouring texts share.

@@ -57,7 +57,9 @@ def pick(x, low, high, words):
 
 
 def compare(one, other, words):
-    """One of three `words`: the interval of `other` lies below that of `one`, overlaps it, or lies above."""
+    """One of three `words`: the interval of `other` lies below that of `one`, overlaps it, or lies
+    above.
+    """
     if other.high < one.low:
         return words[0]
     return words[2] if other.low > one.high else words[1]
@@ -122,7 +124,8 @@ def location(rows):
     middle = ratios[len(ratios) // 2]
     words = ("mostly attention", "MLP and attention alike", "mostly MLP")
     where = pick(middle, 1 / MORE, MORE, words)
-    return f"{where}: for their size the MLPs moved {short(middle)} times as far as attention; {spread}"
+    moved = f"for their size the MLPs moved {short(middle)} times as far as attention"
+    return f"{where}: {moved}; {spread}"
 
 
 def rank_of_update(rows):

@@ -1,4 +1,6 @@
-"""What the report reads: CSVs condensed to a few lines, the question in a script's docstring, the records of all runs."""
+"""What the report reads: CSVs condensed to a few lines, the question in a script's docstring, the
+records of all runs.
+"""
 
 import ast
 import json
@@ -9,22 +11,18 @@ from brittle.base.errors import UserError
 from brittle.base.record import record_path
 from brittle.base.tables import mean, number, read_rows
 
-KEYS = {
-    "layer",
-    "lr",
-    "step",
-    "item",
-    "seed",
-    "early_step",
-}  # numbers that name a row: a mean over them says nothing
+# Numbers that name a row: a mean over them says nothing.
+KEYS = {"layer", "lr", "step", "item", "seed", "early_step"}
 SMALL = 12  # rows of a CSV that is shown whole
 
 
 def condense(units, output):
-    """(columns, rows, how many CSV rows) of one CSV over all units {label: folder}, the label first where there is one.
+    """(columns, rows, how many CSV rows) of one CSV over all units {label: folder}, the label first
+    where there is one.
 
-    A small CSV is shown as it is. Of a larger one, the means of its numbers over all rows that share their words; words
-    with more than six values (names of matrices, facts) and KEYS are averaged over.
+    A small CSV is shown as it is. Of a larger one, the means of its numbers over all rows that
+    share their words; words with more than six values (names of matrices, facts) and KEYS are
+    averaged over.
     """
     every = [(label, row) for label, folder in units.items() for row in read_rows(folder / output)]
     if not every:
@@ -48,55 +46,61 @@ def condense(units, output):
         for c in values
         if any(len({row[c] for unit, row in every if unit == label}) > 1 for label in units)
     ]
-    words = [
-        c for c in varied if c not in numbers and len(set(values[c])) <= 6
-    ]  # what is constant in a unit, its label says
+    # A word that is the same in all rows of a unit is said by the unit's label.
+    words = [c for c in varied if c not in numbers and len(set(values[c])) <= 6]
     groups = {}
     for label, row in every:
         groups.setdefault((label, *(row[w] for w in words)), []).append(
             [number(row[c]) for c in numbers]
         )
     rows = [
-        [*group, *(mean(v) for v in zip(*found, strict=True))] for group, found in groups.items()
+        [*group, *(mean(column) for column in zip(*members, strict=True))]
+        for group, members in groups.items()
     ]
     return ["", *words, *numbers][first:], [row[first:] for row in rows], len(every)
 
 
 def update_size(table):
-    """(|dW| / |W| over all matrices, mean stable rank weighted by |dW|^2); None where a matrix lacks its numbers."""
-    found = [[number(row.get(k)) for k in ("dW_fro", "W_fro", "dW_stable_rank")] for row in table]
-    if not found or any(d is None or w is None for d, w, _ in found):
+    """(|dW| / |W| over all matrices, mean stable rank weighted by |dW|^2); None where a matrix
+    lacks its numbers.
+    """
+    columns = ("dW_fro", "W_fro", "dW_stable_rank")
+    matrices = [[number(row.get(c)) for c in columns] for row in table]
+    if not matrices or any(d is None or w is None for d, w, _ in matrices):
         return None, None
-    energy, whole = math.fsum(d * d for d, _, _ in found), math.fsum(w * w for _, w, _ in found)
-    moved = [(d * d, rank) for d, _, rank in found if d > 0]
-    known = moved and all(rank is not None for _, rank in moved)
-    return math.sqrt(energy / whole) if whole else None, math.fsum(
-        e * r for e, r in moved
-    ) / energy if known else None
+    energy = math.fsum(d * d for d, _, _ in matrices)
+    whole = math.fsum(w * w for _, w, _ in matrices)
+    size = math.sqrt(energy / whole) if whole else None
+    moved = [(d * d, rank) for d, _, rank in matrices if d > 0]
+    if not moved or any(rank is None for _, rank in moved):
+        return size, None
+    return size, math.fsum(e * rank for e, rank in moved) / energy
 
 
 def question(script):
-    """The first line of a script's docstring; the script is not run."""
+    """The first paragraph of a script's docstring, in one line; the script is not run."""
     path = Path(script)
     text = (
         ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) if path.is_file() else None
     )
-    return text.splitlines()[0] if text else ""
+    return " ".join(text.split("\n\n")[0].split()) if text else ""
 
 
 def records(tasks, models):
-    """{path: record} of all runs: those beside the tasks' outputs, in the models' folders, and beside the data they read."""
+    """{path: record} of all runs: those beside the tasks' outputs, in the models' folders, and
+    beside the data they read.
+    """
     paths = [record_path(task.output) for task in tasks]
     paths += [path for model in models for path in sorted(Path(model).glob("*.run.json"))]
-    found = {}
+    read = {}
     for path in paths:
-        if path.is_file() and path not in found:
+        if path.is_file() and path not in read:
             try:
-                found[path] = json.loads(path.read_text(encoding="utf-8"))
+                read[path] = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 raise UserError(f"{path} is not JSON. Delete it and run its step again.") from None
-    data = {Path(name).parent for record in found.values() for name in record["inputs"]}
+    data = {Path(name).parent for record in read.values() for name in record["inputs"]}
     extra = sorted(
-        path for folder in data for path in folder.glob("*.run.json") if path not in found
+        path for folder in data for path in folder.glob("*.run.json") if path not in read
     )
-    return {path: json.loads(path.read_text(encoding="utf-8")) for path in extra} | found
+    return {path: json.loads(path.read_text(encoding="utf-8")) for path in extra} | read

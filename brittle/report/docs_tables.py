@@ -324,8 +324,8 @@ def sequential_log_table():
 
 def sequential_findings_table():
     """What the repeated runs say of the log's findings."""
-    rows = sequential.found_lines(read_rows(DOCS / "measured/sequential_findings.csv"))
-    return markdown(sequential.FOUND_HEAD, rows)
+    rows = sequential.finding_lines(read_rows(DOCS / "measured/sequential_findings.csv"))
+    return markdown(sequential.FINDING_HEAD, rows)
 
 
 def _steps():

@@ -1,4 +1,6 @@
-"""The report's HTML: one self-contained page, light and dark, for a phone and a desktop. No scripts, nothing from a network."""
+"""The report's HTML: one self-contained page, light and dark, for a phone and a desktop. No
+scripts, nothing from a network.
+"""
 
 import base64
 import html
@@ -7,46 +9,60 @@ from pathlib import Path
 
 WIDE = 820  # pixels: a wider figure takes the page's whole width
 CSS = """
-:root{color-scheme:light dark;--ink:#1b1f24;--soft:#57606a;--line:#d5dae0;--page:#fff;--card:#f5f7f9;--link:#0860a8;
+:root{color-scheme:light dark;--ink:#1b1f24;--soft:#57606a;--line:#d5dae0;--page:#fff;\
+--card:#f5f7f9;--link:#0860a8;
 --bad:#a8320a;--good:#0b6b4f;--open:#6b5300}
-@media(prefers-color-scheme:dark){:root{--ink:#e4e8ec;--soft:#a0a9b3;--line:#3a424b;--page:#14181c;--card:#1e2429;
+@media(prefers-color-scheme:dark){:root{--ink:#e4e8ec;--soft:#a0a9b3;--line:#3a424b;--page:#14181c;\
+--card:#1e2429;
 --link:#74b9f2;--bad:#ff9d76;--good:#6fd3b0;--open:#e2c45c}}
 *{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--ink);font:1rem/1.5 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
+body{margin:0;background:var(--page);color:var(--ink);\
+font:1rem/1.5 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 main,header,footer{max-width:76rem;margin:0 auto;padding:0 1rem}
-h1{font-size:clamp(1.4rem,1rem + 2vw,2.1rem);line-height:1.2;margin:1.6rem 0 .4rem;text-wrap:balance}
+h1{font-size:clamp(1.4rem,1rem + 2vw,2.1rem);line-height:1.2;margin:1.6rem 0 .4rem;\
+text-wrap:balance}
 h2{font-size:1.25rem;margin:2.6rem 0 .2rem;padding-top:.9rem;border-top:1px solid var(--line)}
 h3{font-size:1.05rem;margin:1.6rem 0 .2rem}
-.says{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));margin:.8rem 0}
-.says div{background:var(--card);border-radius:8px;padding:.7rem 1rem}.says strong{overflow-wrap:anywhere}
-p{margin:.4rem 0;max-width:46rem;overflow-wrap:anywhere}ul{margin:.4rem 0;padding-left:1.2rem;max-width:46rem}
+.says{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));\
+margin:.8rem 0}
+.says div{background:var(--card);border-radius:8px;padding:.7rem 1rem}\
+.says strong{overflow-wrap:anywhere}
+p{margin:.4rem 0;max-width:46rem;overflow-wrap:anywhere}ul{margin:.4rem 0;padding-left:1.2rem;\
+max-width:46rem}
 a{color:var(--link)}.soft,figcaption,.caption,.missing{color:var(--soft)}.missing{font-size:.88rem}
 nav{font-size:.92rem;margin:1rem 0}nav a{display:inline-block;margin:.1rem .9rem .1rem 0}
 .scroll{overflow-x:auto;margin:.2rem 0 .7rem}
 table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}
 .caption{font-size:.88rem;margin-top:.9rem}
-th,td{padding:.3rem .7rem .3rem 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
+th,td{padding:.3rem .7rem .3rem 0;text-align:left;border-bottom:1px solid var(--line);\
+vertical-align:top}
 th{font-weight:600}td.number,th.number{text-align:right}td.number{white-space:nowrap}
 thead th{vertical-align:bottom}@media(min-width:44rem){.scroll td:first-child{white-space:nowrap}}
-.summary{width:100%;font-size:.98rem;margin:.8rem 0}.summary th[scope=row]{overflow-wrap:anywhere;min-width:8rem}
+.summary{width:100%;font-size:.98rem;margin:.8rem 0}.summary th[scope=row]{overflow-wrap:anywhere;\
+min-width:8rem}
 .summary .missing{display:inline-block;max-width:8rem;white-space:normal;line-height:1.25}
 .summary small{color:var(--soft);white-space:nowrap}
 .hidden,.damaged,.kept{color:var(--bad)}.removed{color:var(--good)}.inconclusive{color:var(--open)}
 .hidden,.damaged,.kept,.removed,.inconclusive{font-weight:600}
-.figures{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));margin:.8rem 0}
+.figures{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));\
+margin:.8rem 0}
 .figures.wide{grid-template-columns:1fr;max-width:64rem}
 .figures.one{max-width:44rem}
-figure{margin:0;overflow-x:auto}figcaption{font-size:.88rem;position:sticky;left:0;overflow-wrap:anywhere}
-img{display:block;width:100%;height:auto;background:#fff;border-radius:6px;border:1px solid var(--line)}
+figure{margin:0;overflow-x:auto}figcaption{font-size:.88rem;position:sticky;left:0;\
+overflow-wrap:anywhere}
+img{display:block;width:100%;height:auto;background:#fff;border-radius:6px;\
+border:1px solid var(--line)}
 .wide img{min-width:40rem}
 details{margin:.7rem 0}summary{cursor:pointer;color:var(--link)}
 code{font:.86em ui-monospace,"DejaVu Sans Mono",monospace;overflow-wrap:anywhere}
 footer{margin:3rem auto 2rem;color:var(--soft);font-size:.88rem}
-@media(max-width:44rem){.summary thead{position:absolute;clip-path:inset(50%);height:1px;overflow:hidden}
+@media(max-width:44rem){.summary thead{position:absolute;clip-path:inset(50%);height:1px;\
+overflow:hidden}
 .summary,.summary tbody,.summary tr,.summary th,.summary td{display:block}
 .summary tr{background:var(--card);border-radius:8px;padding:.5rem .8rem;margin:.6rem 0}
 .summary th[scope=row]{padding:.1rem 0;border-color:var(--line)}
-.summary td,.summary td.number{display:flex;justify-content:space-between;gap:1rem;padding:.12rem 0;border:0;text-align:right;
+.summary td,.summary td.number{display:flex;justify-content:space-between;gap:1rem;\
+padding:.12rem 0;border:0;text-align:right;
 white-space:normal}.summary td::before{content:attr(data-label);color:var(--soft);text-align:left}
 .summary .missing{max-width:none}}
 """
@@ -68,13 +84,17 @@ def figure(path, caption, alt):
     return f"<figure><figcaption>{esc(caption)}</figcaption>{image}</figure>"
 
 
-def figures(found):
+def figures(shown_figures):
     """Figures [(path, caption, alt)] side by side, or one below the other where they are wide."""
-    if not found:
+    if not shown_figures:
         return ""
-    wide = max(png_width(Path(path).read_bytes()[:24]) for path, _, _ in found) > WIDE
-    kind = "figures wide" if wide else "figures one" if len(found) == 1 else "figures"
-    return f'<div class="{kind}">{"".join(figure(*f) for f in found)}</div>'
+    wide = max(png_width(Path(path).read_bytes()[:24]) for path, _, _ in shown_figures) > WIDE
+    kind = "figures"
+    if wide:
+        kind = "figures wide"
+    elif len(shown_figures) == 1:
+        kind = "figures one"
+    return f'<div class="{kind}">{"".join(figure(*f) for f in shown_figures)}</div>'
 
 
 def is_number(cell):
@@ -89,7 +109,9 @@ def is_number(cell):
 
 
 def shown(value):
-    """A number in at most four digits, whole numbers whole, None as an empty cell; other text as it is."""
+    """A number in at most four digits, whole numbers whole, None as an empty cell; other text as it
+    is.
+    """
     if value is None:
         return ""
     if not is_number(value):
@@ -99,7 +121,9 @@ def shown(value):
 
 
 def table(columns, rows, caption=""):
-    """Rows (lists of text or numbers) under `columns`, in a box that scrolls sideways where the screen is narrow."""
+    """Rows (lists of text or numbers) under `columns`, in a box that scrolls sideways where the
+    screen is narrow.
+    """
     numeric = [
         all(is_number(r[i]) or r[i] in (None, "", "–") for r in rows) for i in range(len(columns))
     ]
@@ -112,13 +136,12 @@ def table(columns, rows, caption=""):
         + "</tr>"
         for row in rows
     )
-    title = (
-        f'<p class="caption">{esc(caption)}</p>' if caption else ""
-    )  # outside the box: it must not scroll away
+    # The caption stands outside the box: it must not scroll away.
+    title = f'<p class="caption">{esc(caption)}</p>' if caption else ""
     name = esc(caption or "table")
     return (
-        f'{title}<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'{title}<div class="scroll" tabindex="0" role="region" aria-label="{name}">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
@@ -132,20 +155,23 @@ def summary_table(columns, rows):
     for row in rows:
         cells = [f'<th scope="row">{row[columns[0]]}</th>']
         for i, c in enumerate(columns[1:]):
-            cells.append(
-                f'<td data-label="{esc(c)}"{"" if i < 1 else " class=number"}><span>{row[c]}</span></td>'
-            )
+            kind = "" if i < 1 else " class=number"
+            cells.append(f'<td data-label="{esc(c)}"{kind}><span>{row[c]}</span></td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
-    return f'<table class="summary"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    return (
+        f'<table class="summary"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table>"
+    )
 
 
 def side_by_side(said, rules):
-    """Sentences [(label, text)] in boxes beside each other, and the rules behind them folded below."""
+    """Sentences [(label, text)] in boxes side by side, and the rules behind them folded below."""
     boxes = "".join(
         f"<div><strong>{esc(label)}</strong><p>{esc(text)}</p></div>" for label, text in said
     )
     listed = "".join(f"<li>{esc(rule)}</li>" for rule in rules)
-    return f'<div class="says">{boxes}</div><details><summary>The rules behind the words</summary><ul>{listed}</ul></details>'
+    summary = "<summary>The rules behind the words</summary>"
+    return f'<div class="says">{boxes}</div><details>{summary}<ul>{listed}</ul></details>'
 
 
 def page(title, first_screen, sections, foot):
@@ -159,7 +185,10 @@ def page(title, first_screen, sections, foot):
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="color-scheme" content="light dark">'
-        f"<title>{esc(title)}</title><style>{CSS}</style></head><body><header><h1>{esc(title)}</h1>{first_screen}</header>"
-        f'<main><nav aria-label="Sections">{links}</nav>{parts}</main><footer>{foot}</footer></body></html>\n'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{esc(title)}</title><style>{CSS}</style></head>"
+        f"<body><header><h1>{esc(title)}</h1>{first_screen}</header>"
+        f'<main><nav aria-label="Sections">{links}</nav>{parts}</main>'
+        f"<footer>{foot}</footer></body></html>\n"
     )
