@@ -154,7 +154,7 @@ def test_length_normalised_choice():
 
 
 def test_questions_of_one_fact_are_not_independent():
-    """L7: each question asked twice. With their facts named the interval is that of the questions asked once."""
+    """L7: each question asked twice. Named facts: the interval of the questions asked once."""
     once = items(20)
     sums = torch.randn(1, 80, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     twice = sums.view(1, 20, 4).repeat_interleave(2, 1).reshape(1, -1)
@@ -163,11 +163,11 @@ def test_questions_of_one_fact_are_not_independent():
     found = [next(iter(accuracy.rows("forget", s, torch.zeros(1), asked, "logit", 0)))
              for s, asked in ((sums, once), (twice, named), (twice, unnamed))]  # fmt: skip
     ends = [(row["accuracy_low"], row["accuracy_high"]) for row in found]
-    assert (
-        0 < found[0]["accuracy"] < 1
-        and ends[1] == pytest.approx(ends[0])
-        and ends[2][0] > ends[0][0] + 0.02
-    )
+    once, named, unnamed = (high - low for low, high in ends)
+    assert 0 < found[0]["accuracy"] < 1
+    # Student's quantile of 19 degrees of freedom over the normal one is 1.068.
+    assert once < named < 1.07 * once
+    assert unnamed < 0.8 * once
 
 
 @pytest.fixture(scope="module")
