@@ -299,7 +299,7 @@ def main(
         table = list(rows({name: read(folder) for name, folder in done.items()}, names, numbers))
         title = f"{model_name(base)}, {len(compared)} methods, {len(numbers)} seed(s)"
         run.figure(plot(table, title), "scoreboard.png")
-        page = attack_sections.page(table, absent, run.path("scoreboard.png"), root)
+        page = attack_sections.board_page(table, absent, run.path("scoreboard.png"), root)
         run.path("scoreboard.html").write_text(page, encoding="utf-8")
         run.csv("scoreboard.csv", COLUMNS, table)
     print(f"{root}/scoreboard.csv: {len(table)} cells; {root}/scoreboard.html")

@@ -1,5 +1,6 @@
-"""The scoreboard's CSV as numbers: a cell a method and attack, which models had forgotten, how many
-facts half B has.
+"""The scoreboard's CSV as numbers: a cell a method and attack.
+
+Also which models had forgotten as made, and how many facts half B has.
 """
 
 from pathlib import Path
@@ -13,9 +14,9 @@ ENDS = ("base", "filtered")
 
 def board(rows):
     """{(method, attack): {column: mean over seeds}} of the scoreboard's rows."""
-    found = {}
+    by_cell = {}
     for row in rows:
-        found.setdefault((row["method"], row["attack"]), []).append(row)
+        by_cell.setdefault((row["method"], row["attack"]), []).append(row)
     columns = (
         "heldout_recovery",
         "heldout_recovery_low",
@@ -26,14 +27,14 @@ def board(rows):
     return {
         key: {c: mean(number(row.get(c)) for row in rows) for c in columns}
         | {"variant": rows[0]["variant"]}
-        for key, rows in found.items()
+        for key, rows in by_cell.items()
     }
 
 
 def forgotten(cells):
-    """Methods whose models, as made, had forgotten and still answer: recovery below FORGOT, retain
-    at least KEPT of Base's.
+    """Methods whose models, as made, had forgotten and still answer.
 
+    Their recovery is below FORGOT, and their retain accuracy is at least KEPT of Base's.
     Where Base is not on the board, its retain accuracy is unknown and no model counts as broken.
     """
     as_made = {m: c for (m, a), c in cells.items() if a == "none"}
@@ -50,16 +51,18 @@ def forgotten(cells):
     ]
 
 
-def over_methods(cells, attack, gain):
-    """{method: recovery under the attack, less that as made where `gain`} of the methods that had
-    forgotten.
+def over_methods(cells, attack, *, gain):
+    """{method: recovery under the attack} of the methods that had forgotten.
+
+    With `gain` it is the recovery less that of the model as made.
     """
-    found = {m: cells.get((m, attack), {}).get("heldout_recovery") for m in forgotten(cells)}
-    return {
-        m: v - (cells[m, "none"]["heldout_recovery"] if gain else 0)
-        for m, v in found.items()
-        if v is not None
-    }
+    recoveries = {}
+    for method in forgotten(cells):
+        recovery = cells.get((method, attack), {}).get("heldout_recovery")
+        if recovery is not None:
+            as_made = cells[method, "none"]["heldout_recovery"] if gain else 0
+            recoveries[method] = recovery - as_made
+    return recoveries
 
 
 def of_method(model, methods):

@@ -124,7 +124,7 @@ def test_from_attacks_to_the_page(family, data, tmp_path, script):
     assert len(table) == 12
     figure = scoreboard.plot(table, "tiny")
     figure.savefig(tmp_path / "scoreboard.png")
-    page = attacks_module.page(table, ["rmu"], tmp_path / "scoreboard.png", tmp_path)
+    page = attacks_module.board_page(table, ["rmu"], tmp_path / "scoreboard.png", tmp_path)
     assert (
         "No model, so not in the table: rmu." in page and "1 unlearned model under 1 attack" in page
     )
