@@ -1,14 +1,17 @@
 """Which attacks bring back what a model was made to forget?
 
-    uv run eval/attack.py --model M --outdir outputs/M/attacks --attacks relearn,quantize,gcg --seeds 0,1
+    uv run eval/attack.py --model M --outdir outputs/M/attacks
+    uv run eval/attack.py --model M --outdir outputs/M/attacks --attacks relearn,gcg --seeds 0,1
 
-Every attack of brittle/attacks/ on one model, loaded once: relearning (half A; low-rank; benign
-text), quantisation, pruning, noise, prompts, a soft prompt, a GCG suffix, ablation of a direction,
-the logit lens. An attack has variants (rates, strengths, templates); the one with the best accuracy
-on half A counts, among equals the earlier one; half B of it is the result. No attack reads half B:
-the hashes of all that it read are compared with those of half B's texts. A variant that breaks the
-model has empty cells. Cells are kept in <outdir>/cells, so an interrupted run goes on where it
-stopped. experiment/scoreboard.py compares models.
+The model is loaded once, and every attack of brittle/attacks/ runs on it with the attack's own
+defaults: relearning (half A; low-rank; benign text), quantisation, pruning, noise, prompts, a soft
+prompt, a GCG suffix, ablation of a direction, the logit lens.
+
+An attack has variants (rates, strengths, templates). The one with the best accuracy on half A
+counts, among equals the earlier one; half B of it is the result. No attack reads half B: the hashes
+of all that it read are compared with those of half B's texts. A variant that breaks the model has
+empty cells. Cells are kept in <outdir>/cells, so an interrupted run goes on where it stopped.
+experiment/scoreboard.py compares models.
 """
 
 from pathlib import Path
@@ -19,8 +22,20 @@ import typer
 from brittle.base import command, options
 from brittle.base.errors import UserError
 
-COLUMNS = ["attack", "seed", "variant", "chosen", "split", "accuracy", "accuracy_low", "accuracy_high", "n",
-           "answer_nll", "seconds", "cpu_seconds", "texts_read", "read_sha256"]  # fmt: skip
+OF_A_CELL = ("seconds", "cpu_seconds", "texts_read", "read_sha256")
+COLUMNS = [
+    "attack",
+    "seed",
+    "variant",
+    "chosen",
+    "split",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "n",
+    "answer_nll",
+    *OF_A_CELL,
+]
 ITEM_COLUMNS = ["attack", "seed", "variant", "fact", "right", "asked"]
 NOTE_COLUMNS = ["attack", "seed", "note"]
 
@@ -28,25 +43,25 @@ NOTE_COLUMNS = ["attack", "seed", "note"]
 def rows(cells):
     """A row a variant and split. cells: [(attack, seed, cell)]."""
     for name, seed, cell in cells:
-        about = {
-            "attack": name,
-            "seed": seed,
-            **{k: cell[k] for k in ("seconds", "cpu_seconds", "texts_read", "read_sha256")},
-        }
+        about = {"attack": name, "seed": seed, **{column: cell[column] for column in OF_A_CELL}}
         for row in cell["rows"]:
-            yield {
-                c: (about | row | {"chosen": int(row["variant"] == cell["chosen"])})[c]
-                for c in COLUMNS
-            }
+            whole = about | row | {"chosen": int(row["variant"] == cell["chosen"])}
+            yield {column: whole[column] for column in COLUMNS}
 
 
 def item_rows(cells):
     """A row a fact of half B, under the variant that counts."""
     for name, seed, cell in cells:
         for fact, (right, asked) in cell["facts"].items():
-            yield dict(
-                zip(ITEM_COLUMNS, (name, seed, cell["chosen"], fact, right, asked), strict=True)
-            )
+            values = (name, seed, cell["chosen"], fact, right, asked)
+            yield dict(zip(ITEM_COLUMNS, values, strict=True))
+
+
+def note_rows(cells):
+    """A row a note: what went wrong."""
+    for name, seed, cell in cells:
+        for note in cell["notes"]:
+            yield {"attack": name, "seed": seed, "note": note}
 
 
 def board(cells, chance):
@@ -56,12 +71,13 @@ def board(cells, chance):
     splits = ("forget_a", "forget_b", "retain")
     lines = [("attack", "seed", "variant", "half A", "half B", "retain")]
     for name, seed, cell in cells:
-        found = {
+        accuracies = {
             row["split"]: row["accuracy"]
             for row in cell["rows"]
             if row["variant"] == cell["chosen"]
         }
-        numbers = ["-" if found.get(split) is None else f"{found[split]:.3f}" for split in splits]
+        known = [accuracies.get(split) for split in splits]
+        numbers = ["-" if accuracy is None else f"{accuracy:.3f}" for accuracy in known]
         lines.append((name, str(seed), str(cell["chosen"] or "failed"), *numbers))
     return [*aligned(lines), f"accuracy by guessing: {chance:.3f}"]
 
@@ -123,7 +139,7 @@ def main(
 
     names = chosen(attacks)
     try:
-        numbers = [int(part) for part in seeds.split(",") if part.strip()]
+        numbers = [int(seed) for seed in seeds.split(",") if seed.strip()]
     except ValueError:
         numbers = []
     if not numbers:
@@ -131,22 +147,19 @@ def main(
     folder = model_folder(model, revision)
     guard = guards.make(wrapper, data, wrapper_rules)
     read = guards.files(wrapper, data, wrapper_rules) if guard else ()
-    one = session.AttackSession(folder, data, max_items, batch_size, device, dtype, guard, read)
+    attacked = session.AttackSession(
+        folder, data, max_items, batch_size, device, dtype, guard, read
+    )
     meter.eval_sets(data, max_items)  # what is wrong with the data is said before a model is loaded
     settings = {"attacks": names, "seeds": numbers, **(guard.about if guard else {})}
-    with Run(outdir, one.files(), {"model": str(folder)}, numbers[0], settings) as run:
-        made = list(session.cells(one, names, numbers, outdir / "cells", force=force))
-        chance = one.chance()
-        run.figure(plot(made, model_name(model), chance), "attacks.png")
-        notes = [
-            dict(zip(NOTE_COLUMNS, (n, s, text), strict=True))
-            for n, s, cell in made
-            for text in cell["notes"]
-        ]
-        run.csv("attacks_notes.csv", NOTE_COLUMNS, notes)
-        run.csv("attacks_items.csv", ITEM_COLUMNS, item_rows(made))
-        run.csv("attacks.csv", COLUMNS, rows(made))
-    print("\n".join([*board(made, chance), f"All variants: {outdir / 'attacks.csv'}"]))
+    with Run(outdir, attacked.files(), {"model": str(folder)}, numbers[0], settings) as run:
+        cells = list(session.cells(attacked, names, numbers, outdir / "cells", force=force))
+        chance = attacked.chance()
+        run.figure(plot(cells, model_name(model), chance), "attacks.png")
+        run.csv("attacks_notes.csv", NOTE_COLUMNS, note_rows(cells))
+        run.csv("attacks_items.csv", ITEM_COLUMNS, item_rows(cells))
+        run.csv("attacks.csv", COLUMNS, rows(cells))
+    print("\n".join([*board(cells, chance), f"All variants: {outdir / 'attacks.csv'}"]))
 
 
 if __name__ == "__main__":

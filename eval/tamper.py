@@ -4,17 +4,18 @@
     uv run eval/tamper.py --model M --outdir outputs/M/tamper_benign --on benign
     uv run eval/tamper.py --model M --outdir outputs/M/tamper_lora --lora-rank 8 --lr 3e-3 --lr 1e-2
 
-The relearning attack: fine-tune the model (AdamW, float32 weights, constant rate; all weights, or
-adapters with --lora-rank) at several learning rates, and measure half A, half B, retain and general
-accuracy every few steps. It trains on (--on)
-    half-a    the questions and answers of half A: half B is held out. Facts are independent, so what comes back on B was
-              hidden, not removed (arXiv:2410.08827)
-    half-b    those of half B itself: how fast is it learned when it is shown (half A is then the one held out)
+The relearning attack fine-tunes the model (AdamW, float32 weights, constant rate; all weights, or
+adapters with --lora-rank) at several learning rates. It measures half A, half B, retain and general
+accuracy every few steps. --on says what it trains on:
+    half-a    the questions and answers of half A; half B is held out. Facts are independent, so
+              what comes back on B was hidden, not removed (arXiv:2410.08827)
+    half-b    those of half B itself: how fast is it learned when it is shown? Half A is held out
     benign    the retain set's texts and neutral ones: not a word on the forget set
 `answer_nll` is the mean over a split's questions of the answer's summed NLL in nats.
-`eval/recovery.py` chooses rate and step by A and compares models, with steps to half recovery and
-the area under the curve. A rate at which the attack breaks the model (NaN) has empty cells from
-there on, never chance.
+eval/recovery.py chooses rate and step by half A and compares models, with steps to half recovery
+and the area under the curve. A rate at which the attack breaks the model (NaN) has empty cells from
+there on, never chance. Rates and steps are this script's own: its curves go on to step 100, where
+the scoreboard's attack ends after 50.
 """
 
 from pathlib import Path
