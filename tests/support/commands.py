@@ -23,7 +23,7 @@ _MAINS = {}
 
 def blocks(text):
     """The fenced blocks of shell commands, without their fences."""
-    return re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
+    return re.findall(r"^ *```bash\n(.*?)^ *```", text, re.M | re.S)
 
 
 def commands(text):
