@@ -69,21 +69,21 @@ def groups_of(rows):
 
 def per_entity(rows, value="correct"):
     """{entity: (sum, count)} of the rows' numbers; rows whose value is missing are left out."""
-    found = {}
+    sums = {}
     for row in rows:
         number = row.get(value)
         if number is None or number == "" or not np.isfinite(float(number)):
             continue
         name = entity_of(row) or f"item {row.get('item')}"
-        total, count = found.get(name, (0.0, 0))
-        found[name] = (total + float(number), count + 1)
-    return found
+        total, count = sums.get(name, (0.0, 0))
+        sums[name] = (total + float(number), count + 1)
+    return sums
 
 
 def facts_of(rows):
     """The `fact` of each row of a JSON-lines file; None where one of them names none."""
-    found = [row.get("fact") if isinstance(row, dict) else None for row in rows]
-    return found if found and all(found) else None
+    names = [row.get("fact") if isinstance(row, dict) else None for row in rows]
+    return names if names and all(names) else None
 
 
 def facts(path, limit=None):
@@ -92,4 +92,6 @@ def facts(path, limit=None):
     """
     from brittle.data.texts import read_jsonl
 
-    return facts_of(read_jsonl(path)[:limit]) if Path(path).suffix in (".jsonl", ".json") else None
+    if Path(path).suffix not in (".jsonl", ".json"):
+        return None
+    return facts_of(read_jsonl(path)[:limit])

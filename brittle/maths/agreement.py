@@ -1,10 +1,14 @@
-"""Agreement of raters: Cohen's kappa for two, Krippendorff's alpha for any number with gaps, Gwet's AC1 for skewed labels."""
+"""Agreement of raters.
+
+Cohen's kappa is for two raters, Gwet's AC1 for two and skewed labels, and Krippendorff's alpha for
+any number of raters who may leave gaps.
+"""
 
 import numpy as np
 
 
 def cohen_kappa(a, b):
-    """Cohen (1960) of two raters' labels; None where it is undefined (both always give the same one label)."""
+    """Cohen's kappa (1960) of two raters' labels; None where only one label was ever given."""
     from sklearn.metrics import cohen_kappa_score
 
     if len({*a, *b}) < 2:
@@ -13,7 +17,10 @@ def cohen_kappa(a, b):
 
 
 def gwet_ac1(a, b):
-    """Gwet (2008): as kappa, but chance agreement is small where one label is given nearly always."""
+    """Gwet's AC1 (2008) of two raters' labels.
+
+    It is as kappa, but chance agreement is small where one label is given nearly always.
+    """
     labels = sorted({*a, *b})
     if len(labels) < 2:
         return 1.0
@@ -24,35 +31,41 @@ def gwet_ac1(a, b):
 
 
 def coincidences(units, labels):
-    """[K, K] coincidence matrix (Krippendorff 2011): pairs of ratings within a unit, each unit weighing its number of ratings."""
+    """[K, K] coincidence matrix of K labels (Krippendorff 2011).
+
+    It counts the pairs of ratings within a unit. A unit weighs as much as it has ratings.
+    """
     matrix, index = np.zeros((len(labels), len(labels))), {k: i for i, k in enumerate(labels)}
     for ratings in units:
-        counts = np.bincount(
-            [index[r] for r in ratings if r is not None], minlength=len(labels)
-        ).astype(float)
+        given = [index[r] for r in ratings if r is not None]
+        counts = np.bincount(given, minlength=len(labels)).astype(float)
         if counts.sum() > 1:
             matrix += (np.outer(counts, counts) - np.diag(counts)) / (counts.sum() - 1)
     return matrix
 
 
 def distance(labels, totals, scale):
-    """[K, K] squared distances of labels: nominal, ordinal (by how many ratings lie between), or interval (numbers)."""
+    """[K, K] squared distances of K labels.
+
+    scale: nominal (all differ alike), ordinal (by how many ratings lie between), or interval (the
+    labels are numbers).
+    """
     k = len(labels)
     if scale == "nominal":
         return 1.0 - np.eye(k)
     if scale == "interval":
         values = np.asarray(labels, dtype=float)
         return (values[:, None] - values) ** 2
-    middle = (
-        np.cumsum(totals) - totals / 2
-    )  # sum of what lies between two labels, with half of each of them
+    # The difference of two middles counts what lies between two labels, and half of each of them.
+    middle = np.cumsum(totals) - totals / 2
     return (middle[:, None] - middle) ** 2
 
 
 def krippendorff_alpha(units, labels, scale="nominal"):
-    """Krippendorff's alpha of units (lists of one rating a rater, None: not rated), `labels` in their order.
+    """Krippendorff's alpha: 1 is agreement, 0 is what chance gives.
 
-    1: agreement, 0: as by chance. None without two ratings of a unit, or where only one label was ever given.
+    units: lists of one rating a rater, None where one did not rate. labels: in their order.
+    None where no unit has two ratings, or where only one label was ever given.
     """
     matrix = coincidences(units, labels)
     totals, n = matrix.sum(1), matrix.sum()
@@ -64,14 +77,16 @@ def krippendorff_alpha(units, labels, scale="nominal"):
 
 
 def alpha_interval(units, labels, scale="nominal", draws=1000, seed=0):
-    """95 % percentile interval of alpha, units drawn with replacement; (None, None) where it is undefined."""
-    rng, found = np.random.default_rng(seed), []
+    """(low, high) of alpha, 95 %, from units drawn with replacement.
+
+    (None, None) where alpha is undefined in more than half of the draws.
+    """
+    rng, alphas = np.random.default_rng(seed), []
     for _ in range(draws):
-        value = krippendorff_alpha(
-            [units[i] for i in rng.integers(len(units), size=len(units))], labels, scale
-        )
-        if value is not None:
-            found.append(value)
-    if len(found) < draws / 2:
+        drawn = [units[i] for i in rng.integers(len(units), size=len(units))]
+        alpha = krippendorff_alpha(drawn, labels, scale)
+        if alpha is not None:
+            alphas.append(alpha)
+    if len(alphas) < draws / 2:
         return None, None
-    return tuple(float(v) for v in np.quantile(found, [0.025, 0.975]))
+    return tuple(float(bound) for bound in np.quantile(alphas, [0.025, 0.975]))

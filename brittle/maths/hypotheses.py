@@ -1,8 +1,10 @@
 """Tests and effect sizes on per-entity means: scipy's where it has them, the rest written out.
 
-The unit is the entity (a person, a document): questions about one entity are correlated, and a test that counts questions finds
-differences where there are none (tests/maths/test_stats_tests.py shows it). Each test returns a `Result`; what is undefined (fewer than
-FEWEST entities, no difference at all for a t-test) has p None, never 0 or 1. p is never below FLOOR: 0 is no probability.
+The unit is the entity (a person, a document). Questions about one entity are correlated, and a test
+that counts questions reports differences where there are none (tests/maths/test_stats_tests.py
+shows it). Each test returns a `Result`. What is undefined (fewer than FEWEST entities, no
+difference at all for a t-test) has p None, never 0 or 1. p is never below FLOOR: 0 is no
+probability.
 """
 
 from typing import NamedTuple
@@ -22,11 +24,13 @@ class Result(NamedTuple):
 
 
 def _result(test, statistic, p, effect=None, name=""):
-    """NaN becomes None, p is bounded from below."""
-    number, value, size = (
+    """A Result in which NaN and infinity are None, and p lies in [FLOOR, 1]."""
+    statistic, p, effect = (
         None if v is None or not np.isfinite(v) else float(v) for v in (statistic, p, effect)
     )
-    return Result(test, number, None if value is None else min(1.0, max(value, FLOOR)), size, name)
+    if p is not None:
+        p = min(1.0, max(p, FLOOR))
+    return Result(test, statistic, p, effect, name)
 
 
 def _few(*samples):
@@ -40,17 +44,19 @@ def _arrays(*samples):
 def cohen_dz(a, b):
     """Mean of the paired differences over their standard deviation; None where they do not vary."""
     d = np.subtract(*_arrays(a, b))
-    return float(d.mean() / d.std(ddof=1)) if len(d) > 1 and d.std(ddof=1) > 1e-12 else None
+    varies = len(d) > 1 and d.std(ddof=1) > 1e-12
+    return float(d.mean() / d.std(ddof=1)) if varies else None
 
 
 def hedges_g(a, b):
-    """Difference of the means over the pooled standard deviation, corrected for small samples (Hedges 1981)."""
+    """Difference of the means over the pooled standard deviation (Hedges 1981)."""
     a, b = _arrays(a, b)
     n = len(a) + len(b) - 2
     if n < 1:
         return None
     pooled = np.sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / n)
-    return float((a.mean() - b.mean()) / pooled * (1 - 3 / (4 * n - 1))) if pooled > 1e-12 else None
+    small = 1 - 3 / (4 * n - 1)
+    return float((a.mean() - b.mean()) / pooled * small) if pooled > 1e-12 else None
 
 
 def cliffs_delta(a, b):
@@ -91,29 +97,30 @@ def wilcoxon(a, b):
     if _few(d) or not np.any(np.abs(d) > 1e-12):
         return Result("wilcoxon", None, None, None, "rank_biserial")
     d = np.where(np.abs(d) > 1e-12, d, 0)
-    found = stats.wilcoxon(d)
+    test = stats.wilcoxon(d)
     ranks = stats.rankdata(np.abs(d[d != 0]))
     effect = float((ranks * np.sign(d[d != 0])).sum() / ranks.sum())
-    return _result("wilcoxon", found.statistic, found.pvalue, effect, "rank_biserial")
+    return _result("wilcoxon", test.statistic, test.pvalue, effect, "rank_biserial")
 
 
 def mann_whitney(a, b):
+    """Mann and Whitney's ranks of two groups of different entities."""
     if _few(a, b):
         return Result("mann_whitney", None, None, None, "cliffs_delta")
-    found = stats.mannwhitneyu(*_arrays(a, b))
-    return _result(
-        "mann_whitney", found.statistic, found.pvalue, cliffs_delta(a, b), "cliffs_delta"
-    )
+    test = stats.mannwhitneyu(*_arrays(a, b))
+    return _result("mann_whitney", test.statistic, test.pvalue, cliffs_delta(a, b), "cliffs_delta")
 
 
 def sign_flip(a, b, draws=9999, seed=0):
-    """Paired permutation test: under the null each difference is as likely with the other sign. p is at least 1/(draws+1)."""
+    """Paired permutation test: under the null each difference is as likely with the other sign.
+
+    p is at least 1 / (draws + 1).
+    """
     d = np.subtract(*_arrays(a, b))
     if _few(d):
         return Result("sign_flip", None, None, None, "difference")
-    signs = (
-        np.random.default_rng(seed).integers(0, 2, size=(draws, len(d)), dtype=np.int8) * 2.0 - 1
-    )
+    rng = np.random.default_rng(seed)
+    signs = rng.integers(0, 2, size=(draws, len(d)), dtype=np.int8) * 2.0 - 1
     as_far = np.abs(signs @ d) >= abs(d.sum()) - 1e-9
     return _result("sign_flip", d.mean(), (1 + as_far.sum()) / (draws + 1), d.mean(), "difference")
 
@@ -128,40 +135,41 @@ def permutation(a, b, draws=9999, seed=0):
     means = sums / len(a) - (pooled.sum() - sums) / len(b)
     difference = a.mean() - b.mean()
     as_far = np.abs(means) >= abs(difference) - 1e-9
-    return _result(
-        "permutation", difference, (1 + as_far.sum()) / (draws + 1), difference, "difference"
-    )
+    p = (1 + as_far.sum()) / (draws + 1)
+    return _result("permutation", difference, p, difference, "difference")
 
 
 def ks(a, b, draws=999, seed=0):
-    """Two-sample Kolmogorov and Smirnov. With ties, or fewer than 50 of either, p is by permutation (scipy's is conservative)."""
+    """Two-sample Kolmogorov and Smirnov.
+
+    With ties, or fewer than 50 of either, p is by permutation: scipy's is conservative there.
+    """
     a, b = _arrays(a, b)
     if _few(a, b):
         return Result("ks", None, None, None, "D")
-    found = stats.ks_2samp(a, b)
-    p = found.pvalue
+    test = stats.ks_2samp(a, b)
+    p = test.pvalue
     if min(len(a), len(b)) < 50 or len(np.unique([*a, *b])) < len(a) + len(b):
         values = np.sort(np.concatenate([a, b]))
-        ends = np.append(
-            values[1:] != values[:-1], True
-        )  # D is read where a run of equal values ends
+        # D is read where a run of equal values ends.
+        ends = np.append(values[1:] != values[:-1], True)
         steps = np.repeat([1 / len(a), -1 / len(b)], [len(a), len(b)])
-        gaps = (
-            np.random.default_rng(seed)
-            .permuted(np.tile(steps, (draws, 1)), axis=1)
-            .cumsum(1)[:, ends]
-        )
-        p = (1 + (np.abs(gaps).max(1) >= found.statistic - 1e-9).sum()) / (draws + 1)
-    return _result("ks", found.statistic, p, found.statistic, "D")
+        shuffled = np.random.default_rng(seed).permuted(np.tile(steps, (draws, 1)), axis=1)
+        gaps = shuffled.cumsum(1)[:, ends]
+        p = (1 + (np.abs(gaps).max(1) >= test.statistic - 1e-9).sum()) / (draws + 1)
+    return _result("ks", test.statistic, p, test.statistic, "D")
 
 
 def smallest_d(n, m, level=0.05):
-    """The smallest D of `ks` that is significant for n and m items (asymptotic): below it nothing can be seen."""
+    """The smallest D of `ks` that is significant for n and m items (asymptotic)."""
     return float(stats.kstwobign.isf(level) * np.sqrt((n + m) / (n * m)))
 
 
 def mcnemar(a, b):
-    """Exact McNemar test of two models' right and wrong answers (0 or 1) to the same items; items count as independent."""
+    """Exact McNemar test of two models' answers (1 right, 0 wrong) to the same items.
+
+    Items count as independent.
+    """
     a, b = _arrays(a, b)
     first, second = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
     if first + second == 0:
@@ -170,8 +178,9 @@ def mcnemar(a, b):
     return _result("mcnemar", first - second, p, first / second if second else None, "odds_ratio")
 
 
-def equivalence(a, b, margin, paired=True):
-    """Two one-sided t-tests (Schuirmann 1987): p of the mean difference lying outside (-margin, margin).
+def equivalence(a, b, margin, *, paired=True):
+    """Two one-sided t-tests (Schuirmann 1987): p of the mean difference lying outside (-margin,
+    margin).
 
     "Not significant" is not "the same": a small p here is what says the same, within the margin.
     """
@@ -184,13 +193,9 @@ def equivalence(a, b, margin, paired=True):
     else:
         (error, degrees), mean = _welch(a, b), a.mean() - b.mean()
     if error < 1e-12:
-        return _result(
-            "tost",
-            None,
-            None if abs(mean) == margin else float(abs(mean) > margin),
-            margin,
-            "margin",
-        )
+        # Nothing varies, so the mean difference is known: within the margin, outside it, or on it.
+        p = None if abs(mean) == margin else float(abs(mean) > margin)
+        return _result("tost", None, p, margin, "margin")
     low, high = (mean + margin) / error, (mean - margin) / error
     p = max(stats.t.sf(low, degrees), stats.t.cdf(high, degrees))
     return _result("tost", min(low, -high), p, margin, "margin")
@@ -211,8 +216,7 @@ def benjamini_hochberg(p):
     known = [i for i, v in enumerate(p) if v is not None]
     adjusted = [None] * len(p)
     if known:
-        for i, value in zip(
-            known, stats.false_discovery_control([p[i] for i in known]), strict=True
-        ):
+        values = stats.false_discovery_control([p[i] for i in known])
+        for i, value in zip(known, values, strict=True):
             adjusted[i] = float(value)
     return adjusted

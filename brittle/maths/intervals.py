@@ -1,4 +1,4 @@
-"""Intervals and tests that stand beside a sampled number: all 95 %, all from a seed or a closed form."""
+"""Intervals that stand beside a sampled number: all 95 %, from a seed or from a closed form."""
 
 import math
 import zlib
@@ -11,10 +11,9 @@ Z = 1.959963984540054  # two-sided 95 % of the normal distribution
 
 
 def generator(seed, name="", device="cpu"):
-    """A generator of its own for (seed, name), so a draw does not depend on what was drawn before it."""
-    return torch.Generator(device).manual_seed(
-        (seed * 1_000_003 + zlib.crc32(name.encode())) % 2**63
-    )
+    """A generator for (seed, name) alone: a draw does not depend on what was drawn before it."""
+    number = (seed * 1_000_003 + zlib.crc32(name.encode())) % 2**63
+    return torch.Generator(device).manual_seed(number)
 
 
 class Share(NamedTuple):
@@ -96,7 +95,10 @@ def mean_interval(values):
 
 
 def prediction_interval(values):
-    """(mean, low, high): 95 % of further single draws lie within, by Student's t (`mean_interval` holds their mean)."""
+    """(mean, low, high) within which 95 % of further single draws lie, by Student's t.
+
+    `mean_interval` holds their mean.
+    """
     mean, low, high = mean_interval(values)
     if low is None:
         return mean, None, None
@@ -127,14 +129,19 @@ def auc_variance(scores, labels):
 
 
 def edge(units):
-    """The share that `units` independent units, all alike, do not rule out: x^units = 2.5 % (Clopper and Pearson's bound)."""
+    """The least share that `units` independent units, all of which are right, do not rule out.
+
+    That is x with x^units = 2.5 % (Clopper and Pearson's bound).
+    """
     return 0.025 ** (1 / units)
 
 
 def auc_bounds(value, variance, units):
-    """(low, high) of an AUC by its variance on the logit scale, which covers near 0 and 1 where the plain one does not.
+    """(low, high) of an AUC by its variance on the logit scale.
 
-    At 0 or 1 the variance is 0 and says nothing: then `edge` of the independent units (texts, facts) of the smaller class.
+    That covers near 0 and 1, where the plain scale does not. At 0 or 1 the variance is 0 and says
+    nothing. There the bound is `edge` of `units`, the independent texts or facts of the smaller
+    class.
     """
     if value in (0, 1):
         return (edge(units), 1.0) if value == 1 else (0.0, 1 - edge(units))
@@ -145,15 +152,18 @@ def auc_bounds(value, variance, units):
 
 
 def fold_auc(scores, labels, fold, units=None):
-    """(AUC, low, high): the mean over folds, whose scores come from different classifiers and do not compare.
+    """(AUC, low, high), the mean over folds.
 
-    `units`: how many of the smaller class are independent (default: all its texts), see `auc_bounds`.
+    The folds' scores come from different classifiers, so they do not compare with each other.
+    units: how many of the smaller class are independent, by default all its texts; see
+    `auc_bounds`.
     """
-    found = [auc_variance(scores[fold == f], labels[fold == f]) for f in fold.unique()]
-    mean = sum(a for a, _ in found) / len(found)
+    folds = [auc_variance(scores[fold == f], labels[fold == f]) for f in fold.unique()]
+    mean = sum(value for value, _ in folds) / len(folds)
+    variance = sum(variance for _, variance in folds) / len(folds) ** 2
     ones = int(torch.as_tensor(labels).bool().sum())
     units = units or min(ones, len(labels) - ones)
-    return mean, *auc_bounds(mean, sum(v for _, v in found) / len(found) ** 2, units)
+    return mean, *auc_bounds(mean, variance, units)
 
 
 def resample(count, draws, seed, name=""):
@@ -175,7 +185,10 @@ def quantiles(values):
 
 
 def ratio_of_shares(part, whole, part_other, whole_other, draws=1000, seed=0, name=""):
-    """(ratio, low, high) of (sum part / sum whole) over the same of another sample; each argument [texts], bootstrapped."""
+    """(ratio, low, high) of (sum part / sum whole) over the same of another sample.
+
+    Each sample is two tensors [texts]. Texts are drawn with replacement, each sample by itself.
+    """
 
     def shares(p, w, side):
         counts = resample(len(p), draws, seed, name + side)

@@ -1,7 +1,8 @@
-"""Spectra and ranks of matrices, exact: one float64 Gram matrix and its eigenvalues on the smaller side.
+"""Spectra and ranks of matrices, from one float64 Gram matrix on the smaller side.
 
-On the CPU by LAPACK through scipy, which unlike torch forms half a Gram matrix and finds the leading eigenvectors alone:
-4.5 ms for all singular values of a 768 x 256 matrix, where `torch.linalg.svd` takes 45.
+On the CPU LAPACK does the work, through scipy. Unlike torch it forms half a Gram matrix, and it can
+find the leading eigenvectors alone: all singular values of a 768 x 256 matrix take 4.5 ms, where
+`torch.linalg.svd` takes 45.
 """
 
 from functools import cache
@@ -10,12 +11,14 @@ import torch
 
 from brittle.maths.precision import wide
 
-CHUNK = 4096  # rows (of a wide matrix, columns) at a time, so a float64 copy of an embedding matrix is never whole in memory
+# Rows at a time (of a wide matrix, columns): a float64 copy of an embedding matrix is never whole
+# in memory.
+CHUNK = 4096
 
 
 @cache
 def lapack():
-    """scipy.linalg, on as many threads as torch: a CSV must not depend on how many processors there are."""
+    """scipy.linalg on as many threads as torch: no CSV depends on the processors there are."""
     import scipy.linalg
     from threadpoolctl import threadpool_limits
 
@@ -24,64 +27,70 @@ def lapack():
 
 
 def gram(w, dtype=torch.float64):
-    """The lower triangle of W W^T or W^T W, whichever is smaller, in `dtype`; w [m, n] of any dtype."""
-    wide, n = int(w.shape[0] < w.shape[1]), min(w.shape)
-    total, parts = (
-        torch.zeros(n, n, dtype=dtype, device=w.device),
-        (part.to(dtype) for part in w.split(CHUNK, dim=wide)),
-    )
+    """The lower triangle of W W^T or W^T W, whichever is smaller, in `dtype`; w [m, n] of any
+    dtype.
+    """
+    is_wide, n = int(w.shape[0] < w.shape[1]), min(w.shape)
+    total = torch.zeros(n, n, dtype=dtype, device=w.device)
+    chunks = (chunk.to(dtype) for chunk in w.split(CHUNK, dim=is_wide))
     if w.device.type != "cpu":
-        for part in parts:
-            total.addmm_(*((part, part.T) if wide else (part.T, part)))
+        for chunk in chunks:
+            factors = (chunk, chunk.T) if is_wide else (chunk.T, chunk)
+            total.addmm_(*factors)
         return total
-    syrk, total = (
-        lapack().blas.dsyrk if dtype == torch.float64 else lapack().blas.ssyrk,
-        total.T.numpy(),
-    )
-    for part in parts:  # in place: BLAS reads what torch writes by rows as its transpose by columns
-        total = syrk(
-            1.0, part.contiguous().numpy().T, 1.0, total, trans=wide, lower=1, overwrite_c=1
-        )
+    blas = lapack().blas
+    add_product = blas.dsyrk if dtype == torch.float64 else blas.ssyrk
+    # In place: BLAS reads what torch writes by rows as its transpose by columns.
+    total = total.T.numpy()
+    for chunk in chunks:
+        columns = chunk.contiguous().numpy().T
+        total = add_product(1.0, columns, 1.0, total, trans=is_wide, lower=1, overwrite_c=1)
     return torch.from_numpy(total)
 
 
 def eigenvalues(symmetric):
-    """Ascending, of a symmetric matrix [n, n] given by its lower triangle (which may be overwritten)."""
+    """The eigenvalues [n], ascending, of a symmetric matrix [n, n].
+
+    Only its lower triangle is read, and it may be overwritten.
+    """
     if symmetric.device.type != "cpu":
         return torch.linalg.eigvalsh(symmetric)
-    found = lapack().eigh(
+    values = lapack().eigh(
         symmetric.numpy(), eigvals_only=True, driver="evr", overwrite_a=True, check_finite=False
     )
-    return torch.from_numpy(found)
+    return torch.from_numpy(values)
 
 
 def eigenvectors(symmetric, k=None):
-    """(values, vectors [n, k]), both ascending: the k largest, by default all; see `eigenvalues`."""
+    """(values [k], vectors [n, k]) of the k largest (default: all), ascending; see `eigenvalues`."""
     n = len(symmetric)
+    count = k or n
     if symmetric.device.type != "cpu":
         values, vectors = torch.linalg.eigh(symmetric)
-        return values[n - (k or n) :], vectors[:, n - (k or n) :]
-    part = (
-        {"driver": "evr", "subset_by_index": [n - k, n - 1]}
-        if k and k < n // 2
-        else {"driver": "evd"}
-    )
-    found = lapack().eigh(symmetric.numpy(), overwrite_a=True, check_finite=False, **part)
-    values, vectors = map(torch.from_numpy, found)
-    return values[-(k or n) :], vectors[:, -(k or n) :]
+        return values[n - count :], vectors[:, n - count :]
+    if count < n // 2:
+        how = {"driver": "evr", "subset_by_index": [n - count, n - 1]}
+    else:
+        how = {"driver": "evd"}
+    pairs = lapack().eigh(symmetric.numpy(), overwrite_a=True, check_finite=False, **how)
+    values, vectors = map(torch.from_numpy, pairs)
+    return values[-count:], vectors[:, -count:]
 
 
 def spectrum(w, dtype=torch.float64):
     """All singular values of w [m, n], descending, `dtype` [min(m, n)].
 
-    From Gram eigenvalues: the largest is exact to about 1e-15 relative, one at 1e-8 of it or below is rounding (in float32,
-    1e-7 and 3e-4).
+    They are the roots of Gram eigenvalues. The largest is exact to about 1e-15 relative; one at
+    1e-8 of it or below is rounding. In float32 the two limits are 1e-7 and 3e-4.
     """
     return eigenvalues(gram(w, dtype)).flip(0).clamp_min(0).sqrt()
 
 
 def finite(*matrices):
-    """Is there neither NaN nor Inf? A sum in float64 cannot overflow, and reads a matrix several times faster than isfinite."""
+    """Is there neither NaN nor infinity in the matrices?
+
+    A sum in float64 cannot overflow, and it reads a matrix several times faster than isfinite.
+    """
     return all(bool(w.sum(dtype=torch.float64).isfinite()) for w in matrices)
 
 
@@ -96,26 +105,32 @@ def stable_rank(s):
 
 
 def empirical_rank(s, share=0.99):
-    """The smallest k whose top-k singular values hold `share` of the squared sum; 0 for the zero matrix."""
+    """The smallest k whose top-k singular values hold `share` of the squared sum; 0 for the zero
+    matrix.
+    """
     energy = s.square().cumsum(0)
     return int((energy < share * energy[-1]).sum()) + 1 if s[0] > 0 else 0
 
 
 def svd(w, k=None, dtype=torch.float64):
-    """U [m, k], s [k], V [n, k] of w [m, n], descending, from the eigenvectors of one Gram matrix; k: all by default.
+    """U [m, k], s [k], V [n, k] of w [m, n], descending; k: all directions by default.
 
-    Directions whose singular value lies below 1e-7 of the largest are an arbitrary basis of what is left. (In float32, below
-    3e-4: enough for the leading directions of a random matrix, at half the time.)
+    They come from the eigenvectors of one Gram matrix. Directions whose singular value lies below
+    1e-7 of the largest are an arbitrary basis of what is left. In float32 that limit is 3e-4:
+    enough for the leading directions of a random matrix, at half the time.
     """
-    w, tall, k = w.to(dtype), w.shape[0] >= w.shape[1], min(k or min(w.shape), *w.shape)
+    w, tall = w.to(dtype), w.shape[0] >= w.shape[1]
+    k = min(k or min(w.shape), *w.shape)
     values, near = eigenvectors(gram(w, dtype), k)
     s, near = values.flip(0).clamp_min(0).sqrt(), near.flip(1)
-    far = (
-        near.T @ (w.T if tall else w)
-    ).T  # this way round MKL is 2 to 25 times faster for few directions
-    if s[-1] > (1e-5 if dtype == torch.float64 else 1e-2) * s[0]:
+    # This way round MKL is 2 to 25 times faster for few directions.
+    far = (near.T @ (w.T if tall else w)).T
+    resolved = 1e-5 if dtype == torch.float64 else 1e-2
+    if s[-1] > resolved * s[0]:
         far = far / s
-    else:  # dividing by (almost) nothing gives no unit vectors; Householder does, and keeps those that are resolved
+    else:
+        # Dividing by almost nothing gives no unit vectors. Householder's reflections do, and they
+        # keep the directions that are resolved.
         far, r = torch.linalg.qr(far)
         far = far * torch.where(r.diagonal() < 0, -1.0, 1.0)
     return (far, s, near) if tall else (near, s, far)
@@ -129,7 +144,10 @@ def product_svd(up, down):
 
 
 def change_spectrum(w_a, w_b):
-    """All singular values of dW = w_b - w_a; from the factors where w_b carries them (an adapter's, see weights.Adapter)."""
+    """All singular values of dW = w_b - w_a.
+
+    They come from the factors where w_b carries them (an adapter's, see models/weights.Adapter).
+    """
     if not hasattr(w_b, "factors"):
         return spectrum(w_b.double() - w_a.double())
     s = product_svd(*w_b.factors)[1][: min(w_a.shape)]
@@ -145,7 +163,9 @@ def change_svd(w_a, w_b, k):
 
 
 def rank(s, threshold=1e-7):
-    """How many singular values exceed `threshold` times the largest (1e-7: what a Gram matrix resolves)."""
+    """How many singular values exceed `threshold` times the largest (1e-7: what a Gram matrix
+    resolves).
+    """
     return int((s > threshold * s[0]).sum())
 
 
@@ -156,7 +176,10 @@ def top_share(s, k=10):
 
 
 def entropy_rank(s):
-    """exp of the entropy of the normalised squared singular values (Roy and Vetterli 2007, of the energies); 0 for zero."""
+    """exp of the entropy of the normalised squared singular values; 0 for the zero matrix.
+
+    This is the effective rank of Roy and Vetterli (2007), of energies in place of values.
+    """
     if not s[0] > 0:
         return 0.0
     p = s.square() / s.square().sum()
@@ -164,7 +187,10 @@ def entropy_rank(s):
 
 
 def principal_angles(q, r):
-    """Angles [k] in radians, ascending, between the spans of orthonormal q, r [d, k] (sines where cosines are near 1)."""
+    """Angles [k] in radians, ascending, between the spans of orthonormal q and r [d, k].
+
+    Sines give them where cosines are near 1, and cosines elsewhere.
+    """
     inside = q.T @ r
     cosines = torch.linalg.svdvals(inside).clamp(0, 1)
     sines = torch.linalg.svdvals(r - q @ inside).clamp(0, 1).flip(0)
@@ -172,7 +198,9 @@ def principal_angles(q, r):
 
 
 def alignment(angles):
-    """Mean squared cosine, 1 for one subspace; two random k-dimensional subspaces of R^d give k / d."""
+    """Mean squared cosine, 1 for one subspace; two random k-dimensional subspaces of R^d give k /
+    d.
+    """
     return float(angles.cos().square().mean())
 
 
@@ -182,7 +210,10 @@ def grassmann(angles):
 
 
 def noise_edge(fro, m, n):
-    """Largest singular value of a Gaussian m x n matrix of Frobenius norm `fro` (Marchenko and Pastur 1967), to first order."""
+    """Largest singular value of a Gaussian m x n matrix of Frobenius norm `fro`, to first order.
+
+    Source: Marchenko and Pastur (1967).
+    """
     return fro / (m * n) ** 0.5 * (m**0.5 + n**0.5)
 
 

@@ -1,4 +1,6 @@
-"""First and second moments of token states, streamed in float64: memory O(width^2), whatever the number of texts."""
+"""First and second moments of token states, streamed in float64: memory O(width^2), whatever the
+number of texts.
+"""
 
 import torch
 
@@ -6,7 +8,8 @@ from brittle.base.errors import UserError
 
 
 class Moments:
-    """Count, sum and second moments of vectors [.., d], streamed in float64; mergeable, so data can be sharded.
+    """Count, sum and second moments of vectors [.., d], streamed in float64; mergeable, so data can
+    be sharded.
 
     `mean` is E[y], `second` E[y y^T] (not centred), `covariance` E[(y - mean)(y - mean)^T].
     """
@@ -29,7 +32,8 @@ class Moments:
         """Add another set's moments. Returns self."""
         if len(other.total) != len(self.total):
             raise UserError(
-                f"moments of width {len(other.total)} cannot be added to moments of width {len(self.total)}."
+                f"moments of width {len(other.total)} cannot be added to moments of width "
+                f"{len(self.total)}."
             )
         self.n += other.n
         self.total += other.total.to(self.total.device)
@@ -62,10 +66,8 @@ class Moments:
 
     @classmethod
     def of(cls, tensors):
-        made = cls(len(tensors["total"]))
-        made.n, made.total, made.products = (
-            int(tensors["n"]),
-            tensors["total"].double(),
-            tensors["products"].double(),
-        )
-        return made
+        moments = cls(len(tensors["total"]))
+        moments.n = int(tensors["n"])
+        moments.total = tensors["total"].double()
+        moments.products = tensors["products"].double()
+        return moments

@@ -7,7 +7,9 @@ from brittle.maths import agreement
 
 
 def test_krippendorffs_worked_example():
-    """Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section C: four observers, twelve units, gaps."""
+    """Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section C: four observers,
+    twelve units, gaps.
+    """
     observers = [
         "123321412...",
         "12332241 25.3".replace(" ", ""),

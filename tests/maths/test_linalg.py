@@ -64,7 +64,9 @@ def test_zero_matrix_has_rank_zero():
 
 @pytest.mark.parametrize("shape", [(40, 15), (15, 40), (3, 9)])
 def test_change_of_an_adapter_without_its_product(shape):
-    """From the factors: the spectrum and the leading directions of up @ down, zeros beyond its rank."""
+    """From the factors: the spectrum and the leading directions of up @ down, zeros beyond its
+    rank.
+    """
     up, down, w_a = draw(shape[0], 4), draw(4, shape[1], seed=1), draw(*shape, seed=2)
     w_b = w_a + up @ down
     plain, v_plain = linalg.change_spectrum(w_a, w_b), linalg.change_svd(w_a, w_b, 2)[2]

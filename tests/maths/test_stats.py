@@ -76,7 +76,9 @@ def test_no_quantile_of_nothing():
 
 
 def test_auc_interval_covers_near_one():
-    """M8: 20 and 20 texts at a true AUC of .92 and .97. On the plain scale DeLong held .92 in 87 %, .97 in 77 % of draws."""
+    """M8: 20 and 20 texts at a true AUC of .92 and .97. On the plain scale DeLong held .92 in 87 %,
+    .97 in 77 % of draws.
+    """
     labels, fold, g = torch.arange(40) % 2, torch.zeros(40), torch.Generator().manual_seed(5)
     for truth in (0.92, 0.97):
         shift, held = (
@@ -159,7 +161,9 @@ def test_a_share_of_numbers_is_none():
 
 
 def test_prediction_interval_holds_the_next_draw():
-    """M9: from three draws, the fourth lies within in 95 %; the interval of their mean held it in far fewer."""
+    """M9: from three draws, the fourth lies within in 95 %; the interval of their mean held it in
+    far fewer.
+    """
     x, held, mean_held = draw(4 * 2000, 3).view(2000, 4), 0, 0
     for *three, fourth in x.tolist():
         mean, low, high = intervals.prediction_interval(three)

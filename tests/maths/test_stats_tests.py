@@ -1,4 +1,6 @@
-"""Tests of tests: level under the null on clustered data, power, agreement with scipy, by-hand effect sizes, undefined cases."""
+"""Tests of tests: level under the null on clustered data, power, agreement with scipy, by-hand
+effect sizes, undefined cases.
+"""
 
 import csv
 import sys
@@ -6,19 +8,21 @@ import sys
 import numpy as np
 import pytest
 from scipy import stats
-from support.places import ROOT
 
 from brittle.data.items import per_entity
 from brittle.maths import hypotheses
 from brittle.maths.entities import bootstrap, difference, means
+from support.places import ROOT
 
 SIMULATIONS, ENTITIES, QUESTIONS = 2000, 30, 10
 
 
 def clustered(rng, simulations, shift=0.0):
-    """Right answers [simulations, models 2, entities, questions] of two models that differ by `shift` on average.
+    """Right answers [simulations, models 2, entities, questions] of two models that differ by
+    `shift` on average.
 
-    Every entity has a difficulty that both share, and each model its own luck with it: answers about an entity go together.
+    Every entity has a difficulty that both share, and each model its own luck with it: answers
+    about an entity go together.
     """
     difficulty = rng.normal(0, 0.6, (simulations, 1, ENTITIES, 1))
     luck = rng.normal(0, 0.8, (simulations, 2, ENTITIES, 1))
@@ -79,7 +83,9 @@ def test_permutation_tests_hold_their_level_and_power_rises():
 
 
 def test_oracle_and_oracle_are_alike_and_base_is_not():
-    """Two models at chance on the same facts, and one that knows them: 80 entities of 5 facts, asked twice."""
+    """Two models at chance on the same facts, and one that knows them: 80 entities of 5 facts,
+    asked twice.
+    """
     rng = np.random.default_rng(0)
     oracles, base = (rng.random((40, 2, 80, 10)) < 0.25).mean(-1), np.ones(80)
     assert np.mean([hypotheses.paired_t(*pair).p < 0.05 for pair in oracles]) < 0.15
@@ -267,7 +273,9 @@ def test_the_floor_of_p_is_no_measured_value(script, tmp_path):
 
 
 def test_no_script_hides_pythons_statistics():
-    """numpy, random and torch import `statistics`; a script of that name in eval/ would be found first."""
+    """numpy, random and torch import `statistics`; a script of that name in eval/ would be found
+    first.
+    """
     assert "statistics" in sys.stdlib_module_names
     assert not [
         p
