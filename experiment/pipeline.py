@@ -1,7 +1,8 @@
 """Run the steps of steps.csv that are missing or out of date; called by pipeline.sh.
 
-One process imports the heavy libraries once and forks a child for each step: a process of its own, without the start-up.
-Independent steps run side by side, one thread each on CPU. A failed step is named, what does not need it goes on.
+One process imports the heavy libraries once and forks a child for each step: a process of its own,
+without the start-up. Independent steps run side by side, one thread each on CPU. A failed step is
+named, what does not need it goes on.
 """
 
 from pathlib import Path

@@ -2,13 +2,15 @@
 
     uv run experiment/scoreboard.py
 
-All methods x all attacks x seeds -> <root>/scoreboard.csv, scoreboard.png and scoreboard.html. Takes the models that
-unlearn/create_all_unlearning_models.sh made (or --unlearned), and names the methods that have none. Under every attack
+All methods x all attacks x seeds -> <root>/scoreboard.csv, scoreboard.png and scoreboard.html.
+Takes the models that unlearn/create_all_unlearning_models.sh made (or --unlearned), and names the
+methods that have none. Under every attack
     heldout_recovery = (acc - acc_filtered) / (acc_base - acc_filtered)
-on half B, which no attack reads; Base and Filtered went through the same attack with the same seed: 1 is Base's level under
-it, 0 Filtered's. Half A chooses among an attack's variants. The interval is a bootstrap over facts, all three models on the
-same ones. Undefined where the attack leaves Base no more than .05 above Filtered; an attack that fails has empty cells.
-eval/attack.py does the work, a process a model and a cell an attack and seed; what is done already is not done again.
+on half B, which no attack reads. Base and Filtered went through the same attack with the same seed:
+1 is Base's level under it, 0 Filtered's. Half A chooses among an attack's variants. The interval is
+a bootstrap over facts, all three models on the same ones. It is undefined where the attack leaves
+Base no more than .05 above Filtered; an attack that fails has empty cells. eval/attack.py does the
+work, a process a model and a cell an attack and seed; what is done already is not done again.
 """
 
 import os
@@ -24,9 +26,26 @@ from brittle.base.options import Data, Device
 from brittle.base.tables import read_rows
 from brittle.metrics.recovery import GAP, heldout_recovery, interval
 
-COLUMNS = ["method", "attack", "seed", "forget_accuracy", "heldout_recovery", "retain_accuracy", "heldout_recovery_low",
-           "heldout_recovery_high", "heldout_accuracy", "heldout_accuracy_low", "heldout_accuracy_high", "split_a_accuracy",
-           "variant", "n_forget", "n_heldout", "n_retain", "read_sha256", "note"]  # fmt: skip
+COLUMNS = [
+    "method",
+    "attack",
+    "seed",
+    "forget_accuracy",
+    "heldout_recovery",
+    "retain_accuracy",
+    "heldout_recovery_low",
+    "heldout_recovery_high",
+    "heldout_accuracy",
+    "heldout_accuracy_low",
+    "heldout_accuracy_high",
+    "split_a_accuracy",
+    "variant",
+    "n_forget",
+    "n_heldout",
+    "n_retain",
+    "read_sha256",
+    "note",
+]
 SCRIPT = "eval/attack.py"
 NAMES = ("attack", "variant", "fact", "note", "read_sha256")  # columns of text in its CSVs
 
@@ -95,7 +114,10 @@ def accuracy(cell, split):
 
 
 def rows(boards, names, seeds):
-    """A row a method, attack and seed. boards: {method: what `read` returns}, `base` and `filtered` among them."""
+    """A row a method, attack and seed.
+
+    boards: {method: what `read` returns}, `base` and `filtered` among them.
+    """
     for method, board in boards.items():
         for seed in seeds:
             for attack in names:
@@ -149,15 +171,18 @@ def row(method, attack, seed, cell, filtered, base):
 
 def average(table, column):
     """{(method, attack): mean over the seeds that have a value}."""
-    found = {}
+    values_of = {}
     for line in table:
         if line[column] is not None:
-            found.setdefault((line["method"], line["attack"]), []).append(line[column])
-    return {key: sum(values) / len(values) for key, values in found.items()}
+            values_of.setdefault((line["method"], line["attack"]), []).append(line[column])
+    return {key: sum(values) / len(values) for key, values in values_of.items()}
 
 
 def plot(table, title):
-    """Heat maps, methods down and attacks across: held-out recovery, and beside it the retain accuracy left."""
+    """Heat maps, methods down and attacks across.
+
+    They show held-out recovery, and beside it the retain accuracy left.
+    """
     import numpy as np
 
     from brittle.base import figures

@@ -1,10 +1,14 @@
-"""Make an unlearned model with every method, attack each, and compare them; called by create_all_unlearning_models.sh.
+"""Make an unlearned model with every method, attack each, and compare them.
 
-    ./unlearn/create_all_unlearning_models.sh                         every method on the mini family -> outputs/methods.csv
-    uv run unlearn/create_all.py --methods ga,npo,rmu --no-attack     the same, some of them, without the attacks
-    uv run unlearn/create_all.py --methods filter --no-attack         the activation filter: fit, tune, bake and verify
+    ./unlearn/create_all_unlearning_models.sh
+        every method on the mini family -> outputs/methods.csv
+    uv run unlearn/create_all.py --methods ga,npo,rmu --no-attack
+        the same, some of them, without the attacks
+    uv run unlearn/create_all.py --methods filter --no-attack
+        the activation filter: fit, tune, bake and verify
 
-The commands are the pipeline's own, so what one has made the other finds. A failed method is named, the others go on.
+Called by create_all_unlearning_models.sh. The commands are the pipeline's own, so what one has made
+the other finds. A failed method is named, and the others go on.
 """
 
 from pathlib import Path

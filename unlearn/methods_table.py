@@ -1,10 +1,12 @@
-"""Which methods forget, what do they cost, and how much comes back under attack? One row a method -> outputs/methods.csv.
+"""Which methods forget, what do they cost, and how much comes back under attack?
 
     uv run unlearn/methods_table.py --model outputs/models/mini-base
-    uv run unlearn/methods_table.py --model outputs/models/mini-base --markdown     the table of docs/methods.md, to stdout
+    uv run unlearn/methods_table.py --model outputs/models/mini-base --markdown
 
-Reads the records of unlearn.py, and outputs/methods/recovery.csv (eval/recovery.py) where it is there. Method, type, knobs,
-formula and paper of the markdown come from the code. A method without a model has no row in the CSV.
+Writes one row a method to outputs/methods.csv. With --markdown it prints the table of
+docs/methods.md instead. Reads the records of unlearn.py, and outputs/methods/recovery.csv
+(eval/recovery.py) where it is there. Method, type, knobs, formula and paper of the markdown come
+from the code. A method without a model has no row in the CSV.
 """
 
 from pathlib import Path

@@ -1,23 +1,26 @@
 """Which code made a result, and whether that code is still the same.
 
-A result is made from inputs, models, a command and code. Its code is every file of brittle/ that the run imported, and the
-script. The rule gives the same answer in a process of its own and in a child that the pipeline forks from a parent which has
-everything imported already (there `sys.modules` says nothing about the run):
+A result is made from inputs, models, a command and code. Its code is every file of brittle/ that
+the run imported, and the script. The rule gives the same answer in a process of its own and in a
+child that the pipeline forks from a parent which has everything imported already (there
+`sys.modules` says nothing about the run):
 
-    the modules named by the import statements that the run executed, among them those of the script itself,
-    and all that these modules import at their top, directly or through others.
+    the modules named by the import statements that the run executed, and by those at the top of
+    its script, and all that these modules import at their top, directly or through others.
 
-A function's imports count when the function runs. What is loaded by `importlib.import_module` (methods, attacks) counts too.
-The imports at the top of a module are read from its text, because they run once a process and not once a run.
+A function's imports count when the function runs. What is loaded by `importlib.import_module`
+(methods, attacks) counts too. The imports at the top of a module are read from its text, because
+they run once a process and not once a run.
 
-Three things go by this rule: the records beside outputs (`record.Run`, `record.why_run`), the cells of attacks, and the
-answers that are kept. Each holds {path: SHA-256}. Paths below the repository are relative to it, so a result stays true when
-the checkout moves.
+These go by the rule: the records beside outputs (`record.Run`, `record.why_run`), the cells of
+attacks, the answers and the spectra that are kept. Each holds {path: SHA-256}. Paths below the
+repository are relative to it, so a result stays true when the checkout moves.
 
     start()                 a run begins; `command.run` and the pipeline's runner call it
     made_by(script)         the code of this run so far, the script among it
     with watch() as seen    the code of one part of a run: `seen.code()`
-    use(code)               a result that was kept is taken: its code belongs to this run and to the parts being watched
+    use(code)               a kept result is taken: its code belongs to this run, and to the parts
+                            of it that are being watched
     older(code)             the files that are not what they were; `why_older` says so in words
 """
 
@@ -40,13 +43,17 @@ _accepted = False  # whether this process takes results of older code for true
 
 
 class Watch:
-    """Modules of brittle that were imported while it was open, and the code of kept results that were taken meanwhile."""
+    """What was imported of brittle while it was open, and the code of kept results taken then."""
 
     def __init__(self, modules=()):
         self.modules, self.taken = set(modules), []
 
     def code(self):
-        """{path: SHA-256}. Where a kept result was made by an older file, that file's old digest stands here too."""
+        """{path: SHA-256} of the files.
+
+        Where a kept result was made by an older file, that file's old digest stands here: what was
+        made from older code is itself of older code.
+        """
         imported = {_name_of(file) for file in closure(self.modules)}
         code = {path: digest for path, digest in digests().items() if path in imported}
         for taken in self.taken:
@@ -102,7 +109,10 @@ def watch(*modules):
 
 @contextlib.contextmanager
 def uncounted():
-    """What the block imports is no part of any run: the pipeline imports everything ahead of its children."""
+    """What the block imports is no part of any run.
+
+    The pipeline imports everything ahead of its children.
+    """
     saved, _watches[:] = list(_watches), []
     try:
         yield
@@ -111,7 +121,10 @@ def uncounted():
 
 
 def again(seen):
-    """What `seen` (a closed `Watch`) imported is used once more, such as a model that was loaded for an earlier part."""
+    """What `seen` (a closed `Watch`) imported is used once more.
+
+    So is the code that loaded a model, by every part of the run that asks the model.
+    """
     _note(seen.modules)
 
 
@@ -125,7 +138,10 @@ def use(code):
 
 
 def _file_of(module):
-    """The file of a module of brittle; None for other modules, and for a name in one (a function, a class)."""
+    """The file of a module of brittle.
+
+    None for other modules, and for a name inside a module (a function, a class).
+    """
     package, *parts = module.split(".")
     if package != NAME:
         return None
@@ -137,7 +153,7 @@ def _file_of(module):
 
 
 def _name_of(file):
-    """`file` relative to the repository, else to the working folder, where it lies in one of them."""
+    """`file` relative to the repository or else the working folder, where it lies in one."""
     file = Path(file).resolve()
     for home in (ROOT, Path.cwd()):
         if file.is_relative_to(home):
@@ -175,7 +191,7 @@ def imports(file):
 
 
 def closure(modules):
-    """The files of `modules`, of the packages they lie in, and of all that these import at their top."""
+    """The files of `modules`, of their packages, and of all that these import at their top."""
     waiting, files = set(modules), {}
     while waiting:
         module = waiting.pop()
@@ -196,9 +212,10 @@ def script_code(script):
 
 
 def made_by(script):
-    """{path: SHA-256} of the code of this run so far; `script` is what `script_code` returned at its start.
+    """{path: SHA-256} of the code of this run so far.
 
-    In a process that never called `start` (a test, a notebook) it is all of brittle that is imported.
+    `script` is what `script_code` returned at the start of the run. In a process that never called
+    `start` (a test, a notebook) the code is all of brittle that is imported.
     """
     if _watches:
         seen = Watch(_watches[0].modules)
@@ -233,8 +250,8 @@ def digest(path):
 def digests():
     """{path: SHA-256} of every file of brittle/, as they were when this process first asked.
 
-    A process runs the code that it read at its start, and so do the children that the pipeline forks: a file that is mended
-    meanwhile must not stand in their records as what made the result.
+    A process runs the code that it read at its start, and so do the children that the pipeline
+    forks: a file that is mended meanwhile must not stand in their records as what made the result.
     """
     return {_name_of(file): digest(file) for file in sorted(PACKAGE.rglob("*.py"))}
 
@@ -243,12 +260,15 @@ def digests():
 
 
 def older(code):
-    """The files of `code` {path: SHA-256} that are not what they were, in the order of their names."""
+    """The files of `code` {path: SHA-256} that are not what they were, by name."""
     return [path for path, was in sorted(code.items()) if digest(path) != was]
 
 
 def why_older(code):
-    """What makes a result one of older code, in words; None where nothing does. `code` is None where it was not recorded."""
+    """That a result was made by older code, in words; None where it was not.
+
+    `code` is None where it was not recorded.
+    """
     if code is None:
         return "made by older code: its files were not recorded"
     files = older(code)
@@ -259,12 +279,16 @@ def why_older(code):
 
 
 def accept_older():
-    """From now on this process takes kept results of older code for true; the pipeline's children do where the user says so."""
+    """From now on this process takes kept results of older code for true.
+
+    The pipeline's children do where the user says so.
+    """
     global _accepted
     _accepted = True
 
 
 def accepted():
+    """Whether `accept_older` was called."""
     return _accepted
 
 

@@ -1,4 +1,4 @@
-"""Command lines: the options that scripts share, the flags made from a method's fields, and one-line errors."""
+"""Running a script as a command: one-line errors, signals, and flags made from a method's knobs."""
 
 import errno
 import functools
@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -25,8 +25,8 @@ UNWRITABLE = (
     errno.EACCES,
     errno.EDQUOT,
     errno.EPERM,
-    errno.EFBIG,
-)  # EFBIG: ulimit -f
+    errno.EFBIG,  # ulimit -f
+)
 
 
 def load_env():
@@ -43,33 +43,39 @@ def _one_line(text):
 
 def _explain(error):
     """The one line for a mistake or a full disk, or None for what deserves a traceback."""
+    free = "Free space or choose another --outdir."
     if isinstance(error, UserError):
         return _one_line(error)
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        return f"cannot write {error.filename or 'the results'}: {error.strerror}. Free space or choose another --outdir."
+        return f"cannot write {error.filename or 'the results'}: {error.strerror}. {free}"
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return f"the name {str(error.filename)[:60]}... is too long for a file."
     if "SafetensorError" in type(error).__name__:
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
             if os.strerror(number) in str(error):
-                return f"cannot write the weights: {os.strerror(number)}. Free space or choose another --outdir."
-        return f"a safetensors file cannot be read ({_one_line(error)}). Make or download that model again."
+                return f"cannot write the weights: {os.strerror(number)}. {free}"
+        return (
+            f"a safetensors file cannot be read ({_one_line(error)}). "
+            "Make or download that model again."
+        )
     if "OutOfMemoryError" in type(error).__name__:
         return "out of GPU memory: lower --batch-size or --max-length, or use --device cpu."
     return None
 
 
 def _importing(frame):
+    """Whether an import goes on in `frame` or in a frame that called it."""
     while frame and "importlib._bootstrap" not in frame.f_code.co_filename:
         frame = frame.f_back
     return frame is not None
 
 
 def _listen():
-    """Let SIGINT and SIGTERM unwind the program, so that it cleans up. Returns the list that collects what was received.
+    """Let SIGINT and SIGTERM unwind the program, so that it cleans up.
 
-    Libraries swallow what is raised while they import one another, and stay half imported. So it is raised again, every
-    fifth of a second, for as long as an import goes on.
+    Returns the list that collects the signals received. Libraries swallow what is raised while they
+    import one another, and stay half imported. So it is raised again, every fifth of a second, for
+    as long as an import goes on.
     """
     received = []
 
@@ -103,8 +109,9 @@ def _finite(main):
 
 
 def run(main):
-    """Run `main` as a command: mistakes print one line to stderr and exit 2, Ctrl-C exits 130, bugs keep their traceback.
+    """Run `main` as a command.
 
+    Mistakes print one line to stderr and exit 2, Ctrl-C exits 130, and bugs keep their traceback.
     SIGTERM exits 143 and says nothing: it is how one process of ours ends another.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -121,9 +128,8 @@ def run(main):
         message, status = _one_line(error.format_message()), 2
     except Exception as error:
         message, status = _explain(error), 2
-        if (
-            message is None and received
-        ):  # libraries turn an interrupted import into errors of their own
+        if message is None and received:
+            # libraries turn an interrupted import into errors of their own
             status = INTERRUPTED if received[-1] == signal.SIGINT else TERMINATED
         elif message is None:
             traceback.print_exc()
@@ -138,18 +144,23 @@ def run(main):
 
 
 def with_knobs(main, knobs):
-    """Give `main(..., **knobs)` one string option for each knob {name: help}; unset ones arrive as None."""
+    """Give `main(..., **knobs)` one text option for each knob {name: help}.
+
+    Knobs that are not set arrive as None.
+    """
     signature = inspect.signature(main)
     fixed = [
-        p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in signature.parameters.values()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
     ]
-    made = [
+    added = [
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
             annotation=Annotated[
-                Optional[str],  # noqa: UP045  (typer reads this form in every version)
+                str | None,
                 typer.Option(
                     "--" + name.replace("_", "-"), help=text, rich_help_panel="Knobs of the methods"
                 ),
@@ -161,14 +172,15 @@ def with_knobs(main, knobs):
     def wrapped(**arguments):
         return main(**arguments)
 
-    wrapped.__signature__ = inspect.Signature(
-        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in fixed] + made
-    )
-    wrapped.__annotations__ = {p.name: p.annotation for p in [*fixed, *made]}
+    wrapped.__signature__ = inspect.Signature([*fixed, *added])
+    wrapped.__annotations__ = {p.name: p.annotation for p in [*fixed, *added]}
     wrapped.__doc__ = main.__doc__
     return wrapped
 
 
 def threads():
-    """CPU threads to use: OMP_NUM_THREADS where it is set, else all but no more than 8 (small models spin beyond that)."""
+    """How many CPU threads to use: OMP_NUM_THREADS where it is set.
+
+    Else all, but no more than 8: small models spin beyond that.
+    """
     return int(os.environ.get("OMP_NUM_THREADS") or min(8, os.cpu_count() or 1))

@@ -1,4 +1,7 @@
-"""One kind of error for what a user can mend: its text is one line (what was asked, what there is, what to do)."""
+"""One kind of error for what a user can mend.
+
+Its text is one line: what was asked, what there is, what to do.
+"""
 
 
 class UserError(ValueError):

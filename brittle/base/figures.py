@@ -1,8 +1,8 @@
-"""One look for all figures: legible in print and on a phone, colours that the colour-blind can tell
-apart (Okabe and Ito).
+"""One look for all figures.
 
-A figure's axes carry the CSV's column names and its title names both models. The null of a number
-is dashed grey.
+They are legible in print and on a phone, in colours that the colour-blind can tell apart (Okabe and
+Ito). A figure's axes carry the CSV's column names, and its title names both models. The null of a
+number is dashed grey.
 """
 
 import matplotlib
@@ -61,7 +61,7 @@ def pair(model_a, model_b):
 def figure(title, subtitle, rows=1, columns=1, height=3.6, *, sharex=False):
     """(figure, list of its axes): rows * columns axes in reading order, a list also of one.
 
-    A single panel is 6.4 inches wide, panels beside one another 5.2 inches each.
+    A single panel is 6.4 inches wide, and panels beside each other 5.2 inches each.
     """
     with plt.rc_context(STYLE):
         width = 6.4 if columns == 1 else 5.2 * columns
@@ -74,8 +74,9 @@ def figure(title, subtitle, rows=1, columns=1, height=3.6, *, sharex=False):
 
 
 def line(ax, x, y, label, colour=None, low=None, high=None, **style):
-    """A line over layers, in the colour and marker of its label's first word; a band where `low`
-    and `high` are given.
+    """A line over layers, in the colour and marker of its label's first word.
+
+    Where `low` and `high` are given a band is drawn between them. Returns the line.
     """
     key = colour or label.split()[0]
     look = {"color": COLOURS.get(key), "marker": MARKERS.get(key, "o")} | style
@@ -88,8 +89,9 @@ def line(ax, x, y, label, colour=None, low=None, high=None, **style):
 
 
 def null(ax, x, y, label="null", colour="null"):
-    """What chance gives: dashed and thin, grey or in the colour of what it belongs to; one number
-    goes across the axes.
+    """What chance gives: a thin dashed line, grey or in the colour of what it belongs to.
+
+    Where `y` is one number the line goes across the axes.
     """
     look = {"linestyle": "--", "color": COLOURS[colour], "label": label, "linewidth": 1.4}
     if hasattr(y, "__len__"):
@@ -99,8 +101,9 @@ def null(ax, x, y, label="null", colour="null"):
 
 
 def finish(ax, xlabel, ylabel, *, integer=True, zero=True, legend=True, title=None):
-    """Labels, whole-number ticks for layers, y from 0 for magnitudes, the legend where it covers
-    least.
+    """Label the axes and put the legend where it covers least.
+
+    integer: whole-number ticks, for layers. zero: y starts at 0, for magnitudes.
     """
     with plt.rc_context(STYLE):
         ax.set_xlabel(xlabel)
@@ -110,8 +113,9 @@ def finish(ax, xlabel, ylabel, *, integer=True, zero=True, legend=True, title=No
         if integer:
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
         if zero and ax.dataLim.y0 >= 0:  # nothing drawn is negative
-            ax.set_ylim(
-                0, max(ax.get_ylim()[1], 1.06 * ax.dataLim.y1) if ax.dataLim.y1 > 0 else 1
-            )  # whole markers
+            top = 1
+            if ax.dataLim.y1 > 0:
+                top = max(ax.get_ylim()[1], 1.06 * ax.dataLim.y1)  # whole markers
+            ax.set_ylim(0, top)
         if legend and ax.get_legend_handles_labels()[0]:
             ax.legend(loc="best")

@@ -15,12 +15,17 @@ CACHED_FROM = 64 << 20  # bytes: smaller files are hashed faster than a cache is
 
 
 def sha256(path):
-    """Hex digest of a file. Hub blobs are named by it; digests of other large files are kept by (path, size, mtime)."""
+    """Hex digest of a file.
+
+    Blobs of the hub's cache are named by it. Digests of other large files are kept by path, size,
+    time of change and inode.
+    """
     real = Path(path).resolve()
     if real.parent.name == "blobs" and len(real.name) == 64:
         return real.name
     stat = real.stat()
-    key, cache = f"{real}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}", {}
+    key = f"{real}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}"
+    cache = {}
     if stat.st_size >= CACHED_FROM:
         try:
             cache = json.loads(HASH_CACHE.read_text())
@@ -40,11 +45,13 @@ def sha256(path):
 
 
 def describe_file(path):
+    """{sha256, size, mtime_ns} of a file."""
     stat = os.stat(path)
     return {"sha256": sha256(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
 def changed(path, was):
+    """Whether the file is gone or has another content than `was`, its `describe_file` of then."""
     try:
         stat = os.stat(path)
     except OSError:
@@ -55,17 +62,20 @@ def changed(path, was):
 
 
 def replace_text(path, text):
-    """Write `text` to `path` by rename, so that the file is the old one or the new one, never half."""
-    part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
+    """Write `text` to `path` by rename, so that the file is the old or the new one, never half."""
+    staged = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        staged.write_text(text, encoding="utf-8")
+        os.replace(staged, path)
     finally:
-        part.unlink(missing_ok=True)
+        staged.unlink(missing_ok=True)
 
 
 def replace_folder(new, folder):
-    """Put the folder `new` in the place of `folder`; killed between the two renames, `recover_folder` puts the old one back."""
+    """Put the folder `new` in the place of `folder`.
+
+    Where the process is killed between the two renames, `recover_folder` puts the old one back.
+    """
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -75,6 +85,7 @@ def replace_folder(new, folder):
 
 
 def recover_folder(folder):
+    """Put back the old folder where `replace_folder` was killed before the new one was in place."""
     folder = Path(folder)
     old = folder.with_name(f".{folder.name}.old")
     if old.is_dir() and not folder.exists():
@@ -82,7 +93,10 @@ def recover_folder(folder):
 
 
 def missing_folders(folder):
-    """`folder` and those above it that do not exist, deepest first; for `remove_empty` when what they are made for fails."""
+    """`folder` and those above it that do not exist, deepest first.
+
+    `remove_empty` takes them away again where what they are made for fails.
+    """
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
@@ -93,7 +107,10 @@ def remove_empty(folders):
 
 
 def hold(folder):
-    """Lock `folder` until the descriptor that is returned is closed, at the latest when this process ends."""
+    """Lock `folder`.
+
+    Returns a descriptor; the lock ends when that is closed or the process ends.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,7 +118,10 @@ def hold(folder):
 
 
 def abandoned(folder):
-    """Is no process holding `folder`? Unlike its number, a lock tells a dead process from another machine's and from a zombie."""
+    """Whether no process holds `folder`.
+
+    A lock tells a dead process from another machine's and from a zombie; its number does not.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -9,6 +9,14 @@ from typing import NamedTuple
 from brittle.base.errors import UserError
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+MODEL_FILES = {
+    "config.json",
+    "adapter_config.json",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+    *TOKENIZERS,
+}
 FILTER = "filter"  # its name among the methods; hooks/ makes it, not unlearn.py
 INNER = "unlearned_model"
 STEPS = Path(__file__).resolve().parents[2] / "experiment" / "steps.csv"
@@ -25,7 +33,10 @@ def is_local(model):
 
 
 def inner(folder):
-    """`folder`, or the unlearned_model/ in it where that is the model: outputs/mini-base__npo means the model inside."""
+    """`folder`, or the unlearned_model/ in it where that is the model.
+
+    So outputs/mini-base__npo means the model inside.
+    """
     folder = Path(folder)
     own = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
     return folder / INNER if not own and (folder / INNER / "config.json").is_file() else folder
@@ -41,9 +52,8 @@ def how_to_make(folder):
     if base and method == FILTER:
         return f"Make it with: uv run hooks/bake_filter.py{of}"
     if base and not base.endswith("__to") and name:
-        return f"Make it with: uv run unlearn/unlearn.py{of} --method {name}" + (
-            f" --name {tag}" if tag else ""
-        )
+        of_tag = f" --name {tag}" if tag else ""
+        return f"Make it with: uv run unlearn/unlearn.py{of} --method {name}{of_tag}"
     if folder.name == INNER:
         return "Make it with unlearn/unlearn.py, or check the path."
     mini = home.name.startswith("mini-") and not base
@@ -51,7 +61,9 @@ def how_to_make(folder):
 
 
 def check_tag(tag):
-    """A tag becomes part of a folder's name; two underscores and dots in a row have a meaning there."""
+    """A tag becomes part of a folder's name; two underscores and dots in a row have a meaning
+    there.
+    """
     if tag and not TAG.fullmatch(tag):
         raise UserError(
             f"--name {tag[:60]!r}: up to 60 letters and digits, with single . _ or - between them."
@@ -60,42 +72,43 @@ def check_tag(tag):
 
 
 def model_name(model):
-    """The name of a model in output folders: a hub id with / written _, a folder's own name, or <model>__<method>."""
+    """The name of a model in output folders.
+
+    It is a hub id with _ for /, a folder's own name, or <model>__<method>.
+    """
     path = Path(model)
-    if "\0" in model or any(len(part.encode()) > 255 for part in path.parts):
+    if "\0" in model or any(len(name.encode()) > 255 for name in path.parts):
         raise UserError(
-            f"{model[:60]!r}... cannot be the name of a folder. Give a model folder or a Hugging Face id."
+            f"{model[:60]!r}... cannot be the name of a folder. "
+            "Give a model folder or a Hugging Face id."
         )
     if path.is_dir() or model.startswith((".", "/", "~")) or len(path.parts) > 2:
-        name = path.resolve().parent.name if path.name == "unlearned_model" else path.resolve().name
+        folder = path.resolve()
+        name = folder.parent.name if path.name == INNER else folder.name
     else:
         name = model.replace("/", "_")
     return name.replace("..", "_") or "model"
 
 
 def comparison_dir(root, model_a, model_b):
+    """Where the results of a comparison lie."""
     return Path(root) / f"{model_name(model_a)}__to__{model_name(model_b)}"
 
 
 def unlearned_dir(root, model, method, tag=""):
-    return Path(root) / f"{model_name(model)}__{method}{'-' * bool(tag)}{tag}" / "unlearned_model"
+    """Where unlearn.py puts the model that `method` makes of `model`."""
+    name = f"{model_name(model)}__{method}"
+    if tag:
+        name += f"-{tag}"
+    return Path(root) / name / INNER
 
 
 def model_files(model):
     """The files that determine a model's behaviour: weights, configuration, tokenizer."""
-    folder = Path(model)
-    names = {
-        "config.json",
-        "adapter_config.json",
-        "generation_config.json",
-        "special_tokens_map.json",
-        "tokenizer_config.json",
-    }
-    names |= set(TOKENIZERS)
     return sorted(
-        f
-        for f in folder.iterdir()
-        if f.suffix == ".safetensors" or f.name in names or f.suffix == ".txt"
+        file
+        for file in Path(model).iterdir()
+        if file.suffix in (".safetensors", ".txt") or file.name in MODEL_FILES
     )
 
 
@@ -108,7 +121,9 @@ class StepFiles(NamedTuple):
     output: str
 
     def path(self, home, file=None):
-        """Its output, or another `file` beside it, below `home`: a comparison's, a model's or the root folder."""
+        """Its output, or another `file` beside it, below `home`: a comparison's, a model's or the
+        root folder.
+        """
         return Path(home) / self.folder / (file or self.output)
 
 
@@ -120,5 +135,8 @@ def _steps():
 
 
 def step(name):
-    """The `StepFiles` of the step called `name`. Raises KeyError for one that is not in the list."""
+    """The `StepFiles` of the step called `name`.
+
+    Raises KeyError for one that is not in the list.
+    """
     return _steps()[name]

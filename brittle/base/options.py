@@ -1,7 +1,9 @@
-"""Command-line options that several scripts share, each declared once: its type, its flag and its help."""
+"""Command-line options that several scripts share, each declared once: its type, its flag and its
+help.
+"""
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -25,7 +27,7 @@ MaxLength = Annotated[
     int, typer.Option("--max-length", min=2, help="Tokens a text; longer ones are cut and counted.")
 ]
 TextLength = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option(
         "--max-length",
         min=2,
@@ -37,7 +39,7 @@ Seed = Annotated[
     int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of every random draw.")
 ]
 Seeds = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--seeds",
         help="Repeat what is random with each of these, such as 0,1,2 (instead of --seed).",
@@ -61,14 +63,14 @@ TrustRemoteCode = Annotated[
     ),
 ]
 Wrapper = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--wrapper",
         help="A guard around the model, its weights untouched: regex, icl, rag, rag:prompt.",
     ),
 ]
 WrapperRules = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(
         "--wrapper-rules",
         help="The guard's rules or entries (default: the forget questions of --data).",
@@ -80,12 +82,13 @@ def seed_list(seeds, seed, random):
     """[seed], or the numbers of `--seeds`; then it is said what is repeated: `random`, in words."""
     if seeds is None:
         return [seed]
-    parts = [part.strip() for part in seeds.split(",")]
-    if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
+    numbers = [number.strip() for number in seeds.split(",")]
+    if not all(number.isdigit() for number in numbers) or len(set(numbers)) < len(numbers):
         raise UserError(
             f"--seeds {seeds}: different whole numbers separated by commas, such as 0,1,2."
         )
     print(
-        f"seeds {', '.join(parts)}: {random} are drawn anew with each; all else is not random, and the same in each."
+        f"seeds {', '.join(numbers)}: {random} are drawn anew with each; "
+        "all else is not random, and the same in each."
     )
-    return [int(part) for part in parts]
+    return [int(number) for number in numbers]

@@ -1,5 +1,9 @@
-"""Where results go, and what makes them trustworthy: staged, recorded, hashed, and put in place by rename, the CSV last."""
+"""Where results go, and what makes them trustworthy.
 
+A run's outputs are staged, recorded, hashed, and put in place by rename, the CSV last.
+"""
+
+import contextlib
 import glob
 import json
 import os
@@ -25,18 +29,37 @@ from brittle.base.files import (
 )
 from brittle.base.tables import write_csv
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "datasets", "lm-eval", "numpy",
-             "scipy", "scikit-learn", "pandas")  # fmt: skip
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "peft",
+    "accelerate",
+    "datasets",
+    "lm-eval",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pandas",
+)
 
 
 def relative(path):
-    """`path` relative to the working folder, where it lies in it: a record stays true when the checkout moves."""
-    path, cwd = Path(path).resolve(), Path.cwd()
-    return path.relative_to(cwd) if path.is_relative_to(cwd) else path
+    """`path` relative to the working folder where it lies in it.
+
+    So a record stays true when the checkout moves.
+    """
+    path = Path(path).resolve()
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def within_project(path):
-    """`path` as text, relative to the working folder where it is absolute and lies in it. Links are not followed."""
+    """`path` as text, relative to the working folder where it is absolute and lies in it.
+
+    Links are not followed: a file of the hub's cache keeps its name.
+    """
     path = Path(path)
     if path.is_absolute() and path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
@@ -49,33 +72,27 @@ def command_line():
 
 
 def _versions():
-    found = {"python": sys.version.split()[0]}
+    """{library: version} of those that are installed, and of Python."""
+    versions = {"python": sys.version.split()[0]}
     for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def git_commit():
     """The commit of the code, with -dirty where tracked files differ; None outside a checkout."""
-    here = Path(__file__).parent
+    git = ["git", "-C", str(Path(__file__).parent)]
+    captured = {"capture_output": True, "text": True, "timeout": 10}
     try:
-        git = ["git", "-C", str(here)]
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10
-        )
-        dirty = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10
-        )
+        head = subprocess.run([*git, "rev-parse", "HEAD"], **captured)
+        status = subprocess.run([*git, "status", "--porcelain", "-uno"], **captured)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return (
-        (head.stdout.strip() + ("-dirty" if dirty.stdout.strip() else ""))
-        if head.returncode == 0
-        else None
-    )
+    if head.returncode != 0:
+        return None
+    dirty = "-dirty" if status.stdout.strip() else ""
+    return head.stdout.strip() + dirty
 
 
 def record_path(output):
@@ -90,29 +107,35 @@ class Run:
             run.figure(fig, "x.png")
             run.csv("x.csv", COLUMNS, rows)
 
-    Files are staged in a hidden folder; at the end of the block each CSV's record (`x.run.json`: command, inputs and models
-    with their hashes, seed, versions, commit, duration, hashes of the outputs) and the files are put in place by rename,
-    CSVs last. After an error nothing of this run is left and what was there before is untouched.
-    With `whole=True` the outputs are a folder (a model): `outdir` itself is replaced by the staged one, and every file in
-    it counts as an output.
+    Files are staged in a hidden folder. At the end of the block the files and each CSV's record
+    (`x.run.json`) are put in place by rename, CSVs last. A record holds the command, inputs, models
+    and code with their hashes, seed, versions, commit, duration, and hashes of the outputs. After
+    an error nothing of this run is left, and what was there before is untouched.
+
+    With `whole=True` the outputs are a folder (a model): `outdir` itself is replaced by the staged
+    one, and every file in it counts as an output.
     """
 
-    def __init__(self, outdir, inputs=(), models=None, seed=None, settings=None, whole=False):
-        self.outdir, self.whole = Path(outdir), whole
-        self.inputs, self.models = [str(p) for p in inputs], dict(models or {})
-        self.seed, self.settings = seed, dict(settings or {})
-        self.order, self.provisional, self.started, self.rows = (
-            [],
-            set(),
-            (time.time(), time.monotonic()),
-            {},
-        )
+    def __init__(self, outdir, inputs=(), models=None, seed=None, settings=None, *, whole=False):
+        self.outdir = Path(outdir)
+        self.whole = whole
+        self.inputs = [str(path) for path in inputs]
+        self.models = dict(models or {})
+        self.seed = seed
+        self.settings = dict(settings or {})
+        self.started = time.time()
+        self.clock = time.monotonic()  # also right where the time of day is set back
+        self.order = []  # names of the outputs, in the order they were written
+        self.provisional = set()
+        self.rows = {}  # {CSV: how many rows it has}
 
     def __enter__(self):
         home = self.outdir.parent if self.whole else self.outdir
-        prefix = f".{self.outdir.name if self.whole else 'run'}.part-"
+        name = self.outdir.name if self.whole else "run"
+        prefix = f".{name}.part-"
         self.stage = home / (prefix + secrets.token_hex(4))
-        self.new, self.held = missing_folders(home), None
+        self.new = missing_folders(home)
+        self.held = None
         try:
             home.mkdir(parents=True, exist_ok=True)
             if self.outdir.is_file():
@@ -123,9 +146,8 @@ class Run:
                     shutil.rmtree(stale, ignore_errors=True)
             try:
                 self.stage.mkdir()
-            except (
-                FileNotFoundError
-            ):  # another run that failed has just removed the folder that both had found missing
+            except FileNotFoundError:
+                # another run that failed has just removed the folder that both had found missing
                 self.stage.mkdir(parents=True)
             self.held = hold(self.stage)
             # what was read is what stood there at the start: hash before the work, not after
@@ -134,19 +156,24 @@ class Run:
             self.script = code.script_code(sys.argv[0])
         except BaseException as error:
             self._clean()
-            if isinstance(error, (FileExistsError, NotADirectoryError)):
-                raise UserError(
-                    f"--outdir {self.outdir} is or lies under a file, not a folder. Choose another."
-                ) from None
-            if isinstance(error, IsADirectoryError):
-                raise UserError(f"{error.filename} is a folder; a file is wanted.") from None
-            if isinstance(error, FileNotFoundError):
-                raise UserError(f"{error.filename} not found. Make it, or name another.") from None
+            mistake = self._explain(error)
+            if mistake:
+                raise UserError(mistake) from None
             raise
         return self
 
+    def _explain(self, error):
+        """The user's mistake behind an error of the file system; None where it is none."""
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            return f"--outdir {self.outdir} is or lies under a file, not a folder. Choose another."
+        if isinstance(error, IsADirectoryError):
+            return f"{error.filename} is a folder; a file is wanted."
+        if isinstance(error, FileNotFoundError):
+            return f"{error.filename} not found. Make it, or name another."
+        return None
+
     def _clean(self):
-        """Remove what was staged, and the folders that were made for it where they are still empty."""
+        """Remove what was staged, and the folders made for it where they are still empty."""
         shutil.rmtree(self.stage, ignore_errors=True)
         if self.held is not None:
             os.close(self.held)
@@ -158,9 +185,12 @@ class Run:
         weights = [str(f) for model in self.models.values() for f in model_files(model)]
         return [*self.inputs, *weights]
 
-    def path(self, name, provisional=False):
-        """Where to write the output `name` now; it is put in place at the end. A provisional one is not of the record: the
-        next script of a chain replaces it, and this run stays up to date."""
+    def path(self, name, *, provisional=False):
+        """Where to write the output `name` now; it is put in place at the end.
+
+        A provisional output is not in the record: the next script of a chain replaces it, and this
+        run stays up to date.
+        """
         if name not in self.order:
             self.order.append(name)
         if provisional:
@@ -168,9 +198,11 @@ class Run:
         return self.stage / name
 
     def csv(self, name, columns, rows):
+        """Write the rows (dicts) as the output `name`."""
         self.rows[name] = write_csv(self.path(name), columns, rows)
 
     def figure(self, figure, name):
+        """Draw a figure as the output `name`, and close it."""
         import matplotlib.pyplot as plt
 
         figure.savefig(self.path(name), dpi=110, bbox_inches="tight", metadata={"Software": None})
@@ -185,6 +217,7 @@ class Run:
         return False
 
     def record(self):
+        """What is known of how the outputs were made, for the JSON file beside them."""
         return {
             "command": command_line(),
             "models": self.models,
@@ -200,30 +233,26 @@ class Run:
             "settings": self.settings,
             "versions": _versions(),
             "git_commit": git_commit(),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started[0])),
-            "seconds": round(
-                time.monotonic() - self.started[1], 3
-            ),  # also where the clock is set back
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
+            "seconds": round(time.monotonic() - self.clock, 3),
         }
 
     def _finish(self):
+        """Write the records, and put everything in place."""
         if self.whole:
-            self.order = [
-                *sorted({p.name for p in self.stage.iterdir() if p.is_file()} - set(self.order)),
-                *self.order,
-            ]
-        names = sorted(
-            self.order, key=lambda n: n.endswith(".csv")
-        )  # stable: CSVs last, in the order they were written
+            staged = {path.name for path in self.stage.iterdir() if path.is_file()}
+            self.order = [*sorted(staged - set(self.order)), *self.order]
+        # the sort is stable: CSVs come last, in the order they were written
+        names = sorted(self.order, key=lambda name: name.endswith(".csv"))
+        tables = [name for name in names if name.endswith(".csv")]
+        records = {record_path(name).name for name in tables or names[-1:]}
         text = json.dumps(self.record(), indent=1, default=str)
-        recorded = {record_path(n).name for n in names if n.endswith(".csv")} or {
-            record_path(names[-1]).name
-        }
-        for record in recorded:
-            (self.stage / record).write_text(text, encoding="utf-8")
+        for name in records:
+            (self.stage / name).write_text(text, encoding="utf-8")
         if self.whole:
-            return replace_folder(self.stage, self.outdir)
-        for name in [*sorted(recorded), *names]:
+            replace_folder(self.stage, self.outdir)
+            return
+        for name in [*sorted(records), *names]:
             os.replace(self.stage / name, self.outdir / name)
 
 
@@ -237,11 +266,13 @@ def older_code(output):
 
 
 def why_run(output, command, *, accept_older_code=False):
-    """None where `output` is complete, was made by `command`, and its inputs and code are unchanged; else the reason to run.
+    """The reason to run `command` again; None where `output` is complete and still true.
 
-    Inputs are compared by content (size and mtime first, the hash where those differ), not by age: a restored or
-    touched file with the same bytes gives the same result, and a clock set back cannot hide a change. What the code
-    of a result is, `brittle.base.code` says; with `accept_older_code` it may have changed.
+    It is true where it was made by this command, and its inputs and code are unchanged. Inputs are
+    compared by content (size and mtime first, the hash where those differ), not by age: a restored
+    or touched file with the same bytes gives the same result, and a clock set back cannot hide a
+    change. What the code of a result is, `brittle.base.code` says; with `accept_older_code` it may
+    have changed.
     """
     output = Path(output)
     recover_folder(output.parent)
@@ -257,13 +288,13 @@ def why_run(output, command, *, accept_older_code=False):
         for path, was in record["inputs"].items():
             if changed(path, was):
                 return f"{path} changed"
-        for path in record.get("settings", {}).get(
-            "absent", []
-        ):  # what the run would have read, had it been there
+        # what the run would have read, had it been there
+        for path in record.get("settings", {}).get("absent", []):
             if os.path.exists(path):
                 return f"{path} is new"
         if not (accept_older_code or code.accepted()):
             return code.why_older(record.get("code"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # there is none, or it is damaged
         return "no record of how it was made"
     return None

@@ -1,1 +1,5 @@
-"""Steps, their order and their processes: steps (the list), given (checks of what was given), runner (processes)."""
+"""Steps, their order and their processes.
+
+Reading order: steps (the list, a study, tasks), methods (what makes each method's model), given
+(checks of what the user gave), runner (processes).
+"""

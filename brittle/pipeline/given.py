@@ -1,4 +1,7 @@
-"""What the user gave the pipeline in place of the preset's models, method and data: checked before anything is planned."""
+"""Checks of what the user gave the pipeline in place of the preset's models, method and data.
+
+They run before anything is planned.
+"""
 
 import json
 import re
@@ -50,7 +53,8 @@ def check_model(flag, model):
     hub = re.fullmatch(HUB_ID, model)
     if not folder.exists() and not hub and (model.startswith((".", "~")) or "/" in model):
         raise UserError(
-            f"{flag} {model}: no such folder. Give one that holds config.json, or a Hugging Face id (owner/name)."
+            f"{flag} {model}: no such folder. "
+            "Give one that holds config.json, or a Hugging Face id (owner/name)."
         )
     if not folder.exists() and hub and not offline():
         return
@@ -72,7 +76,10 @@ def is_same(one, other):
 
 
 def family(model):
-    """The `family` that a model's config.json names; None where it names none, or cannot be read without the hub."""
+    """The `family` that a model's config.json names.
+
+    None where it names none, or cannot be read without the hub.
+    """
     path = Path(model).expanduser() / "config.json"
     if not path.is_file():
         from huggingface_hub import try_to_load_from_cache
@@ -85,16 +92,21 @@ def family(model):
 
 
 def check_data(data, *, trains):
-    """Lines about a data folder; `trains`: the mini family would be trained on it. Raises UserError where it cannot serve."""
+    """Lines about a data folder; `trains`: the mini family would be trained on it.
+
+    Raises UserError where it cannot serve.
+    """
     folder = Path(data).expanduser()
     if not folder.is_dir():
         raise UserError(
-            f"--data {data}: no such folder. It holds {', '.join((*TEXTS, *TABLES))}; see docs/data.md."
+            f"--data {data}: no such folder. "
+            f"It holds {', '.join((*TEXTS, *TABLES))}; see docs/data.md."
         )
     lacks = [name for name in TEXTS if not (folder / name).is_file()]
     if lacks:
         raise UserError(
-            f"--data {data} has no {' and no '.join(lacks)}: one text a line is wanted; see docs/data.md."
+            f"--data {data} has no {' and no '.join(lacks)}: "
+            "one text a line is wanted; see docs/data.md."
         )
     if trains and not (folder / WORLD).is_file():
         raise UserError(

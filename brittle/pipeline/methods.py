@@ -1,7 +1,9 @@
-"""What makes the unlearned model of each method, where it lies, and what its record says: for the scripts over all methods.
+"""What makes the unlearned model of each method, where it lies, and what its record says.
 
-Methods are trained by unlearn/unlearn.py. The activation filter is the exception: a chain of four scripts in hooks/ makes it.
-No other file of the pipeline and no script over all methods knows that.
+The scripts over all methods use it.
+
+Methods are trained by unlearn/unlearn.py. The activation filter is the exception: a chain of four
+scripts in hooks/ makes it. No other file of the pipeline and no script over all methods knows that.
 """
 
 import json
@@ -85,7 +87,7 @@ def _filter_chain(study, task):
 
 
 def found_models(root, base, names):
-    """({method: model folder}, methods without a model) of the methods `names` of the model `base`."""
+    """({method: model folder}, methods without a model) of `names`, for the model `base`."""
     folders = {name: unlearned_dir(root, base, name) for name in names}
     models = {
         name: str(folder) for name, folder in folders.items() if (folder / "config.json").is_file()
@@ -103,9 +105,9 @@ def records(root, base, name):
 
 
 def outcome(root, base, name):
-    """{method, forget_accuracy, retain_accuracy, general_accuracy, steps, seconds} of a method's model.
+    """A method's model in numbers; None where it was not made.
 
-    None where the model was not made.
+    They are {method, forget_accuracy, retain_accuracy, general_accuracy, steps, seconds}.
     """
     if name == FILTER:
         from brittle.filters.folder import table_row

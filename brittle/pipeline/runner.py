@@ -1,4 +1,4 @@
-"""Run tasks in forked children, side by side where they are independent, and say where the time went."""
+"""Run tasks in forked children, side by side where they are independent, and time them."""
 
 import contextlib
 import ctypes
@@ -32,7 +32,10 @@ OUTCOMES = {"ran": "✓", "skipped": "·", "failed": "✗", "blocked": "✗", "w
 
 @contextlib.contextmanager
 def only_one(root):
-    """Hold a lock on `root`: two pipelines in one folder would write over each other. Freed however the process ends."""
+    """Hold a lock on `root`: two pipelines in one folder would write over each other.
+
+    Freed however the process ends.
+    """
     try:
         root.mkdir(parents=True, exist_ok=True)
         file = open(root / ".pipeline.lock", "a")  # noqa: SIM115  (held open for the whole run)
@@ -53,8 +56,8 @@ def only_one(root):
 def run(tasks, root, *, force=False, dry_run=False, jobs=None, accept_older_code=False):
     """Run what has to be run. Returns 0, or 1 where a task failed.
 
-    force: also what is up to date. dry_run: only say what would be done and why. jobs: how many side by side.
-    accept_older_code: what was made by older code of brittle/ counts as up to date.
+    force: also what is up to date. dry_run: only say what would be done and why. jobs: how many
+    side by side. accept_older_code: what was made by older code of brittle/ counts as up to date.
     """
 
     def why(task):
@@ -103,7 +106,7 @@ class Child(NamedTuple):
 
 
 class _Work:
-    """Tasks that wait, those that run (by process id), and the results of those that ended (by name)."""
+    """The tasks that wait, those that run (by process id), and the results of those that ended."""
 
     def __init__(self, tasks, why, logs, jobs, accept_older_code):
         self.tasks, self.why, self.logs = tasks, why, logs
@@ -129,7 +132,10 @@ class _Work:
         return int(any(result.is_bad for result in self.results.values()))
 
     def _advance(self, task):
-        """Start `task`, or say that it is skipped or blocked, where what it needs has ended; else leave it waiting."""
+        """Start `task`, or say that it is skipped or blocked, where what it needs has ended.
+
+        Else it is left waiting.
+        """
         # with --only the tasks that are not among `tasks` are taken as they are
         needs = [name for name in task.needs if name in self.names]
         bad = [name for name in needs if name in self.results and self.results[name].is_bad]
@@ -161,7 +167,7 @@ class _Work:
         print(f"{OUTCOMES[result.outcome]} {task.name}{seconds}{why}", flush=True)
 
     def _reap(self):
-        """Wait for a child to end; meanwhile, on a terminal, show what the running ones last said."""
+        """Wait for a child to end; meanwhile, on a terminal, show what each last said."""
         while True:
             pid, status, usage = os.wait4(-1, os.WNOHANG)
             if pid in self.running:
@@ -265,7 +271,8 @@ def _fork(task, logs, *, accept_older_code):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
-        # Ctrl-C reaches the pipeline alone, which passes it on once: a second would break the clean-up
+        # Ctrl-C reaches the pipeline alone, which passes it on once. A second one would break the
+        # clean-up.
         os.setpgid(0, 0)
         _redirect(_log_file(task, logs))
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -295,11 +302,15 @@ def _redirect(log):
 
 
 def _script(task):
-    """Run the task's script as `python script ...` would, in this process. Returns its exit status."""
+    """Run the task's script as `python script ...` would, in this process.
+
+    Returns its exit status.
+    """
     import torch
 
     if not torch.cuda.is_available():
-        # one thread whatever runs beside it: the order of float sums, so the CSVs, do not depend on the machine's load
+        # One thread whatever runs beside it: the order of float sums, and so the CSVs, must not
+        # depend on the machine's load.
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)
     sys.argv = task.command

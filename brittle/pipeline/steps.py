@@ -1,7 +1,7 @@
-"""The steps of the pipeline as data: steps.csv and a study become tasks, each with its command and what it needs.
+"""The steps of the pipeline as data: steps.csv and a study become tasks.
 
-A study names the models, the data and the folder of the results. It is read from a preset (experiment/presets/*.toml) and
-from what the user gives in its place.
+A study names the models, the data and the folder of the results. It is read from a preset
+(experiment/presets/*.toml) and from what the user gives in its place.
 """
 
 import csv
@@ -27,7 +27,7 @@ MAKING = (
 
 @dataclass
 class Study:
-    """The models and data of one run of the pipeline, and arguments for its scripts ({script: text})."""
+    """The models and data of one run of the pipeline, and arguments {script: text}."""
 
     name: str
     base: str
@@ -45,7 +45,10 @@ class Study:
 
 @dataclass
 class Task:
-    """One command of the pipeline. `needs` are the names of tasks that must have succeeded before."""
+    """One command of the pipeline.
+
+    `needs` are the names of tasks that must have succeeded before.
+    """
 
     name: str
     step: str
@@ -109,7 +112,7 @@ def read_study(name):
 
 
 def override(study, **given):
-    """`study` with the models, method, data and root that the user gave; what is given is not made."""
+    """`study` with the models, method, data and root that the user gave; these are not made."""
     given = {key: value for key, value in given.items() if value}
     if "root" in given and study.base.startswith(f"{study.root}/"):
         # the models that the study makes move along with its root
@@ -198,7 +201,9 @@ def _extra(row, study):
 
 
 def _needs(wanted, unit, named, planned):
-    """Names of the tasks behind a row's `needs`: of each step named, the task of the same unit, else all its tasks.
+    """Names of the tasks behind a row's `needs`.
+
+    Of each step named it is the task of the same unit, else all its tasks.
 
     A star is every task that was planned before.
     """

@@ -135,7 +135,9 @@ def test_an_error_that_an_interrupt_caused_is_the_interrupt(command):
 def test_an_import_that_swallows_the_interrupt_is_interrupted_again(
     command, tmp_path, monkeypatch, number, status
 ):
-    """numpy, torch and transformers all wrap imports in `except`; a module half imported fails much later, or never."""
+    """numpy, torch and transformers all wrap imports in `except`; a module half imported fails much
+    later, or never.
+    """
     (tmp_path / "stubborn.py").write_text(
         "import os, time\n"
         "try:\n"

@@ -1,4 +1,6 @@
-"""Which code made a result: the same answer in a cold process and in a fork, and no result is called true beyond its code."""
+"""Which code made a result: the same answer in a cold process and in a fork, and no result is
+called true beyond its code.
+"""
 
 import importlib
 import json

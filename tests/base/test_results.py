@@ -1,4 +1,6 @@
-"""Outputs are all there or not at all, and the record beside them says when they must be made again."""
+"""Outputs are all there or not at all, and the record beside them says when they must be made
+again.
+"""
 
 import csv
 import hashlib
@@ -199,7 +201,9 @@ def test_csvs_are_put_in_place_last(world, monkeypatch):
 
 @pytest.mark.parametrize("stop_after", range(4))
 def test_killed_between_the_renames_is_not_done(world, monkeypatch, stop_after):
-    """A kill while the files are put in place: old files with the new record, or the reverse, never count as done."""
+    """A kill while the files are put in place: old files with the new record, or the reverse, never
+    count as done.
+    """
     replace, count = os.replace, [0]
 
     def dying(a, b):
@@ -327,7 +331,9 @@ def test_whole_folder_survives_a_kill_between_its_two_renames(world, monkeypatch
     ],
 )
 def test_model_name(model, name, tmp_path, monkeypatch):
-    """Hub ids with / written _, folders by their own name; whatever it is called, a name is one part of a path."""
+    """Hub ids with / written _, folders by their own name; whatever it is called, a name is one
+    part of a path.
+    """
     monkeypatch.chdir(tmp_path)
     found = model_name(model)
     assert name is None or found == name
@@ -358,7 +364,9 @@ def test_large_files_are_hashed_once(tmp_path, monkeypatch):
 
 
 def test_hub_blobs_are_named_by_their_hash(tmp_path):
-    """A snapshot of the hub's cache links to blobs; only the name of 64 digits is a SHA-256 (small files have git's)."""
+    """A snapshot of the hub's cache links to blobs; only the name of 64 digits is a SHA-256 (small
+    files have git's).
+    """
     for digest, content in (("a" * 64, b"weights"), ("b" * 40, b"config")):
         (tmp_path / "blobs").mkdir(exist_ok=True)
         (tmp_path / "blobs" / digest).write_bytes(content)

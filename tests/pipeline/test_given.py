@@ -1,4 +1,6 @@
-"""What is given to the pipeline is checked before anything is planned: models, method, data, and whose questions are asked."""
+"""What is given to the pipeline is checked before anything is planned: models, method, data, and
+whose questions are asked.
+"""
 
 import json
 import re

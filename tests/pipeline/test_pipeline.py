@@ -44,7 +44,9 @@ with Run(os.path.join("out", name), [i for i in inputs if i]) as run:
 
 @pytest.fixture
 def steps_of(tmp_path, monkeypatch):
-    """Make tasks {name: (inputs, needs)} out of a script that copies its inputs into out/<name>/x.csv."""
+    """Make tasks {name: (inputs, needs)} out of a script that copies its inputs into
+    out/<name>/x.csv.
+    """
     monkeypatch.chdir(tmp_path)
     Path("step.py").write_text(SCRIPT.format(root=str(ROOT)))
     for name in ("left", "right"):
@@ -236,7 +238,9 @@ def test_presets_that_are_none(tmp_path, content, says):
 
 
 def test_hub_preset_makes_no_models(tmp_path):
-    """deep-ignorance differs from mini in models and data: the same diagnostics of the same two comparisons."""
+    """deep-ignorance differs from mini in models and data: the same diagnostics of the same two
+    comparisons.
+    """
     rows = steps.read_steps()
     made = {name: steps.tasks(steps.read_study(name), rows) for name in ("mini", "deep-ignorance")}
     scopes = {row["step"]: row["scope"] for row in rows}
@@ -348,7 +352,9 @@ def results_of(place):
 
 @pytest.fixture(scope="module")
 def quick():
-    """Half of the time of so small a study is drawing and the start of lm-eval: no figure is drawn, lm-eval is there."""
+    """Half of the time of so small a study is drawing and the start of lm-eval: no figure is drawn,
+    lm-eval is there.
+    """
     import lm_eval
     from lm_eval.models.huggingface import HFLM  # noqa: F401
     from matplotlib.figure import Figure
@@ -408,7 +414,9 @@ def test_second_run_skips_everything(undisturbed, tmp_path):
 
 
 def test_damaged_results_are_made_again(undisturbed, tmp_path):
-    """A table cut short, a text edited, a figure lost: each is made again as it was, and what reads it need not run."""
+    """A table cut short, a text edited, a figure lost: each is made again as it was, and what reads
+    it need not run.
+    """
     place, _ = undisturbed
     before = results_of(place)
     table = next(place.rglob("per_layer.csv"))
@@ -430,7 +438,9 @@ def test_damaged_results_are_made_again(undisturbed, tmp_path):
 
 
 def test_changed_data_reruns_what_reads_it_and_says_why(undisturbed, tmp_path):
-    """With the user's own data and models: activation norms read the forget texts, parameter statistics do not."""
+    """With the user's own data and models: activation norms read the forget texts, parameter
+    statistics do not.
+    """
     made, _ = undisturbed
     place = tmp_path / "own"
     shutil.copytree(made / "data", place / "data")
@@ -571,7 +581,9 @@ def test_interrupted_pipeline_leaves_nothing_half_written(undisturbed, tmp_path)
 
 
 def test_killed_at_random_moments_the_results_are_the_same(undisturbed, tmp_path):
-    """SIGKILL three times, wherever it falls; then the run that is left alone gives the same bytes in another folder."""
+    """SIGKILL three times, wherever it falls; then the run that is left alone gives the same bytes
+    in another folder.
+    """
     expected, seconds = undisturbed
     place, draw, codes = tmp_path / "killed", random.Random(0), []
     for attempt in range(3):
