@@ -7,6 +7,7 @@ tests/house/test_cookbook.py runs those of the front page and of the cookbook.
 import csv
 import re
 import runpy
+import tomllib
 
 import pytest
 from support import commands
@@ -114,6 +115,42 @@ def test_the_map_of_folders_is_that_of_the_layers():
     names = [folder for _, folder, _, _ in docs_tables.folders()]
     assert names == " ".join(LAYERS).split()
     assert sorted(names) == sorted(p.parent.name for p in (ROOT / "brittle").glob("*/__init__.py"))
+
+
+# --- the files beside them
+
+
+def test_the_hooks_are_local_and_check_the_tables():
+    text = text_of(ROOT / ".pre-commit-config.yaml")
+    assert re.findall(r"- repo: (.*)", text) == ["local"]
+    entries = re.findall(r"entry: (.*)", text)
+    assert all(entry.startswith("uv ") for entry in entries)
+    for part in ("ruff check", "ruff format", "brittle.report.docs_tables --check"):
+        assert any(part in entry for entry in entries), part
+
+
+def test_the_citation_names_the_version_that_is_built():
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
+    citation = dict(re.findall(r"^([\w-]+): (.+)$", text_of(ROOT / "CITATION.cff"), re.M))
+    same = {key: citation[key] for key in ("version", "license", "title")}
+    assert same == {
+        "version": project["version"],
+        "license": project["license"],
+        "title": project["name"],
+    }
+
+
+def test_the_check_of_tables_writes_nothing(tmp_path, monkeypatch):
+    (tmp_path / "README.md").write_text("<!-- begin first result -->\n<!-- end first result -->\n")
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.chdir(tmp_path)
+    pages = [tmp_path / "README.md"]
+    monkeypatch.setattr(docs_tables, "documents", lambda: pages)
+    assert docs_tables.main(check=True) == 1
+    assert len(text_of(pages[0]).splitlines()) == 2
+    assert docs_tables.main(check=False) == 0
+    assert docs_tables.main(check=True) == 0
+    assert "cb_lat" in text_of(pages[0])
 
 
 # --- commands
