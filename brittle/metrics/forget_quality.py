@@ -1,9 +1,9 @@
-"""What a model says of the questions of a data folder in TOFU's and MUSE's schemas: raw answers once, any definition from them.
+"""What a model says of the questions of a data folder in TOFU's and MUSE's schemas.
 
-`measure` is the only part that runs the model. It returns raw records (log-probabilities of every
-answer's tokens, which are the argmax, and the greedy generation), so that definitions are
-arithmetic; `cached` keeps them by the content of the model, the data and the settings, never by a
-metric's name. forget_quality_items turns records into per-item values.
+`measure` is the only function that runs the model. It returns raw records: the log-probabilities of
+every answer's tokens, which of them are the argmax, and the greedy generation. Every definition of
+a metric is then arithmetic on records (forget_quality_items). `cached` keeps records by the content
+of the model, the data and the settings, never by a metric's name.
 """
 
 import functools
@@ -11,10 +11,14 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from brittle.base import code
 from brittle.base.errors import UserError
+from brittle.data.texts import read_jsonl, spread
 from brittle.metrics.answers import Scored, encode, score
+from brittle.models.architectures import context_length
+from brittle.models.generate import Sampling, generate, stop_ids
 
 # set: (file, schema)
 SETS = {
@@ -35,10 +39,15 @@ ASKS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How questions become prompts, and how much is generated; part of the cache's key."""
+    """How questions become prompts, and how much is generated; part of the cache's key.
+
+    answers: `full` asks for `answer`, `short` and `auto` for `short_answer` where a row has one.
+    icl: examples before a question of knowmem. runs_on, guard: device and dtype, and what the guard
+    says of itself.
+    """
 
     template: str = "Question: {question} Answer:"
-    answers: str = "auto"  # short: short_answer where a row has one; full: answer
+    answers: str = "auto"
     boundary: str = "together"
     new_tokens: int = 32
     icl: int = 0
@@ -49,23 +58,32 @@ class Settings:
 
 
 def find(data, max_samples):
-    """{set: rows} of the files that folder `data` has; at most `max_samples` rows a set, spread evenly."""
-    from brittle.data.texts import read_jsonl, spread
+    """{set: rows} of the files that folder `data` has.
 
-    found = {}
+    At most `max_samples` rows a set, spread evenly. Raises UserError where there is no such file.
+    """
+    sets = {}
     for name, (file, schema) in SETS.items():
         path = Path(data) / file
         if path.is_file():
-            found[name] = spread(read_jsonl(path, ASKS[schema]), max_samples)
-    if not found:
-        raise UserError(
-            f"{data} has none of {', '.join(f for f, _ in SETS.values())}. Make them with: uv run create_datasets.py"
-        )
-    return found
+            sets[name] = spread(read_jsonl(path, ASKS[schema]), max_samples)
+    if not sets:
+        files = ", ".join(file for file, _ in SETS.values())
+        raise UserError(f"{data} has none of {files}. Make them with: uv run create_datasets.py")
+    return sets
+
+
+class Asked(NamedTuple):
+    """One question: its prompt, the true answer, its paraphrase or None, and wrong answers."""
+
+    prompt: str
+    answer: str
+    paraphrase: str | None
+    wrong: list[str]
 
 
 def asked(rows, schema, settings, examples=()):
-    """[(prompt, true answer, paraphrase or None, wrong answers)] of the rows of one set."""
+    """[Asked] of the rows of one set. Raises UserError for a template without {question}."""
     if "{question}" not in settings.template:
         raise UserError(
             f"--template {settings.template!r} has no {{question}} to put the question."
@@ -75,44 +93,57 @@ def asked(rows, schema, settings, examples=()):
         return settings.template.replace("{question}", row["question"].strip())
 
     shots = "".join(f"{ask(e)} {e['answer']}\n\n" for e in examples[: settings.icl])
-    made = []
+    questions = []
     for row in rows:
         if schema == "verbmem":
-            made.append((row["prompt"], row["gt"], None, []))
+            questions.append(Asked(row["prompt"], row["gt"], None, []))
             continue
         short = settings.answers != "full" and "short_answer" in row
         answer = row["short_answer" if short else "answer"]
         paraphrase = None if short else row.get("paraphrased_answer")
         wrong = row.get("short_perturbed_answer" if short else "perturbed_answer") or []
-        made.append((shots + ask(row), answer, paraphrase, wrong))
-    return made
+        questions.append(Asked(shots + ask(row), answer, paraphrase, wrong))
+    return questions
 
 
 def measure(model, tokenizer, rows, schema, settings, examples=()):
-    """Raw records of one set, a dict a row."""
-    from brittle.models.architectures import context_length
-    from brittle.models.generate import Sampling, generate, stop_ids
-
+    """Raw records of one set, a dict for each row."""
     questions = asked(rows, schema, settings, examples)
-    pairs = [
-        (p, a)
-        for p, answer, para, wrong in questions
-        for a in (answer, *([para] if para else []), *wrong)
-    ]
-    room = context_length(model.config)
+    room, pairs = context_length(model.config), []
+    for question in questions:
+        paraphrases = [question.paraphrase] if question.paraphrase else []
+        for answer in (question.answer, *paraphrases, *question.wrong):
+            pairs.append((question.prompt, answer))
     encoded = encode(tokenizer, pairs, room, settings.boundary)
     scored = iter(score(model, encoded, tokenizer.pad_token_id, settings.batch_size))
-    prompts = [p if settings.boundary == "length" else p.rstrip() for p, *_ in questions]
-    ids = [i[-(room - 1) :] for i in tokenizer(prompts)["input_ids"]]
-    made = generate(model, ids, Sampling(settings.new_tokens), stop_ids(model, tokenizer), tokenizer.pad_token_id, prompts,
-                    settings.batch_size)  # fmt: skip
+    prompts = [question.prompt for question in questions]
+    if settings.boundary != "length":
+        prompts = [prompt.rstrip() for prompt in prompts]
+    generated = generate(
+        model,
+        [ids[-(room - 1) :] for ids in tokenizer(prompts)["input_ids"]],
+        Sampling(settings.new_tokens),
+        stop_ids(model, tokenizer),
+        tokenizer.pad_token_id,
+        prompts,
+        settings.batch_size,
+    )
     records = []
-    for i, (row, (prompt, answer, para, wrong)) in enumerate(zip(rows, questions, strict=True)):
-        records.append({
-            "index": i, "entity": row.get("entity", i), "fact": row.get("fact"), "prompt": prompt, "gold": answer,
-            "generation": tokenizer.decode(made[i], skip_special_tokens=True).strip(), "answer": next(scored),
-            "paraphrase": next(scored) if para else None, "wrong": [next(scored) for _ in wrong],
-        })  # fmt: skip
+    for index, (row, question) in enumerate(zip(rows, questions, strict=True)):
+        text = tokenizer.decode(generated[index], skip_special_tokens=True).strip()
+        records.append(
+            {
+                "index": index,
+                "entity": row.get("entity", index),
+                "fact": row.get("fact"),
+                "prompt": question.prompt,
+                "gold": question.answer,
+                "generation": text,
+                "answer": next(scored),
+                "paraphrase": next(scored) if question.paraphrase else None,
+                "wrong": [next(scored) for _ in question.wrong],
+            }
+        )
     return records
 
 
@@ -129,7 +160,7 @@ def key_of(model_files, data_file, settings):
 
 
 def cached(folder, key, make):
-    """What `make()` returns, kept as folder/key.json with its code. Without a folder nothing is kept.
+    """What `make()` returns, kept as folder/key.json with its code; without a folder it is not.
 
     A file that is damaged, or was made by older code, is made anew.
     """
@@ -157,17 +188,11 @@ def cached(folder, key, make):
 
 
 class Asker:
-    """One model and one data folder: loaded once, when first needed, and asked once for every set and settings."""
+    """One model and one data folder: loaded when needed, asked once for every set and settings."""
 
     def __init__(self, folder, data, cache=None, device="cpu", dtype="auto", guard=None):
-        self.folder, self.data, self.cache, self.device, self.dtype, self.guard = (
-            folder,
-            Path(data),
-            cache,
-            device,
-            dtype,
-            guard,
-        )
+        self.folder, self.data, self.cache = folder, Path(data), cache
+        self.device, self.dtype, self.guard = device, dtype, guard
         self.known = {}
 
     @functools.cached_property
@@ -179,9 +204,8 @@ class Asker:
             return load(self.folder, self.device, self.dtype, guard=self.guard)
 
     def records(self, sets, settings):
-        """{set: raw records} of {set: rows}."""
+        """Yield (set, raw records) of {set: rows}."""
         from brittle.base.layout import model_files
-        from brittle.data.texts import read_jsonl
         from brittle.models.load import pick_device
 
         settings = replace(

@@ -36,7 +36,7 @@ class Answered:
         if not self.wrong:
             return {}
         correct = self.record["paraphrase"] or self.answer
-        return answers.truth_ratios(correct, self.wrong, self.definition.eos)
+        return answers.truth_ratios(correct, self.wrong, eos=self.definition.eos)
 
     @property
     def truth_ratio(self):
@@ -49,16 +49,16 @@ def count_tokens(answered):
 
 
 def answer_nll(answered):
-    return answers.nll(answered.answer, answered.definition.eos)
+    return answers.nll(answered.answer, eos=answered.definition.eos)
 
 
 def answer_probability(answered):
-    return answers.probability(answered.answer, answered.definition.eos)
+    return answers.probability(answered.answer, eos=answered.definition.eos)
 
 
 def probability_among_options(answered):
     eos = answered.definition.eos
-    wrong = [answers.probability(option, eos) for option in answered.wrong]
+    wrong = [answers.probability(option, eos=eos) for option in answered.wrong]
     return option_probability(answer_probability(answered), wrong) if wrong else None
 
 
@@ -76,13 +76,18 @@ def rouge_1_recall(answered):
 
 def exact_memorisation(answered):
     definition = answered.definition
-    return answers.exact_memorisation(answered.answer, definition.eos, definition.drop_last)
+    return answers.exact_memorisation(
+        answered.answer, eos=definition.eos, drop_last=definition.drop_last
+    )
 
 
 def extraction_strength(answered):
     definition = answered.definition
     return answers.extraction_strength(
-        answered.answer, definition.eos, definition.drop_last, definition.floor
+        answered.answer,
+        eos=definition.eos,
+        drop_last=definition.drop_last,
+        floor=definition.floor,
     )
 
 

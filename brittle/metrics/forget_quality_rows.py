@@ -1,5 +1,6 @@
-"""The rows of eval/forget_quality.py: means over entities, model utility, forget quality, perplexity, and others' files."""
+"""The rows of forget_quality.csv: means, utility, forget quality, perplexity, others' files."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,151 +17,174 @@ from brittle.models.architectures import context_length
 TEXTS = ("forget", "retain", "neutral")
 
 
-def row(
-    name,
-    metric,
-    of,
-    definition,
-    value,
-    interval=(None, None),
-    n=None,
-    entities=None,
-    reference=None,
-    note="",
-):
-    return {"model": name, "metric": metric, "set": of, "definition": definition, "value": value, "ci_low": interval[0],
-            "ci_high": interval[1], "n": n, "entities": entities, "reference": reference, "note": note}  # fmt: skip
+@dataclass
+class Row:
+    """A row of forget_quality.csv: `value` of a metric on a set, and what stands beside it.
+
+    interval: (low, high), 95 %. n: items. reference: the value of the model that never saw the set.
+    note: why a value is missing, or what to know about it.
+    """
+
+    metric: str
+    set: str
+    definition: str
+    value: float | None
+    interval: tuple = (None, None)
+    n: int | None = None
+    entities: int | None = None
+    reference: float | None = None
+    note: str = ""
+
+    def cells(self, name):
+        """{column: value} for the model `name`."""
+        return {
+            "model": name,
+            "metric": self.metric,
+            "set": self.set,
+            "definition": self.definition,
+            "value": self.value,
+            "ci_low": self.interval[0],
+            "ci_high": self.interval[1],
+            "n": self.n,
+            "entities": self.entities,
+            "reference": self.reference,
+            "note": self.note,
+        }
 
 
 def by_set(items):
-    found = {}
+    """{set: its items}."""
+    sets = {}
     for item in items:
-        found.setdefault(item["set"], []).append(item)
-    return found
+        sets.setdefault(item["set"], []).append(item)
+    return sets
 
 
-def rows(name, items, others, d, seed):
-    """Rows of one definition. `others` are the reference model's items, or {set: truth ratios} of its log, or None."""
-    sets, theirs = by_set(items), by_set(others) if isinstance(others, list) else {}
+def rows(name, items, others, definition, seed):
+    """Yield the rows of one definition for the model `name`.
+
+    `others` are the reference model's items, or {set: truth ratios} of its log, or None.
+    """
+    logged = others if isinstance(others, dict) else None
+    sets = by_set(items)
+    theirs = by_set(others) if isinstance(others, list) else {}
     means = {}
-    for of, part in sets.items():
-        entities, means[of] = [i["entity"] for i in part], {}
-        for metric in MEANS:
-            value, low, high, n, count = mean_over([i[metric] for i in part], entities)
-            means[of][metric] = value
-            if value is None and not METRICS[metric].says_skipped:
-                continue
-            other = mean_over(
-                [i[metric] for i in theirs.get(of, [])], [i["entity"] for i in theirs.get(of, [])]
-            )[0]
-            note = "" if value is not None else "skipped: no perturbed answers"
-            if metric == "degenerate" and value == 1:
-                note = "every generation is empty or repeats itself: the other scores of it say nothing"
-            yield row(name, metric, of, d.name, value, (low, high), n, count, other, note)
-    yield from utility_rows(name, means, d)
-    yield from quality_rows(
-        name,
-        sets.get("forget"),
-        others if isinstance(others, dict) else theirs.get("forget"),
-        d,
-        seed,
-    )
+    for of, items_of_set in sets.items():
+        means[of] = {}
+        for row in mean_rows(of, items_of_set, theirs.get(of, []), definition):
+            means[of][row.metric] = row.value
+            if row.value is not None or METRICS[row.metric].says_skipped:
+                yield row.cells(name)
+    if any(of in means for of in UTILITY_SETS):
+        yield utility_row(means, definition).cells(name)
+    forget = sets.get("forget", [])
+    reference = of_log(logged["forget"], forget) if logged else theirs.get("forget", [])
+    for row in quality_rows(forget, reference, definition, seed):
+        yield row.cells(name)
 
 
-def utility_rows(name, means, d):
-    if not any(s in means for s in UTILITY_SETS):
-        return
-    parts = {
-        s: {
-            "probability": means[s]["probability" if s == "retain" else "option_probability"],
-            "rouge": means[s][f"rouge_l_{d.rouge}"],
-            "truth_ratio": means[s]["truth_score"],
+def mean_rows(of, items, others, definition):
+    """Yield a `Row` for each of MEANS on one set; `others` are the items of the reference model."""
+    entities, their_entities = ([i["entity"] for i in side] for side in (items, others))
+    for metric in MEANS:
+        value, low, high, n, count = mean_over([i[metric] for i in items], entities)
+        reference = mean_over([i[metric] for i in others], their_entities)[0]
+        note = "" if value is not None else "skipped: no perturbed answers"
+        if metric == "degenerate" and value == 1:
+            note = "every generation is empty or repeats itself: the other scores of it say nothing"
+        yield Row(metric, of, definition.name, value, (low, high), n, count, reference, note)
+
+
+def utility_row(means, definition):
+    """The `Row` of model utility, from {set: {metric: mean}}."""
+    sets = {
+        of: {
+            "probability": means[of]["probability" if of == "retain" else "option_probability"],
+            "rouge": means[of][f"rouge_l_{definition.rouge}"],
+            "truth_ratio": means[of]["truth_score"],
         }
-        for s in UTILITY_SETS
-        if s in means
+        for of in UTILITY_SETS
+        if of in means
     }
-    value, missing = model_utility(parts)
-    yield row(
-        name,
-        "model_utility",
-        "utility",
-        d.name,
-        value,
-        note=f"skipped: {missing}" if missing else "",
-    )
+    value, missing = model_utility(sets)
+    note = f"skipped: {missing}" if missing else ""
+    return Row("model_utility", "utility", definition.name, value, note=note)
 
 
-def of_log(ratios, part):
-    """Items {truth_ratio, entity} of a log, which names no entities: where it has as many items, they are the same."""
-    same = len(part or []) == len(ratios)
+def of_log(ratios, items):
+    """Items {truth_ratio, entity} of a log, which names no entities.
+
+    Where the log has as many items as ours, they are taken to be the same ones.
+    """
+    same = len(items) == len(ratios)
     return [
-        {"truth_ratio": r, "entity": part[i]["entity"] if same else f"log {i}"}
-        for i, r in enumerate(ratios)
+        {"truth_ratio": ratio, "entity": items[i]["entity"] if same else f"log {i}"}
+        for i, ratio in enumerate(ratios)
     ]
 
 
 def known_ratios(items):
     """(truth ratios, entities) of the items that have one."""
-    known = [i for i in items or [] if i["truth_ratio"] is not None]
-    return [i["truth_ratio"] for i in known], [i["entity"] for i in known]
+    known = [item for item in items if item["truth_ratio"] is not None]
+    return [item["truth_ratio"] for item in known], [item["entity"] for item in known]
 
 
-def quality_rows(name, part, others, d, seed):
-    """Forget quality: TOFU's p, the distance D with its interval over entities, and the p of a permutation of entities."""
-    why, found = "", None
-    ours, names = known_ratios(part)
-    logged, theirs = known_ratios(
-        of_log(others["forget"], part) if isinstance(others, dict) else others
-    )
+def why_no_test(ours, theirs):
+    """Why forget quality cannot be computed from two lists of truth ratios; "" where it can be."""
     if not ours:
-        why = "skipped: no truth ratio of forget items"
-    elif not logged:
-        why = "skipped: no --reference, a model that never saw the forget set"
-    elif min(len(ours), len(logged)) < FEWEST:
-        why = f"skipped: {len(ours)} and {len(logged)} items, fewer than {FEWEST}"
-    else:
-        found = forget_quality(ours, logged, names, theirs, seed=seed)
-        why = f"the smallest D that {found['n']} items tell from 0 is {found['detectable']:.3f}"
-        why += "; p < 1e-16" if found["p"] < 1e-16 else ""
-        why = (
-            "identical truth ratios: is the model its own reference?" if found["identical"] else why
-        )
-    value, ends, n = (
-        (found["d"], (found["d_low"], found["d_high"]), found["n"])
-        if found
-        else (None, (None, None), None)
+        return "skipped: no truth ratio of forget items"
+    if not theirs:
+        return "skipped: no --reference, a model that never saw the forget set"
+    if min(len(ours), len(theirs)) < FEWEST:
+        return f"skipped: {len(ours)} and {len(theirs)} items, fewer than {FEWEST}"
+    return ""
+
+
+def quality_rows(items, others, definition, seed):
+    """Yield the `Row`s of forget quality, from the forget items of the model and of its reference.
+
+    They are TOFU's p over items, the distance D with its interval over entities, and the p of a
+    permutation of entities.
+    """
+    ours, entities = known_ratios(items)
+    theirs, their_entities = known_ratios(others)
+    about = {"set": "forget", "definition": definition.name}
+    skipped = why_no_test(ours, theirs)
+    if skipped:
+        for metric in ("forget_quality_d", "forget_quality_entities", "forget_quality"):
+            yield Row(metric, **about, value=None, note=skipped)
+        return
+    test = forget_quality(ours, theirs, entities, their_entities, seed=seed)
+    n, count, p_entities = test["n"], test["entities"], test["p_entities"]
+    note = f"the smallest D that {n} items tell from 0 is {test['detectable']:.3f}"
+    if test["p"] < 1e-16:
+        note += "; p < 1e-16"
+    if test["identical"]:
+        note = "identical truth ratios: is the model its own reference?"
+    few = note if p_entities is not None else f"skipped: {count} entities, fewer than {FEWEST}"
+    ends = test["d_low"], test["d_high"]
+    about |= {"n": n}
+    yield Row(
+        "forget_quality_d", **about, value=test["d"], interval=ends, entities=count, note=note
     )
-    count, p = (found["entities"], found["p_entities"]) if found else (None, None)
-    few = f"skipped: {count} entities, fewer than {FEWEST}" if found and p is None else why
-    yield row(name, "forget_quality_d", "forget", d.name, value, ends, n, count, note=why)
-    yield row(name, "forget_quality_entities", "forget", d.name, p, n=n, entities=count, note=few)
-    yield row(
-        name,
-        "forget_quality",
-        "forget",
-        d.name,
-        max(found["p"], 1e-16) if found else None,
-        n=n,
-        note=why,
-    )
+    yield Row("forget_quality_entities", **about, value=p_entities, entities=count, note=few)
+    yield Row("forget_quality", **about, value=max(test["p"], 1e-16), note=note)
 
 
 def perplexity_items(model, tokenizer, data, settings):
-    """An item a text of forget.txt, retain.txt and neutral.txt: set, index, tokens (predicted) and nll (a token)."""
+    """Yield an item for each text of forget.txt, retain.txt and neutral.txt.
+
+    It has set, index, tokens (those predicted) and nll (nats a token).
+    """
+    limit = context_length(model.config)
     for of in TEXTS:
         path = data / f"{of}.txt"
         if not path.is_file():
             continue
-        ids = encode(
-            tokenizer,
-            read_texts(path, settings.max_samples),
-            context_length(model.config),
-            f"{of} texts",
-        )
-        tokens = token_scores(
-            model, [i for i in ids if len(i) > 1], tokenizer.pad_token_id, settings.batch_size
-        )
-        for index, (own, _) in enumerate(tokens):
+        texts = read_texts(path, settings.max_samples)
+        ids = [i for i in encode(tokenizer, texts, limit, f"{of} texts") if len(i) > 1]
+        scored = token_scores(model, ids, tokenizer.pad_token_id, settings.batch_size)
+        for index, (own, _) in enumerate(scored):
             yield {
                 "set": f"{of}.txt",
                 "index": index,
@@ -171,35 +195,28 @@ def perplexity_items(model, tokenizer, data, settings):
 
 
 def perplexity_rows(name, items):
-    """exp of the mean NLL a token over each set's texts, with a bootstrap over texts; `n` counts tokens."""
-    for of, part in by_set(items).items():
-        counts = torch.tensor([i["tokens"] for i in part], dtype=torch.float64)
-        sums = counts * torch.tensor([i["nll"] for i in part], dtype=torch.float64)
-        weights = intervals.resample(len(part), 1000, 0, of)
-        low, high = intervals.quantiles(((weights @ sums) / (weights @ counts)).exp())
-        yield row(
-            name,
-            "perplexity",
-            of,
-            "paper",
-            float((sums.sum() / counts.sum()).exp()),
-            (low, high),
-            int(counts.sum()),
-            len(part),
-        )
+    """Yield exp of the mean NLL a token over each set's texts, with a bootstrap over texts.
+
+    `n` counts tokens, `entities` texts.
+    """
+    for of, texts in by_set(items).items():
+        counts = torch.tensor([i["tokens"] for i in texts], dtype=torch.float64)
+        sums = counts * torch.tensor([i["nll"] for i in texts], dtype=torch.float64)
+        weights = intervals.resample(len(texts), 1000, 0, of)
+        interval = intervals.quantiles(((weights @ sums) / (weights @ counts)).exp())
+        value, n = float((sums.sum() / counts.sum()).exp()), int(counts.sum())
+        yield Row("perplexity", of, "paper", value, tuple(interval), n, len(texts)).cells(name)
 
 
 def imported_rows(path):
-    """The rows of another's TOFU_EVAL.json or MUSE_EVAL.json, each beside what its own items give."""
-    for metric, found in open_unlearning.read(path).items():
-        anew, n = (
-            open_unlearning.recomputed(metric, found),
-            len(found.get("value_by_index") or {}) or None,
-        )
-        differs = (
-            anew is not None
-            and found["agg_value"] is not None
-            and abs(anew - found["agg_value"]) > 1e-6
-        )
-        note = f"its items give {anew:.6g}" if differs else ""
-        yield row(Path(path).stem, metric, "", "as read", found["agg_value"], n=n, note=note)
+    """Yield the rows of another's TOFU_EVAL.json or MUSE_EVAL.json.
+
+    A note says where a file's own items give another number than the file.
+    """
+    for name, metric in open_unlearning.read(path).items():
+        value, anew = metric["agg_value"], open_unlearning.recomputed(name, metric)
+        n = len(metric.get("value_by_index") or {}) or None
+        note = ""
+        if anew is not None and value is not None and abs(anew - value) > 1e-6:
+            note = f"its items give {anew:.6g}"
+        yield Row(name, "", "as read", value, n=n, note=note).cells(Path(path).stem)

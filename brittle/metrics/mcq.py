@@ -147,7 +147,7 @@ def score_choices(model, tokenizer, items, prompt=None, batch_size=128):
     in its place, and `prompt.tokens(ids, start)` puts tokens in.
     Raises UserError where a log-probability is NaN or infinite: no score is invented.
     """
-    from brittle.models.blocks import context_length
+    from brittle.models.architectures import context_length
 
     asked = items
     if prompt is not None:

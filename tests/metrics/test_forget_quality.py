@@ -279,15 +279,21 @@ def test_p_over_entities_keeps_its_level_where_that_over_items_does_not():
 
 def test_a_log_of_as_many_items_is_of_the_same_entities():
     a, b, names = ratios(0, 6, 4, 1.0)
-    part = [{"truth_ratio": r, "entity": e} for r, e in zip(a, names, strict=True)]
-    asked = [{"truth_ratio": r, "entity": e} for r, e in zip(b, names, strict=True)]
-    found = [{r["metric"]: r for r in forget_quality_rows.quality_rows("m", part, others, DEFINITIONS["paper"], 0)}
-             for others in (asked, {"forget": b}, {"forget": b[:20]})]  # fmt: skip
-    assert found[0] == found[1] and found[2]["forget_quality_d"] != found[0]["forget_quality_d"]
-    assert (
-        found[0]["forget_quality_entities"]["entities"] == 6
-        and 0 < found[0]["forget_quality_entities"]["value"] < 1
+    ours, theirs = (
+        [{"truth_ratio": r, "entity": e} for r, e in zip(side, names, strict=True)]
+        for side in (a, b)
     )
+    logs = [forget_quality_rows.of_log(ratios_of_log, ours) for ratios_of_log in (b, b[:20])]
+    asked, logged, fewer = (
+        {
+            row.metric: row
+            for row in forget_quality_rows.quality_rows(ours, others, DEFINITIONS["paper"], 0)
+        }
+        for others in (theirs, *logs)
+    )
+    assert asked == logged and fewer["forget_quality_d"] != asked["forget_quality_d"]
+    p = asked["forget_quality_entities"]
+    assert p.entities == 6 and 0 < p.value < 1
 
 
 @pytest.fixture
