@@ -1,18 +1,20 @@
-"""What is in a model's answers, by a rubric: leaked, refused, wrong, garbled? A judge reads them without knowing whose they are.
+"""What is in a model's answers, by a rubric: leaked, refused, wrong, garbled? A judge reads them
+without knowing whose they are.
 
     uv run eval/judge.py --responses cb_lat=outputs/mini-base__cb_lat/leakage/responses.csv --rubric target_leak --outdir DIR
     uv run eval/judge.py --responses cb_lat=outputs/inference --rubric reveals_unlearning --outdir DIR      (infer.py --sweep)
     uv run eval/judge.py --responses A=a.jsonl --responses B=b.jsonl --rubric answer_type --backend openai \
         --endpoint http://localhost:8000/v1 --judge-model M --outdir DIR
 
-Rubrics are files (eval/rubrics/*.toml, or your own); each result carries the hash of its own. Backends: `rules` (deterministic,
-offline, says nothing where matching strings cannot decide), `hf` (a local model scores the labels), `openai` (any compatible
-endpoint; key from OPENAI_API_KEY), `replay` (replies.jsonl of an earlier run). Items are judged in an order drawn by --seed; no
-source is shown. A judge that contradicts itself, answers nonsense or does not answer gives no label: an empty cell with a note,
-never a guess.
-summary.csv has a row a source and label, the share of it among the labelled with its 95 % Wilson interval, and how many are
-missing (not at random: a judge is silent where it is hard); `gold_accuracy` is the judge's on the rubric's gold items, which it
-was not shown: below .9 it is not `trusted`.
+Rubrics are files (eval/rubrics/*.toml, or your own); each result carries the hash of its own.
+Backends: `rules` (deterministic, offline, says nothing where matching strings cannot decide), `hf`
+(a local model scores the labels), `openai` (any compatible endpoint; key from OPENAI_API_KEY),
+`replay` (replies.jsonl of an earlier run). Items are judged in an order drawn by --seed; no source
+is shown. A judge that contradicts itself, answers nonsense or does not answer gives no label: an
+empty cell with a note, never a guess. summary.csv has a row a source and label, the share of it
+among the labelled with its 95 % Wilson interval, and how many are missing (not at random: a judge
+is silent where it is hard); `gold_accuracy` is the judge's on the rubric's gold items, which it was
+not shown: below .9 it is not `trusted`.
 """
 
 import json
@@ -63,7 +65,9 @@ def read_replies(path):
 
 
 def gold_accuracy(judge, rubric):
-    """Share of the gold items the judge labels rightly; those that it leaves open count as wrong. None without gold items."""
+    """Share of the gold items the judge labels rightly; those that it leaves open count as wrong.
+    None without gold items.
+    """
     found = judge.judge(rubric, list(rubric.gold))
     return (
         sum(j.label == item["label"] for j, item in zip(found, rubric.gold, strict=True))

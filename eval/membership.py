@@ -2,11 +2,12 @@
 
     uv run eval/membership.py --model M --reference outputs/models/mini-filtered --outdir outputs/mini-base/membership
 
-Members are forget texts, non-members texts of the same kind that no model ever saw; six scores (brittle/metrics/membership.py)
-try to tell them apart. AUC 0.5 is what a model that never saw the forget set gives: above, it still knows it; below, it was
-pushed away from it, which betrays the unlearning as well. --reference is the model that never saw the forget set (Filtered, or
-a retrained one): the `reference` score needs it, and so does PrivLeak. Intervals are over entities where the files name them.
-`length` needs no model: where it tells the sets apart, so can everybody.
+Members are forget texts, non-members texts of the same kind that no model ever saw; six scores
+(brittle/metrics/membership.py) try to tell them apart. AUC 0.5 is what a model that never saw the
+forget set gives: above, it still knows it; below, it was pushed away from it, which betrays the
+unlearning as well. --reference is the model that never saw the forget set (Filtered, or a retrained
+one): the `reference` score needs it, and so does PrivLeak. Intervals are over entities where the
+files name them. `length` needs no model: where it tells the sets apart, so can everybody.
 """
 
 from pathlib import Path
@@ -35,7 +36,9 @@ ITEM_COLUMNS = [
 
 
 def read_set(path, limit):
-    """[(text, entity), ...] of a text or JSONL file; an entity is what the file's rows name, else the text itself."""
+    """[(text, entity), ...] of a text or JSONL file; an entity is what the file's rows name, else
+    the text itself.
+    """
     from brittle.data.texts import read_jsonl, read_texts, spread
 
     if path.suffix == ".jsonl":
@@ -62,7 +65,8 @@ def attack(model, tokenizer, sets, share, reference_tokens, gradients, max_lengt
 
 
 def rows(name, scores, sets, references, share, seed):
-    """A row an attack. `references` are the scores of the model that never saw the members, or {}."""
+    """A row an attack. `references` are the scores of the model that never saw the members, or {}.
+    """
     from brittle.maths import intervals
     from brittle.metrics import membership
 
@@ -132,7 +136,9 @@ def plot(table, name):
 
 
 def default(data, kind):
-    """The texts of a folder that are alike but for membership: MUSE's privleak files, else forget.txt and holdout.txt."""
+    """The texts of a folder that are alike but for membership: MUSE's privleak files, else
+    forget.txt and holdout.txt.
+    """
     found = [data / f"privleak_{kind}.jsonl", data / f"{kind}.txt"]
     return next((p for p in found if p.is_file()), found[-1])
 

@@ -1,19 +1,21 @@
-"""Is a difference between models larger than chance, counted by entity and corrected for how often was looked?
+"""Is a difference between models larger than chance, counted by entity and corrected for how often
+was looked?
 
     uv run eval/significance.py --base mini-base --filtered mini-filtered --unlearned mini-base__cb_lat --root outputs
 
-Reads a per-item CSV of each model (`--items`, by default what eval/harness.py wrote) and compares, task by task, every model with
-base and with filtered: on the mean of each entity, paired where both models answered about the same entities. Other seeds of a
-model are named with `--repeat MODEL=OTHER`; with two of filtered, oracle is compared with oracle. `headline` is 1 only where
-both sides have at least three seeds.
-A row a comparison and test: paired t, Wilcoxon, sign flips (for different entities Welch, Mann and Whitney, permutation), KS,
-two one-sided tests of equivalence within --margin, and McNemar on items (for comparison with older work: it takes questions
-for independent). p_holm is corrected over the tests of the primary metric that the preset declares (`primary = "task test"`),
-p_bh over all rows. `declared` says whether the preset is older than the results. An empty p: fewer than 5 entities, or no
-difference at all.
+Reads a per-item CSV of each model (`--items`, by default what eval/harness.py wrote) and compares,
+task by task, every model with base and with filtered: on the mean of each entity, paired where both
+models answered about the same entities. Other seeds of a model are named with `--repeat
+MODEL=OTHER`; with two of filtered, oracle is compared with oracle. `headline` is 1 only where both
+sides have at least three seeds. A row a comparison and test: paired t, Wilcoxon, sign flips (for
+different entities Welch, Mann and Whitney, permutation), KS, two one-sided tests of equivalence
+within --margin, and McNemar on items (for comparison with older work: it takes questions for
+independent). p_holm is corrected over the tests of the primary metric that the preset declares
+(`primary = "task test"`), p_bh over all rows. `declared` says whether the preset is older than the
+results. An empty p: fewer than 5 entities, or no difference at all.
 
-Called significance and not statistics: a script's folder comes first on its import path, and numpy, random and torch import
-Python's own `statistics`.
+Called significance and not statistics: a script's folder comes first on its import path, and numpy,
+random and torch import Python's own `statistics`.
 """
 
 from collections import Counter
@@ -47,7 +49,9 @@ def read_items(path, value, group):
 
 
 def comparisons(roles, repeats):
-    """(a, b, what) of all pairs to test: base and filtered with everything, and filtered with its own other seeds."""
+    """(a, b, what) of all pairs to test: base and filtered with everything, and filtered with its
+    own other seeds.
+    """
     base, filtered = (next(m for m in roles if roles[m] == role) for role in ("base", "filtered"))
     for model, role in roles.items():
         if role != "base":
@@ -59,7 +63,9 @@ def comparisons(roles, repeats):
 
 
 def compare(a, b, margin, seed=0, value="correct"):
-    """(shared columns, [(unit, Result), ...]) for two models on one task; a and b are lists (seeds) of per-item rows."""
+    """(shared columns, [(unit, Result), ...]) for two models on one task; a and b are lists (seeds)
+    of per-item rows.
+    """
     import numpy as np
 
     from brittle.data.items import per_entity
@@ -143,7 +149,9 @@ def declaration(preset):
 
 
 def plot(table, primary):
-    """The differences of the primary task (else the first) with their intervals, a line a comparison."""
+    """The differences of the primary task (else the first) with their intervals, a line a
+    comparison.
+    """
     from brittle.base import figures
 
     task = (

@@ -1,15 +1,19 @@
-"""Membership inference: six scores of a text by which a model may tell that it was trained on it. All are higher for members.
+"""Membership inference: six scores of a text by which a model may tell that it was trained on it.
+All are higher for members.
 
-With l_t = log p(x_t | x_<t) of the n predicted tokens, and mu_t, sigma_t the mean and deviation of log p(z | x_<t) for z ~ p:
+With l_t = log p(x_t | x_<t) of the n predicted tokens, and mu_t, sigma_t the mean and deviation of
+log p(z | x_<t) for z ~ p:
 
 loss        mean l_t (Yeom et al. 2018)
 zlib        mean l_t / bytes of zlib(text) (Carlini et al. 2021)
-min_k       mean of the lowest k % of l_t (Shi et al. 2024, arXiv:2310.16789), k = 20; open-unlearning and MUSE use 40
+min_k       mean of the lowest k % of l_t (Shi et al. 2024, arXiv:2310.16789), k = 20;
+            open-unlearning and MUSE use 40
 min_k_pp    the same of (l_t - mu_t) / sigma_t (Zhang et al. 2024, arXiv:2404.02936)
 reference   mean l_t - mean l_t of a reference model that never saw the members
 grad_norm   -mean over parameters of || d(-mean l_t) / d theta_j ||_2
 
-`length` needs no model: where its AUC is far from 0.5, the two sets differ without one, and no score means membership.
+`length` needs no model: where its AUC is far from 0.5, the two sets differ without one, and no
+score means membership.
 """
 
 import zlib
@@ -27,7 +31,7 @@ FPR = 0.01
 
 def token_scores(model, ids, pad_id, batch_size=32):
     """Per text ([n] l_t, [n] (l_t - mu_t) / sigma_t), float64, in the texts' order."""
-    found = [None] * len(ids)
+    scores = [None] * len(ids)
     with torch.no_grad():
         for indices, batch in batches(ids, pad_id, batch_size, model.device):
             logp = wide(model(**batch).logits[:, :-1]).log_softmax(-1)
@@ -38,12 +42,13 @@ def token_scores(model, ids, pad_id, batch_size=32):
             normal = (own - mean) / spread
             for row, i in enumerate(indices):
                 n = len(ids[i]) - 1
-                found[i] = own[row, :n].double().cpu(), normal[row, :n].double().cpu()
-    if not all(bool(torch.isfinite(a).all()) for a, _ in found):
+                scores[i] = own[row, :n].double().cpu(), normal[row, :n].double().cpu()
+    if not all(bool(torch.isfinite(a).all()) for a, _ in scores):
         raise UserError(
-            "the model gives NaN or infinite log-probabilities: it is broken, and has no membership scores."
+            "the model gives NaN or infinite log-probabilities: it is broken, and has no "
+            "membership scores."
         )
-    return found
+    return scores
 
 
 def lowest(values, share):
@@ -55,20 +60,22 @@ def lowest(values, share):
 def gradient_norms(model, ids):
     """grad_norm of every text, one at a time, dropout off. Leaves no gradients behind."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    found = []
+    scores = []
     for text in ids:
         batch = pad([text], 0, model.device)
         logits = wide(model(**batch).logits[0, :-1])
         loss = torch.nn.functional.cross_entropy(logits, batch["input_ids"][0, 1:])
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
         norms = [float(torch.linalg.vector_norm(wide(g))) if g is not None else 0.0 for g in grads]
-        found.append(-sum(norms) / len(norms))
-    return found
+        scores.append(-sum(norms) / len(norms))
+    return scores
 
 
 def text_scores(texts, tokens, share=0.2, reference=None, norms=None):
-    """{attack: [score, ...]} from `token_scores` of the model and, for `reference`, of another; None where it is not known."""
-    made = {
+    """{attack: [score, ...]} from `token_scores` of the model and, for `reference`, of another;
+    None where it is not known.
+    """
+    scores = {
         "loss": [float(own.mean()) for own, _ in tokens],
         "zlib": [
             float(own.mean()) / len(zlib.compress(t.encode()))
@@ -79,32 +86,35 @@ def text_scores(texts, tokens, share=0.2, reference=None, norms=None):
         "length": [float(len(own)) for own, _ in tokens],
     }
     if reference is not None:
-        made["reference"] = [
+        scores["reference"] = [
             float(a.mean() - b.mean()) for (a, _), (b, _) in zip(tokens, reference, strict=True)
         ]
     if norms is not None:
-        made["grad_norm"] = norms
-    return {name: made[name] for name in ATTACKS if name in made}
+        scores["grad_norm"] = norms
+    return {name: scores[name] for name in ATTACKS if name in scores}
 
 
 def entity_weights(labels, entities=None, draws=1000, seed=0):
-    """[(how often each of `draws` bootstrap samples of entities holds each text [draws, texts], entities)] of members, others.
+    """[(how often each of `draws` bootstrap samples of entities holds each text [draws, texts],
+    entities)] of members, others.
 
     `entities` names each text's; without it every text is its own.
     """
-    found, labels = [], torch.as_tensor(labels).bool()
+    weights, labels = [], torch.as_tensor(labels).bool()
     entities = range(len(labels)) if entities is None else entities
     for side, name in ((labels, "members"), (~labels, "others")):
         own = [e for e, keep in zip(entities, side.tolist(), strict=True) if keep]
         number = {e: i for i, e in enumerate(dict.fromkeys(own))}
-        found.append(
+        weights.append(
             (resample(len(number), draws, seed, name)[:, [number[e] for e in own]], len(number))
         )
-    return found
+    return weights
 
 
 def auc_interval(scores, labels, entities=None, seed=0, draws=1000):
-    """(AUC, low, high): over texts by DeLong (logit), over entities (whose texts are correlated) by a bootstrap of entities."""
+    """(AUC, low, high): over texts by DeLong (logit), over entities (whose texts are correlated) by
+    a bootstrap of entities.
+    """
     value, variance = auc_variance(scores, labels)
     (first, members), (second, others) = entity_weights(labels, entities, draws, seed)
     units = min(members, others)
@@ -120,7 +130,9 @@ def auc_interval(scores, labels, entities=None, seed=0, draws=1000):
 
 
 def thresholds(others, weights, fpr=FPR):
-    """[draws] the lowest of the scores `others` [m] that at most the share `fpr` of them, by `weights` [draws, m], exceed."""
+    """[draws] the lowest of the scores `others` [m] that at most the share `fpr` of them, by
+    `weights` [draws, m], exceed.
+    """
     ranked, order = others.sort(descending=True)
     upto = weights[:, order].cumsum(1)
     allowed = upto - weights[:, order] <= fpr * upto[:, -1:] + 1e-9
@@ -128,11 +140,13 @@ def thresholds(others, weights, fpr=FPR):
 
 
 def tpr_at(scores, labels, fpr=FPR, entities=None, seed=0, draws=1000):
-    """(TPR, low, high, threshold) at the lowest threshold that at most `fpr` of the non-members exceed.
+    """(TPR, low, high, threshold) at the lowest threshold that at most `fpr` of the non-members
+    exceed.
 
-    The interval is a bootstrap of entities (of texts, where none are named) that draws the threshold anew as well: it rests on
-    the few highest non-members. Where no member is found, or each is, `edge` of the members' entities bounds the other end.
-    With fewer than 1 / fpr non-members the threshold is their highest score, which a bootstrap knows too well.
+    The interval is a bootstrap of entities (of texts, where none are named) that draws the
+    threshold anew as well: it rests on the few highest non-members. Where no member is found, or
+    each is, `edge` of the members' entities bounds the other end. With fewer than 1 / fpr
+    non-members the threshold is their highest score, which a bootstrap knows too well.
     """
     labels, scores = torch.as_tensor(labels).bool(), torch.as_tensor(scores, dtype=torch.float64)
     members, others = scores[labels], scores[~labels]
@@ -141,8 +155,8 @@ def tpr_at(scores, labels, fpr=FPR, entities=None, seed=0, draws=1000):
     value = float((members > threshold).double().mean())
     if units < 2:
         return value, 0.0, 1.0, threshold
-    found = (first * (members > thresholds(others, second, fpr)[:, None])).sum(1) / first.sum(1)
-    low, high = quantiles(found)
+    rates = (first * (members > thresholds(others, second, fpr)[:, None])).sum(1) / first.sum(1)
+    low, high = quantiles(rates)
     if value in (0, 1):
         low, high = (
             (low, max(high, 1 - edge(units))) if value == 0 else (min(low, edge(units)), high)
@@ -151,14 +165,17 @@ def tpr_at(scores, labels, fpr=FPR, entities=None, seed=0, draws=1000):
 
 
 def privleak(auc_model, auc_retrained):
-    """MUSE's PrivLeak in percent: 100 ((1 - AUC) - (1 - AUC_r)) / (1 - AUC_r), AUC with the forget set as members.
+    """MUSE's PrivLeak in percent: 100 ((1 - AUC) - (1 - AUC_r)) / (1 - AUC_r), AUC with the forget
+    set as members.
 
-    Negative: the model still knows the forget set better than a retrained one does (-100: perfectly told apart at AUC 1);
-    positive: it shuns it (over-unlearning, a leak as well). None where the retrained model's AUC is 1: nothing to divide by.
+    Negative: the model still knows the forget set better than a retrained one does (-100: perfectly
+    told apart at AUC 1); positive: it shuns it (over-unlearning, a leak as well). None where the
+    retrained model's AUC is 1: nothing to divide by.
     """
     if auc_retrained is None:
         raise UserError(
-            "PrivLeak needs a retrained model (--reference M): it is a ratio to that model's AUC, not to 0.5."
+            "PrivLeak needs a retrained model (--reference M): it is a ratio to that model's AUC, "
+            "not to 0.5."
         )
     inverted, base = 1 - auc_model, 1 - auc_retrained
     return 100 * (inverted - base) / base if base > 0 else None

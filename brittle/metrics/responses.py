@@ -1,6 +1,7 @@
 """Responses to be rated, from one source (a model) or several, in blind order.
 
-They stand in CSV or JSONL files with question and response, or prompt and output, as infer.py --sweep writes them.
+They stand in CSV or JSONL files with question and response, or prompt and output, as infer.py
+--sweep writes them.
 """
 
 import random
@@ -16,15 +17,17 @@ WRITERS = "eval/leakage.py and infer.py --sweep write responses"
 
 
 def read_responses(named):
-    """[{source, item, question, response, ...}] of NAME=FILE or NAME=FOLDER; `reference` or `answer` is the right one."""
+    """[{source, item, question, response, ...}] of NAME=FILE or NAME=FOLDER; `reference` or
+    `answer` is the right one.
+    """
     rows, seen = [], set()
     for pair in named:
-        source, found, path = pair.partition("=")
-        if not found or not source.strip() or source in seen:
+        source, equals, path = pair.partition("=")
+        if not equals or not source.strip() or source in seen:
             raise UserError(f"--responses {pair}: NAME=FILE or NAME=FOLDER, every name once.")
         seen.add(source)
-        part = one_model([row for file in files_at(path) for row in read_file(file)], source, path)
-        rows += [{"item": i, **row, "source": source} for i, row in enumerate(part)]
+        own = one_model([row for file in files_at(path) for row in read_file(file)], source, path)
+        rows += [{"item": i, **row, "source": source} for i, row in enumerate(own)]
     return rows
 
 
@@ -32,10 +35,10 @@ def files_at(path):
     """The file at `path`, or all CSVs of the folder at `path`."""
     if not Path(path).is_dir():
         return [Path(path)]
-    found = sorted(Path(path).glob("*.csv"))
-    if not found:
+    tables = sorted(Path(path).glob("*.csv"))
+    if not tables:
         raise UserError(f"{path} holds no CSV. {WRITERS}.")
-    return found
+    return tables
 
 
 def read_file(path):
@@ -43,10 +46,10 @@ def read_file(path):
     if path.suffix == ".csv":
         if not path.is_file():
             raise UserError(f"{path} not found. {WRITERS}.")
-        part = read_cells(path)
+        rows = read_cells(path)
     else:
-        part = read_jsonl(path)
-    return [renamed(row, path) for row in part] or [renamed({}, path)]
+        rows = read_jsonl(path)
+    return [renamed(row, path) for row in rows] or [renamed({}, path)]
 
 
 def renamed(row, path):
@@ -57,20 +60,24 @@ def renamed(row, path):
             row = {**row, name: row[other]}
         if name not in row:
             raise UserError(
-                f"{path} has no {name}: each row needs {' and '.join(NEEDED)} (or {' and '.join(ALSO.values())})."
+                f"{path} has no {name}: each row needs {' and '.join(NEEDED)} "
+                f"(or {' and '.join(ALSO.values())})."
             )
     return row
 
 
 def one_model(rows, source, path):
-    """The rows whose `model` is `source`; all, where they are of one model or name none. Raises UserError where it is open."""
+    """The rows whose `model` is `source`; all, where they are of one model or name none. Raises
+    UserError where it is open.
+    """
     models = list(dict.fromkeys(row["model"] for row in rows if row.get("model")))
     if source in models:
         return [row for row in rows if row.get("model") == source]
     if len(models) > 1:
         names = ", ".join(models)
         raise UserError(
-            f"--responses {source}={path}: of several models, none called {source}. NAME must be one of: {names}."
+            f"--responses {source}={path}: of several models, none called {source}. "
+            f"NAME must be one of: {names}."
         )
     return rows
 
@@ -90,7 +97,7 @@ def blind(rows, seed=0, count=None, stratify=("source",)):
         strata.setdefault(tuple(str(rows[i].get(k)) for k in stratify), []).append(i)
     picked, turn = [], 0
     while len(picked) < count:
-        picked += [part[turn] for _, part in sorted(strata.items()) if turn < len(part)][
+        picked += [members[turn] for _, members in sorted(strata.items()) if turn < len(members)][
             : count - len(picked)
         ]
         turn += 1
