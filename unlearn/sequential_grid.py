@@ -1,32 +1,72 @@
-"""Which of the sequential experiment log's findings hold on another model? Every row of the log, run here -> results.csv.
+"""Which of the sequential experiment log's findings hold on another model?
 
     uv run unlearn/sequential_grid.py --model outputs/models/mini-base
     uv run unlearn/sequential_grid.py --model outputs/models/mini-base --only "Same-sign" --seeds 1
     uv run unlearn/sequential_grid.py --markdown            the tables of docs/sequential.md
 
-Reads unlearn/sequential_log.csv: the rows of the log (GPT-NeoX 6.9B, WMDP-bio robust, MMLU) with their settings and numbers,
-and controls of our own, pairs that differ in one thing. A row is scaled to the model (blocks by relative depth, steps and
-learning rates by --steps-scale and --lora-lr-scale / --full-lr-scale), trained, measured on forget, retain, general and
-held-out questions, and attacked by fine-tuning on half A of the forget facts; half B is measured after 0, 10 and 100 steps.
-    recovery_over_start(t) = (held-out(t) - held-out(0)) / (held-out of the base - held-out(0))        the log's definition
+Runs every row of unlearn/sequential_log.csv here and writes results.csv. The rows are those of the
+log (GPT-NeoX 6.9B, WMDP-bio robust, MMLU) with their settings and numbers, and controls of our own:
+pairs that differ in one thing. A row is scaled to the model: blocks by relative depth, steps and
+learning rates by --steps-scale and --lora-lr-scale / --full-lr-scale. The model is trained,
+measured on forget, retain, general and held-out questions, and attacked by fine-tuning on half A of the
+forget facts; half B is measured after 0, 10 and 100 steps. The log's definition of recovery is
+    recovery_over_start(t) = (heldout(t) - heldout(0)) / (heldout of the base - heldout(0))
 findings.csv compares the controls over seeds, paired by seed, with 95 % intervals by Student's t.
 """
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
 
-CONFIG = ["group", "run", "role", "seed", "adapter", "layers", "steps", "forget_loss", "probe_start", "retain_loss",
-          "retain_blocks", "remove_coef", "retain_coef", "lr", "retain_ramp", "gradients", "l2sp_coef", "chat_share"]  # fmt: skip
-MEASURED = ["forget_accuracy", "forget_low", "forget_high", "retain_accuracy", "retain_low", "retain_high", "general_accuracy",
-            "general_low", "general_high", "heldout_accuracy", "heldout_low", "heldout_high", "heldout_accuracy_10",
-            "heldout_low_10", "heldout_high_10", "heldout_accuracy_100", "heldout_low_100", "heldout_high_100", "recovery_over_start_10",
-            "recovery_over_start_100", "forget_loss_end", "retain_loss_end"]  # fmt: skip
+CONFIG = [
+    "group",
+    "run",
+    "role",
+    "seed",
+    "adapter",
+    "layers",
+    "steps",
+    "forget_loss",
+    "probe_start",
+    "retain_loss",
+    "retain_blocks",
+    "remove_coef",
+    "retain_coef",
+    "lr",
+    "retain_ramp",
+    "gradients",
+    "l2sp_coef",
+    "chat_share",
+]
+MEASURED = [
+    "forget_accuracy",
+    "forget_low",
+    "forget_high",
+    "retain_accuracy",
+    "retain_low",
+    "retain_high",
+    "general_accuracy",
+    "general_low",
+    "general_high",
+    "heldout_accuracy",
+    "heldout_low",
+    "heldout_high",
+    "heldout_accuracy_10",
+    "heldout_low_10",
+    "heldout_high_10",
+    "heldout_accuracy_100",
+    "heldout_low_100",
+    "heldout_high_100",
+    "recovery_over_start_10",
+    "recovery_over_start_100",
+    "forget_loss_end",
+    "retain_loss_end",
+]
 LOG = [
     "log_wmdp",
     "log_mmlu",
@@ -36,6 +76,12 @@ LOG = [
     "log_tamper_100",
 ]
 COLUMNS = [*CONFIG, *MEASURED, "n", *LOG, "filled", "note"]
+# printed while the rows run: what was measured, without the ends of intervals
+SHOWN = [
+    column
+    for column in MEASURED
+    if column.endswith(("accuracy", "_10", "_100")) and "low" not in column and "high" not in column
+]
 FINDINGS = ["finding", "measure", "mean", "low", "high", "n", "seeds"]
 LOG_FILE = Path(__file__).with_name("sequential_log.csv")
 
@@ -44,48 +90,53 @@ def read_log(path, only):
     """The rows of the log (dicts of text), of groups and runs whose `group/run` holds `only`."""
     from brittle.base.tables import read_cells
 
-    found = [
+    named = [
         row for row in read_cells(path) if only.lower() in f"{row['group']}/{row['run']}".lower()
     ]
-    if not found:
+    if not named:
         raise UserError(f"--only {only!r}: no row of {path.name} is called so.")
-    return found
+    return named
 
 
 def earlier(outdir, folder, settings):
-    """Rows of an earlier run of the same model with the same settings, numbers as numbers; none where there is none."""
+    """Rows of an earlier run, numbers as numbers; none where there is none.
+
+    Raises UserError where that was a run of another model or with other settings.
+    """
     from brittle.base.tables import read_rows
 
     record = outdir / "results.run.json"
     if not record.is_file():
         return []
-    made = json.loads(record.read_text(encoding="utf-8"))
-    if made["models"] != {"model": str(folder)} or any(
-        made["settings"].get(k, v) != v for k, v in settings.items()
-    ):
+    before = json.loads(record.read_text(encoding="utf-8"))
+    changed = [
+        key for key, value in settings.items() if before["settings"].get(key, value) != value
+    ]
+    if changed or before["models"] != {"model": str(folder)}:
         raise UserError(
-            f"{outdir}/results.csv is of another model or other settings: --only would mix them. Choose another --outdir."
+            f"{outdir}/results.csv is of another model or other settings: --only would mix them. "
+            "Choose another --outdir."
         )
     as_in_the_log = {*CONFIG, *LOG, "filled", "note"} - {"seed"}
     return read_rows(outdir / "results.csv", text=as_in_the_log, needs=MEASURED)
 
 
 def rows(lab, log, seeds, first_seed, steps, lr):
-    """A row a run and seed. `lr`: {adapter: factor}; the base, unattacked, is the first measurement."""
+    """A row a run and seed. `lr`: {adapter: factor on the log's learning rate}."""
     from brittle.metrics.recovery import recovery_over_start
 
     base = lab.measure(lab.base, ("heldout",))["heldout_accuracy"]
     for row in log:
         for seed in range(first_seed, first_seed + (min(int(row["seeds"]), seeds))):
-            knobs, settings, found = lab.run(row, seed, steps, lr.get(row["adapter"], 1.0))
-            start = found.get("heldout_accuracy")
-            back = {
+            knobs, settings, measures = lab.run(row, seed, steps, lr.get(row["adapter"], 1.0))
+            start = measures.get("heldout_accuracy")
+            recoveries = {
                 f"recovery_over_start_{t}": recovery_over_start(
-                    found.get(f"heldout_accuracy_{t}"), start, base
+                    measures.get(f"heldout_accuracy_{t}"), start, base
                 )
                 for t in (10, 100)
             }
-            note = "; ".join(text for text in (row["note"], found.pop("note", "")) if text)
+            note = "; ".join(text for text in (row["note"], measures.pop("note", "")) if text)
             blank = row["role"] == "log" and not row["log_wmdp"] and start is not None
             own = {
                 "role": row["role"],
@@ -94,25 +145,22 @@ def rows(lab, log, seeds, first_seed, steps, lr):
                 "filled": "mini" if blank else "",
                 "note": note,
             }
-            made = (
-                {k: row[k] or None for k in (*CONFIG, *LOG) if k in row}
-                | knobs
-                | settings
-                | found
-                | back
-                | own
-            )
-            made["retain_loss"] = row["retain_loss"] or None  # with its reduction
-            yield {k: made.get(k) for k in COLUMNS}
+            whole = {column: row[column] or None for column in (*CONFIG, *LOG) if column in row}
+            whole |= knobs | settings | measures | recoveries | own
+            whole["retain_loss"] = row["retain_loss"] or None  # with its reduction
+            yield {column: whole.get(column) for column in COLUMNS}
 
 
 def selectivity(row):
-    """Forgetting without damage: the lower of retain and general accuracy, minus forget accuracy."""
+    """Forgetting without damage: the lower of retain and general accuracy, less forget accuracy."""
     return min(row["retain_accuracy"], row["general_accuracy"]) - row["forget_accuracy"]
 
 
 def findings(table):
-    """The log's findings on the controls: differences paired by seed, and recovery after 10 steps, with intervals."""
+    """The log's findings on the controls, with intervals.
+
+    They are differences paired by seed, and recovery after 10 and 100 steps of the attack.
+    """
     from brittle.maths.intervals import mean_interval
 
     runs = {}
@@ -121,7 +169,7 @@ def findings(table):
             runs.setdefault(row["run"], {})[row["seed"]] = row
 
     def best(prefix, seed):
-        """The most selective of the retain weights tried, by seed: each term gets the weight that suits it."""
+        """The most selective of the retain weights tried: each term gets the weight it needs."""
         return max((r[seed] for r in of(prefix) if seed in r), key=selectivity)
 
     def of(prefix):
@@ -171,7 +219,7 @@ def findings(table):
 
 
 def plot(table, name):
-    """Forget against the lower of retain and general accuracy, and held-out accuracy under attack, a colour a group."""
+    """Forget against the lower of retain and general accuracy, and half B under attack."""
     from brittle.base import figures
 
     figure, axes = figures.figure(
@@ -187,8 +235,9 @@ def plot(table, name):
             "marker": "osD^vPX*"[k // len(figures.CYCLE) % 8],
             "linestyle": "",
         }
-        axes[0].plot([r["forget_accuracy"] for r in done], [min(r["retain_accuracy"], r["general_accuracy"]) for r in done],
-                     label=group, markersize=7, **look)  # fmt: skip
+        forget = [row["forget_accuracy"] for row in done]
+        kept = [min(row["retain_accuracy"], row["general_accuracy"]) for row in done]
+        axes[0].plot(forget, kept, label=group, markersize=7, **look)
         for r in done:
             curve = [r["heldout_accuracy"], r["heldout_accuracy_10"], r["heldout_accuracy_100"]]
             axes[1].plot(range(3), curve, color=look["color"], alpha=0.5, linewidth=1.2)
@@ -213,8 +262,20 @@ def plot(table, name):
     return figure
 
 
-def make_lab(folder, data, chat, max_items, max_length, batch_size, attack_lr, seed, device):
-    """(sequential_grid.Lab, the files that it reads)"""
+class LabSettings(NamedTuple):
+    """What every row is trained on, measured on and attacked with."""
+
+    data: Path
+    chat: Path
+    max_items: int
+    max_length: int
+    batch_size: int
+    attack_lr: float
+    seed: int
+
+
+def make_lab(folder, study, device):
+    """(brittle.unlearning.grid.Lab, the files that it reads)"""
     import torch
 
     from brittle.attacks.base import right_answers
@@ -229,7 +290,8 @@ def make_lab(folder, data, chat, max_items, max_length, batch_size, attack_lr, s
     from brittle.unlearning.sets import read_chats
 
     model, tokenizer = load_model(folder, device, "float32"), load_tokenizer(folder)
-    length = min(max_length, context_length(model.config))
+    data, batch_size = study.data, study.batch_size
+    length = min(study.max_length, context_length(model.config))
 
     def encoded(texts, name):
         return [i for i in encode(tokenizer, texts, length, name) if len(i) > 1]
@@ -238,10 +300,11 @@ def make_lab(folder, data, chat, max_items, max_length, batch_size, attack_lr, s
     halves = {half: [i for i in items["forget"] if i.get("half") == half] for half in "AB"}
     if not all(halves.values()):
         raise UserError(
-            f"{data}/mcq_forget.jsonl lacks the halves A and B of the forget facts, which the attack needs."
+            f"{data}/mcq_forget.jsonl lacks the halves A and B of the forget facts, "
+            "which the attack needs."
         )
     measured = {
-        split: subset(rows, max_items, seed)
+        split: subset(rows, study.max_items, study.seed)
         for split, rows in (items | {"heldout": halves["B"]}).items()
     }
     texts = {
@@ -250,7 +313,7 @@ def make_lab(folder, data, chat, max_items, max_length, batch_size, attack_lr, s
     attack_ids = encoded(right_answers(halves["A"]), "attack texts")
 
     def relearn(attacked, run_seed, measure):
-        tuning = FineTuning(attack_lr, max(AT), AT, batch_size, run_seed)
+        tuning = FineTuning(study.attack_lr, max(AT), AT, batch_size, run_seed)
         fine_tune(attacked, tokenizer.pad_token_id, attack_ids, tuning, measure)
 
     lab = Lab(
@@ -259,14 +322,14 @@ def make_lab(folder, data, chat, max_items, max_length, batch_size, attack_lr, s
         sets=texts,
         items=measured,
         relearn=relearn,
-        chats=encoded(read_chats(chat), "chats"),
+        chats=encoded(read_chats(study.chat), "chats"),
         accelerator=make_accelerator(torch.device(device)),
         batch_size=batch_size,
     )
     files = [data / f"mcq_{s}.jsonl" for s in SPLITS] + [
         data / "forget.txt",
         data / "retain.txt",
-        chat,
+        study.chat,
         LOG_FILE,
     ]
     return lab, files
@@ -320,9 +383,8 @@ def main(
         return
     log, folder, picked = read_log(LOG_FILE, only), model_folder(model), pick_device(device)
     chat = chat or data / "neutral.txt"
-    lab, files = make_lab(
-        folder, data, chat, max_items, max_length, batch_size, attack_lr, seed, picked
-    )
+    study = LabSettings(data, chat, max_items, max_length, batch_size, attack_lr, seed)
+    lab, files = make_lab(folder, study, picked)
     settings = {
         "steps_scale": steps_scale,
         "lora_lr_scale": lora_lr_scale,
@@ -334,14 +396,10 @@ def main(
     before = earlier(outdir, folder, settings) if only else []
     with Run(outdir, files, {"model": str(folder)}, seed, settings) as run:
         table = []
-        for row in rows(
-            lab, log, seeds, seed, steps_scale, {"lora": lora_lr_scale, "full": full_lr_scale}
-        ):
-            shown = [f"{row[k]:.2f}" if row[k] is not None else "-" for k in MEASURED if k.endswith(("accuracy", "_10", "_100"))
-                     and "low" not in k and "high" not in k]  # fmt: skip
-            print(
-                f"{row['group']} / {row['run']} seed {row['seed']}: {' '.join(shown)}", flush=True
-            )
+        lr_scales = {"lora": lora_lr_scale, "full": full_lr_scale}
+        for row in rows(lab, log, seeds, seed, steps_scale, lr_scales):
+            shown = " ".join("-" if row[c] is None else f"{row[c]:.2f}" for c in SHOWN)
+            print(f"{row['group']} / {row['run']} seed {row['seed']}: {shown}", flush=True)
             table.append(row)
         done = {(row["group"], row["run"], row["seed"]) for row in table}
         names = [(row["group"], row["run"]) for row in read_log(LOG_FILE, "")]

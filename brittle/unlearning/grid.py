@@ -23,13 +23,14 @@ def scale_block(k, blocks):
 def scale_layers(text, blocks):
     """START:END:STEP of the log, for a model with `blocks` blocks."""
     start, end, step = text.split(":")
-    return f"{scale_block(start, blocks)}:{scale_block(end, blocks)}:{max(1, scale_block(step, blocks))}"
+    every = max(1, scale_block(step, blocks))
+    return f"{scale_block(start, blocks)}:{scale_block(end, blocks)}:{every}"
 
 
 def scaled(row, blocks, width, tokens, steps, lr):
-    """(knobs, settings) of a log's row. `tokens`: mean length of a retain text; steps, lr: factors
-    on the log's.
+    """(knobs, settings) of a log's row.
 
+    tokens: mean length of a retain text; steps, lr: factors on the log's.
     Blocks keep their relative depth, and the number of optimizer steps is divided over the phases
     there are. kl_sum is a sum over a text: its weight is multiplied by 2048 / tokens, so that a
     token weighs what it weighed in the log.
@@ -43,17 +44,18 @@ def scaled(row, blocks, width, tokens, steps, lr):
         "retain_coef": retain_coef,
     }
     knobs["kl_reduction"] = reduction or "token"
-    named = row["retain_blocks"] in ("all", "current")
-    listed = (
-        row["retain_blocks"]
-        if named
-        else ",".join(str(scale_block(k, blocks)) for k in row["retain_blocks"].split(","))
-    )
-    knobs["retain_blocks"] = listed
+    retain_blocks = row["retain_blocks"]
+    if retain_blocks not in ("all", "current"):
+        scaled_blocks = [scale_block(k, blocks) for k in retain_blocks.split(",")]
+        retain_blocks = ",".join(map(str, scaled_blocks))
+    knobs["retain_blocks"] = retain_blocks
     settings = {
-        "steps": max(LOG_BLOCKS // 8, round(int(row["steps"]) * steps)), "lr": float(row["lr"]) * lr,
-        "grad_clip": float(row["grad_clip"]), "schedule": "linear", "weight_decay": 0.01,
-    }  # fmt: skip
+        "steps": max(LOG_BLOCKS // 8, round(int(row["steps"]) * steps)),
+        "lr": float(row["lr"]) * lr,
+        "grad_clip": float(row["grad_clip"]),
+        "schedule": "linear",
+        "weight_decay": 0.01,
+    }
     return knobs, settings
 
 
@@ -78,21 +80,23 @@ class Lab:
     batch_size: int
 
     def run(self, row, seed, steps, lr, lora_rank=16):
-        """(knobs, settings, measures) of one row: trained, measured, attacked. A run that breaks
-        has no measures but `note`.
+        """(knobs, settings, measures) of one row: trained, measured, attacked.
+
+        A run that breaks has no measures but `note`.
         """
-        model, made = copy.deepcopy(self.base), ({}, {})
+        model, how = copy.deepcopy(self.base), ({}, {})
         measures = {}
         try:
             if row["adapter"]:
-                made, model, measures = self.unlearn(model, row, seed, steps, lr, lora_rank)
+                how, model, measures = self.unlearn(model, row, seed, steps, lr, lora_rank)
             measures |= self.measure(model.eval(), ("forget", "retain", "general", "heldout"))
             measures |= self.attack(model, seed)
         except UserError as error:
             measures["note"] = str(error)
-        return *made, measures
+        return *how, measures
 
     def unlearn(self, model, row, seed, steps, lr, lora_rank):
+        """((knobs, settings), the unlearned model, {column: loss at the end}) of one row."""
         from brittle.base.knobs import build
         from brittle.methods import method_class
         from brittle.methods.wrappers import Wrappers
@@ -124,24 +128,22 @@ class Lab:
             model, rule, wrappers, streams, chosen, self.accelerator, label=None
         ).run()
         ends = {f"{term}_loss_end": history[-1][f"{term}_loss"] for term in ("forget", "retain")}
-        return (
-            (knobs, {**settings, "lr": chosen.lr}),
-            (wrapped.merge_and_unload() if wrapped else model),
-            ends,
-        )
+        unlearned = wrapped.merge_and_unload() if wrapped else model
+        return (knobs, {**settings, "lr": chosen.lr}), unlearned, ends
 
     def measure(self, model, splits, suffix=""):
+        """{column: accuracy and its interval} of the splits; `suffix` ends the columns' names."""
         from brittle.metrics import mcq
 
-        found = {}
+        measures = {}
         for split in splits:
             items = self.items[split]
             right = [outcome.right for outcome in mcq.outcomes(model, self.tokenizer, items)]
             accuracy, low, high = share(right, groups_of(items))
-            found[f"{split}_accuracy{suffix}"] = accuracy
-            found[f"{split}_low{suffix}"] = low
-            found[f"{split}_high{suffix}"] = high
-        return found
+            measures[f"{split}_accuracy{suffix}"] = accuracy
+            measures[f"{split}_low{suffix}"] = low
+            measures[f"{split}_high{suffix}"] = high
+        return measures
 
     def attack(self, model, seed):
         """{column: held-out accuracy and its interval} after 10 and 100 steps of the attack."""
