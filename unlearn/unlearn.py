@@ -120,7 +120,7 @@ def main(
     from brittle.models.find import model_folder, read_config
     from brittle.models.load import pick_device
     from brittle.unlearning import publish, tracking
-    from brittle.unlearning.job import Job, Texts, read_defaults
+    from brittle.unlearning.job import Job, TextSets, read_defaults
 
     method_type, tag = method_class(method), check_tag(name)
     folder = model_folder(model, revision, code=trust_remote_code)
@@ -154,7 +154,7 @@ def main(
             f"--data {data} holds no mcq_forget.jsonl, mcq_retain.jsonl or mcq_general.jsonl "
             "to measure on."
         )
-    texts = Texts(
+    texts = TextSets(
         forget_path=forget,
         retain_path=retain,
         data=data or forget.parent,

@@ -24,7 +24,7 @@ SHARE_LIMIT = 0.9
 
 
 def neutral_texts(texts):
-    """Neutral texts of the data folder (job.Texts), else the retain set."""
+    """Neutral texts of the data folder (job.TextSets), else the retain set."""
     path = texts.data / "neutral.txt"
     return read_texts(path) if path.is_file() else texts.retain
 

@@ -28,7 +28,7 @@ SETTINGS = (
 
 
 @dataclass
-class Texts:
+class TextSets:
     """The forget and retain sets: where they lie and what they hold.
 
     `data` is the folder of mcq_*.jsonl and neutral.txt, which are used where they are there.
@@ -50,7 +50,7 @@ class Job:
     method: str
     rule: Method
     settings: dict
-    texts: Texts
+    texts: TextSets
     root: Path
     seed: int = 0
     save_every: int = 50  # optimizer steps between checkpoints; 0 is none

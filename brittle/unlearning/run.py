@@ -92,7 +92,7 @@ class Measured(NamedTuple):
     nll: dict
 
 
-class Result(NamedTuple):
+class RunResult(NamedTuple):
     """What a run measured before and after, and notes for the reader."""
 
     before: dict
@@ -102,7 +102,7 @@ class Result(NamedTuple):
 
 
 def run(job, device, *, resume=False, trust_remote_code=False):
-    """Train and save. Returns a Result; None on a process that is not the main one of several.
+    """Train and save. Returns a RunResult; None on a process that is not the main one of several.
 
     Nothing is saved from a run that breaks. Raises UserError for what does not go together.
     """
@@ -181,7 +181,7 @@ class Training:
         notes.append(self.save_model(out, wrapped))
         nll = {name: (before.nll[name], after.nll[name]) for name in self.sets}
         notes = [note for note in notes if note]
-        result = Result(before.accuracy, after.accuracy, nll, notes)
+        result = RunResult(before.accuracy, after.accuracy, nll, notes)
         self.write_records(out, about, result, {"signs": signs, **measures}, history)
         return result
 
