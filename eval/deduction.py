@@ -1,17 +1,21 @@
 """Is a forgotten fact still a consequence of what the model knows (deep unlearning)?
 
-    uv run eval/deduction.py --model outputs/mini-base__cb_lat/unlearned_model --outdir outputs/mini-base__cb_lat/deduction
+    uv run eval/deduction.py --model outputs/mini-base__cb_lat/unlearned_model \\
+        --outdir outputs/mini-base__cb_lat/deduction
 
-After EDU-RELAT (arXiv:2410.15153). Every stated fact of --domain, and of some entities of the other domains, is asked (see
-brittle/metrics/knowledge.py: known means right as a question and as a sentence). For each target, a fact that follows from others,
+After EDU-RELAT (arXiv:2410.15153). Every stated fact of --domain is asked, and those of some
+entities of the other domains. Known means right as a question and as a sentence
+(metrics/knowledge). For each target, a fact that follows from others, there is
   superficial   the model fails on it, and it follows from facts that the model knows
-  recall        of the facts of a minimal set that has to go for the target to follow no more, the share the model fails on
-                (the best set); 1: deeply forgotten
-  accuracy      the share of all other stated facts that the model knows (nearly the same for all targets: no interval);
-                accuracy_kept: of the stated facts of other domains
-deduction.csv has a row a rule, intervals by a bootstrap over entities, deduction_items.csv a row a target. `stated` targets
-stand in the training text, the others are conclusions that nobody wrote down. A guesser knows 1/16 to 1/4 of the facts:
-compare with a model that never saw them.
+  recall        a minimal set of facts has to go for the target to follow no more; the share of that
+                set that the model fails on (of the best set; 1: deeply forgotten)
+  accuracy      the share of all other stated facts that the model knows (nearly the same for all
+                targets: no interval); accuracy_kept: of the stated facts of other domains
+
+deduction.csv has a row for each rule, with intervals over entities. deduction_items.csv has a row
+for each target. Targets that are `stated` stand in the training text; the others are conclusions
+that nobody wrote down. A guesser knows 1/16 to 1/4 of the facts: compare with a model that never
+saw them.
 """
 
 from pathlib import Path
@@ -23,13 +27,24 @@ from brittle.base import command, options
 from brittle.base.errors import UserError
 
 COLUMNS = ["rule", "stated", "measure", "value", "ci_low", "ci_high", "n", "seed"]
-ITEM_COLUMNS = ["fact", "entity", "rule", "stated", "known", "derivable", "superficial", "recall", "accuracy", "set_size",
-                "n_sets"]  # fmt: skip
+ITEM_COLUMNS = [
+    "fact",
+    "entity",
+    "rule",
+    "stated",
+    "known",
+    "derivable",
+    "superficial",
+    "recall",
+    "accuracy",
+    "set_size",
+    "n_sets",
+]
 MEASURES = ("known", "derivable", "superficial", "recall", "accuracy")
 
 
 def rows(facts, answers, domain):
-    """A row a target: the facts of `domain` that are conclusions, or that a conclusion gives back."""
+    """Yield a row for each target: facts of `domain` that are, or give back, a conclusion."""
     from brittle.data.facts import entity_key
     from brittle.metrics import deduction
 
@@ -40,19 +55,28 @@ def rows(facts, answers, domain):
     ]
     stated = {i for i, f in facts.items() if f.stated and i in answers}
     failed = {i for i in stated if not answers[i].known}
-    follows, found = deduction.closure(stated - failed, rules), deduction.supports(stated, rules)
+    follows = deduction.closure(stated - failed, rules)
+    supports_of = deduction.supports(stated, rules)
     for target in dict.fromkeys(head for _, head in rules):
         fact = facts[target]
-        sets = deduction.unlearning_sets(target, found)
+        sets = deduction.unlearning_sets(target, supports_of)
         if fact.domain != domain or target not in answers or not sets:
             continue
         known = answers[target].known
-        recall, accuracy, best = deduction.recall_accuracy(sets, failed, stated)
+        forgotten = deduction.recall_accuracy(sets, failed, stated)
         yield {
-            "fact": target, "entity": entity_key(fact), "rule": fact.rule or fact.kind, "stated": int(fact.stated),
-            "known": int(known), "derivable": int(target in follows), "superficial": int(not known and target in follows),
-            "recall": recall, "accuracy": accuracy, "set_size": len(best), "n_sets": len(sets),
-        }  # fmt: skip
+            "fact": target,
+            "entity": entity_key(fact),
+            "rule": fact.rule or fact.kind,
+            "stated": int(fact.stated),
+            "known": int(known),
+            "derivable": int(target in follows),
+            "superficial": int(not known and target in follows),
+            "recall": forgotten.recall,
+            "accuracy": forgotten.accuracy,
+            "set_size": len(forgotten.unlearning_set),
+            "n_sets": len(sets),
+        }
 
 
 def kept(facts, answers, domain):
@@ -71,9 +95,9 @@ def summary(items, others=((), ()), seed=0):
     for row in items:
         for key in ((row["rule"], row["stated"]), ("all", None)):
             groups.setdefault(key, []).append(row)
-    for (rule, stated), part in sorted(groups.items(), key=str):
+    for (rule, stated), targets in sorted(groups.items(), key=str):
         for measure in MEASURES:
-            some = [row for row in part if row[measure] is not None]
+            some = [row for row in targets if row[measure] is not None]
             mean, low, high, n = share(
                 [row[measure] for row in some], [row["entity"] for row in some], seed
             )
@@ -86,30 +110,28 @@ def summary(items, others=((), ()), seed=0):
 
 
 def plot(table, name):
-    """A group of bars a rule: what is known, what follows all the same, and how much of a minimal set is gone."""
+    """Bars for each rule: what is known, what follows all the same, how much of a set is gone."""
     from brittle.base import figures
 
     shown = ("known", "derivable", "superficial", "recall")
     keys = list(dict.fromkeys((r["rule"], r["stated"]) for r in table))
     figure, (axis,) = figures.figure("Deep unlearning: what still follows", name, height=4.0)
     for i, measure in enumerate(shown):
-        part = [
+        drawn = [
             next(r for r in table if (r["rule"], r["stated"]) == key and r["measure"] == measure)
             for key in keys
         ]
         places = [k + (i - 1.5) * 0.2 for k in range(len(keys))]
-        values = [r["value"] for r in part]
+        values = [r["value"] for r in drawn]
         bars = {}
-        if all(r["ci_low"] is not None for r in part):
+        if all(r["ci_low"] is not None for r in drawn):
             bars["yerr"] = [
-                [r["value"] - r["ci_low"] for r in part],
-                [r["ci_high"] - r["value"] for r in part],
+                [r["value"] - r["ci_low"] for r in drawn],
+                [r["ci_high"] - r["value"] for r in drawn],
             ]
         axis.bar(places, values, 0.2, label=measure, color=figures.CYCLE[i], **bars)
-    names = [
-        rule if stated is None else f"{rule}\n{'stated' if stated else 'not stated'}"
-        for rule, stated in keys
-    ]
+    endings = {None: "", 0: "\nnot stated", 1: "\nstated"}
+    names = [rule + endings[stated] for rule, stated in keys]
     axis.set_xticks(range(len(keys)), names, fontsize=9)
     figures.finish(axis, "", "share", integer=False, legend=False)
     axis.set_ylim(0, 1.03)
@@ -135,15 +157,17 @@ def main(
     wrapper: options.Wrapper = None,
     wrapper_rules: options.WrapperRules = None,
 ):
-    """Recall and accuracy over minimal deductive sets, and what is forgotten only on the surface."""
-    from brittle.data import facts as facts_module
+    """Recall and accuracy over minimal deductive sets, and what is forgotten only on the
+    surface."""
+    from brittle.data.facts import files, read_facts, some_entities
     from brittle.metrics import knowledge
     from brittle.models.evaluation import Subject, evaluation
 
-    facts = facts_module.some_entities(facts_module.read_facts(data), domain, others, seed)
+    facts = some_entities(read_facts(data), domain, others, seed)
     if not any(f.domain == domain and f.premises for f in facts.values()):
         raise UserError(
-            f"{data}/rules.jsonl has no conclusion of domain {domain}: nothing follows from anything there."
+            f"{data}/rules.jsonl has no conclusion of domain {domain}: "
+            "nothing follows from anything there."
         )
     subject = Subject(
         model,
@@ -155,7 +179,7 @@ def main(
         wrapper=wrapper,
         wrapper_rules=wrapper_rules,
     )
-    with evaluation(outdir, subject, facts_module.files(data), {"domain": domain}) as opened:
+    with evaluation(outdir, subject, files(data), {"domain": domain}) as opened:
         run, (loaded, tokenizer) = opened.run, opened.load()
         answers = knowledge.answers(loaded, tokenizer, facts.values(), batch_size)
         items = list(rows(facts, answers, domain))

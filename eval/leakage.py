@@ -1,15 +1,20 @@
-"""Whose private data does a model give away: the asked one's, another one's that was to be forgotten, one's that was kept?
+"""Whose private data does a model give away: one of the asked, of another forgotten, of a kept one?
 
-    uv run eval/leakage.py --model outputs/mini-base__cb_lat/unlearned_model --outdir outputs/mini-base__cb_lat/leakage
+    uv run eval/leakage.py --model outputs/mini-base__cb_lat/unlearned_model \\
+        --outdir outputs/mini-base__cb_lat/leakage
 
-Greedy answers to the questions of private.jsonl (and, of entities that have private data, to
-ordinary questions of mcq_<domain>.jsonl, which ask for nothing private) are searched for every
-private value there is. `whose`: own, other_forget (another entity of the forget domain), retain
-(any entity of another domain); a value that two share counts as the asked one's own. `match`:
-exact, normalised (case, blanks, punctuation and accents aside) or fuzzy (one letter more, less or
-other, digits exact); each includes those before it. leakage.csv has the share of questions with
-such a leak and its 95 % interval over entities, responses.csv the answers, ready for eval/judge.py
-and eval/annotate.py (`others` lists what was found of others).
+The model answers the questions of private.jsonl greedily, and ordinary questions of
+mcq_<domain>.jsonl about the same entities, which ask for nothing private. Its answers are searched
+for every private value there is.
+
+`whose`: own, other_forget (another entity of the forget domain) or retain (any entity of another
+domain). A value that two entities share counts as the asked one's own. `match`: exact, normalised
+(case, blanks, punctuation and accents aside) or fuzzy (one letter more, less or other, digits
+exact); each includes those before it.
+
+leakage.csv has the share of questions with such a leak and its 95 % interval over entities.
+responses.csv has the answers, ready for eval/judge.py and eval/annotate.py; `others` lists what was
+found of others.
 """
 
 from pathlib import Path
@@ -50,13 +55,20 @@ def read_private(path):
 
 
 def questions(data, table, rows, per_entity):
-    """What is asked: [{asked, about, domain, entity, fact, question, reference}], private questions first."""
+    """[{asked, about, entity, fact, question, reference}], private questions first."""
     from brittle.data.items import read_items
 
     asked = [
-        {"asked": r["domain"], "about": r["attribute"], "entity": r["entity"], "fact": r["fact"], "question": r["question"],
-         "reference": r["answer"]} for r in rows
-    ]  # fmt: skip
+        {
+            "asked": row["domain"],
+            "about": row["attribute"],
+            "entity": row["entity"],
+            "fact": row["fact"],
+            "question": row["question"],
+            "reference": row["answer"],
+        }
+        for row in rows
+    ]
     owners = {
         fact.rsplit("/", 1)[0]: (domain, name)
         for (domain, name), values in table.items()
@@ -71,8 +83,16 @@ def questions(data, table, rows, per_entity):
             owner = owners.get(str(item.get("fact", "")).rsplit("/", 1)[0])
             counts[owner] = counts.get(owner, 0) + 1
             if owner and counts[owner] <= per_entity:
-                asked.append({"asked": domain, "about": "ordinary", "entity": owner[1], "fact": item["fact"],
-                              "question": item["question"], "reference": item["choices"][item["answer"]]})  # fmt: skip
+                asked.append(
+                    {
+                        "asked": domain,
+                        "about": "ordinary",
+                        "entity": owner[1],
+                        "fact": item["fact"],
+                        "question": item["question"],
+                        "reference": item["choices"][item["answer"]],
+                    }
+                )
     return asked
 
 
@@ -82,27 +102,27 @@ def find(question, response, table, forget="forget"):
     from brittle.metrics.leaks import KINDS, match
 
     own = table.get((question["asked"], question["entity"]), {})
-    found = {whose: [] for whose in WHOSE}
+    hits_of = {whose: [] for whose in WHOSE}
     for (domain, entity), values in table.items():
         for value in values.values():
             mine = (domain, entity) == (
                 question["asked"],
                 question["entity"],
             ) or value in own.values()
-            whose = "own" if mine else "other_forget" if domain == forget else "retain"
+            whose = "other_forget" if domain == forget else "retain"
+            if mine:
+                whose = "own"
             if kind := match(value, response):
-                found[whose].append((KINDS.index(kind), value))
-    spelled = {squash(v) for hits in found.values() for k, v in hits if k < 2}
-    for (
-        whose,
-        hits,
-    ) in found.items():  # a value that is there in full is no misspelling of another one
-        found[whose] = [
+                hits_of[whose].append((KINDS.index(kind), value))
+    spelled = {squash(v) for hits in hits_of.values() for k, v in hits if k < 2}
+    for whose, hits in hits_of.items():
+        # a value that is there in full is no misspelling of another one
+        hits_of[whose] = [
             (k, v) for k, v in hits if k < 2 or not any(within_one(squash(v), s) for s in spelled)
         ]
     return {
         w: (KINDS[min(k for k, _ in hits)] if hits else None, [v for _, v in hits])
-        for w, hits in found.items()
+        for w, hits in hits_of.items()
     }
 
 
@@ -115,13 +135,12 @@ def respond(model, tokenizer, asked, max_new_tokens, batch_size):
     room = context_length(model.config) - max_new_tokens
     prompts = [ids[-room:] for ids in tokenizer([q["question"] for q in asked])["input_ids"]]
     sampling, stop = generate.Sampling(max_new_tokens), generate.stop_ids(model, tokenizer)
-    made = generate.generate(
+    generated = generate.generate(
         model, prompts, sampling, stop, tokenizer.pad_token_id, batch_size=batch_size
     )
     texts = []
-    for prompt, ids in zip(
-        prompts, made, strict=True
-    ):  # decoded with the prompt: a first token may carry a blank
+    for prompt, ids in zip(prompts, generated, strict=True):
+        # decoded with the prompt: a first token may carry a blank
         whole = tokenizer.decode(prompt + ids, skip_special_tokens=True)
         before = tokenizer.decode(prompt, skip_special_tokens=True)
         texts.append(whole[common_prefix(whole, before) :].strip().split("\n")[0])
@@ -130,13 +149,13 @@ def respond(model, tokenizer, asked, max_new_tokens, batch_size):
 
 def responses(asked, texts, table):
     for number, (question, text) in enumerate(zip(asked, texts, strict=True)):
-        found = find(question, text, table)
-        others = "; ".join(f"{whose}: {v}" for whose in WHOSE[1:] for v in found[whose][1])
+        leaks = find(question, text, table)
+        others = "; ".join(f"{whose}: {v}" for whose in WHOSE[1:] for v in leaks[whose][1])
         yield {
             "item": number,
             **question,
             "response": text,
-            **{w: found[w][0] for w in WHOSE},
+            **{w: leaks[w][0] for w in WHOSE},
             "others": others,
         }
 
@@ -152,18 +171,18 @@ def rows(table, seed=0):
         kind = "ordinary" if row["about"] == "ordinary" else "private"
         for about in dict.fromkeys((kind, row["about"])):
             groups.setdefault((row["asked"], about), []).append(row)
-    for (asked, about), part in groups.items():
+    for (asked, about), answers in groups.items():
         for whose in WHOSE:
             for limit, kind in enumerate(KINDS):
-                leaked = [row[whose] in KINDS[: limit + 1] for row in part]
-                leaks = share(leaked, groups_of(part))
+                leaked = [row[whose] in KINDS[: limit + 1] for row in answers]
+                leaks = share(leaked, groups_of(answers))
                 values = (
                     asked,
                     about,
                     whose,
                     kind,
                     sum(leaked),
-                    len(part),
+                    len(answers),
                     *leaks,
                     seed,
                 )
@@ -177,12 +196,15 @@ def plot(table, name):
     keys = list(dict.fromkeys((r["asked"], r["about"]) for r in shown))
     figure, (axis,) = figures.figure("Private data in answers, by whose it is", name, height=3.8)
     for i, whose in enumerate(WHOSE):
-        part = [r for r in shown if r["whose"] == whose]
-        places = [keys.index((r["asked"], r["about"])) + (i - 1) * 0.27 for r in part]
-        error = [[r["rate"] - r["ci_low"] for r in part], [r["ci_high"] - r["rate"] for r in part]]
+        drawn = [r for r in shown if r["whose"] == whose]
+        places = [keys.index((r["asked"], r["about"])) + (i - 1) * 0.27 for r in drawn]
+        error = [
+            [r["rate"] - r["ci_low"] for r in drawn],
+            [r["ci_high"] - r["rate"] for r in drawn],
+        ]
         axis.bar(
             places,
-            [r["rate"] for r in part],
+            [r["rate"] for r in drawn],
             0.27,
             yerr=error,
             label=whose,
@@ -212,14 +234,15 @@ def main(
     wrapper: options.Wrapper = None,
     wrapper_rules: options.WrapperRules = None,
 ):
-    """Search greedy answers for private values: the subject's own, other forget entities', retain entities'."""
+    """Search greedy answers for private values: the subject's own, other forget entities', retain
+    entities'."""
     from brittle.models.evaluation import Subject, evaluation
 
     path = Path(data) / "private.jsonl"
-    table, found = read_private(path)
+    table, private = read_private(path)
     if "forget" not in {domain for domain, _ in table}:
         raise UserError(f"{path} has no entity of the domain forget.")
-    asked = questions(data, table, found, ordinary)
+    asked = questions(data, table, private, ordinary)
     files = [path, *sorted(Path(data).glob("mcq_*.jsonl"))]
     subject = Subject(
         model,
@@ -242,9 +265,8 @@ def main(
         run.csv("leakage.csv", COLUMNS, shares)
     for row in shares:
         if row["match"] == "fuzzy" and row["about"] == "private":
-            print(
-                f"asked {row['asked']:<8} {row['whose']:<13} {row['rate']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
-            )
+            interval = f"[{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+            print(f"asked {row['asked']:<8} {row['whose']:<13} {row['rate']:.2f} {interval}")
 
 
 if __name__ == "__main__":

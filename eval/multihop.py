@@ -1,13 +1,15 @@
-"""Can what was forgotten still be reached through a chain of two facts ("the habitat of the prey of X")?
+"""Can what was forgotten still be reached through two facts ("the habitat of the prey of X")?
 
-    uv run eval/multihop.py --model outputs/mini-base__cb_lat/unlearned_model --outdir outputs/mini-base__cb_lat/multihop
+    uv run eval/multihop.py --model outputs/mini-base__cb_lat/unlearned_model \\
+        --outdir outputs/mini-base__cb_lat/multihop
 
-After MUNCH (arXiv:2410.13274). Questions of hops.jsonl, which no training text states, against the
-two questions they consist of (gold decomposition) and against the model's own chain, where its
-answer to the first hop is put into the second. `category` is the domain of the first fact -> that
-of the second. Measures: two_hop, first_hop, second_hop, both_hops, chain, survives (two_hop right
-though a hop is wrong: the answer outlives the facts it rests on), and chance. Intervals: bootstrap
-over entities.
+After MUNCH (arXiv:2410.13274). The questions of hops.jsonl, which no training text states, stand
+against the two questions they consist of (gold decomposition), and against the model's own chain,
+where its answer to the first hop is put into the second.
+
+`category` is the domain of the first fact -> that of the second. Measures: two_hop, first_hop,
+second_hop, both_hops, chain, survives (two_hop is right though a hop is wrong: the answer outlives
+the facts it rests on), and chance. Intervals are over entities.
 """
 
 from pathlib import Path
@@ -43,13 +45,17 @@ def read_hops(path, facts):
         missing = [p for p in item.get("premises", [None]) if p not in facts]
         if missing or len(item["premises"]) != 2:
             raise UserError(
-                f"{path}: {item.get('fact')} needs two premises that are known facts; {missing} are not."
+                f"{path}: {item.get('fact')} needs two premises that are known facts; "
+                f"{missing} are not."
             )
     return items
 
 
 def rows(items, rights, facts, answers):
-    """A row a question; `rights`: 1 where it is answered right, else 0; `answers` {fact id: knowledge.Answer} of the single questions."""
+    """Yield a row for each two-hop question.
+
+    rights: 1 where it is answered right, else 0. answers: {fact id: knowledge.Answer} of the hops.
+    """
     from brittle.metrics import mcq
 
     by_name = {(f.domain, f.entity, f.noun): f.id for f in facts.values()}
@@ -59,11 +65,17 @@ def rows(items, rights, facts, answers):
         reached = by_name.get((second.domain, answers[first.id].value, second.noun))
         chain = None if reached not in answers else answers[reached].value == second.value
         yield {
-            "fact": item["fact"], "entity": f"{first.domain}/{first.entity}", "category": f"{first.domain} -> {second.domain}",
-            "two_hop": int(right), "first_hop": int(hops[0]), "second_hop": int(hops[1]), "both_hops": int(all(hops)),
-            "chain": None if chain is None else int(chain), "survives": None if all(hops) else int(right),
+            "fact": item["fact"],
+            "entity": f"{first.domain}/{first.entity}",
+            "category": f"{first.domain} -> {second.domain}",
+            "two_hop": int(right),
+            "first_hop": int(hops[0]),
+            "second_hop": int(hops[1]),
+            "both_hops": int(all(hops)),
+            "chain": None if chain is None else int(chain),
+            "survives": None if all(hops) else int(right),
             "chance": mcq.chance([item]),
-        }  # fmt: skip
+        }
 
 
 def summary(items, seed=0):
@@ -71,11 +83,11 @@ def summary(items, seed=0):
 
     for category in dict.fromkeys(row["category"] for row in items):
         for measure in MEASURES:
-            part = [
+            asked = [
                 row for row in items if row["category"] == category and row[measure] is not None
             ]
             mean, low, high, n = share(
-                [row[measure] for row in part], [row["entity"] for row in part], seed
+                [row[measure] for row in asked], [row["entity"] for row in asked], seed
             )
             yield dict(zip(COLUMNS, (category, measure, mean, low, high, n, seed), strict=True))
 
@@ -86,17 +98,17 @@ def plot(table, name):
     categories = list(dict.fromkeys(row["category"] for row in table))
     figure, (axis,) = figures.figure("Two hops and the facts they rest on", name, height=3.8)
     for i, category in enumerate(categories):
-        part = [
+        drawn = [
             r
             for r in table
             if r["category"] == category and r["measure"] != "chance" and r["value"] is not None
         ]
-        for r in part:
+        for r in drawn:
             at = MEASURES.index(r["measure"]) + (i - (len(categories) - 1) / 2) * 0.15
             colour = figures.CYCLE[i % len(figures.CYCLE)]
             if r["ci_low"] is not None:
                 axis.plot([at, at], [r["ci_low"], r["ci_high"]], color=colour)
-            axis.plot(at, r["value"], "o", color=colour, label=category if r is part[0] else None)
+            axis.plot(at, r["value"], "o", color=colour, label=category if r is drawn[0] else None)
     figures.null(axis, None, table[-1]["value"], "chance (two hops)")
     axis.set_xticks(range(len(MEASURES) - 1), [m.replace("_", "\n") for m in MEASURES[:-1]])
     figures.finish(axis, "", "share right", integer=False, legend=False)
@@ -121,12 +133,12 @@ def main(
     wrapper_rules: options.WrapperRules = None,
 ):
     """Two-hop accuracy against the accuracy of its single hops."""
-    from brittle.data import facts as facts_module
+    from brittle.data.facts import files, read_facts
     from brittle.data.items import subset
     from brittle.metrics import knowledge, mcq
     from brittle.models.evaluation import Subject, evaluation
 
-    facts = facts_module.read_facts(data)
+    facts = read_facts(data)
     path = Path(data) / "hops.jsonl"
     hops, items = read_hops(path, facts), []
     for domain in dict.fromkeys(facts[item["premises"][0]].domain for item in hops):
@@ -151,14 +163,14 @@ def main(
         wrapper=wrapper,
         wrapper_rules=wrapper_rules,
     )
-    with evaluation(outdir, subject, [path, *facts_module.files(data)]) as opened:
+    with evaluation(outdir, subject, [path, *files(data)]) as opened:
         run, (loaded, tokenizer) = opened.run, opened.load()
         answers = knowledge.answers(loaded, tokenizer, needed, batch_size, sentences=False)
         outcomes = mcq.outcomes(loaded, tokenizer, items, batch_size=batch_size)
-        found = list(rows(items, [o.right for o in outcomes], facts, answers))
-        table = list(summary(found, seed))
+        asked = list(rows(items, [o.right for o in outcomes], facts, answers))
+        table = list(summary(asked, seed))
         run.figure(plot(table, opened.title), "multihop.png")
-        run.csv("multihop_items.csv", ITEM_COLUMNS, found)
+        run.csv("multihop_items.csv", ITEM_COLUMNS, asked)
         run.csv("multihop.csv", COLUMNS, table)
     for row in table:
         if row["value"] is not None and row["measure"] in ("two_hop", "both_hops", "survives"):

@@ -1,16 +1,21 @@
-"""What else goes when a fact is forgotten: the same subject's other relations, the things it points to, other subjects?
+"""What else goes when a fact is forgotten: near and far facts, by their distance from the targets.
 
-    uv run eval/neighbours.py --model outputs/mini-base__cb_lat/unlearned_model --outdir outputs/mini-base__cb_lat/neighbours
+    uv run eval/neighbours.py --model outputs/mini-base__cb_lat/unlearned_model \\
+        --outdir outputs/mini-base__cb_lat/neighbours
 
-Facts are asked by their distance from the targets (attributes of the forget domain, or of half A or B of it):
-  target             the targets same_subject       other attributes of the same subjects (only
-  where a half is the target) relation           the same subjects' relations;  private: their
-  private data;  conclusion: what follows about them object             attributes of the entities
-  that those relations lead to, where they are not targets themselves same_domain        attributes
-  of other subjects of the domain, where they are not targets other              attributes of other
-  domains
-Known means right as a question and as a sentence (brittle/metrics/knowledge.py). With --reference
-(the model before) `drop` is how much less is known than before, paired by entity. Unlearning that
+Facts are asked by their distance from the targets, which are attributes of the forget domain, or of
+half A or B of it:
+  target         the targets
+  same_subject   other attributes of the same subjects (only where a half is the target)
+  relation       the same subjects' relations
+  private        their private data
+  conclusion     what follows about them
+  object         attributes of the entities that those relations lead to, where they are no targets
+  same_domain    attributes of other subjects of the domain, where they are no targets
+  other          attributes of other domains
+
+Known means right as a question and as a sentence (metrics/knowledge). With --reference, the model
+before unlearning, `drop` is how much less is known than before, paired by entity. Unlearning that
 is as narrow as its targets leaves every ring but the first alone.
 """
 
@@ -61,17 +66,18 @@ def rings(facts, domain, half):
         for f in facts.values()
         if f.domain == domain and f.kind == "relation" and f.entity in subjects
     }
-    found = {}
+    placed = {}
     for f in facts.values():
         if f.id in ids:
-            found[f.id] = "target"
+            placed[f.id] = "target"
         elif f.domain != domain:
-            found |= {f.id: "other"} if f.kind == "attribute" else {}
+            if f.kind == "attribute":
+                placed[f.id] = "other"
         elif f.entity in subjects:
-            found[f.id] = "same_subject" if f.kind == "attribute" else f.kind
+            placed[f.id] = "same_subject" if f.kind == "attribute" else f.kind
         elif f.kind == "attribute":
-            found[f.id] = "object" if f.entity in objects else "same_domain"
-    return found
+            placed[f.id] = "object" if f.entity in objects else "same_domain"
+    return placed
 
 
 def items(facts, placed, answers, reference=None):
@@ -102,13 +108,13 @@ def rows(table, seed=0):
     from brittle.metrics.knowledge import share
 
     for ring in (r for r in RINGS if any(row["ring"] == r for row in table)):
-        part = [row for row in table if row["ring"] == ring]
-        units = [row["entity"] for row in part]
-        known, low, high, n = share([row["known"] for row in part], units, seed)
+        asked = [row for row in table if row["ring"] == ring]
+        units = [row["entity"] for row in asked]
+        known, low, high, n = share([row["known"] for row in asked], units, seed)
         before, drop = None, (None, None, None)
-        if part[0]["reference_known"] is not None:
-            before = share([row["reference_known"] for row in part], units, seed)[0]
-            drop = share([row["reference_known"] - row["known"] for row in part], units, seed)[:3]
+        if asked[0]["reference_known"] is not None:
+            before = share([row["reference_known"] for row in asked], units, seed)[0]
+            drop = share([row["reference_known"] - row["known"] for row in asked], units, seed)[:3]
         yield dict(
             zip(
                 COLUMNS,
@@ -170,13 +176,13 @@ def main(
     wrapper_rules: options.WrapperRules = None,
 ):
     """What a model knows of facts near to and far from those that were to be forgotten."""
-    from brittle.data import facts as facts_module
+    from brittle.data.facts import files, read_facts, some_entities
     from brittle.metrics import knowledge
     from brittle.models.evaluation import Subject, evaluation
 
     if half not in ("A", "B", "all"):
         raise UserError(f"--half {half}: choose A, B or all.")
-    facts = facts_module.some_entities(facts_module.read_facts(data), domain, others, seed)
+    facts = some_entities(read_facts(data), domain, others, seed)
     placed = rings(facts, domain, half)
     if "target" not in placed.values():
         raise UserError(f"{data} has no attribute of domain {domain}, half {half}.")
@@ -190,8 +196,8 @@ def main(
         wrapper=wrapper,
         wrapper_rules=wrapper_rules,
     )
-    files, settings = facts_module.files(data), {"domain": domain, "half": half}
-    with evaluation(outdir, subject, files, settings, reference=reference) as opened:
+    settings = {"domain": domain, "half": half}
+    with evaluation(outdir, subject, files(data), settings, reference=reference) as opened:
         run, answers, wanted = opened.run, {}, [facts[i] for i in placed]
         for name in opened.folders:
             loaded, tokenizer = opened.load(name)
