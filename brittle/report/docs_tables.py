@@ -192,8 +192,19 @@ def folders():
     for floor, names in enumerate(LAYERS):
         for name in names.split():
             text = importlib.import_module(f"brittle.{name}").__doc__
-            _, _, order = text.partition("Reading order:")
-            yield floor, name, _first_paragraph(text), " ".join(order.split())
+            what = _first_paragraph(text).replace(", in reading order", "")
+            yield floor, name, what, reading_order(text)
+
+
+def reading_order(text):
+    """The order in which a package's docstring says that its files are best read; or ''.
+
+    It stands behind `Reading order:`, or as the names in front of an indented list.
+    """
+    _, said, order = text.partition("Reading order:")
+    if said:
+        return " ".join(order.split())
+    return ", ".join(re.findall(r"^ {4}(\S.*?)(?: {2,}|$)", text, re.M))
 
 
 def folders_table():

@@ -117,6 +117,15 @@ def test_the_map_of_folders_is_that_of_the_layers():
     assert sorted(names) == sorted(p.parent.name for p in (ROOT / "brittle").glob("*/__init__.py"))
 
 
+def test_the_reading_order_of_a_folder_is_read_in_both_forms():
+    listed = "Things, in reading order.\n\n    a       one\n    b, c\n            two\n\nMore.\n"
+    assert docs_tables.reading_order(listed) == "a, b, c"
+    assert docs_tables.reading_order("Things.\n\nReading order: a, b\n(the big one), c.\n") == (
+        "a, b (the big one), c."
+    )
+    assert docs_tables.reading_order("Things.\n") == ""
+
+
 # --- the files beside them
 
 
