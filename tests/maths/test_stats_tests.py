@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 from scipy import stats
+from support.places import ROOT
 
 from brittle.data.items import per_entity
 from brittle.maths import hypotheses
 from brittle.maths.entities import bootstrap, difference, means
-from support.places import ROOT
 
 SIMULATIONS, ENTITIES, QUESTIONS = 2000, 30, 10
 
