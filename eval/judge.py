@@ -1,10 +1,12 @@
 """What is in a model's answers, by a rubric: leaked, refused, wrong, garbled? A judge reads them
 without knowing whose they are.
 
-    uv run eval/judge.py --responses cb_lat=outputs/mini-base__cb_lat/leakage/responses.csv --rubric target_leak --outdir DIR
-    uv run eval/judge.py --responses cb_lat=outputs/inference --rubric reveals_unlearning --outdir DIR      (infer.py --sweep)
-    uv run eval/judge.py --responses A=a.jsonl --responses B=b.jsonl --rubric answer_type --backend openai \
-        --endpoint http://localhost:8000/v1 --judge-model M --outdir DIR
+    uv run eval/judge.py --responses cb_lat=outputs/mini-base__cb_lat/leakage/responses.csv \\
+        --rubric target_leak --outdir DIR
+    uv run eval/judge.py --responses cb_lat=outputs/inference --rubric reveals_unlearning \\
+        --outdir DIR                                          (the answers of infer.py --sweep)
+    uv run eval/judge.py --responses A=a.jsonl --responses B=b.jsonl --rubric answer_type \\
+        --backend openai --endpoint http://localhost:8000/v1 --judge-model M --outdir DIR
 
 Rubrics are files (eval/rubrics/*.toml, or your own); each result carries the hash of its own.
 Backends: `rules` (deterministic, offline, says nothing where matching strings cannot decide), `hf`
@@ -12,9 +14,9 @@ Backends: `rules` (deterministic, offline, says nothing where matching strings c
 `replay` (replies.jsonl of an earlier run). Items are judged in an order drawn by --seed; no source
 is shown. A judge that contradicts itself, answers nonsense or does not answer gives no label: an
 empty cell with a note, never a guess. summary.csv has a row a source and label, the share of it
-among the labelled with its 95 % Wilson interval, and how many are missing (not at random: a judge
-is silent where it is hard); `gold_accuracy` is the judge's on the rubric's gold items, which it was
-not shown: below .9 it is not `trusted`.
+among the labelled with its 95 % interval (Wilson's), and how many are missing (not at random: a
+judge is silent where it is hard); `gold_accuracy` is the judge's on the rubric's gold items, which
+it was not shown: below .9 it is not `trusted`.
 """
 
 import json
@@ -68,22 +70,29 @@ def gold_accuracy(judge, rubric):
     """Share of the gold items the judge labels rightly; those that it leaves open count as wrong.
     None without gold items.
     """
-    found = judge.judge(rubric, list(rubric.gold))
-    return (
-        sum(j.label == item["label"] for j, item in zip(found, rubric.gold, strict=True))
-        / len(found)
-        if found
-        else None
-    )
+    judgements = judge.judge(rubric, list(rubric.gold))
+    if not judgements:
+        return None
+    pairs = zip(judgements, rubric.gold, strict=True)
+    return sum(judged.label == item["label"] for judged, item in pairs) / len(judgements)
 
 
 def rows(rubric, judge, items, seed):
     """A row an item, in the order of judging."""
-    for order, (item, found) in enumerate(zip(items, judge.judge(rubric, items), strict=True)):
+    judgements = judge.judge(rubric, items)
+    for order, (item, judged) in enumerate(zip(items, judgements, strict=True)):
         yield {
-            "order": order, "source": item["source"], "item": item["item"], "rubric": rubric.id, "label": found.label,
-            "note": found.note, "attempts": found.attempts, "judge": judge.name, "rubric_sha256": rubric.sha256, "seed": seed,
-        }  # fmt: skip
+            "order": order,
+            "source": item["source"],
+            "item": item["item"],
+            "rubric": rubric.id,
+            "label": judged.label,
+            "note": judged.note,
+            "attempts": judged.attempts,
+            "judge": judge.name,
+            "rubric_sha256": rubric.sha256,
+            "seed": seed,
+        }
 
 
 def summary(rubrics, table, gold):
@@ -98,11 +107,19 @@ def summary(rubrics, table, gold):
             for label in rubric.labels:
                 low, high = wilson(counts[label], n) if n else (None, None)
                 yield {
-                    "source": source, "rubric": rubric.id, "label": label, "count": counts[label], "n": n,
-                    "share": counts[label] / n if n else None, "ci_low": low, "ci_high": high, "missing": len(mine) - n,
-                    "gold_accuracy": accuracy, "trusted": None if accuracy is None else int(accuracy >= TRUSTED),
+                    "source": source,
+                    "rubric": rubric.id,
+                    "label": label,
+                    "count": counts[label],
+                    "n": n,
+                    "share": counts[label] / n if n else None,
+                    "ci_low": low,
+                    "ci_high": high,
+                    "missing": len(mine) - n,
+                    "gold_accuracy": accuracy,
+                    "trusted": None if accuracy is None else int(accuracy >= TRUSTED),
                     "judge": mine[0]["judge"],
-                }  # fmt: skip
+                }
 
 
 def main(
@@ -140,31 +157,24 @@ def main(
 ):
     """Label responses by rubrics, blind to whose they are."""
     from brittle.base.record import Run
-    from brittle.metrics import responses as responses_module
+    from brittle.metrics.responses import blind, read_responses
+    from brittle.metrics.responses import files as response_files
     from brittle.metrics.rubrics import read_rubric
 
     asked = [read_rubric(name) for name in rubric or ["target_leak", "answer_type"]]
-    items = responses_module.blind(responses_module.read_responses(responses), seed)
+    items = blind(read_responses(responses), seed)
     if backend == "replay" and not replies:
         raise UserError("--backend replay needs --replies, the replies.jsonl of an earlier run.")
     known = read_replies(replies) if replies else {}
-    judge = make_judge(
-        backend,
-        JudgeOptions(
-            judge_model, endpoint, known, timeout, retries, wait, device, dtype, batch_size
-        ),
+    about = JudgeOptions(
+        judge_model, endpoint, known, timeout, retries, wait, device, dtype, batch_size
     )
-    files = [
-        *responses_module.files(responses),
-        *(rubric.path for rubric in asked),
-        *([replies] if replies else []),
-    ]
-    with Run(
-        outdir,
-        files,
-        seed=seed,
-        settings={"judge": judge.name, "timeout": timeout, "retries": retries},
-    ) as run:
+    judge = make_judge(backend, about)
+    files = [*response_files(responses), *(rubric.path for rubric in asked)]
+    if replies:
+        files.append(replies)
+    settings = {"judge": judge.name, "timeout": timeout, "retries": retries}
+    with Run(outdir, files, seed=seed, settings=settings) as run:
         table = [row for rubric in asked for row in rows(rubric, judge, items, seed)]
         gold = {rubric.id: gold_accuracy(judge, rubric) for rubric in asked}
         shares = list(summary(asked, table, gold))
@@ -176,19 +186,17 @@ def main(
         run.csv("judgements.csv", COLUMNS, table)
         run.csv("summary.csv", SUMMARY, shares)
     for row in shares:
+        what = f"{row['source']:<20} {row['rubric']:<22} {row['label']:<12}"
         if row["share"] is None:
-            print(
-                f"{row['source']:<20} {row['rubric']:<22} {row['label']:<12} nothing labelled, {row['missing']} missing"
-            )
+            print(f"{what} nothing labelled, {row['missing']} missing")
         elif row["count"]:
-            open_ = f", {row['missing']} missing" if row["missing"] else ""
-            print(
-                f"{row['source']:<20} {row['rubric']:<22} {row['label']:<12} {row['share']:.2f} of {row['n']}{open_}"
-            )
+            missing = f", {row['missing']} missing" if row["missing"] else ""
+            print(f"{what} {row['share']:.2f} of {row['n']}{missing}")
     for name, accuracy in gold.items():
         if accuracy is not None and accuracy < TRUSTED:
             print(
-                f"{judge.name} is right on {accuracy:.2f} of the gold items of {name}: do not trust it there."
+                f"{judge.name} is right on {accuracy:.2f} of the gold items of {name}: "
+                "do not trust it there."
             )
 
 

@@ -1,6 +1,7 @@
 """Can an attacker tell from a model's losses that it was trained on the forget text?
 
-    uv run eval/membership.py --model M --reference outputs/models/mini-filtered --outdir outputs/mini-base/membership
+    uv run eval/membership.py --model M --reference outputs/models/mini-filtered \\
+        --outdir outputs/mini-base/membership
 
 Members are forget texts, non-members texts of the same kind that no model ever saw; six scores
 (brittle/metrics/membership.py) try to tell them apart. AUC 0.5 is what a model that never saw the
@@ -18,8 +19,22 @@ import typer
 from brittle.base import command, options
 from brittle.base.errors import UserError
 
-COLUMNS = ["model", "attack", "auc", "auc_low", "auc_high", "tpr_1fpr", "tpr_low", "tpr_high", "auc_reference", "distance",
-           "privleak", "n_members", "n_nonmembers", "k"]  # fmt: skip
+COLUMNS = [
+    "model",
+    "attack",
+    "auc",
+    "auc_low",
+    "auc_high",
+    "tpr_1fpr",
+    "tpr_low",
+    "tpr_high",
+    "auc_reference",
+    "distance",
+    "privleak",
+    "n_members",
+    "n_nonmembers",
+    "k",
+]
 ITEM_COLUMNS = [
     "model",
     "set",
@@ -42,14 +57,14 @@ def read_set(path, limit):
     from brittle.data.texts import read_jsonl, read_texts, spread
 
     if path.suffix == ".jsonl":
-        rows = [r if isinstance(r, dict) else {} for r in read_jsonl(path)]
-        found = [
-            (t, r.get("entity") or i)
-            for i, (t, r) in enumerate(zip(read_texts(path), rows, strict=True))
+        rows = [row if isinstance(row, dict) else {} for row in read_jsonl(path)]
+        pairs = [
+            (text, row.get("entity") or number)
+            for number, (text, row) in enumerate(zip(read_texts(path), rows, strict=True))
         ]
     else:
-        found = [(t, i) for i, t in enumerate(read_texts(path))]
-    return spread(found, limit)
+        pairs = [(text, number) for number, text in enumerate(read_texts(path))]
+    return spread(pairs, limit)
 
 
 def attack(model, tokenizer, sets, share, reference_tokens, gradients, max_length):
@@ -57,7 +72,7 @@ def attack(model, tokenizer, sets, share, reference_tokens, gradients, max_lengt
     from brittle.data.batches import encode
     from brittle.metrics import membership
 
-    texts = [t for part in sets for t, _ in part]
+    texts = [text for pairs in sets for text, _ in pairs]
     ids = encode(tokenizer, texts, max_length, "texts")
     tokens = membership.token_scores(model, ids, tokenizer.pad_token_id)
     norms = membership.gradient_norms(model, ids) if gradients else None
@@ -65,45 +80,41 @@ def attack(model, tokenizer, sets, share, reference_tokens, gradients, max_lengt
 
 
 def rows(name, scores, sets, references, share, seed):
-    """A row an attack. `references` are the scores of the model that never saw the members, or {}.
-    """
+    """A row an attack. references: scores of the model that never saw the members, or {}."""
     from brittle.maths import intervals
     from brittle.metrics import membership
 
     labels = [1] * len(sets[0]) + [0] * len(sets[1])
-    entities = [f"{side} {e}" for side, part in enumerate(sets) for _, e in part]
+    entities = [f"{side} {entity}" for side, pairs in enumerate(sets) for _, entity in pairs]
     for kind, values in scores.items():
         value, low, high = membership.auc_interval(values, labels, entities, seed)
         tpr, tpr_low, tpr_high, _ = membership.tpr_at(values, labels, entities=entities, seed=seed)
         other = intervals.auc(references[kind], labels) if kind in references else None
-        leak = (
-            membership.privleak(value, other)
-            if other is not None and kind not in ("length", "reference")
-            else None
-        )
-        distance = None if other is None else abs(value - other)
-        counts = len(sets[0]), len(sets[1]), share if kind.startswith("min_k") else None
-        found = (
-            name,
-            kind,
-            value,
-            low,
-            high,
-            tpr,
-            tpr_low,
-            tpr_high,
-            other,
-            distance,
-            leak,
-            *counts,
-        )
-        yield dict(zip(COLUMNS, found, strict=True))
+        leak = None
+        if other is not None and kind not in ("length", "reference"):
+            leak = membership.privleak(value, other)
+        yield {
+            "model": name,
+            "attack": kind,
+            "auc": value,
+            "auc_low": low,
+            "auc_high": high,
+            "tpr_1fpr": tpr,
+            "tpr_low": tpr_low,
+            "tpr_high": tpr_high,
+            "auc_reference": other,
+            "distance": None if other is None else abs(value - other),
+            "privleak": leak,
+            "n_members": len(sets[0]),
+            "n_nonmembers": len(sets[1]),
+            "k": share if kind.startswith("min_k") else None,
+        }
 
 
 def item_rows(name, scores, sets):
-    named = [("member", i, e) for i, (_, e) in enumerate(sets[0])] + [
-        ("nonmember", i, e) for i, (_, e) in enumerate(sets[1])
-    ]
+    """A row a text: what it is, and its scores."""
+    named = [("member", i, entity) for i, (_, entity) in enumerate(sets[0])]
+    named += [("nonmember", i, entity) for i, (_, entity) in enumerate(sets[1])]
     for place, (which, index, entity) in enumerate(named):
         tokens = {"tokens": int(scores["length"][place])}
         own = {kind: scores[kind][place] if kind in scores else None for kind in ITEM_COLUMNS[5:]}
@@ -139,8 +150,8 @@ def default(data, kind):
     """The texts of a folder that are alike but for membership: MUSE's privleak files, else
     forget.txt and holdout.txt.
     """
-    found = [data / f"privleak_{kind}.jsonl", data / f"{kind}.txt"]
-    return next((p for p in found if p.is_file()), found[-1])
+    files = [data / f"privleak_{kind}.jsonl", data / f"{kind}.txt"]
+    return next((file for file in files if file.is_file()), files[-1])
 
 
 def main(
@@ -175,14 +186,15 @@ def main(
 
     paths = [members or default(data, "forget"), nonmembers or default(data, "holdout")]
     sets = [read_set(path, max_samples) for path in paths]
-    for path, part in zip(paths, sets, strict=True):
-        if len(part) < 5:
+    for path, pairs in zip(paths, sets, strict=True):
+        if len(pairs) < 5:
             raise UserError(
-                f"{path} has {len(part)} texts: at least 5 are needed to tell two sets apart."
+                f"{path} has {len(pairs)} texts: at least 5 are needed to tell two sets apart."
             )
     if {t for t, _ in sets[0]} & {t for t, _ in sets[1]}:
         raise UserError(
-            f"{paths[0]} and {paths[1]} share texts: members and non-members must be different ones."
+            f"{paths[0]} and {paths[1]} share texts: members and non-members must be different "
+            "ones."
         )
     subject = Subject(
         model,
@@ -209,12 +221,14 @@ def main(
         run.csv("membership.csv", COLUMNS, table)
     if not reference:
         print(
-            "note: no PrivLeak and no `reference` score without --reference, a model that never saw the members."
+            "note: no PrivLeak and no `reference` score without --reference, a model that never "
+            "saw the members."
         )
-    for r in table:
-        leak = "" if r["privleak"] is None else f"   PrivLeak {r['privleak']:+.0f}"
+    for row in table:
+        leak = "" if row["privleak"] is None else f"   PrivLeak {row['privleak']:+.0f}"
         print(
-            f"{r['attack']:<10} AUC {r['auc']:.2f} [{r['auc_low']:.2f}, {r['auc_high']:.2f}]   TPR {r['tpr_1fpr']:.2f}{leak}"
+            f"{row['attack']:<10} AUC {row['auc']:.2f} "
+            f"[{row['auc_low']:.2f}, {row['auc_high']:.2f}]   TPR {row['tpr_1fpr']:.2f}{leak}"
         )
 
 

@@ -1,7 +1,8 @@
 """Is a difference between models larger than chance, counted by entity and corrected for how often
 was looked?
 
-    uv run eval/significance.py --base mini-base --filtered mini-filtered --unlearned mini-base__cb_lat --root outputs
+    uv run eval/significance.py --base mini-base --filtered mini-filtered \\
+        --unlearned mini-base__cb_lat --root outputs
 
 Reads a per-item CSV of each model (`--items`, by default what eval/harness.py wrote) and compares,
 task by task, every model with base and with filtered: on the mean of each entity, paired where both
@@ -27,9 +28,33 @@ import typer
 from brittle.base import command, options
 from brittle.base.errors import UserError
 
-COLUMNS = ["task", "a", "b", "comparison", "primary", "headline", "declared", "test", "unit", "n", "n_items", "seeds_a",
-           "seeds_b", "mean_a", "mean_b", "difference", "ci_low", "ci_high", "statistic", "p", "p_holm", "p_bh", "effect",
-           "effect_name", "cliffs_delta"]  # fmt: skip
+COLUMNS = [
+    "task",
+    "a",
+    "b",
+    "comparison",
+    "primary",
+    "headline",
+    "declared",
+    "test",
+    "unit",
+    "n",
+    "n_items",
+    "seeds_a",
+    "seeds_b",
+    "mean_a",
+    "mean_b",
+    "difference",
+    "ci_low",
+    "ci_high",
+    "statistic",
+    "p",
+    "p_holm",
+    "p_bh",
+    "effect",
+    "effect_name",
+    "cliffs_delta",
+]
 SEEDS = 3  # a side, for a headline
 DEFAULT_TEST = "paired_t"
 
@@ -71,39 +96,57 @@ def compare(a, b, margin, seed=0, value="correct"):
     from brittle.data.items import per_entity
     from brittle.maths import entities, hypotheses
 
-    found_a, found_b = ([per_entity(rows, value) for rows in side] for side in (a, b))
-    mean_a, mean_b = entities.means(found_a), entities.means(found_b)
+    sums_a, sums_b = ([per_entity(rows, value) for rows in side] for side in (a, b))
+    mean_a, mean_b = entities.means(sums_a), entities.means(sums_b)
     paired = [e for e in mean_a if e in mean_b]  # in the order of a
     x, y = list(mean_a.values()), list(mean_b.values())
     low, high = None, None
     if paired and len(paired) == len(mean_a) == len(mean_b):
         x, y = [mean_a[e] for e in paired], [mean_b[e] for e in paired]
         matrices = [
-            np.array([[f[e][0] / f[e][1] for e in paired] for f in found])
-            for found in (found_a, found_b)
+            np.array([[one_seed[e][0] / one_seed[e][1] for e in paired] for one_seed in sums])
+            for sums in (sums_a, sums_b)
         ]
         low, high = entities.difference(*matrices, seed=seed)
-        tests = [hypotheses.paired_t(x, y), hypotheses.wilcoxon(x, y), hypotheses.sign_flip(x, y, seed=seed), hypotheses.ks(x, y, seed=seed),
-                 hypotheses.equivalence(x, y, margin)]  # fmt: skip
+        tests = [
+            hypotheses.paired_t(x, y),
+            hypotheses.wilcoxon(x, y),
+            hypotheses.sign_flip(x, y, seed=seed),
+            hypotheses.ks(x, y, seed=seed),
+            hypotheses.equivalence(x, y, margin),
+        ]
     elif paired:
         raise UserError(
-            f"{len(paired)} of {len(mean_a)} and {len(mean_b)} entities are in both files. Use the same data."
+            f"{len(paired)} of {len(mean_a)} and {len(mean_b)} entities are in both files. "
+            "Use the same data."
         )
     else:
-        tests = [hypotheses.welch_t(x, y), hypotheses.mann_whitney(x, y), hypotheses.permutation(x, y, seed=seed), hypotheses.ks(x, y, seed=seed),
-                 hypotheses.equivalence(x, y, margin, paired=False)]  # fmt: skip
+        tests = [
+            hypotheses.welch_t(x, y),
+            hypotheses.mann_whitney(x, y),
+            hypotheses.permutation(x, y, seed=seed),
+            hypotheses.ks(x, y, seed=seed),
+            hypotheses.equivalence(x, y, margin, paired=False),
+        ]
     tests = [("entity", test) for test in tests]
-    key = [(row.get("item"), row.get("fact"), row.get("template")) for row in a[0]]
+    keys = [[(r.get("item"), r.get("fact"), r.get("template")) for r in s[0]] for s in (a, b)]
     binary = all(row.get(value) in (0, 1) for rows in (a[0], b[0]) for row in rows)
-    if binary and key == [(row.get("item"), row.get("fact"), row.get("template")) for row in b[0]]:
-        tests.append(
-            ("item", hypotheses.mcnemar([r[value] for r in a[0]], [r[value] for r in b[0]]))
-        )
+    if binary and keys[0] == keys[1]:
+        right_a, right_b = ([row[value] for row in side[0]] for side in (a, b))
+        tests.append(("item", hypotheses.mcnemar(right_a, right_b)))
     shared = {
-        "n": min(len(x), len(y)), "n_items": min(len(a[0]), len(b[0])), "seeds_a": len(a), "seeds_b": len(b),
-        "headline": int(min(len(a), len(b)) >= SEEDS), "mean_a": float(np.mean(x)), "mean_b": float(np.mean(y)),
-        "difference": float(np.mean(x) - np.mean(y)), "ci_low": low, "ci_high": high, "cliffs_delta": hypotheses.cliffs_delta(x, y),
-    }  # fmt: skip
+        "n": min(len(x), len(y)),
+        "n_items": min(len(a[0]), len(b[0])),
+        "seeds_a": len(a),
+        "seeds_b": len(b),
+        "headline": int(min(len(a), len(b)) >= SEEDS),
+        "mean_a": float(np.mean(x)),
+        "mean_b": float(np.mean(y)),
+        "difference": float(np.mean(x) - np.mean(y)),
+        "ci_low": low,
+        "ci_high": high,
+        "cliffs_delta": hypotheses.cliffs_delta(x, y),
+    }
     return shared, tests
 
 
@@ -115,26 +158,33 @@ def rows(items, roles, repeats, primary=None, declared=None, margin=0.05, seed=0
     tasks = [task for task in items[counted[0]] if all(task in items[m] for m in counted)]
     for task in tasks:
         for a, b, what in comparisons(roles, repeats):
-            alone = (
-                what == "oracle and oracle"
-            )  # one seed against another, not against the mean of all
-            sides = [
-                [items[m][task] for m in ([n] if alone else [n, *repeats.get(n, [])])]
-                for n in (a, b)
-            ]
+            # Oracles are compared one seed against another, not against the mean of all.
+            alone = what == "oracle and oracle"
+            seeds = [[name] if alone else [name, *repeats.get(name, [])] for name in (a, b)]
+            sides = [[items[model][task] for model in models] for models in seeds]
             shared, tests = compare(*sides, margin, seed, value)
-            for unit, found in tests:
-                table.append({
-                    "task": task, "a": a, "b": b, "comparison": what, "test": found.test, "unit": unit, **shared,
-                    "primary": int(primary == (task, found.test)), "declared": declared, "statistic": found.statistic,
-                    "p": found.p, "effect": found.effect, "effect_name": found.effect_name, "p_holm": None,
-                })  # fmt: skip
+            for unit, result in tests:
+                row = {
+                    "task": task,
+                    "a": a,
+                    "b": b,
+                    "comparison": what,
+                    "test": result.test,
+                    "unit": unit,
+                    "primary": int(primary == (task, result.test)),
+                    "declared": declared,
+                    "statistic": result.statistic,
+                    "p": result.p,
+                    "p_holm": None,
+                    "effect": result.effect,
+                    "effect_name": result.effect_name,
+                }
+                table.append(row | shared)
     confirmed = [row for row in table if row["primary"]]
     for row, p in zip(confirmed, hypotheses.holm([row["p"] for row in confirmed]), strict=True):
         row["p_holm"] = p
-    for row, p in zip(
-        table, hypotheses.benjamini_hochberg([row["p"] for row in table]), strict=True
-    ):
+    adjusted = hypotheses.benjamini_hochberg([row["p"] for row in table])
+    for row, p in zip(table, adjusted, strict=True):
         row["p_bh"] = p
     return table
 
@@ -148,15 +198,24 @@ def declaration(preset):
     return (task, test.strip() or DEFAULT_TEST) if task else None, path
 
 
+def show_p(p):
+    """p as text in two digits; what is at the floor is shown as below it."""
+    from brittle.maths.hypotheses import FLOOR
+
+    if p is None:
+        return "undefined"
+    return f"< {FLOOR:.0e}" if p <= FLOOR else f"{p:.2g}"
+
+
 def plot(table, primary):
     """The differences of the primary task (else the first) with their intervals, a line a
     comparison.
     """
     from brittle.base import figures
 
-    task = (
-        primary[0] if primary and any(r["task"] == primary[0] for r in table) else table[0]["task"]
-    )
+    task = table[0]["task"]
+    if primary and any(row["task"] == primary[0] for row in table):
+        task = primary[0]
     shown = {(r["a"], r["b"]): r for r in table if r["task"] == task}
     figure, (axis,) = figures.figure(
         f"Difference of means over entities: {task}", "95 % interval", height=0.5 * len(shown) + 1.2
@@ -207,7 +266,6 @@ def main(
     """Paired tests, intervals and effect sizes between models, by entity."""
     from brittle.base.layout import model_name
     from brittle.base.record import Run
-    from brittle.maths.hypotheses import FLOOR
 
     roles = {model_name(base): "base", model_name(filtered): "filtered"}
     roles |= {model_name(m): "unlearned" for m in unlearned}
@@ -217,8 +275,8 @@ def main(
         raise UserError("base, filtered and unlearned must be different models.")
     repeats = {}
     for pair in repeat or []:
-        model, found, other = (part.strip() for part in pair.partition("="))
-        if not found or model_name(model) not in roles:
+        model, equals, other = (piece.strip() for piece in pair.partition("="))
+        if not equals or model_name(model) not in roles:
             raise UserError(
                 f"--repeat {pair}: MODEL=OTHER with a MODEL that is compared, such as {base}=OTHER."
             )
@@ -244,15 +302,11 @@ def main(
         run.csv("significance.csv", COLUMNS, table)
     for row in table:
         if row["test"] in (DEFAULT_TEST, "welch_t"):
-            p = (
-                "undefined"
-                if row["p"] is None
-                else f"< {FLOOR:.0e}"
-                if row["p"] <= FLOOR
-                else f"{row['p']:.2g}"
+            few = "" if row["headline"] else f"   (fewer than {SEEDS} seeds: no headline)"
+            print(
+                f"{row['task']:<14} {row['a']} − {row['b']}: {row['difference']:+.3f}   "
+                f"{row['test']} p {show_p(row['p'])}{few}"
             )
-            print(f"{row['task']:<14} {row['a']} − {row['b']}: {row['difference']:+.3f}   {row['test']} p {p}"
-                  f"{'' if row['headline'] else f'   (fewer than {SEEDS} seeds: no headline)'}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def read_cells(path):
 
 
 def parse_cell(text):
-    """The value that `write_csv` wrote as `text`: int, float, bool, text, None for an empty cell."""
+    """The value that `write_csv` wrote as `text`: int, float, bool, text, or None for no text."""
     if text in WORDS:
         return WORDS[text]
     if INTEGER.fullmatch(text):

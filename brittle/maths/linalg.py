@@ -62,7 +62,10 @@ def eigenvalues(symmetric):
 
 
 def eigenvectors(symmetric, k=None):
-    """(values [k], vectors [n, k]) of the k largest (default: all), ascending; see `eigenvalues`."""
+    """(values [k], vectors [n, k]) of the k largest, ascending; by default of all.
+
+    `eigenvalues` says what is read of the matrix.
+    """
     n = len(symmetric)
     count = k or n
     if symmetric.device.type != "cpu":

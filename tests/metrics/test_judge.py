@@ -1,4 +1,6 @@
-"""Judges and annotation: a fake endpoint in all its moods, blinding, injection, gold items, sheets there and back."""
+"""Judges and annotation: a fake endpoint in all its moods, blinding, injection, gold items, sheets
+there and back.
+"""
 
 import csv
 import json
@@ -22,7 +24,9 @@ NAMES = sorted(p.stem for p in rubrics.FOLDER.glob("*.toml"))
 
 
 class Fake(BaseHTTPRequestHandler):
-    """Answers as `server.mood` says: a function of (request number, request) to (status, body bytes)."""
+    """Answers as `server.mood` says: a function of (request number, request) to (status, body
+    bytes).
+    """
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -76,7 +76,9 @@ def test_auc_and_tpr_against_scikit_learn():
 
 
 def test_intervals_over_entities_cover_where_those_over_texts_do_not():
-    """Null: no difference, but the eight texts of an entity share a draw. 0.5 must lie in 95 % of the intervals."""
+    """Null: no difference, but the eight texts of an entity share a draw. 0.5 must lie in 95 % of
+    the intervals.
+    """
     g = torch.Generator().manual_seed(1)
     labels, entities = [1] * 160 + [0] * 160, [i // 8 for i in range(320)]
     naive = clustered = 0
@@ -92,7 +94,9 @@ def test_intervals_over_entities_cover_where_those_over_texts_do_not():
 
 
 def test_tpr_interval_over_entities_covers():
-    """M7: 20 entities, 20 texts each; the truth is the TPR at the 99 % quantile of all non-members. Texts held it in 38 %."""
+    """M7: 20 entities, 20 texts each; the truth is the TPR at the 99 % quantile of all non-members.
+    Texts held it in 38 %.
+    """
     from scipy.stats import beta, norm
 
     g, entities, labels = (
@@ -116,7 +120,9 @@ def test_tpr_interval_over_entities_covers():
 
 
 def test_interval_of_nothing_but_hits_or_misses_counts_entities():
-    """M8: AUC and TPR 1 of 3 entities, 12 texts each, do not rule out 0.29 (0.29^3 = 2.5 %); without entities 36 texts do."""
+    """M8: AUC and TPR 1 of 3 entities, 12 texts each, do not rule out 0.29 (0.29^3 = 2.5 %);
+    without entities 36 texts do.
+    """
     labels, entities = [1] * 36 + [0] * 36, [i // 12 for i in range(72)]
     for shown, low in ((entities, 0.025 ** (1 / 3)), (None, 0.025 ** (1 / 36))):
         for sign in (1, -1):
@@ -149,7 +155,9 @@ def test_weighted_threshold_is_that_of_the_resampled_texts():
 
 
 def test_privleak_has_muses_sign():
-    """Base knows the forget set (AUC 1): -100. As a retrained model: 0. Pushed below (AUC 0): +100. MUSE's own numbers."""
+    """Base knows the forget set (AUC 1): -100. As a retrained model: 0. Pushed below (AUC 0): +100.
+    MUSE's own numbers.
+    """
     assert (
         membership.privleak(1.0, 0.5) == -100
         and membership.privleak(0.5, 0.5) == 0

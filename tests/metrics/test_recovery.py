@@ -1,4 +1,6 @@
-"""Recovery over Filtered: chosen on half A alone, its definition, its interval against brute force, broken rates, mistakes."""
+"""Recovery over Filtered: chosen on half A alone, its definition, its interval against brute force,
+broken rates, mistakes.
+"""
 
 import csv
 import importlib.util
@@ -25,7 +27,9 @@ FACTS = 40
 
 
 def attack(root, model, b, a=None, rates=(0.001, 0.01), broken=(), items=True, seed=0):
-    """Write tamper.csv and tamper_items.csv of `model`: b and a are {step: right facts of FACTS}, a tuple one entry a rate."""
+    """Write tamper.csv and tamper_items.csv of `model`: b and a are {step: right facts of FACTS}, a
+    tuple one entry a rate.
+    """
     folder, draw = root / model / "tamper", random.Random(seed)
     folder.mkdir(parents=True)
     a, order = a or b, draw.sample(range(FACTS), FACTS)
@@ -156,7 +160,9 @@ def test_interval_without_items(root):
 
 
 def test_interval_is_the_bootstraps():
-    """With filtered at 0 and base at 1 on every fact, recovery is a mean of n draws: sd sqrt(p q / n) for facts as clusters."""
+    """With filtered at 0 and base at 1 on every fact, recovery is a mean of n draws: sd sqrt(p q /
+    n) for facts as clusters.
+    """
     n, level = 400, {"base": 1.0, "filtered": 0.0}
     base, filtered = dict.fromkeys(range(n), (2, 2)), dict.fromkeys(range(n), (0, 2))
     attacked = {
