@@ -8,8 +8,8 @@ Runs every row of unlearn/sequential_log.csv here and writes results.csv. The ro
 log (GPT-NeoX 6.9B, WMDP-bio robust, MMLU) with their settings and numbers, and controls of our own:
 pairs that differ in one thing. A row is scaled to the model: blocks by relative depth, steps and
 learning rates by --steps-scale and --lora-lr-scale / --full-lr-scale. The model is trained,
-measured on forget, retain, general and held-out questions, and attacked by fine-tuning on half A of the
-forget facts; half B is measured after 0, 10 and 100 steps. The log's definition of recovery is
+measured on forget, retain, general and held-out questions, and attacked by fine-tuning on half A of
+the forget facts; half B is measured after 0, 10 and 100 steps. The log's definition of recovery is
     recovery_over_start(t) = (heldout(t) - heldout(0)) / (heldout of the base - heldout(0))
 findings.csv compares the controls over seeds, paired by seed, with 95 % intervals by Student's t.
 """
