@@ -47,10 +47,10 @@ def interval(values, groups=None):
 
 def parse_tasks(text):
     """{task: split or None} from `task,task=split,...`."""
-    parts = [part.strip().partition("=") for part in text.split(",") if part.strip()]
-    if not parts:
+    named = [task.strip().partition("=") for task in text.split(",") if task.strip()]
+    if not named:
         raise UserError(f"--tasks is empty. Name lm-eval tasks, such as {OURS}.")
-    return {name.strip(): split.strip() or None for name, _, split in parts}
+    return {name.strip(): split.strip() or None for name, _, split in named}
 
 
 def task_manager(names):
@@ -106,14 +106,14 @@ def load_tasks(names, data, cache, manager):
 
 def _hub_task(name, manager):
     try:
-        found = manager.load([name])
+        loaded = manager.load([name])
     except Exception as error:  # each task's loader and the hub fail in ways of their own
         why = " ".join(str(error).split())[:160]
         raise UserError(
             f"--tasks {name}: its data set is not in the cache and cannot be fetched ({type(error).__name__}: {why}). "
             f"Try again with hub access, or use {OURS}."
         ) from None
-    return found["groups"].get(name) or found["tasks"][name]
+    return loaded["groups"].get(name) or loaded["tasks"][name]
 
 
 def evaluate(model, tokenizer, tasks, manager, limit=None, batch_size=64, seed=0):
@@ -131,9 +131,16 @@ def evaluate(model, tokenizer, tasks, manager, limit=None, batch_size=64, seed=0
         softmax_dtype="float32",
     )
     return lm_eval.simple_evaluate(
-        lm, tasks=tasks, task_manager=manager, limit=limit, bootstrap_iters=1000, random_seed=seed,
-        numpy_random_seed=seed, torch_random_seed=seed, fewshot_random_seed=seed,
-    )  # fmt: skip
+        lm,
+        tasks=tasks,
+        task_manager=manager,
+        limit=limit,
+        bootstrap_iters=1000,
+        random_seed=seed,
+        numpy_random_seed=seed,
+        torch_random_seed=seed,
+        fewshot_random_seed=seed,
+    )
 
 
 def _language_model():
@@ -149,9 +156,11 @@ def _language_model():
             if guard is None or guard.in_context:
                 return super().loglikelihood(requests, **more)
             with bare(self.model):
-                found = super().loglikelihood(requests, **more)
+                answers = super().loglikelihood(requests, **more)
             refused = [guard.refuses(*request.args) for request in requests]
-            return [(FLOOR, False) if no else pair for no, pair in zip(refused, found, strict=True)]
+            return [
+                (FLOOR, False) if no else pair for no, pair in zip(refused, answers, strict=True)
+            ]
 
     return Guarded
 
@@ -163,11 +172,17 @@ def sample_rows(results):
     for task, samples in results["samples"].items():
         for s in sorted(samples, key=lambda s: s["doc_id"]):
             doc, correct = s["doc"], s.get("acc", s.get("acc_norm", s.get("exact_match")))
+            if correct in (0, 1):
+                correct = int(correct)
             yield {
-                "task": task, "item": s["doc_id"], "fact": doc.get("fact"), "half": doc.get("half"),
-                "prediction": prediction(s), "answer": s["target"] if isinstance(s["target"], int) else None,
-                "correct": None if correct is None else int(correct) if correct in (0, 1) else correct,
-            }  # fmt: skip
+                "task": task,
+                "item": s["doc_id"],
+                "fact": doc.get("fact"),
+                "half": doc.get("half"),
+                "prediction": prediction(s),
+                "answer": s["target"] if isinstance(s["target"], int) else None,
+                "correct": correct,
+            }
 
 
 def leaves(task, results):
@@ -185,13 +200,13 @@ def rows(results, splits):
     from brittle.data.items import groups_of
     from brittle.metrics.letters import CONSTANT, letters
 
-    for task, found in results["results"].items():
+    for task, scores in results["results"].items():
         samples = leaves(task, results)
-        for key, value in found.items():
+        for key, value in scores.items():
             metric, comma, name = key.partition(",")
             if not comma or metric.endswith("_stderr") or not isinstance(value, (int, float)):
                 continue
-            stderr = found.get(f"{metric}_stderr,{name}")
+            stderr = scores.get(f"{metric}_stderr,{name}")
             scored = [s for s in samples if isinstance(s.get(metric), (int, float))]
             values = [float(s[metric]) for s in scored]
             entities = groups_of(s.get("doc", {}) for s in scored)
@@ -202,10 +217,16 @@ def rows(results, splits):
                 else (None, None)
             )
             row = {
-                "task": task, "split": splits.get(task), "metric": metric if name == "none" else key, "value": value,
-                "stderr": stderr if isinstance(stderr, float) else None, "ci_low": low, "ci_high": high,
-                "n": len(samples) or None, **dict.fromkeys(LETTERS),
-            }  # fmt: skip
+                "task": task,
+                "split": splits.get(task),
+                "metric": metric if name == "none" else key,
+                "value": value,
+                "stderr": stderr if isinstance(stderr, float) else None,
+                "ci_low": low,
+                "ci_high": high,
+                "n": len(samples) or None,
+                **dict.fromkeys(LETTERS),
+            }
             if metric == "acc":  # the letters are those that acc counts
                 row |= letters(samples)
             elif (
@@ -267,9 +288,9 @@ def main(
         )
         with evaluation(outdir, subject, files, settings) as opened:
             run, (loaded_model, tokenizer) = opened.run, opened.load()
-            found = evaluate(loaded_model, tokenizer, loaded, manager, limit, batch_size, seed)
-            table = list(rows(found, splits))
-            run.csv("samples.csv", SAMPLE_COLUMNS, sample_rows(found))
+            results = evaluate(loaded_model, tokenizer, loaded, manager, limit, batch_size, seed)
+            table = list(rows(results, splits))
+            run.csv("samples.csv", SAMPLE_COLUMNS, sample_rows(results))
             run.csv("accuracy.csv", COLUMNS, table)
     for row in table:
         why = "choices exactly alike" if (row["ties"] or 0) > 0.5 else "always the same choice"

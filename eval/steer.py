@@ -15,8 +15,21 @@ import typer
 
 from brittle.base import command, options
 
-COLUMNS = ["model", "kind", "layer_id", "site", "reference", "krs", "variant", "split", "accuracy", "accuracy_low",
-           "accuracy_high", "n", "answer_nll"]  # fmt: skip
+COLUMNS = [
+    "model",
+    "kind",
+    "layer_id",
+    "site",
+    "reference",
+    "krs",
+    "variant",
+    "split",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "n",
+    "answer_nll",
+]
 
 
 def rows(one, seed, base):
@@ -43,14 +56,15 @@ def plot(table, name, chance):
     for axis in axes[len(kinds) :]:
         axis.set_visible(False)
     for axis, kind in zip(axes, kinds, strict=False):
-        part = [row for row in table if row["kind"] == kind and row["accuracy"] is not None]
+        measured = [row for row in table if row["kind"] == kind and row["accuracy"] is not None]
         for split in ("forget_b", "retain"):
-            for site in dict.fromkeys(row["site"] for row in part):
-                line = [row for row in part if row["split"] == split and row["site"] == site]
+            for site in dict.fromkeys(row["site"] for row in measured):
+                line = [row for row in measured if row["split"] == split and row["site"] == site]
                 colour, marker, words = LOOK[split]
                 label = words + {"one": ", behind that block", "all": ", everywhere"}.get(site, "")
-                figures.line(axis, [row["layer_id"] for row in line], [row["accuracy"] for row in line], label, color=colour,
-                           marker=marker, linestyle="--" if site == "one" else "-")  # fmt: skip
+                style = "--" if site == "one" else "-"
+                x, y = ([row[column] for row in line] for column in ("layer_id", "accuracy"))
+                figures.line(axis, x, y, label, color=colour, marker=marker, linestyle=style)
         figures.null(axis, None, chance, "guessing")
         axis.set_ylim(-0.03, 1.05)
         figures.finish(
