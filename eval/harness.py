@@ -1,8 +1,10 @@
-"""What does a model still know, measured by lm-evaluation-harness on our own questions and on any task it names?
+"""What does a model still know, by lm-evaluation-harness: on our questions and on any of its tasks?
 
     uv run eval/harness.py --model outputs/models/mini-base --outdir outputs/mini-base/harness
-    uv run eval/harness.py --model M --outdir DIR --tasks wmdp_bio_robust=forget,mmlu=general        data from the hub
-    uv run eval/harness.py --model M --outdir DIR --tasks mini_forget,mini_cloze --wrapper regex     behind an output filter
+    # data from the hub
+    uv run eval/harness.py --model M --outdir DIR --tasks wmdp_bio_robust=forget,mmlu=general
+    # behind an output filter
+    uv run eval/harness.py --model M --outdir DIR --tasks mini_forget,mini_cloze --wrapper regex
 
 Tasks of ours: mini_* and wmdp_bio_robust_rewritten (eval/tasks/*.yaml) read files of --data; those
 of eval/tasks/hub/ read the hub, its cache, or a folder of the data set's name in the working
@@ -54,7 +56,10 @@ def parse_tasks(text):
 
 
 def task_manager(names):
-    """lm-eval's index of our tasks and of those ours refer to; of all its tasks (seconds) only where another one is named."""
+    """lm-eval's index of our tasks and of those ours refer to.
+
+    All its tasks (which takes seconds) are in it only where one of them is named.
+    """
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -66,7 +71,7 @@ def task_manager(names):
 
 
 def load_tasks(names, data, cache, manager):
-    """(lm-eval Task or Group objects, {task: split}, files read). Our YAMLs read their files from the folder `data`.
+    """(lm-eval Task or Group objects, {task: split}, files read). Our YAMLs read from folder `data`.
 
     `cache` is a folder for this run alone: the datasets library knows a local file by its path and
     time stamp, and would serve what stood there before.
@@ -110,14 +115,18 @@ def _hub_task(name, manager):
     except Exception as error:  # each task's loader and the hub fail in ways of their own
         why = " ".join(str(error).split())[:160]
         raise UserError(
-            f"--tasks {name}: its data set is not in the cache and cannot be fetched ({type(error).__name__}: {why}). "
+            f"--tasks {name}: its data set is not in the cache and cannot be fetched "
+            f"({type(error).__name__}: {why}). "
             f"Try again with hub access, or use {OURS}."
         ) from None
     return loaded["groups"].get(name) or loaded["tasks"][name]
 
 
 def evaluate(model, tokenizer, tasks, manager, limit=None, batch_size=64, seed=0):
-    """lm-eval's results (`results`, `samples`, `n-samples`) of a loaded model. Log-probabilities are taken in float32."""
+    """lm-eval's results (`results`, `samples`, `n-samples`) of a loaded model.
+
+    Log-probabilities are taken in float32.
+    """
     import logging
 
     import lm_eval
@@ -147,7 +156,10 @@ def _language_model():
     from lm_eval.models.huggingface import HFLM
 
     class Guarded(HFLM):
-        """A refused answer has probability 0. lm-eval's forward pass does not read the last token, so texts are asked here."""
+        """A refused answer has probability 0.
+
+        lm-eval's forward pass does not read the last token, so the guard is asked for texts here.
+        """
 
         def loglikelihood(self, requests, **more):
             from brittle.models.guarded import FLOOR, bare
@@ -210,7 +222,7 @@ def rows(results, splits):
             scored = [s for s in samples if isinstance(s.get(metric), (int, float))]
             values = [float(s[metric]) for s in scored]
             entities = groups_of(s.get("doc", {}) for s in scored)
-            # an aggregate that is no mean of items (a perplexity) has lm-eval's standard error alone
+            # what is no mean of items (a perplexity) has lm-eval's standard error alone
             low, high = (
                 interval(values, entities)
                 if values and abs(sum(values) / len(values) - value) < 1e-6
