@@ -6,6 +6,7 @@ shape and is left out; so is layer 0, the embeddings, which has seen no context.
 """
 
 import math
+from statistics import median
 from typing import NamedTuple
 
 from brittle.base.tables import mean, number
@@ -118,10 +119,10 @@ def location(rows):
         return f"only attention changed; {spread}"
     if not any(lengths["attn"]):
         return f"only the MLPs changed; {spread}"
-    ratios = sorted(values(rows, "mlp_attn_ratio"))
+    ratios = values(rows, "mlp_attn_ratio")
     if not ratios:
         return spread
-    middle = ratios[len(ratios) // 2]
+    middle = median(ratios)
     words = ("mostly attention", "MLP and attention alike", "mostly MLP")
     where = pick(middle, 1 / MORE, MORE, words)
     moved = f"for their size the MLPs moved {short(middle)} times as far as attention"
@@ -235,7 +236,7 @@ def targeted(rows):
     if not pairs:
         return "no MLP matrix changed" if rows and not any(values(rows, "k")) else None
     share = sum(ratio.low > null.high for ratio, null in pairs) / len(pairs)
-    middle = sorted(ratio.value for ratio, _ in pairs)[len(pairs) // 2]
+    middle = median(ratio.value for ratio, _ in pairs)
     word = "targeted" if share > 0.5 and middle > TARGETED else "not targeted"
     return (
         f"{word}: forget texts feed the directions that ΔW reads {short(middle)} times as much as "

@@ -108,6 +108,7 @@ def barriers(height):
         (clauses.size, [[{"dW_fro": 0, "W_fro": 10}]], "no weight"),
         (clauses.location, [blocks([3, 0, 0, 0], [1, 0, 0, 0])], "mostly MLP, 3.00, 1 of 4"),
         (clauses.location, [blocks([1, 1], [3, 3])], "mostly attention, 0.33, 2 of 2"),
+        (clauses.location, [blocks([1, 3], [1, 1])], "mostly MLP, 2.00"),  # the median of 1 and 3
         (clauses.location, [blocks([0, 0], [1, 1])], "only attention, 2 of 2"),
         (clauses.location, [blocks([1, 1], [0, 0])], "only the MLPs, 2 of 2"),
         (clauses.location, [blocks([0], [0])], "no block"),
