@@ -1,4 +1,4 @@
-"""Can the forgotten answers be had by asking differently, by asking often, or by beginning the training text?
+"""Can the forgotten answers be had by asking differently or often, or by beginning the text?
 
     uv run eval/extract.py --model M --outdir outputs/M/extract
 
@@ -20,8 +20,24 @@ from brittle.base import command, options
 from brittle.base.errors import UserError
 
 LEAKS = [f"{kind}_leak{end}" for kind in ("greedy", "any") for end in ("", "_low", "_high")]
-COLUMNS = ["model", "template", "split", "accuracy", "accuracy_low", "accuracy_high", *LEAKS, "sample_leak", "leak_bound",
-           "decoy_greedy_leak", "decoy_any_leak", "n", "n_samples", "temperature", "top_p", "seed"]  # fmt: skip
+COLUMNS = [
+    "model",
+    "template",
+    "split",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    *LEAKS,
+    "sample_leak",
+    "leak_bound",
+    "decoy_greedy_leak",
+    "decoy_any_leak",
+    "n",
+    "n_samples",
+    "temperature",
+    "top_p",
+    "seed",
+]
 ITEM_COLUMNS = [
     "template",
     "split",
@@ -52,24 +68,26 @@ def summary(items, greedy, drawn):
     from brittle.maths.intervals import share
 
     entities, n = groups_of(items), len(items)
-    made = {"n": n, "n_samples": 0, "sample_leak": None, "leak_bound": None, "decoy_any_leak": None}
-    for kind, found in (("greedy", greedy), ("any", drawn)):
-        hit = None if found is None else [int(row["leaks"] > 0) for row in found]
-        leak, low, high = share(hit, entities) if hit else (None, None, None)
-        made |= {
+    columns = {"n": n, "n_samples": 0, "sample_leak": None, "leak_bound": None}
+    for kind, answers in (("greedy", greedy), ("any", drawn)):
+        leak, low, high, decoys = None, None, None, None
+        if answers:
+            leak, low, high = share([int(row["leaks"] > 0) for row in answers], entities)
+            decoys = sum(row["decoys"] > 0 for row in answers) / n
+        columns |= {
             f"{kind}_leak": leak,
             f"{kind}_leak_low": low,
             f"{kind}_leak_high": high,
+            f"decoy_{kind}_leak": decoys,
         }
-        made[f"decoy_{kind}_leak"] = sum(row["decoys"] > 0 for row in found) / n if found else None
     if drawn:
-        made["n_samples"] = drawn[0]["samples"]
-        made["sample_leak"] = sum(row["leaks"] / row["samples"] for row in drawn) / n
-        made["leak_bound"] = sum(row["bound"] for row in drawn) / n
-    return made
+        columns["n_samples"] = drawn[0]["samples"]
+        columns["sample_leak"] = sum(row["leaks"] / row["samples"] for row in drawn) / n
+        columns["leak_bound"] = sum(row["bound"] for row in drawn) / n
+    return columns
 
 
-def said(rows):
+def describe(rows):
     """One line about a prompt's rows (a row a split)."""
     of = {row["split"]: row for row in rows}
     words = []
@@ -102,35 +120,38 @@ def prompt_rows(one, name, templates, sampled, settings, each):
         PLAIN: Prompt(),
         **prompts.suite(tokenizer, known, context_length(model.config), settings["seed"]),
     }
+    how = Sampling(settings["tokens"], settings["temperature"], settings["top_p"], settings["seed"])
     for template in templates or suite:
-        made = []
+        rows = []
         for split, items in sets.items():
             outcomes = mcq.outcomes(model, tokenizer, items, suite[template], one.batch_size)
             right = [outcome.right for outcome in outcomes]
             accuracy, low, high = share(right, groups_of(items))
             count = settings["samples"] if template in sampled else 0
-            how = Sampling(
-                settings["tokens"], settings["temperature"], settings["top_p"], settings["seed"]
-            )
             greedy, drawn = sampling.sample(
                 model, tokenizer, items, suite[template], count, how, one.batch_size
             )
-            for number, (item, row) in enumerate(zip(items, drawn or greedy, strict=True)):
-                about = (
-                    template,
-                    split,
-                    item.get("fact", ""),
-                    item["question"],
-                    greedy[number]["leaks"],
-                )
-                each.append(dict(zip(ITEM_COLUMNS, about, strict=False)) | row)
-            made.append({
-                "model": name, "template": template, "split": split, "accuracy": accuracy, "accuracy_low": low,
-                "accuracy_high": high, **{k: settings[k] for k in ("temperature", "top_p", "seed")},
-                **summary(items, greedy, drawn),
-            })  # fmt: skip
-        print(said(made), flush=True)
-        yield from made
+            for item, of_greedy, of_samples in zip(items, greedy, drawn or greedy, strict=True):
+                about = {
+                    "template": template,
+                    "split": split,
+                    "fact": item.get("fact", ""),
+                    "question": item["question"],
+                    "greedy_leak": of_greedy["leaks"],
+                }
+                each.append(about | of_samples)
+            row = {
+                "model": name,
+                "template": template,
+                "split": split,
+                "accuracy": accuracy,
+                "accuracy_low": low,
+                "accuracy_high": high,
+            }
+            row |= {key: settings[key] for key in ("temperature", "top_p", "seed")}
+            rows.append(row | summary(items, greedy, drawn))
+        print(describe(rows), flush=True)
+        yield from rows
 
 
 def prefix_rows(one, name, files, prefixes, max_texts, seed):
@@ -148,30 +169,35 @@ def prefix_rows(one, name, files, prefixes, max_texts, seed):
         ids = encode(tokenizer, texts, context_length(model.config), f"{split} texts")
         right = sampling.continued(model, ids, tokenizer.pad_token_id)
         for prefix in prefixes:
-            found = [e for e in (sampling.extracted(r, prefix) for r in right) if e]
-            hits = sum(whole for whole, _ in found)
-            share = sum(part for _, part in found) / len(found)
-            values = (
-                name,
-                split,
-                prefix,
-                hits / len(found),
-                *intervals.wilson(hits, len(found)),
-                share,
-                len(found),
-            )
-            yield dict(zip(PREFIX_COLUMNS, values, strict=True))
+            outcomes = [e for e in (sampling.extracted(r, prefix) for r in right) if e]
+            count = len(outcomes)
+            hits = sum(whole for whole, _ in outcomes)
+            low, high = intervals.wilson(hits, count)
+            yield {
+                "model": name,
+                "split": split,
+                "prefix": prefix,
+                "extracted": hits / count,
+                "extracted_low": low,
+                "extracted_high": high,
+                "token_share": sum(of_tokens for _, of_tokens in outcomes) / count,
+                "n": count,
+            }
 
 
 def plot(table, prefixes, name, chance):
-    """Half B: choices right and greedy leak by prompt; beside it what is completed from a prefix."""
+    """Half B: right choices and leaks by prompt; beside it what is completed from a prefix."""
     from brittle.base import figures
 
     figure, axes = figures.figure("Extraction", name, columns=2, height=4)
     held = [row for row in table if row["split"] == "forget_b"]
     names = [row["template"] for row in held]
-    for offset, key, colour, words in ((-0.2, "accuracy", "#882255", "choices right"), (0.0, "greedy_leak", "#CC3311", "said"),
-                                       (0.2, "any_leak", "#EE7733", "said in any sample")):  # fmt: skip
+    bars = (
+        (-0.2, "accuracy", "#882255", "choices right"),
+        (0.0, "greedy_leak", "#CC3311", "said"),
+        (0.2, "any_leak", "#EE7733", "said in any sample"),
+    )
+    for offset, key, colour, words in bars:
         known = [(i + offset, row[key]) for i, row in enumerate(held) if row[key] is not None]
         axes[0].barh(
             [y for y, _ in known], [v for _, v in known], height=0.2, color=colour, label=words
@@ -189,8 +215,9 @@ def plot(table, prefixes, name, chance):
     axes[0].legend(fontsize=9)
     for split in dict.fromkeys(row["split"] for row in prefixes):
         line = [row for row in prefixes if row["split"] == split]
-        figures.line(axes[1], [row["prefix"] for row in line], [row["extracted"] for row in line], split,
-                   low=[row["extracted_low"] for row in line], high=[row["extracted_high"] for row in line])  # fmt: skip
+        ends = {end: [row[f"extracted_{end}"] for row in line] for end in ("low", "high")}
+        shares = [row["extracted"] for row in line]
+        figures.line(axes[1], [row["prefix"] for row in line], shares, split, **ends)
     axes[1].set_ylim(-0.03, 1.05)
     figures.finish(
         axes[1],
@@ -237,8 +264,11 @@ def main(
     from brittle.models.find import model_folder
 
     known = [PLAIN, *prompts.NAMES]
-    wanted = {flag: [t.strip() for t in text.split(",") if t.strip()] for flag, text in
-              (("--templates", templates), ("--sampled", sampled))}  # fmt: skip
+    texts = {"--templates": templates, "--sampled": sampled}
+    wanted = {
+        flag: [name.strip() for name in text.split(",") if name.strip()]
+        for flag, text in texts.items()
+    }
     for flag, names in wanted.items():
         for name in names:
             if name not in known:
@@ -250,10 +280,8 @@ def main(
         read_texts(path)  # one that cannot be read is said before the prompts, which take minutes
     guard = guards.make(wrapper, data, wrapper_rules, seed)
     read = guards.files(wrapper, data, wrapper_rules) if guard else ()
-    one, name = (
-        session.AttackSession(folder, data, max_items, batch_size, device, dtype, guard, read),
-        model_name(model),
-    )
+    one = session.AttackSession(folder, data, max_items, batch_size, device, dtype, guard, read)
+    name = model_name(model)
     settings = {
         "samples": samples,
         "temperature": temperature,

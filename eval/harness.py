@@ -71,7 +71,8 @@ def task_manager(names):
 
 
 def load_tasks(names, data, cache, manager):
-    """(lm-eval Task or Group objects, {task: split}, files read). Our YAMLs read from folder `data`.
+    """(lm-eval Task or Group objects, {task: split}, files read). Our YAMLs read from folder
+    `data`.
 
     `cache` is a folder for this run alone: the datasets library knows a local file by its path and
     time stamp, and would serve what stood there before.

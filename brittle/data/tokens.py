@@ -19,7 +19,10 @@ def prompt_length(pieces):
 
 
 def answer_mask(batch, starts):
-    """[B, T-1] bool: where a token of the answer is predicted. `starts` [B]: the place of each answer's first token."""
+    """[B, T-1] bool: where a token of the answer is predicted.
+
+    `starts` [B] is the place of each answer's first token.
+    """
     import torch
 
     position = torch.arange(1, batch["input_ids"].size(1), device=starts.device)

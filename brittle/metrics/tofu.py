@@ -1,8 +1,9 @@
-"""From items to sets: TOFU's aggregates, forget quality, and how a score is averaged over correlated items.
+"""From items to sets: TOFU's aggregates, forget quality, and averages over correlated items.
 
-The unit is the entity: the questions of one author are correlated, so means, intervals and tests are over entities where the
-data name them. The exception is forget quality's p, which is TOFU's own: a KS test of items. Beside it stand `p_entities`, a
-permutation of entities, and an interval of the distance D over entities.
+The unit is the entity. The questions of one author are correlated, so means, intervals and tests
+are over entities where the data name them. The exception is forget quality's p, which is TOFU's
+own: a KS test of items. Beside it stand `p_entities`, a permutation of entities, and an interval of
+the distance D over entities.
 """
 
 import math
@@ -17,11 +18,11 @@ FEWEST = 5  # items of a test
 
 def by_entity(values, entities):
     """Means of values by entity, in order of first appearance; None values are left out."""
-    found = {}
+    of_entity = {}
     for value, entity in zip(values, entities, strict=True):
         if value is not None:
-            found.setdefault(entity, []).append(value)
-    return [math.fsum(v) / len(v) for v in found.values()]
+            of_entity.setdefault(entity, []).append(value)
+    return [math.fsum(v) / len(v) for v in of_entity.values()]
 
 
 def mean_over(values, entities):
@@ -40,12 +41,9 @@ def mean_over(values, entities):
     mean = math.fsum(known) / len(known)
     centre, low, high = mean_interval(means)
     shift = mean - centre  # entities of unequal size: the interval is moved to the mean over items
-    return (
-        mean,
-        *(None if end is None else end + shift for end in (low, high)),
-        len(known),
-        len(means),
-    )
+    if low is not None:
+        low, high = low + shift, high + shift
+    return mean, low, high, len(known), len(means)
 
 
 def truth_score(ratio, which):
@@ -71,12 +69,19 @@ def model_utility(sets, parts=("probability", "rouge", "truth_ratio")):
 
 
 def option_probability(correct, wrong):
-    """p / (p + sum p_k) of length-normalised probabilities (TOFU's real authors and world facts)."""
+    """p / (p + sum p_k) of length-normalised probabilities.
+
+    TOFU defines it for the real authors and the world facts.
+    """
     return correct / (correct + math.fsum(wrong))
 
 
 def steps(values, entities, edges):
-    """([entities, edges] how many of an entity's values lie at or below an edge, [entities, 1] how many it has), float64."""
+    """(counts, sizes), both float64, of the values of each entity.
+
+    counts [entities, edges]: how many of an entity's values lie at or below an edge.
+    sizes [entities, 1]: how many values an entity has.
+    """
     import torch
 
     number = {e: i for i, e in enumerate(dict.fromkeys(entities))}
@@ -87,40 +92,46 @@ def steps(values, entities, edges):
 
 
 def gaps(first, second, counts, sizes):
-    """[draws, edges] F - G of entities weighed by `first` and `second` [draws, entities]; counts and sizes as of `steps`."""
+    """[draws, edges] F - G, the difference of two empirical distribution functions.
+
+    F weighs the entities by `first`, G by `second` (both [draws, entities]); counts and sizes are
+    those of `steps`.
+    """
     return first @ counts / (first @ sizes) - second @ counts / (second @ sizes)
 
 
-def entity_test(a, b, paired, draws=1000, seed=0):
-    """(half the width of the interval of D, p, entities of the smaller side) from the `steps` of two samples, entities drawn.
+def entity_test(a, b, *, paired, draws=1000, seed=0):
+    """(half, p, entities of the smaller side) from the `steps` of two samples; entities are drawn.
 
-    The bootstrap draws the entities of both at once where they are `paired`. Its 95 % quantile of sup |(F* - G*) - (F - G)|
-    bounds how far D lies from that of the populations (a triangle inequality), also at 0, which quantiles of D* never hold.
-    p: D against its values where the entities' samples are swapped (paired) or shuffled. Both None where there are too few.
+    half: half the width of the interval of D. The bootstrap draws the entities of both samples at
+    once where they are `paired`. Its 95 % quantile of sup |(F* - G*) - (F - G)| bounds how far D
+    lies from that of the populations (a triangle inequality). It also holds at D = 0, which
+    quantiles of D* never do. p: D against its values where the samples of the entities are swapped
+    (paired) or shuffled. Both are None where there are too few entities.
     """
     import torch
 
     from brittle.maths.intervals import generator, resample
 
     n, m = len(a[0]), len(b[0])
-    few, none = min(n, m), torch.zeros(draws, n + m, dtype=torch.float64)
+    few = min(n, m)
     counts, sizes = (torch.cat(pair) for pair in zip(a, b, strict=True))
     own = torch.arange(n + m)[None] < n
-    found = gaps(own.double(), (~own).double(), counts, sizes)
+    measured = gaps(own.double(), (~own).double(), counts, sizes)
     half = p = None
     if few > 1:
-        first, second = none.clone(), none.clone()
-        first[:, :n], second[:, n:] = (
-            resample(n, draws, seed, "a"),
-            resample(m, draws, seed, "a" if paired else "b"),
-        )
-        far = (gaps(first, second, counts, sizes) - found).abs().amax(1)
+        first = torch.zeros(draws, n + m, dtype=torch.float64)
+        second = torch.zeros(draws, n + m, dtype=torch.float64)
+        first[:, :n] = resample(n, draws, seed, "a")
+        second[:, n:] = resample(m, draws, seed, "a" if paired else "b")
+        far = (gaps(first, second, counts, sizes) - measured).abs().amax(1)
         half = float(far.quantile(0.95)) * (few / (few - 1)) ** 0.5
     if few >= FEWEST:
         rolled = torch.rand(draws - 1, n if paired else n + m, generator=generator(seed, "swap"))
         swapped = rolled < 0.5 if paired else rolled.argsort(1) < n
         first = (torch.cat([swapped, ~swapped], 1) if paired else swapped).double()
-        as_far = gaps(first, 1 - first, counts, sizes).abs().amax(1) >= found.abs().max() - 1e-9
+        shuffled = gaps(first, 1 - first, counts, sizes).abs().amax(1)
+        as_far = shuffled >= measured.abs().max() - 1e-9
         p = (1 + int(as_far.sum())) / draws
     return half, p, few
 
@@ -128,21 +139,19 @@ def entity_test(a, b, paired, draws=1000, seed=0):
 def forget_quality(ours, retrained, entities=None, theirs=None, draws=1000, seed=0):
     """Two-sample KS test of truth ratios, of a model against one that never saw the forget set.
 
-    {d, d_low, d_high (over entities), p (TOFU's, over items), p_entities, entities, n, m, detectable, identical}.
-    `entities` and `theirs` name what each item is about (default: itself); where both name the same ones, they are paired.
-    p depends on n: with few items a large p is no forgetting.
+    Returns {d, d_low, d_high (over entities), p (TOFU's, over items), p_entities, entities, n, m,
+    detectable, identical}. `entities` and `theirs` name what each item is about (default: itself).
+    Where both name the same entities, these are paired. p depends on n: with few items a large p
+    says nothing of forgetting. Raises UserError below FEWEST items a model.
     """
     import torch
     from scipy.stats import ks_2samp
 
     if min(len(ours), len(retrained)) < FEWEST:
-        raise UserError(
-            f"forget quality needs at least {FEWEST} items of each model, not {len(ours)} and {len(retrained)}."
-        )
-    test, edges = (
-        ks_2samp(ours, retrained),
-        torch.tensor(sorted({*ours, *retrained}), dtype=torch.float64),
-    )
+        there = f"{len(ours)} and {len(retrained)}"
+        raise UserError(f"forget quality needs at least {FEWEST} items of each model, not {there}.")
+    test = ks_2samp(ours, retrained)
+    edges = torch.tensor(sorted({*ours, *retrained}), dtype=torch.float64)
     paired = entities is not None and theirs is not None and set(entities) == set(theirs)
     names = [range(len(v)) if e is None else e for v, e in ((ours, entities), (retrained, theirs))]
     if paired:  # the second sample's entities in the order of the first's
@@ -150,7 +159,8 @@ def forget_quality(ours, retrained, entities=None, theirs=None, draws=1000, seed
         known = sorted(zip(theirs, retrained, strict=True), key=lambda pair: order[pair[0]])
         names[1], retrained = ([pair[i] for pair in known] for i in (0, 1))
     sides = [steps(v, e, edges) for v, e in zip((ours, retrained), names, strict=True)]
-    d, (half, p, count) = float(test.statistic), entity_test(*sides, paired, draws, seed)
+    d = float(test.statistic)
+    half, p, count = entity_test(*sides, paired=paired, draws=draws, seed=seed)
     return {
         "d": d,
         "d_low": None if half is None else max(0.0, d - half),
