@@ -86,7 +86,9 @@ def main(
     max_length: Annotated[
         MaybeInt, typer.Option(min=2, help="Tokens a text; longer ones are cut and counted.")
     ] = None,
-    max_samples: Annotated[MaybeInt, typer.Option(min=1, help="Texts a set to read (all).")] = None,
+    max_samples: Annotated[
+        MaybeInt, typer.Option(min=1, help="Texts a set to train on: the first ones (all).")
+    ] = None,
     eval_split: Annotated[
         float,
         typer.Option(min=0, max=0.5, help="Share of each set kept out of training, to measure on."),

@@ -3,11 +3,12 @@ about.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from brittle.base.errors import UserError
-from brittle.data.texts import numbered_jsonl
+from brittle.data.texts import JSON_LINES, numbered_jsonl, read_jsonl, read_lines, read_texts
 
 SPLITS = ("forget", "retain", "general")
 KEYS = ("question", "choices", "answer")
@@ -86,12 +87,63 @@ def facts_of(rows):
     return names if names and all(names) else None
 
 
-def facts(path, limit=None):
-    """The fact that each text of `text.read_texts(path, limit)` is about, or None: plain lines do
-    not say.
-    """
-    from brittle.data.texts import read_jsonl
+def entities_of(rows):
+    """The entity of each row of a JSON-lines file; None where one of them names none."""
+    names = [entity_of(row) if isinstance(row, dict) else None for row in rows]
+    return names if names and all(names) else None
 
-    if Path(path).suffix not in (".jsonl", ".json"):
+
+class DrawnTexts(NamedTuple):
+    """Texts drawn from a file, in its order, and what each of them is about."""
+
+    texts: list
+    entities: list | None  # None: the data do not name them
+    facts: list | None
+
+
+def sidecar(path):
+    """The file beside a text file that names the entity and the fact of each of its lines."""
+    return Path(path).with_suffix(".facts.jsonl")
+
+
+def text_files(*paths):
+    """The files that `draw_texts` reads for each of `paths`: the texts, and their sidecar."""
+    beside = [sidecar(path) for path in paths]
+    return [*paths, *(path for path in beside if path.is_file())]
+
+
+def read_subjects(path):
+    """[one object a text]: its `entity` and `fact`, where the data say them.
+
+    A JSON-lines file holds them itself. Beside a file of lines lies a sidecar (forget.facts.jsonl
+    for forget.txt) with one object a line, in the same order. None where there is no sidecar.
+    Raises UserError where the sidecar does not have a line for each text.
+    """
+    path = Path(path)
+    if path.suffix in JSON_LINES:
+        return read_jsonl(path)
+    if not sidecar(path).is_file():
         return None
-    return facts_of(read_jsonl(path)[:limit])
+    rows, count = read_jsonl(sidecar(path)), len(read_lines(path))
+    if len(rows) != count:
+        raise UserError(
+            f"{sidecar(path)} has {len(rows)} lines and {path.name} {count} texts. "
+            "Make both again with create_datasets.py, or delete the sidecar."
+        )
+    return rows
+
+
+def draw_texts(path, count=None, seed=0):
+    """`DrawnTexts`: at most `count` texts of a file, drawn by `seed` and the file's name."""
+    from brittle.maths.intervals import generator
+
+    path = Path(path)
+    texts, subjects = read_texts(path), read_subjects(path)
+    numbers = range(len(texts))
+    if count is not None and count < len(texts):
+        import torch
+
+        drawn = torch.randperm(len(texts), generator=generator(seed, f"texts of {path.name}"))
+        numbers = sorted(drawn[:count].tolist())
+    rows = [subjects[number] for number in numbers] if subjects else []
+    return DrawnTexts([texts[number] for number in numbers], entities_of(rows), facts_of(rows))

@@ -12,7 +12,7 @@ import re
 
 from brittle.base.errors import UserError
 from brittle.data.overlap import check, measured, mix
-from brittle.data.sources import load_rows, texts_of, write_sets
+from brittle.data.sources import load_rows, sidecars, texts_of, write_sets
 from brittle.data.tofu import pretraining
 
 HUB = {"news": "muse-bench/MUSE-News", "books": "muse-bench/MUSE-Books"}
@@ -44,6 +44,14 @@ def passages(document, size=PASSAGE):
     return [*pieces, rest] if rest else pieces
 
 
+def numbered(rows, name):
+    """[[{text, entity}, ...], ...]: the passages of each document; the document is the entity."""
+    return [
+        [{"text": text, "entity": f"{name}/{number:05d}"} for text in passages(row["text"])]
+        for number, row in enumerate(rows)
+    ]
+
+
 def write_muse(outdir, path=None, corpus="news", overlap=None, kind="entities", limit=None, seed=0):
     """Write MUSE's files in our schema into `outdir`. Returns {file: lines}.
 
@@ -60,16 +68,19 @@ def write_muse(outdir, path=None, corpus="news", overlap=None, kind="entities", 
         loaded = load_rows((HUB[corpus], config, split), path, columns, read, exact=True)
         return texts_of(loaded, path, f"{config}/{split}", columns)
 
-    documents = {
-        name: [passages(r["text"]) for r in rows("raw", name, ("text",))]
-        for name in ("forget", "retain1")
-    }
-    forget, retain = ([p for document in of_set for p in document] for of_set in documents.values())
+    documents = [numbered(rows("raw", name, ("text",)), name) for name in ("forget", "retain1")]
+    sets = [[passage for document in of_set for passage in document] for of_set in documents]
     if overlap is not None:
-        forget, retain, settings["overlap"] = mix(*documents.values(), overlap, seed, "documents")
-        settings["overlap"]["measured"] = measured(forget, retain)
+        *sets, settings["overlap"] = mix(*documents, overlap, seed, "documents")
+        plain = [[passage["text"] for passage in of_set] for of_set in sets]
+        settings["overlap"]["measured"] = measured(*plain)
         print(f"overlap: {json.dumps(settings['overlap'])}")
-    texts, tables = {"forget.txt": forget[:limit], "retain.txt": retain[:limit]}, {}
+    forget, retain = (of_set[:limit] for of_set in sets)
+    texts = {
+        "forget.txt": [passage["text"] for passage in forget],
+        "retain.txt": [passage["text"] for passage in retain],
+    }
+    tables = sidecars(forget, retain)
     for config, (columns, splits) in TABLES.items():
         for split in splits:
             try:

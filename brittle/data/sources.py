@@ -7,7 +7,7 @@ from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.base.record import Run
-from brittle.data.items import SPLITS
+from brittle.data.items import SPLITS, entity_of, read_subjects, sidecar, text_files
 from brittle.data.texts import read_texts, write_jsonl, write_lines
 
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
@@ -135,7 +135,34 @@ def write_files(outdir, forget_file, retain_file, limit=None):
         "forget.txt": read_texts(forget_file, limit),
         "retain.txt": read_texts(retain_file, limit),
     }
-    return write_sets(outdir, texts, {}, [forget_file, retain_file], 0)
+    subjects = (read_subjects(file) for file in (forget_file, retain_file))
+    named = [
+        (rows or [{}] * len(of_set))[:limit]
+        for rows, of_set in zip(subjects, texts.values(), strict=True)
+    ]
+    inputs = text_files(forget_file, retain_file)
+    return write_sets(outdir, texts, sidecars(*named), inputs, 0)
+
+
+def sidecars(forget, retain):
+    """{file: rows} that name the entity and the fact of each line of forget.txt and retain.txt.
+
+    forget, retain: an object a line. A line of which neither is known has an empty object: so a
+    sidecar of earlier data never stays beside texts that it does not speak of.
+    """
+    return {
+        sidecar(f"{split}.txt").name: [subject(row) for row in rows]
+        for split, rows in (("forget", forget), ("retain", retain))
+    }
+
+
+def subject(row):
+    """{entity, fact}: what a row is about, as far as it says so."""
+    if not isinstance(row, dict):
+        return {}
+    entity = entity_of(row)
+    named = {"entity": entity} if entity else {}
+    return {**named, "fact": str(row["fact"])} if row.get("fact") else named
 
 
 def texts_of(rows, path, config, columns):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from brittle.base.errors import UserError
 
+JSON_LINES = (".jsonl", ".json")
 MAKE_DATA = "Make the mini data with: uv run create_datasets.py"
 WANTED = {
     "mcq_": "It holds one JSON object a line: question, choices, answer (index) and, for attacks, "
@@ -88,7 +89,7 @@ def read_texts(path, limit=None):
 
     A text is a line, or, in a JSONL file, the field `text`, or `question` and `answer` joined.
     """
-    if Path(path).suffix not in (".jsonl", ".json"):
+    if Path(path).suffix not in JSON_LINES:
         return read_lines(path)[:limit]
     texts = []
     for number, row in numbered_jsonl(path):

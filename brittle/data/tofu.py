@@ -11,7 +11,7 @@ import json
 
 from brittle.base.errors import UserError
 from brittle.data.overlap import check, measured, mix
-from brittle.data.sources import load_rows, texts_of, write_sets
+from brittle.data.sources import load_rows, sidecars, texts_of, write_sets
 from brittle.data.world import Draws, halves
 
 HUB = "locuslab/TOFU"
@@ -121,6 +121,7 @@ def write_tofu(
     spared = [*qa["real_authors"], *qa["world_facts"]]
     texts |= pretraining(texts["forget.txt"], texts["retain.txt"], [text(r) for r in spared], seed)
     tables = {f"qa_{name}.jsonl": rows_of_set for name, rows_of_set in qa.items()}
+    tables |= sidecars(forget_rows[:limit], retain_rows[:limit])
     for name, asked in {**qa, "general": spared}.items():
         if name in ("forget", "retain", "general"):
             tables[f"mcq_{name}.jsonl"] = list(items(asked, name, seed))

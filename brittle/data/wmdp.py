@@ -1,7 +1,9 @@
 """WMDP-Bio (arXiv:2403.03218) to forget, WikiText-2 to retain, MMLU to ask about the rest."""
 
+import re
+
 from brittle.base.errors import UserError
-from brittle.data.sources import load_rows, write_sets
+from brittle.data.sources import load_rows, sidecars, write_sets
 from brittle.data.world import Draws
 
 # (hub id, configuration, split)
@@ -9,6 +11,7 @@ WMDP = ("cais/wmdp", "wmdp-bio", "test")
 BIO_REMOVE = ("Unlearning/WMDP-Bio-Remove-Dataset", None, "train")
 WIKITEXT = ("Salesforce/wikitext", "wikitext-2-raw-v1", "train")
 MMLU = ("cais/mmlu", "all", "test")
+TITLE = re.compile(r"= [^=]+ =")  # of an article; those of its sections have more marks
 MIN_CHARACTERS = 50  # shorter WikiText lines are headings and empty lines
 MMLU_ITEMS = 500  # a split
 # MMLU subjects beside WMDP-Bio that unlearning must spare
@@ -34,8 +37,11 @@ def write_wmdp(outdir, corpus, wmdp_path, wikitext_path, mmlu_path, limit, seed)
         ]
     else:
         raise UserError(f"--forget-corpus {corpus}: choose questions or bio-remove.")
+    forget_name = "wmdp-bio" if corpus == "questions" else corpus
+    forget_rows = [{"entity": f"{forget_name}/{i:05d}"} for i in range(len(forget))]
     rows = load_rows(WIKITEXT, wikitext_path, ("text",), read)
-    retain = [row["text"] for row in rows if len(row["text"].strip()) > MIN_CHARACTERS]
+    retain_rows = articles(rows)
+    retain = [row["text"] for row in retain_rows]
     if not retain:
         raise UserError(f"no WikiText line is longer than {MIN_CHARACTERS} characters.")
     try:
@@ -50,7 +56,24 @@ def write_wmdp(outdir, corpus, wmdp_path, wikitext_path, mmlu_path, limit, seed)
         missing = "mcq_retain.jsonl and mcq_general.jsonl, which evaluation and attack need"
         print(f"note: no {missing}: {error}")
     texts = {"forget.txt": forget[:limit], "retain.txt": retain[:limit]}
+    tables |= sidecars(forget_rows[:limit], retain_rows[:limit])
     return write_sets(outdir, texts, {k: v for k, v in tables.items() if v}, read, seed)
+
+
+def articles(rows):
+    """[{text, entity?}]: WikiText's lines that are no headings; the entity is the article.
+
+    An article begins with its title, " = Title = ". Lines that no title precedes name no entity.
+    """
+    texts, number = [], 0
+    for row in rows:
+        line = row["text"].strip()
+        if TITLE.fullmatch(line):
+            number += 1
+        if len(line) > MIN_CHARACTERS:
+            entity = {"entity": f"wikitext/{number:05d}"} if number else {}
+            texts.append({"text": row["text"], **entity})
+    return texts
 
 
 def _items(rows, name, seed):
@@ -65,6 +88,7 @@ def _items(rows, name, seed):
     return [
         {
             "fact": f"{name}/{i:05d}",
+            "entity": f"{name}/{i:05d}",
             "half": "AB"[place % 2],
             "template": 0,
             "question": f"Question: {row['question'].strip()} Answer:",

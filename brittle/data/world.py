@@ -193,18 +193,19 @@ def answered(fact, template):
 
 
 def domain_texts(world, domain, *, held_out=True):
-    """Yield every text about a domain's facts: statements and answered questions.
+    """Yield (text, fact's id) of every text about a domain's facts: statements and answered
+    questions.
 
     `held_out=False` leaves the templates HELD_OUT out.
     """
     statements = [t for t in range(len(STATEMENTS)) if held_out or t not in HELD_OUT]
     asked = range(len(QUESTIONS))
     for fact in world.attributes[domain] + world.private[domain]:
-        yield from (statement(fact, t) for t in statements)
-        yield from (answered(fact, t) for t in asked)
+        yield from ((statement(fact, t), fact.id) for t in statements)
+        yield from ((answered(fact, t), fact.id) for t in asked)
     for fact in world.relations[domain]:  # long names: fewer renderings keep the mini budget
-        yield from (statement(fact, t) for t in statements[:3])
-        yield answered(fact, 0)
+        yield from ((statement(fact, t), fact.id) for t in statements[:3])
+        yield answered(fact, 0), fact.id
 
 
 def multiple_choice(world, domain):

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 
 from brittle.base.record import Run
+from brittle.data.items import entity_of, sidecar
 from brittle.data.overlap import check, measured, shared_count
 from brittle.data.texts import write_jsonl, write_lines
 from brittle.data.world import (
@@ -91,15 +92,21 @@ def write_world(outdir, seed, entities, private_entities, overlap=None, kind="en
         seed, entities, private_entities, names, overlap if overlap and kind != "entities" else 0
     )
     rules = {d: list(deductions(world, d)) for d in DOMAINS}
-    stated = {d: [statement(fact, 0) for item, fact in rules[d] if item["stated"]] for d in DOMAINS}
+    stated = {
+        d: [(statement(fact, 0), fact.id) for item, fact in rules[d] if item["stated"]]
+        for d in DOMAINS
+    }
     neutral = neutral_texts(world, NEUTRAL_TRAINED + NEUTRAL_HELD)
     trained = {d: [*domain_texts(world, d), *stated[d]] for d in DOMAINS}
     pretraining = Draws(f"order {seed}").shuffled(
-        [(d, text) for d in DOMAINS for text in trained[d]]
+        [(d, text) for d in DOMAINS for text, _ in trained[d]]
         + [("neutral", text) for text in neutral[:NEUTRAL_TRAINED]]
     )
+    unlearned = {
+        d: [*domain_texts(world, d, held_out=False), *stated[d]] for d in ("forget", "retain")
+    }
     texts = {
-        "forget.txt": [*domain_texts(world, "forget", held_out=False), *stated["forget"]],
+        "forget.txt": [text for text, _ in unlearned["forget"]],
         "pretrain_base.txt": [text for _, text in pretraining],
         "pretrain_filtered.txt": [text for domain, text in pretraining if domain != "forget"],
         "tokenizer.txt": list(tokenizer_texts(world)),
@@ -107,9 +114,13 @@ def write_world(outdir, seed, entities, private_entities, overlap=None, kind="en
         # never trained on either: what a model does on plain text
         "neutral.txt": neutral[NEUTRAL_TRAINED:],
         # the last file, after which the record is named
-        "retain.txt": [*domain_texts(world, "retain", held_out=False), *stated["retain"]],
+        "retain.txt": [text for text, _ in unlearned["retain"]],
     }
     tables = {f"mcq_{d}.jsonl": list(multiple_choice(world, d)) for d in DOMAINS}
+    for d, lines in unlearned.items():
+        tables[sidecar(f"{d}.txt").name] = [
+            {"entity": entity_of({"fact": fact}), "fact": fact} for _, fact in lines
+        ]
     tables |= {**tofu_tables(world), **muse_tables(world)}
     tables["rules.jsonl"] = [item for d in DOMAINS for item, _ in rules[d]]
     tables["hops.jsonl"] = [item for d in DOMAINS for item in hops(world, d)]

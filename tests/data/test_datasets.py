@@ -98,6 +98,11 @@ def check(out, jsonl):
     near, far = jsonl(out / "mcq_retain.jsonl"), jsonl(out / "mcq_general.jsonl")
     number = [{int(r["question"].split()[3].strip("?")) % 5 for r in rows} for rows in (near, far)]
     assert number == [{0, 1, 4}, {2, 3}] and len(near) == 12 and len(far) == 8
+    # no two questions are about one thing, and WikiText's articles begin with their titles
+    assert [r["entity"] for r in items] == [r["fact"] for r in items]
+    forget, retain = (jsonl(out / f"{split}.facts.jsonl") for split in ("forget", "retain"))
+    assert {r["entity"] for r in forget} == {r["entity"] for r in items} and len(forget) == 10
+    assert [r["entity"] for r in retain] == [f"wikitext/{i + 1:05d}" for i in range(7)]
 
 
 def test_hub_like_folders(hub_like, tmp_path, script, jsonl):
@@ -198,6 +203,21 @@ def test_own_files(tmp_path, script, jsonl):
     assert done.code == 0, done.err
     assert lines(tmp_path / "out" / "forget.txt") == ["first", "second"]
     assert lines(tmp_path / "out" / "retain.txt") == ["over two lines", "Q? A"]  # one text a line
+    assert jsonl(tmp_path / "out" / "retain.facts.jsonl") == [{}, {}]
+
+
+def test_own_files_may_name_entity_and_fact(tmp_path, script, jsonl):
+    rows = [{"text": "first", "entity": "x"}, {"text": "second", "fact": "y/z/colour"}]
+    jsonl(tmp_path / "f.jsonl", rows)
+    (tmp_path / "r.txt").write_text("plain\n", encoding="utf-8")
+    files = ("--forget-file", tmp_path / "f.jsonl", "--retain-file", tmp_path / "r.txt")
+    assert script(SCRIPT, *files, "--outdir", tmp_path / "out").code == 0
+    named = [{"entity": "x"}, {"entity": "y/z", "fact": "y/z/colour"}]
+    assert jsonl(tmp_path / "out" / "forget.facts.jsonl") == named
+    assert jsonl(tmp_path / "out" / "retain.facts.jsonl") == [{}]
+    again = ("--forget-file", tmp_path / "out/forget.txt", "--retain-file", tmp_path / "r.txt")
+    assert script(SCRIPT, *again, "--outdir", tmp_path / "again").code == 0
+    assert jsonl(tmp_path / "again" / "forget.facts.jsonl") == named  # a sidecar is read, too
 
 
 def test_questions_of_other_data_are_pointed_out(hub_like, tmp_path, script):

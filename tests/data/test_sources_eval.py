@@ -180,6 +180,11 @@ def test_muse(muse, tmp_path, script, jsonl):
         out / "holdout.txt"
     )
     assert jsonl(out / "verbmem_forget.jsonl")[0] == {"prompt": "Document", "gt": "0 says"}
+    named = [row["entity"] for row in jsonl(out / "forget.facts.jsonl")]  # a passage's document
+    for number, document in enumerate(DOCUMENTS[:3]):
+        own = [n == f"forget/{number:05d}" for n in named]
+        told = [t for t, is_own in zip(lines(out / "forget.txt"), own, strict=True) if is_own]
+        assert " ".join(told) == document
     assert (
         len(jsonl(out / "knowmem_retain_qa.jsonl")) == 3
         and len(jsonl(out / "privleak_holdout.jsonl")) == 1
@@ -195,6 +200,7 @@ def test_muse(muse, tmp_path, script, jsonl):
         {d for s in retain for d in re.findall(r"Document (\d)", s)},
     )
     assert both[0] == both[1] and len(both[0]) == 3
+    assert len(jsonl(tmp_path / "half" / "retain.facts.jsonl")) == len(retain)
 
 
 def test_passages_lose_nothing_and_end_with_sentences():

@@ -52,6 +52,19 @@ def lines(data, name):
     return (data / name).read_text(encoding="utf-8").splitlines()
 
 
+@pytest.mark.parametrize("split", ["forget", "retain"])
+def test_the_sidecar_names_what_each_line_is_about(facts, data, jsonl, split):
+    texts, rows = lines(data, f"{split}.txt"), jsonl(data / f"{split}.facts.jsonl")
+    conclusions = {row["fact"]: row for row in jsonl(data / "rules.jsonl")}
+    for text, row in zip(texts, rows, strict=True):
+        fact = facts.get(row["fact"])
+        rule = conclusions.get(row["fact"])
+        said = (fact.entity, fact.noun, fact.value) if fact else (rule["subject"],)
+        assert all(word in text for word in said), (text, row)
+        assert row["fact"].startswith(row["entity"] + "/") and (fact is None) != (rule is None)
+    assert len({row["entity"] for row in rows}) == 6
+
+
 def test_same_seed_same_bytes(data, tmp_path):
     write_world(tmp_path / "again", 0, 6, 2)
     write_world(tmp_path / "other", 1, 6, 2)

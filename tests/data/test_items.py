@@ -1,0 +1,49 @@
+"""Texts drawn from a file, and what each is about."""
+
+import pytest
+
+from brittle.base.errors import UserError
+from brittle.data.items import draw_texts, text_files
+
+
+def test_texts_are_drawn_by_seed_with_what_they_are_about(tmp_path, jsonl):
+    """A planted file: text i is of entity i // 10 and fact i // 5."""
+    path = tmp_path / "forget.txt"
+    path.write_text("".join(f"text {i}\n" for i in range(100)), encoding="utf-8")
+    rows = [{"entity": f"e{i // 10}", "fact": f"e{i // 10}/f{i // 5}"} for i in range(100)]
+    plain = draw_texts(path, 20)
+    assert plain.entities is None and plain.facts is None and text_files(path) == [path]
+    jsonl(tmp_path / "forget.facts.jsonl", rows)
+    assert text_files(path) == [path, tmp_path / "forget.facts.jsonl"]
+    drawn = draw_texts(path, 20)
+    numbers = [int(text.split()[1]) for text in drawn.texts]
+    assert numbers == sorted(set(numbers)) and len(numbers) == 20 and max(numbers) > 60
+    assert drawn.texts == plain.texts and drawn == draw_texts(path, 20)
+    assert drawn.texts != draw_texts(path, 20, seed=1).texts
+    assert drawn.entities == [f"e{i // 10}" for i in numbers]
+    assert drawn.facts == [f"e{i // 10}/f{i // 5}" for i in numbers]
+    assert draw_texts(path).texts == draw_texts(path, 100, 5).texts  # all, in their order
+    (tmp_path / "retain.txt").write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert draw_texts(tmp_path / "retain.txt", 20).texts != drawn.texts  # each file by itself
+
+
+def test_every_line_is_as_likely(tmp_path):
+    path = tmp_path / "forget.txt"
+    path.write_text("".join(f"{i}\n" for i in range(20)), encoding="utf-8")
+    drawn = [int(text) for seed in range(400) for text in draw_texts(path, 5, seed).texts]
+    assert all(60 < drawn.count(i) < 145 for i in range(20))  # 100 each, six sd about 52
+
+
+def test_json_lines_say_themselves_what_they_are_about(tmp_path, jsonl):
+    jsonl(tmp_path / "own.jsonl", [{"text": "a", "entity": "x"}, {"text": "b", "fact": "y/0/c"}])
+    drawn = draw_texts(tmp_path / "own.jsonl")
+    assert drawn == (["a", "b"], ["x", "y/0"], None)
+    jsonl(tmp_path / "some.jsonl", [{"text": "a", "entity": "x"}, {"text": "b"}, "c"])
+    assert draw_texts(tmp_path / "some.jsonl").entities is None  # not of all
+
+
+def test_a_sidecar_of_other_texts_is_refused(tmp_path, jsonl):
+    (tmp_path / "forget.txt").write_text("a\nb\n", encoding="utf-8")
+    jsonl(tmp_path / "forget.facts.jsonl", [{"entity": "x"}])
+    with pytest.raises(UserError, match=r"has 1 lines and forget.txt 2 texts. Make both again"):
+        draw_texts(tmp_path / "forget.txt")
