@@ -48,6 +48,8 @@ def write_tofu(asked):
 
     overlap = {"overlap": asked.overlap, "kind": asked.overlap_of}
     limits = {"limit": asked.max_samples, "seed": asked.seed}
+    if asked.rows_per_entity:
+        limits["author"] = asked.rows_per_entity
     return tofu.write_tofu(asked.outdir, asked.path, asked.forget_split, **overlap, **limits)
 
 
@@ -68,12 +70,20 @@ def write_wmdp(asked):
 
 
 def write_files(asked):
-    from brittle.data import sources
+    from brittle.data import own
 
     if not (asked.forget_file and asked.retain_file):
         raise UserError("--source files needs --forget-file and --retain-file.")
-    files = (asked.forget_file, asked.retain_file)
-    return sources.write_files(asked.outdir, *files, asked.max_samples)
+    files = {
+        "forget": asked.forget_file,
+        "retain": asked.retain_file,
+        "holdout": asked.holdout_file,
+        "general": asked.general_file,
+    }
+    read = own.Options(
+        asked.max_samples, asked.seed, asked.passage_length, asked.rows_per_entity or 1
+    )
+    return own.write_own(asked.outdir, files, read)
 
 
 # To add a source: a module in brittle/data/, a function above, and a line here.
@@ -132,17 +142,39 @@ def main(
         int | None, typer.Option(min=1, help="Texts a file at most: the first ones (all).")
     ] = None,
     forget_file: Annotated[
-        PathOption, typer.Option(help="Your own forget texts: a line each, or JSONL.")
+        PathOption,
+        typer.Option(
+            help="Your own forget set: a text a line, or JSONL with text, or question and answer."
+        ),
     ] = None,
     retain_file: Annotated[
-        PathOption, typer.Option(help="Your own retain texts: a line each, or JSONL.")
+        PathOption, typer.Option(help="Your own retain set, in the same forms.")
+    ] = None,
+    holdout_file: Annotated[
+        PathOption, typer.Option(help="Texts or questions of the forget kind, never trained on.")
+    ] = None,
+    general_file: Annotated[
+        PathOption,
+        typer.Option(help="General questions (mcq_general.jsonl) or plain texts (neutral.txt)."),
+    ] = None,
+    passage_length: Annotated[
+        int,
+        typer.Option(min=100, help="Own files: characters of a passage; longer texts are cut."),
+    ] = 1500,
+    rows_per_entity: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Rows in a row that are one entity, where no column entity says it "
+            "(own files: 1; tofu: 20).",
+        ),
     ] = None,
 ):
     """Make the forget and retain data: the mini world, WMDP-Bio with WikiText-2, TOFU, MUSE, or
     your own texts.
     """
     asked = SimpleNamespace(**locals())
-    if forget_file or retain_file:
+    if forget_file or retain_file or holdout_file or general_file:
         if not (forget_file and retain_file):
             raise UserError("--forget-file and --retain-file belong together: give both.")
         source = "files"
@@ -156,6 +188,10 @@ def main(
         asked.outdir = Path(folder if overlap is None else f"{folder}-overlap{overlap:g}")
     for name, lines in SOURCES[source].write(asked).items():
         print(f"{asked.outdir}/{name}: {lines:,} lines")
+    from brittle.data.abilities import describe
+
+    for line in describe(asked.outdir):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,22 @@ def parse_tasks(text):
     return {name.strip(): split.strip() or None for name, _, split in named}
 
 
+def with_questions(names, data):
+    """Those of our default tasks whose questions the data folder has; the others are left out.
+
+    All stay where it has none: then the first is named as missing.
+    """
+    there = {
+        name: split
+        for name, split in names.items()
+        if (Path(data) / f"{name.replace('mini_', 'mcq_')}.jsonl").is_file()
+    }
+    if there and len(there) < len(names):
+        left_out = ", ".join(name for name in names if name not in there)
+        print(f"note: {data} has no questions for {left_out}, which are left out.")
+    return there or names
+
+
 def task_manager(names):
     """lm-eval's index of our tasks and of those ours refer to.
 
@@ -280,6 +296,8 @@ def main(
     from brittle.models.find import model_folder
 
     names = parse_tasks(tasks)
+    if tasks == OURS:
+        names = with_questions(names, data)
     # a wrong model is said before lm-eval's index is read, which takes seconds
     folder = model_folder(model, revision, code=trust_remote_code)
     with tempfile.TemporaryDirectory(prefix="brittle-") as cache:

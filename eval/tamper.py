@@ -34,12 +34,17 @@ BATCH_SIZE = 128  # texts a batch of questions
 
 
 def eval_sets(data, max_items, seed):
-    """{split: items} to measure: all of half B, at most `max_items` of the others."""
+    """{split: items} to measure: all of half B, at most `max_items` of the others.
+
+    General questions are among them where the folder has some.
+    """
     from brittle.attacks import meter
     from brittle.data.items import read_items, subset
 
-    general = read_items(data / "mcq_general.jsonl")
-    return meter.eval_sets(data, max_items, seed) | {"general": subset(general, max_items, seed)}
+    sets, general = meter.eval_sets(data, max_items, seed), data / "mcq_general.jsonl"
+    if not general.is_file():
+        return sets
+    return sets | {"general": subset(read_items(general), max_items, seed)}
 
 
 def read_steps(text, steps):

@@ -1,4 +1,4 @@
-"""Data from outside: the user's own files, and data sets of the hub through `datasets`.
+"""Data from outside: data sets of the hub through `datasets`, and how a folder is written.
 
 A data set is read from the hub or from a local folder of the same schema.
 """
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.base.record import Run
-from brittle.data.items import SPLITS, entity_of, read_subjects, sidecar, text_files
-from brittle.data.texts import read_texts, write_jsonl, write_lines
+from brittle.data.items import SPLITS, entity_of, sidecar
+from brittle.data.texts import write_jsonl, write_lines
 
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 LISTS = ("choices", "perturbed_answer")
@@ -124,24 +124,6 @@ def _from_hub(datasets, name, config, split):
             "Give a local folder of the same schema "
             "(--path; for wmdp --wmdp-path, --wikitext-path, --mmlu-path)."
         ) from None
-
-
-def write_files(outdir, forget_file, retain_file, limit=None):
-    """Write the user's own texts as forget.txt and retain.txt, one text a line.
-
-    Returns {file: lines}.
-    """
-    texts = {
-        "forget.txt": read_texts(forget_file, limit),
-        "retain.txt": read_texts(retain_file, limit),
-    }
-    subjects = (read_subjects(file) for file in (forget_file, retain_file))
-    named = [
-        (rows or [{}] * len(of_set))[:limit]
-        for rows, of_set in zip(subjects, texts.values(), strict=True)
-    ]
-    inputs = text_files(forget_file, retain_file)
-    return write_sets(outdir, texts, sidecars(*named), inputs, 0)
 
 
 def sidecars(forget, retain):

@@ -12,7 +12,8 @@ import json
 from brittle.base.errors import UserError
 from brittle.data.overlap import check, measured, mix
 from brittle.data.sources import load_rows, sidecars, texts_of, write_sets
-from brittle.data.world import Draws, halves
+from brittle.data.subjects import name_entities
+from brittle.data.world import Draws
 
 HUB = "locuslab/TOFU"
 RETAIN = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
@@ -25,21 +26,6 @@ WRONG = 3  # wrong choices of a multiple-choice item
 
 def text(row):
     return f"Question: {row['question'].strip()} Answer: {row['answer'].strip()}"
-
-
-def numbered(rows, name, size=AUTHOR, seed=0):
-    """The rows with `entity`, `fact` and a `half` that all questions of an entity share."""
-    entities = -(-len(rows) // size)  # rounded up
-    half = halves(Draws(f"halves {name} {seed}"), entities)
-    return [
-        {
-            **row,
-            "entity": f"{name}/{i // size:03d}",
-            "fact": f"{name}/{i:05d}",
-            "half": half[i // size],
-        }
-        for i, row in enumerate(rows)
-    ]
 
 
 def groups(rows):
@@ -69,24 +55,35 @@ def items(rows, name, seed):
 
 
 def write_tofu(
-    outdir, path=None, forget="forget10", overlap=None, kind="entities", limit=None, seed=0
+    outdir,
+    path=None,
+    forget="forget10",
+    overlap=None,
+    kind="entities",
+    limit=None,
+    seed=0,
+    author=AUTHOR,
 ):
     """Write TOFU's files in our schema into `outdir`. Returns {file: lines}.
 
     Without `overlap`, forget and retain are forgetXX and retainYY as published. With it, they are
     drawn from the authors of forgetXX_perturbed and retain_perturbed, in equal numbers, and each
-    author gives half of its questions (see overlap.py).
+    author gives half of its questions (see overlap.py). An author is `author` rows in a row, or
+    what a column `entity` of local files says.
     """
     check(overlap, kind, ("entities",))
     if forget not in RETAIN:
         raise UserError(f"--forget-split {forget}: choose {', '.join(RETAIN)}.")
     read = []
 
-    def rows(config, columns, name, size=AUTHOR):
+    def rows(config, columns, name, size=author):
         loaded = load_rows((HUB, config, "train"), path, columns, read, exact=True)
-        return numbered(texts_of(loaded, path, config, columns), name, size, seed)
+        if "entity" in loaded.column_names:
+            columns = (*columns, "entity")
+        plain = texts_of(loaded, path, config, columns)
+        return name_entities(plain, name, f"{path or HUB}: {config}", size, seed)
 
-    def optional(config, columns, name, size=AUTHOR):
+    def optional(config, columns, name, size=author):
         try:
             return rows(config, columns, name, size)
         except UserError as error:
