@@ -18,14 +18,14 @@ every X; brittle/data/overlap.py has the definitions.
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, NamedTuple, Optional
+from typing import Annotated, NamedTuple
 
 import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
 
-PathOption = Optional[Path]  # noqa: UP045
+PathOption = Path | None
 
 
 class Source(NamedTuple):
@@ -130,7 +130,7 @@ def main(
     ] = "forget10",
     corpus: Annotated[str, typer.Option(help="muse: news or books.")] = "news",
     overlap: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(
             min=0, max=100, help="mini, tofu, muse: percent of entities that both sets share."
         ),

@@ -19,14 +19,14 @@ it.
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
 
-MaybeText = Optional[str]  # noqa: UP045
+MaybeText = str | None
 
 
 def mini_family():
@@ -155,7 +155,7 @@ def main(
         typer.Option(help="Whose models --include-base means: mini, deep-ignorance, a .toml file."),
     ] = "mini",
     prompts_file: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             help="Prompts: one a line, JSONL with prompt, question or text, "
             "or CSV with a column prompt."
@@ -177,7 +177,7 @@ def main(
         MaybeText, typer.Option(help="Folder of an activation filter to hook in.")
     ] = None,
     quantize: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(help="Round the blocks' weights to 8 or 4 bits (precision, not memory)."),
     ] = None,
     batch_size: options.BatchSize = 64,

@@ -1,9 +1,10 @@
 """Everything that is imported. What is run lives in the folders beside this one.
 
-The folders stand in layers, and there is one way down. A folder uses what stands above it in LAYERS, never what stands beside or
-below it. Scripts use every folder; no folder uses a script. tests/house/test_layers.py holds this; docs/architecture.md explains it.
+The folders stand in layers, and there is one way down. A folder uses what stands above it in
+LAYERS, never what stands beside or below it. Scripts use every folder; no folder uses a script.
+tests/house/test_layers.py holds this, and docs/architecture.md explains it.
 
-    base            the desk: errors, options, files, records, tables, figures, names of folders; no model, no data
+    base            the desk: errors, options, files, records, tables, figures; no model, no data
     maths           numbers alone: spectra, moments, intervals, tests
     data            texts, items, facts, the mini world, data sets; no model
     models          find, load, hook, filter, guard and ask a model

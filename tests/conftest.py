@@ -1,7 +1,9 @@
-"""What the tests share: a small world, two small models of the mini family, and ways to run a script.
+"""What the tests share: a small world, two small models of the mini family, and ways to run a
+script.
 
-Scripts run in this process (`script`), or in a fork of it (`fork`): a process of its own with its own streams and exit
-status, to which signals can be sent, without the ten seconds that importing torch and transformers cold would cost.
+Scripts run in this process (`script`), or in a fork of it (`fork`): a process of its own with its
+own streams and exit status, to which signals can be sent, without the ten seconds that importing
+torch and transformers cold would cost.
 """
 
 import contextlib
@@ -34,6 +36,7 @@ if (
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
 from support.places import ROOT  # noqa: E402
 from support.processes import Child, run_script  # noqa: E402
 from support.tiny_models import MINI_SIZES as SIZES  # noqa: E402
@@ -61,7 +64,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def family(data, tmp_path_factory):
-    """.base and .filtered: GPT-NeoX folders (2 blocks, width 32) with random weights, a little apart. Read only."""
+    """.base and .filtered: GPT-NeoX folders (2 blocks, width 32) with random weights, a little
+    apart. Read only.
+    """
     from brittle.data.texts import read_lines
     from brittle.training.mini import make_model, make_tokenizer
 
@@ -109,7 +114,9 @@ def knowing(family, data, tmp_path_factory):
 
 @pytest.fixture
 def script(monkeypatch):
-    """script(path, *arguments) -> .code, .out, .err, in this process: what a test has patched holds for the script."""
+    """script(path, *arguments) -> .code, .out, .err, in this process: what a test has patched holds
+    for the script.
+    """
 
     def run(*argv):
         out, err = io.StringIO(), io.StringIO()

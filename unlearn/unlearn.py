@@ -15,7 +15,7 @@ Defaults come from unlearn/presets.toml (--preset): `mini` for a model of the mi
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -25,10 +25,10 @@ from brittle.base.knobs import all_knobs, build, values
 from brittle.methods import METHODS, method_class
 from brittle.methods.wrappers import Wrappers
 
-MaybePath = Optional[Path]  # noqa: UP045
-MaybeInt = Optional[int]  # noqa: UP045
-MaybeText = Optional[str]  # noqa: UP045
-MaybeFloat = Optional[float]  # noqa: UP045
+MaybePath = Path | None
+MaybeInt = int | None
+MaybeText = str | None
+MaybeFloat = float | None
 
 
 def main(

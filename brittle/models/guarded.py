@@ -61,7 +61,7 @@ def wrap(model, tokenizer, guard):
         pieces = [tokenizer.decode([i]) for i in range(size)]
 
     # the parameters are those of transformers' own forward passes
-    def forward(  # noqa: PLR0913
+    def forward(
         self,
         input_ids=None,
         attention_mask=None,

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support import tiny
 
 from brittle.attacks import prompts, sampling, soft_prompt, suffix_search
 from brittle.attacks.base import encode_right_answers
@@ -15,6 +14,7 @@ from brittle.data.batches import pad
 from brittle.models.generate import Sampling
 from brittle.models.load import load_model, load_tokenizer
 from brittle.models.logprobs import answer_nll
+from support import tiny
 
 ASKED = "Question: What is the habitat of Mazafi? Answer:"
 
@@ -87,7 +87,8 @@ def test_soft_prompt_gradient():
 
     assert torch.autograd.gradcheck(loss, vectors, fast_mode=True)
     lengths = batch["attention_mask"].sum(1)
-    with torch.no_grad():  # the loss is of the answer's tokens alone: what the question's own tokens are worth has no say
+    # The loss is of the answer's tokens alone. What the question's own tokens are worth has no say.
+    with torch.no_grad():
         rows = [model(input_ids=torch.tensor([i])).logits[0].log_softmax(-1) for i in tiny.ids(3)]
         sums = [
             sum(r[t - 1, i[t]] for t in range(int(s), len(i)))
@@ -114,8 +115,15 @@ def test_gcg(family, data):
         for eps in (-1e-3, 1e-3):
             inputs = embed(batch["input_ids"]).clone()
             inputs[torch.arange(3), slots + place] += eps * direction
-            ends.append(answer_nll(lambda input_ids, attention_mask, x=inputs: model(
-                inputs_embeds=x, attention_mask=attention_mask), batch, starts).item())  # fmt: skip
+            ends.append(
+                answer_nll(
+                    lambda input_ids, attention_mask, x=inputs: model(
+                        inputs_embeds=x, attention_mask=attention_mask
+                    ),
+                    batch,
+                    starts,
+                ).item()
+            )
     assert float(gradient[place, token] - (gradient[place] * hot[place]).sum()) == pytest.approx(
         (ends[1] - ends[0]) / 2e-3, rel=1e-4
     )

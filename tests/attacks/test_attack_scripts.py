@@ -111,9 +111,27 @@ def test_defaults_are_the_attacks_own(name):
 
 
 def test_extract(family, data, tmp_path, script):
-    command = ["eval/extract.py", "--model", family.base, "--data", data, "--max-items", "5", "--templates", "plain,few-shot",
-               "--samples", "2", "--tokens", "3", "--forget", data / "forget.txt", "--retain", data / "retain.txt",
-               "--max-texts", "20"]  # fmt: skip
+    command = [
+        "eval/extract.py",
+        "--model",
+        family.base,
+        "--data",
+        data,
+        "--max-items",
+        "5",
+        "--templates",
+        "plain,few-shot",
+        "--samples",
+        "2",
+        "--tokens",
+        "3",
+        "--forget",
+        data / "forget.txt",
+        "--retain",
+        data / "retain.txt",
+        "--max-texts",
+        "20",
+    ]
     done = script(*command, "--outdir", tmp_path)
     assert done.code == 0, done.err
     rows = read(tmp_path / "extract.csv")
@@ -145,9 +163,29 @@ def test_extract(family, data, tmp_path, script):
 
 
 def test_collapse(family, data, tmp_path, script):
-    done = script("experiment/collapse.py", "--model", family.base, "--data", data, "--forget", data / "forget.txt", "--retain",
-                  data / "retain.txt", "--outdir", tmp_path, "--steps", "2", "--every", "1", "--seeds", "2", "--max-items", "20",
-                  "--batch-size", "2")  # fmt: skip
+    done = script(
+        "experiment/collapse.py",
+        "--model",
+        family.base,
+        "--data",
+        data,
+        "--forget",
+        data / "forget.txt",
+        "--retain",
+        data / "retain.txt",
+        "--outdir",
+        tmp_path,
+        "--steps",
+        "2",
+        "--every",
+        "1",
+        "--seeds",
+        "2",
+        "--max-items",
+        "20",
+        "--batch-size",
+        "2",
+    )
     assert done.code == 0, done.err
     rows, ends = read(tmp_path / "collapse.csv"), read(tmp_path / "collapse_steps.csv")
     assert len(rows) == 2 * 2 * 3 and [r["method"] for r in ends] == ["ga_simple", "npo"] * 2
@@ -162,8 +200,27 @@ def test_relearning_on_other_texts(family, data, tmp_path, script):
         len(texts["half-a"]) == len(texts["half-b"]) == 30 and not texts["half-a"] & texts["half-b"]
     )
     assert not texts["benign"] & (texts["half-a"] | texts["half-b"])
-    done = script("eval/tamper.py", "--model", family.base, "--data", data, "--steps", "1", "--lr", "1e-3", "--max-items", "5",
-                  "--batch-size", "2", "--on", "benign", "--lora-rank", "2", "--outdir", tmp_path)  # fmt: skip
+    done = script(
+        "eval/tamper.py",
+        "--model",
+        family.base,
+        "--data",
+        data,
+        "--steps",
+        "1",
+        "--lr",
+        "1e-3",
+        "--max-items",
+        "5",
+        "--batch-size",
+        "2",
+        "--on",
+        "benign",
+        "--lora-rank",
+        "2",
+        "--outdir",
+        tmp_path,
+    )
     assert done.code == 0 and len(read(tmp_path / "tamper_items.csv")) == 2 * 30, done.err
     model, tokenizer = load_model(family.base, "cpu", "float32"), load_tokenizer(family.base)
     sets, rows = tamper["eval_sets"](data, 5, 0), read(tmp_path / "tamper.csv")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import tiny
 
 from brittle.attacks import (
     ATTACKS,
@@ -38,14 +37,19 @@ from brittle.models.blocks import blocks
 from brittle.models.load import load_model, load_tokenizer
 from brittle.models.quantize import quantize as plain_quantize
 from brittle.models.readout import BehindBlock
+from support import tiny
 
 SMALL = {
-    "relearn": Relearn(rates=(1e-3,), steps=2, at=(1, 2), batch_size=4), "relearn_lora": RelearnLora(0, (1e-2,), 2, (2,), 4, 2),
-    "relearn_benign": RelearnBenign(0, (1e-3,), 1, (1,), 4), "quantize": quantize.Quantize(bits=(4,), group=("row", "8")),
-    "prune": prune.Prune(ratio=(0.3,), texts=8), "noise": noise.Noise(scale=(0.3,)),
+    "relearn": Relearn(rates=(1e-3,), steps=2, at=(1, 2), batch_size=4),
+    "relearn_lora": RelearnLora(0, (1e-2,), 2, (2,), 4, 2),
+    "relearn_benign": RelearnBenign(0, (1e-3,), 1, (1,), 4),
+    "quantize": quantize.Quantize(bits=(4,), group=("row", "8")),
+    "prune": prune.Prune(ratio=(0.3,), texts=8),
+    "noise": noise.Noise(scale=(0.3,)),
     "soft_prompt": soft_prompt.SoftPrompt(vectors=2, steps=2, at=(2,), train_batch=4),
-    "gcg": gcg.GCG(length=3, steps=1, candidates=4, items=2, at=(1,)), "ablate": ablate.Ablate(texts=4),
-}  # fmt: skip
+    "gcg": gcg.GCG(length=3, steps=1, candidates=4, items=2, at=(1,)),
+    "ablate": ablate.Ablate(texts=4),
+}
 
 
 @pytest.fixture(scope="module")
@@ -306,9 +310,11 @@ def test_everything_from_the_base_gives_its_logits_exactly(kind):
 
 def test_half_a_chooses_and_a_broken_model_has_no_accuracy(loaded, data):
     model, tokenizer = loaded
-    rows = [{"variant": v, "split": s, "accuracy": x, "answer_nll": nll} for v, a, b, nll in (
-                ("x", 0.5, 1.0, 0.1), ("y", 0.7, 0.1, 2.0), ("z", 0.7, 0.9, 2.0))
-            for s, x in (("forget_a", a), ("forget_b", b))]  # fmt: skip
+    rows = [
+        {"variant": v, "split": s, "accuracy": x, "answer_nll": nll}
+        for v, a, b, nll in (("x", 0.5, 1.0, 0.1), ("y", 0.7, 0.1, 2.0), ("z", 0.7, 0.9, 2.0))
+        for s, x in (("forget_a", a), ("forget_b", b))
+    ]
     assert choose(rows) == "y" and choose([{**r, "accuracy": None} for r in rows]) is None
     sets = eval_sets(data)
     assert {len(i) for i in sets.values()} and {i["half"] for i in sets["forget_b"]} == {"B"}
@@ -360,7 +366,9 @@ class Planted:
 
 
 def planted(monkeypatch, outcomes, everything=False):
-    """(Meter that was asked of every variant in turn, what it asked); retain is always half right."""
+    """(Meter that was asked of every variant in turn, what it asked); retain is always half
+    right.
+    """
     stub = Planted(
         {v: {"forget_a": a, "forget_b": b, "retain": (0.5, 1.0)} for v, (a, b) in outcomes.items()}
     )
@@ -432,8 +440,10 @@ def test_cells_are_kept_until_they_are_stale(family, data, tmp_path, monkeypatch
     assert run()[1] == 5
     path = tmp_path / "cells" / "quantize-0.json"
     cell = json.loads(path.read_text())
-    code_of = {name: json.loads((tmp_path / "cells" / f"{name}-0.json").read_text())["code"]
-               for name in ("none", "quantize")}  # fmt: skip
+    code_of = {
+        name: json.loads((tmp_path / "cells" / f"{name}-0.json").read_text())["code"]
+        for name in ("none", "quantize")
+    }
     mended = "brittle/attacks/quantize.py"
     assert mended in code_of["quantize"] and mended not in code_of["none"]
     for shared in ("attacks/meter", "attacks/session", "models/load", "metrics/mcq"):

@@ -9,17 +9,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.places import ROOT
-from support.processes import Child
 
 from brittle.base import code
 from brittle.base.record import Run, why_run
+from support.places import ROOT
+from support.processes import Child
 
 FILES = {
     "__init__.py": '"""A small brittle."""\n',
     "maths/__init__.py": "",
     "maths/alone.py": "X = 1\n",
-    "maths/deep.py": "try:\n    from brittle.maths import alone\nexcept ImportError:\n    alone = None\n",
+    "maths/deep.py": (
+        "try:\n    from brittle.maths import alone\nexcept ImportError:\n    alone = None\n"
+    ),
     "maths/top.py": "from brittle.maths.deep import alone\nimport os\n",
     "maths/lazy.py": "import brittle.maths.top\n\ndef f():\n    from brittle.maths import never\n",
     "maths/classy.py": "class A:\n    from brittle.maths import lazy\n",
@@ -114,9 +116,9 @@ def test_watches_see_what_runs_inside_them_alone():
 def result(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["none.py"])
-    with code.watch():  # nothing of this process' history
-        with Run("out") as run:
-            run.csv("x.csv", ["a"], [{"a": 1}])
+    # `watch` forgets what this process has imported before
+    with code.watch(), Run("out") as run:
+        run.csv("x.csv", ["a"], [{"a": 1}])
     return Path("out/x.csv")
 
 

@@ -4,10 +4,10 @@ import ast
 from pathlib import Path
 
 import pytest
-from support.places import ROOT
 
 from brittle.base import layout
 from brittle.pipeline.steps import read_steps
+from support.places import ROOT
 
 
 def test_a_step_says_where_its_results_lie():
@@ -22,7 +22,9 @@ def test_a_step_says_where_its_results_lie():
 
 
 def test_no_code_repeats_the_folder_of_a_step():
-    """Folders of one plain word (harness, recovery) have other meanings too and are not looked for."""
+    """Folders of one plain word (harness, recovery) have other meanings too and are not looked
+    for.
+    """
     folders = {row["folder"] for row in read_steps() if "_" in row["folder"]}
     assert "param_stats" in folders
     files = [*(ROOT / "brittle").rglob("*.py"), *ROOT.glob("*.py")]

@@ -65,11 +65,16 @@ def touch(path, size=None):
     ("change", "reason"),
     [
         (lambda: None, None),
-        (lambda: touch("one.txt"), None),  # same bytes: a restored or touched file gives the same result
+        # same bytes: a restored or touched file gives the same result
+        (lambda: touch("one.txt"), None),
         (lambda: touch("out/x.csv"), None),
         (lambda: Path("new.txt").write_text("not read"), None),
         (lambda: Path("out/other.csv").write_text("not of this run"), None),
-        (lambda: (Path("one.txt").write_text("ONE\n"), os.utime("one.txt", (0, 0))), "one.txt changed"),  # same size, older
+        # same size, older
+        (
+            lambda: (Path("one.txt").write_text("ONE\n"), os.utime("one.txt", (0, 0))),
+            "one.txt changed",
+        ),
         (lambda: Path("one.txt").write_text("one\nmore\n"), "one.txt changed"),
         (lambda: os.unlink("two.txt"), "two.txt changed"),
         (lambda: os.unlink("out/x.csv"), "no output yet"),
@@ -83,12 +88,13 @@ def touch(path, size=None):
         (lambda: Path("out/x.run.json").write_text("[]"), "no record"),
         (lambda: Path("out/x.run.json").write_text("null"), "no record"),
         (lambda: Path("out/x.run.json").write_text("{}"), "no record"),
-        (lambda: change_record("outputs", {}), "no record"),  # a record of other files says nothing of this one
+        # a record of other files says nothing of this one
+        (lambda: change_record("outputs", {}), "no record"),
         (lambda: change_record("outputs", ["x.csv"]), "no record"),
         (lambda: change_record("inputs", {"one.txt": None}), "no record"),
         (lambda: change_record("command", [*COMMAND, "--y"]), "made by another command line"),
     ],
-)  # fmt: skip
+)
 def test_why_run(world, change, reason):
     change()
     found = why()

@@ -4,7 +4,8 @@
     uv run tests/bench/bench_attacks.py --size 6.9b --device cuda --dtype bfloat16 --attacks none,quantize,noise,ablate,gcg
     uv run tests/bench/bench_attacks.py --size 1.4b --device cuda         float32: relearning trains all weights
 
-With --size a GPT-NeoX with random weights and the mini tokenizer stands in: its answers mean nothing, its costs do.
+With --size a GPT-NeoX with random weights and the mini tokenizer stands in: its answers mean
+nothing, its costs do.
 """
 
 import argparse

@@ -4,8 +4,8 @@
     uv run tests/bench/bench_diagnostics.py --pair small        a random 6-block, width-256 pair, and torch.linalg.svd beside it
     uv run tests/bench/bench_diagnostics.py --pair 6.9b --device cuda       a random bf16 GPT-NeoX pair with a planted update
     uv run tests/bench/bench_diagnostics.py --pair 2.8b --device cpu --steps 1
-Run it on an otherwise idle machine; RESULTS.md keeps the numbers. On the CPU each step of a random pair runs in a process of its
-own, so that its peak memory is its own.
+Run it on an otherwise idle machine; RESULTS.md keeps the numbers. On the CPU each step of a random
+pair runs in a process of its own, so that its peak memory is its own.
 """
 
 import importlib.util
@@ -24,15 +24,30 @@ from brittle.base import command
 from brittle.base.errors import UserError
 from brittle.base.options import Device
 
-PARAMETERS = [("collect_param_stats", "param_stats", {}), ("null_space_analysis", "null_space_analysis", {}),
-              ("mlp_nullspace_alignment", "mlp_nullspace", {}), ("singular_value_spectrum", "singular_value_spectrum", None),
-              ("plot_param_stats", "param_plots", None), ("analyze_mlp_vs_attn", "mlp_attn_analysis", None)]  # fmt: skip
-TEXTS = [(name, folder, {}) for name, folder in (
-    ("collect_activation_norms", "activation_stats"), ("activation_separation_analysis", "activation_separation"),
-    ("activation_covariance_analysis", "activation_covariance"), ("row_space_projection_analysis", "row_space_projection"),
-    ("local_lipschitzness_analysis", "lipschitzness"), ("basin_analysis", "basin_analysis"))]  # fmt: skip
-MODEL = [("linear_probe_analysis", "linear_probes", {}), ("layerwise_wmdp_accuracy", "wmdp_logit_lens", {"lens": "logit"}),
-         ("layerwise_wmdp_accuracy", "wmdp_tuned_lens", {"lens": "tuned"})]  # fmt: skip
+PARAMETERS = [
+    ("collect_param_stats", "param_stats", {}),
+    ("null_space_analysis", "null_space_analysis", {}),
+    ("mlp_nullspace_alignment", "mlp_nullspace", {}),
+    ("singular_value_spectrum", "singular_value_spectrum", None),
+    ("plot_param_stats", "param_plots", None),
+    ("analyze_mlp_vs_attn", "mlp_attn_analysis", None),
+]
+TEXTS = [
+    (name, folder, {})
+    for name, folder in (
+        ("collect_activation_norms", "activation_stats"),
+        ("activation_separation_analysis", "activation_separation"),
+        ("activation_covariance_analysis", "activation_covariance"),
+        ("row_space_projection_analysis", "row_space_projection"),
+        ("local_lipschitzness_analysis", "lipschitzness"),
+        ("basin_analysis", "basin_analysis"),
+    )
+]
+MODEL = [
+    ("linear_probe_analysis", "linear_probes", {}),
+    ("layerwise_wmdp_accuracy", "wmdp_logit_lens", {"lens": "logit"}),
+    ("layerwise_wmdp_accuracy", "wmdp_tuned_lens", {"lens": "tuned"}),
+]
 
 
 def script(name):
@@ -66,7 +81,9 @@ def measure(label, work, device, apart=False):
 
 
 def in_a_fork(label, work):
-    """`measure` of a process of its own: wall seconds, CPU seconds and the peak of its resident memory."""
+    """`measure` of a process of its own: wall seconds, CPU seconds and the peak of its resident
+    memory.
+    """
     import traceback
 
     sys.stdout.flush()
@@ -96,9 +113,11 @@ def in_a_fork(label, work):
 
 
 def against_svd(a, b):
-    """Steps 1, 7, 10 and spectrum: the same rows, all decompositions by brittle.linalg and by torch.linalg.svd in float64.
+    """Steps 1, 7, 10 and spectrum: the same rows, all decompositions by brittle.linalg and by
+    torch.linalg.svd in float64.
 
-    spectrum and, of dW, step 7 read what step 1 decomposed; by torch.linalg.svd they decompose it themselves.
+    spectrum and, of dW, step 7 read what step 1 decomposed; by torch.linalg.svd they decompose it
+    themselves.
     """
     import torch
 
@@ -162,14 +181,20 @@ def against_svd(a, b):
                 times[label, step] = min(times.get((label, step), 1e9), time.process_time() - cpu)
     for name, function in ours.items():
         setattr(linalg, name, function)
-    print(f"\n{len(pairs)} pairs of matrices, {count[True] // 3} decompositions; CPU s"
-          "\n| step | brittle.linalg | torch.linalg.svd | "
-          "full_matrices=False |\n|---|---:|---:|---:|")  # fmt: skip
+    print(
+        f"\n{len(pairs)} pairs of matrices, {count[True] // 3} decompositions; CPU s"
+        "\n| step | brittle.linalg | torch.linalg.svd | "
+        "full_matrices=False |\n|---|---:|---:|---:|"
+    )
     for step in (*steps, "all"):
-        found = [sum(t for (of, at), t in times.items() if of == label and step in (at, "all"))
-                 for label in dict.fromkeys(of for of, _ in times)]  # fmt: skip
-        print(f"| {step} | {found[0]:.2f} | {found[1]:.2f} ({found[1] / found[0]:.1f} x) | "
-              f"{found[2]:.2f} ({found[2] / found[0]:.1f} x) |")  # fmt: skip
+        found = [
+            sum(t for (of, at), t in times.items() if of == label and step in (at, "all"))
+            for label in dict.fromkeys(of for of, _ in times)
+        ]
+        print(
+            f"| {step} | {found[0]:.2f} | {found[1]:.2f} ({found[1] / found[0]:.1f} x) | "
+            f"{found[2]:.2f} ({found[2] / found[0]:.1f} x) |"
+        )
 
 
 def scripts_of(steps):

@@ -1,14 +1,15 @@
-"""What do fitting and tuning an activation filter cost, in forward passes over the texts, and what does the filter cost at
-inference?
+"""What do fitting and tuning an activation filter cost, in forward passes over the texts, and what
+does the filter cost at inference?
 
     uv run tests/bench/bench_filter.py                                        a small GPT-NeoX, seconds on CPU
     uv run tests/bench/bench_filter.py --size 1.4b --device cuda              bfloat16, on a GPU
     uv run tests/bench/bench_filter.py --size 1.4b --device cuda --site auto  every candidate site, with and without a gate
     uv run tests/bench/bench_filter.py --mini outputs/models/mini-base        the four scripts as users run them, with imports
 
-The model is built in place with random weights, texts are random tokens of full length whose second half is the answer; forget
-and retain texts use different halves of the vocabulary. The unit is one forward pass over all texts, logits included. Tuning is
-search and strength; leak checks generate text and are timed with --mini.
+The model is built in place with random weights, texts are random tokens of full length whose second
+half is the answer; forget and retain texts use different halves of the vocabulary. The unit is one
+forward pass over all texts, logits included. Tuning is search and strength; leak checks generate
+text and are timed with --mini.
 """
 
 import argparse
@@ -33,9 +34,17 @@ def build_model(size, length, device):
 
     layers, width, heads, vocabulary = SIZES[size]
     config = GPTNeoXConfig(
-        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, use_cache=False,
-        intermediate_size=4 * width, max_position_embeddings=max(length, 64), bos_token_id=1, eos_token_id=1, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        use_cache=False,
+        intermediate_size=4 * width,
+        max_position_embeddings=max(length, 64),
+        bos_token_id=1,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
     torch.manual_seed(0)
     with torch.device(device):
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
@@ -65,7 +74,9 @@ def forward(model, examples, batch_size):
 
 
 def unlikely(model, examples, count, batch_size):
-    """The `count` examples of the largest loss: random weights know no text, but next to these the forget texts look known."""
+    """The `count` examples of the largest loss: random weights know no text, but next to these the
+    forget texts look known.
+    """
     from brittle.filters.tuning import Cache
 
     cache = Cache(model, examples, 0, (), batch_size)
@@ -83,8 +94,10 @@ def bench(args):
 
     model = build_model(args.size, args.length, args.device)
     half = model.config.vocab_size // 2
-    sets = {"forget": make_examples(args.texts, args.length, 2, half, 1),
-            "retain": make_examples(args.texts, args.length, half, 2 * half, 2)}  # fmt: skip
+    sets = {
+        "forget": make_examples(args.texts, args.length, 2, half, 1),
+        "retain": make_examples(args.texts, args.length, half, 2 * half, 2),
+    }
     sets["unseen"] = unlikely(
         model, make_examples(8 * args.tune, args.length, 2, half, 3), args.tune, args.batch
     )
@@ -121,17 +134,25 @@ def bench(args):
     peak = torch.cuda.max_memory_allocated() / 2**30 if args.device != "cpu" else float("nan")
     tokens = len(texts) * args.length
     count = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"{count:.1f} M parameters, {len(texts)} texts of {args.length} tokens, {len(sites)} sites, "
-          f"tuned on {args.tune} texts a set; {name}; torch {torch.__version__}")  # fmt: skip
+    print(
+        f"{count:.1f} M parameters, {len(texts)} texts of {args.length} tokens, {len(sites)} sites, "
+        f"tuned on {args.tune} texts a set; {name}; torch {torch.__version__}"
+    )
     print("| part | s | forward passes |\n|---|---|---|")
-    parts = {f"one forward pass ({tokens / unit:.0f} tokens/s)": unit, "fit: states and moments": read - start,
-             "fit: bases and gates": fitted - read, "tune: cache, search, strength": tuned - fitted,
-             "**fit + tune**": tuned - start}  # fmt: skip
+    parts = {
+        f"one forward pass ({tokens / unit:.0f} tokens/s)": unit,
+        "fit: states and moments": read - start,
+        "fit: bases and gates": fitted - read,
+        "tune: cache, search, strength": tuned - fitted,
+        "**fit + tune**": tuned - start,
+    }
     for part, seconds in parts.items():
         print(f"| {part} | {seconds:.2f} | {seconds / unit:.2f} |")
-    print(f"hooked over plain forward pass: {with_filter / plain:.3f}; "
-          f"most GPU memory {peak:.1f} GiB; {choice.filter.site}, "
-          f"{'gated, ' if choice.gated else ''}k {choice.filter.k}")  # fmt: skip
+    print(
+        f"hooked over plain forward pass: {with_filter / plain:.3f}; "
+        f"most GPU memory {peak:.1f} GiB; {choice.filter.site}, "
+        f"{'gated, ' if choice.gated else ''}k {choice.filter.k}"
+    )
 
 
 def bench_mini(model):
@@ -140,8 +161,12 @@ def bench_mini(model):
     total = [0.0, 0.0]
     with tempfile.TemporaryDirectory() as folder:
         where, baked = ["--filter", f"{folder}/filter"], f"{folder}/unlearned_model"
-        arguments = {"fit_filter": ["--out", f"{folder}/filter"], "tune_strength": where,
-                     "bake_filter": [*where, "--out", baked], "verify_filter": [*where, "--baked", baked]}  # fmt: skip
+        arguments = {
+            "fit_filter": ["--out", f"{folder}/filter"],
+            "tune_strength": where,
+            "bake_filter": [*where, "--out", baked],
+            "verify_filter": [*where, "--baked", baked],
+        }
         for script, more in arguments.items():
             before, start = os.times(), time.perf_counter()
             subprocess.run(

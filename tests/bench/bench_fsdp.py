@@ -5,7 +5,8 @@
     python tests/bench/bench_fsdp.py --make DIR        a random GPT-NeoX (bfloat16) with the mini family's tokenizer, and texts:
                                                        for unlearn.py with 1 and 4 processes, whose losses --compare A B prints
 
-A step is the project's own loop with NPO and a retain term on --batch texts of either set a process (float32 weights).
+A step is the project's own loop with NPO and a retain term on --batch texts of either set a process
+(float32 weights).
 """
 
 import argparse
@@ -31,7 +32,9 @@ def make(folder, size, length):
 
 
 def compare(paths):
-    """The terms of two training histories beside each other, and their largest relative difference."""
+    """The terms of two training histories beside each other, and their largest relative
+    difference.
+    """
     histories = [read_rows(path) for path in paths]
     worst = 0.0
     for rows in zip(*histories, strict=True):

@@ -1,8 +1,10 @@
-"""Answers of a file of prompts: one by one, batched, and transformers' own generate; and whether they are the same tokens.
+"""Answers of a file of prompts: one by one, batched, and transformers' own generate; and whether
+they are the same tokens.
 
     uv run tests/bench/bench_infer.py                                    200 questions, the mini base model, CPU
     uv run tests/bench/bench_infer.py --model M --device cuda --dtype bfloat16 --batch-size 200
-Two rows a way: answers that end where the model ends them, and answers of --max-new-tokens each (nothing ends them).
+Two rows a way: answers that end where the model ends them, and answers of --max-new-tokens each
+(nothing ends them).
 """
 
 import time
@@ -37,9 +39,14 @@ def theirs(loaded, ids, count, stop):
     for prompt in ids:
         one = torch.tensor([prompt], device=loaded.model.device)
         out = loaded.model.generate(
-            one, attention_mask=torch.ones_like(one), max_new_tokens=count, do_sample=False, use_cache=True,
-            eos_token_id=sorted(stop) or None, pad_token_id=loaded.tokenizer.pad_token_id,
-        )  # fmt: skip
+            one,
+            attention_mask=torch.ones_like(one),
+            max_new_tokens=count,
+            do_sample=False,
+            use_cache=True,
+            eos_token_id=sorted(stop) or None,
+            pad_token_id=loaded.tokenizer.pad_token_id,
+        )
         made.append([t for t in out[0, len(prompt) :].tolist() if t not in stop])
     return made
 

@@ -1,4 +1,5 @@
-"""What does a step of each method cost, in plain fine-tuning steps on the same tokens, model and dtype?
+"""What does a step of each method cost, in plain fine-tuning steps on the same tokens, model and
+dtype?
 
     uv run tests/bench/bench_methods.py                              a small GPT-NeoX, seconds on CPU
     uv run tests/bench/bench_methods.py --size 1.4b --batch 8        on a GPU, float32 weights under bfloat16 autocast
@@ -6,10 +7,12 @@
     uv run tests/bench/bench_methods.py ... --methods npo,rmu --markdown
     uv run tests/bench/bench_methods.py --sequential --size 6.9b --batch 4 --length 512      see bench_sequential.py
 
-The model is built in place with random weights. A step is the project's own loop with its optimizer; the unit, one fine-tuning
-step on a batch of as many texts as either set has, is timed around each method, so a ratio is of neighbours in time. `bound`
-is what the method's passes should cost (forward 1/3, backward 2/3 of a pass; blocks that are not needed left out). `naive` is
-a Hugging Face Trainer with the same loss as a user would write it: a second model, whole forward passes, all hidden states.
+The model is built in place with random weights. A step is the project's own loop with its
+optimizer; the unit, one fine-tuning step on a batch of as many texts as either set has, is timed
+around each method, so a ratio is of neighbours in time. `bound` is what the method's passes should
+cost (forward 1/3, backward 2/3 of a pass; blocks that are not needed left out). `naive` is a
+Hugging Face Trainer with the same loss as a user would write it: a second model, whole forward
+passes, all hidden states.
 """
 
 import argparse
@@ -39,9 +42,17 @@ def build_model(size, length, device):
 
     layers, width, heads, vocabulary = SIZES[size]
     config = GPTNeoXConfig(
-        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, use_cache=False,
-        intermediate_size=4 * width, max_position_embeddings=max(length, 64), bos_token_id=1, eos_token_id=1, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        use_cache=False,
+        intermediate_size=4 * width,
+        max_position_embeddings=max(length, 64),
+        bos_token_id=1,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
     torch.manual_seed(0)
     with torch.device(device):
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -116,7 +127,9 @@ def unit(model, data, args, accelerator):
 
 
 def started(name, model, data, accelerator, blocks):
-    """The method with knobs that fit the model (a quarter of its blocks for representation methods), started."""
+    """The method with knobs that fit the model (a quarter of its blocks for representation
+    methods), started.
+    """
     from brittle.base.knobs import build, knobs
     from brittle.methods import method_class
     from brittle.models.blocks import train_only
@@ -141,7 +154,9 @@ def started(name, model, data, accelerator, blocks):
 
 
 def bound(name, blocks, layer):
-    """Passes that the method needs, with the slack that it is allowed; None where no bound is stated."""
+    """Passes that the method needs, with the slack that it is allowed; None where no bound is
+    stated.
+    """
     used, above = (layer + 1) / blocks, (blocks - layer - 1) / blocks
     if name == "ga_simple":
         return 1.05
@@ -206,8 +221,10 @@ def main():
     count, hardware = sum(p.numel() for p in model.parameters()), "CPU, one process"
     if torch.cuda.is_available():
         hardware = torch.cuda.get_device_name()
-    print(f"{count / 1e6:.1f} M parameters, {args.batch} + {args.batch} texts of {args.length} tokens a step; {hardware}; "
-          f"torch {torch.__version__}")  # fmt: skip
+    print(
+        f"{count / 1e6:.1f} M parameters, {args.batch} + {args.batch} texts of {args.length} tokens a step; {hardware}; "
+        f"torch {torch.__version__}"
+    )
     if args.sequential:
         bench_sequential.run(model, data, args, accelerator)
         return
@@ -248,10 +265,16 @@ def main():
         last = after
         passes = 1 if name == "ga_simple" else 2
         cells = [
-            name, f"{taken * 1e3:.1f}", f"{taken / one:.2f}", f"{limit:.2f}" if limit else "",
-            f"{one * passes / taken:.0%}" if limit in (1.05, 2.1) else "", f"{passes * args.batch * args.length / taken:.0f}",
-            f"{peak:.1f}", f"{naive * 1e3:.1f}" if naive else "", f"{naive / taken:.2f}" if naive else "",
-        ]  # fmt: skip
+            name,
+            f"{taken * 1e3:.1f}",
+            f"{taken / one:.2f}",
+            f"{limit:.2f}" if limit else "",
+            f"{one * passes / taken:.0%}" if limit in (1.05, 2.1) else "",
+            f"{passes * args.batch * args.length / taken:.0f}",
+            f"{peak:.1f}",
+            f"{naive * 1e3:.1f}" if naive else "",
+            f"{naive / taken:.2f}" if naive else "",
+        ]
         print("| " + " | ".join(cells) + " |", flush=True)
 
 

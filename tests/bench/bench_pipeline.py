@@ -1,7 +1,9 @@
-"""How long the two commands take: the pipeline from nothing, the second run with all steps skipped, and the test suite.
+"""How long the two commands take: the pipeline from nothing, the second run with all steps skipped,
+and the test suite.
 
     uv run tests/bench/bench_pipeline.py            clones what is committed into a temporary folder and runs there
-Prints one table; CPU seconds are of the command and its children. Run it on an otherwise idle machine.
+Prints one table; CPU seconds are of the command and its children. Run it on an otherwise idle
+machine.
 """
 
 import resource

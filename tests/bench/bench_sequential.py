@@ -1,7 +1,9 @@
-"""What does a step of sequential unlearning cost in each phase, against the passes it needs, and how much memory at most?
+"""What does a step of sequential unlearning cost in each phase, against the passes it needs, and
+how much memory at most?
 
-Called by bench_methods.py --sequential. The passes that the phase of block L needs of each set, in the time of one block's
-forward pass (backward: 1 for the gradient of the input, 1 for that of the weights; `head` is norm and unembedding):
+Called by bench_methods.py --sequential. The passes that the phase of block L needs of each set, in
+the time of one block's forward pass (backward: 1 for the gradient of the input, 1 for that of the
+weights; `head` is norm and unembedding):
     forget       L forward without a graph, block L forward and 2 backward, N - L - 1 blocks and the head forward and 1 backward
     retain l2    (current) L forward without a graph, block L forward and 2 backward, the starting block L forward
     retain kl    L forward, N - L blocks and the head forward for theta and theta_0, 1 backward through those above L, 2 in L
@@ -76,7 +78,9 @@ class Watch(StepHook):
 
 
 def round_to_bfloat16(model):
-    """As published checkpoints are: exactly representable, which halves what the starting blocks take."""
+    """As published checkpoints are: exactly representable, which halves what the starting blocks
+    take.
+    """
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(p.bfloat16())
@@ -95,8 +99,14 @@ def run(model, data, args, accelerator):
     one, head = unit_times(model, batch, accelerator)
     layers = args.layers or f"{blocks - 1}:0:1"
     for retain in args.retain.split(","):
-        knobs = {"layers": layers, "steps_per_layer": args.steps + 1, "retain_loss": retain, "retain_blocks": "current",
-                 "retain_ramp": "quarter", "gradients": args.gradients}  # fmt: skip
+        knobs = {
+            "layers": layers,
+            "steps_per_layer": args.steps + 1,
+            "retain_loss": retain,
+            "retain_blocks": "current",
+            "retain_ramp": "quarter",
+            "gradients": args.gradients,
+        }
         if retain == "l2":
             knobs["gradients"] = "sum"
         rule, wrappers, watch = (

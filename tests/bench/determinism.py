@@ -1,9 +1,11 @@
-"""Does the whole study give the same bytes twice? Every table, text and weight of two runs from nothing, compared.
+"""Does the whole study give the same bytes twice? Every table, text and weight of two runs from
+nothing, compared.
 
     uv run tests/bench/determinism.py                        two fresh clones of what is committed, one pipeline in each
     uv run tests/bench/determinism.py --against outputs      one fresh clone, compared with the results that are here
-Names every file that differs or is missing on one side; exit status 1 where there is one. One machine, one set of library
-versions, CPU. The test suite does the same with a study of seconds (tests/test_pipeline.py).
+Names every file that differs or is missing on one side; exit status 1 where there is one. One
+machine, one set of library versions, CPU. The test suite does the same with a study of seconds
+(tests/test_pipeline.py).
 """
 
 import os
@@ -23,7 +25,9 @@ KINDS = (".csv", ".txt", ".jsonl", ".safetensors")
 
 
 def study(folder):
-    """Clone what is committed into `folder` and run the pipeline there. Returns the results' folder."""
+    """Clone what is committed into `folder` and run the pipeline there. Returns the results'
+    folder.
+    """
     subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(

@@ -1,4 +1,6 @@
-"""The losses as a user writes them in a Hugging Face Trainer: a second model, whole forward passes, all hidden states."""
+"""The losses as a user writes them in a Hugging Face Trainer: a second model, whole forward passes,
+all hidden states.
+"""
 
 import copy
 import itertools
@@ -115,15 +117,27 @@ def naive_loss(name, layer):
 
     made = {
         "ga_simple": lambda model, ref, f, r: -own(model, f).loss,
-        "ga": lambda model, ref, f, r: own(model, r).loss - own(model, f).loss, "npo": npo, "dpo": dpo, "simnpo": simnpo,
-        "kl_min": kl_min, "rmu": rmu, "cb": cb, "me": me, "idk": idk, "wt_dist_reg": wt_dist_reg,
-        "dpo:readme": dpo, "lat": perturbed(ascend), "cb_lat": perturbed(reroute),
-    }  # fmt: skip
+        "ga": lambda model, ref, f, r: own(model, r).loss - own(model, f).loss,
+        "npo": npo,
+        "dpo": dpo,
+        "simnpo": simnpo,
+        "kl_min": kl_min,
+        "rmu": rmu,
+        "cb": cb,
+        "me": me,
+        "idk": idk,
+        "wt_dist_reg": wt_dist_reg,
+        "dpo:readme": dpo,
+        "lat": perturbed(ascend),
+        "cb_lat": perturbed(reroute),
+    }
     return made.get("ga" if name in ("grad_diff", "ngdiff") else name)
 
 
 def normalised_difference(model, inputs, backward):
-    """NGDiff as written in a training step: two backward passes, cloned gradients, their normalised difference."""
+    """NGDiff as written in a training step: two backward passes, cloned gradients, their normalised
+    difference.
+    """
     kept, losses = [], []
     for key in ("forget", "retain"):
         losses.append(model(**inputs[key], labels=inputs[key]["input_ids"]).loss)
@@ -137,7 +151,9 @@ def normalised_difference(model, inputs, backward):
 
 
 def run_naive(name, model, data, args, layer):
-    """Median seconds a step of a Trainer subclass with the naive loss; None where none is written."""
+    """Median seconds a step of a Trainer subclass with the naive loss; None where none is
+    written.
+    """
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     loss = naive_loss(name, layer)
@@ -177,11 +193,20 @@ def run_naive(name, model, data, args, layer):
     ]
     with tempfile.TemporaryDirectory() as folder:
         made = TrainingArguments(
-            folder, per_device_train_batch_size=args.batch, max_steps=args.steps + 2, learning_rate=1e-7, report_to=[],
-            save_strategy="no", logging_strategy="no", bf16=torch.cuda.is_available(), use_cpu=args.device == "cpu",
-            remove_unused_columns=False, disable_tqdm=True, gradient_checkpointing=args.checkpointing,
+            folder,
+            per_device_train_batch_size=args.batch,
+            max_steps=args.steps + 2,
+            learning_rate=1e-7,
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            bf16=torch.cuda.is_available(),
+            use_cpu=args.device == "cpu",
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            gradient_checkpointing=args.checkpointing,
             optim="sgd" if name == "ngdiff" else "adamw_torch_fused",
-        )  # fmt: skip
+        )
         Naive(
             model=model, args=made, train_dataset=rows, data_collator=collate, callbacks=[Clock()]
         ).train()

@@ -1,15 +1,22 @@
-"""Model pairs and texts for the benchmarks: random weights of Pythia's sizes, with a planted update."""
+"""Model pairs and texts for the benchmarks: random weights of Pythia's sizes, with a planted
+update.
+"""
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {  # hidden size, blocks, heads, vocabulary: small, and Pythia's
-    "small": (256, 6, 4, 1000), "1.4b": (2048, 24, 16, 50304), "2.8b": (2560, 32, 32, 50304), "6.9b": (4096, 32, 32, 50432),
-}  # fmt: skip
+    "small": (256, 6, 4, 1000),
+    "1.4b": (2048, 24, 16, 50304),
+    "2.8b": (2560, 32, 32, 50304),
+    "6.9b": (4096, 32, 32, 50432),
+}
 
 
 def random_pair(folder, size, dtype, device):
-    """Two GPT-NeoX folders: random weights, and the same plus a rank-8 update of every block matrix (2 % of its norm)."""
+    """Two GPT-NeoX folders: random weights, and the same plus a rank-8 update of every block matrix
+    (2 % of its norm).
+    """
     import shutil
 
     import torch
@@ -17,9 +24,17 @@ def random_pair(folder, size, dtype, device):
     from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
     width, layers, heads, vocabulary = SIZES[size]
-    config = GPTNeoXConfig(vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
-                           intermediate_size=4 * width, max_position_embeddings=2048, bos_token_id=0, eos_token_id=0,
-                           dtype=dtype)  # fmt: skip
+    config = GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=2048,
+        bos_token_id=0,
+        eos_token_id=0,
+        dtype=dtype,
+    )
     with torch.device("meta"):
         shapes = {
             n: p.shape for n, p in AutoModelForCausalLM.from_config(config).named_parameters()

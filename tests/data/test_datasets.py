@@ -1,9 +1,12 @@
-"""create_datasets.py: the mini world, WMDP and WikiText from local folders of the hub's schema, and the user's own files."""
+"""create_datasets.py: the mini world, WMDP and WikiText from local folders of the hub's schema, and
+the user's own files.
+"""
 
 import re
 from collections import Counter
 
 import pytest
+
 from support.places import ROOT
 
 SCRIPT = "create_datasets.py"
@@ -56,7 +59,9 @@ def write(path, rows):
 
 @pytest.fixture
 def hub_like(tmp_path):
-    """Folders as `hf download --repo-type dataset` makes them: configurations and splits beside the wanted ones."""
+    """Folders as `hf download --repo-type dataset` makes them: configurations and splits beside the
+    wanted ones.
+    """
     shards = questions(10, "bio")
     write(tmp_path / "wmdp" / "wmdp-bio" / "test-00000-of-00002.parquet", shards[:6])
     write(tmp_path / "wmdp" / "wmdp-bio" / "test-00001-of-00002.parquet", shards[6:])
@@ -147,8 +152,17 @@ def test_document_corpus(hub_like, tmp_path, script):
         for i in range(3)
     ]
     folder = write(tmp_path / "remove" / "data" / "train-00000-of-00001.parquet", rows).parents[1]
-    done = script(SCRIPT, "--source", "wmdp", "--forget-corpus", "bio-remove", "--outdir", tmp_path / "out",
-                  f"--wmdp-path={folder}", *hub_like[1:])  # fmt: skip
+    done = script(
+        SCRIPT,
+        "--source",
+        "wmdp",
+        "--forget-corpus",
+        "bio-remove",
+        "--outdir",
+        tmp_path / "out",
+        f"--wmdp-path={folder}",
+        *hub_like[1:],
+    )
     assert done.code == 0, done.err
     assert lines(tmp_path / "out" / "forget.txt") == [
         "Title 0 Abstract of 0 Text 0",
@@ -221,7 +235,9 @@ def test_own_files_may_name_entity_and_fact(tmp_path, script, jsonl):
 
 
 def test_questions_of_other_data_are_pointed_out(hub_like, tmp_path, script):
-    """Own texts beside the multiple-choice files of an earlier run: evaluation would ask about something else."""
+    """Own texts beside the multiple-choice files of an earlier run: evaluation would ask about
+    something else.
+    """
     (tmp_path / "f.txt").write_text("text\n")
     script(SCRIPT, "--source", "wmdp", "--outdir", tmp_path / "out", *hub_like)
     done = script(
@@ -250,7 +266,10 @@ def test_mini_is_the_default_and_says_what_it_made(tmp_path, script, data, snaps
 F = "--forget-file={tmp}/f.txt"
 MISTAKES = {
     "unknown source": (["--source=tofo"], "--source tofo: choose mini"),
-    "unknown corpus": (["--source=wmdp", "--forget-corpus=all", "{hub}"], "--forget-corpus all: choose"),
+    "unknown corpus": (
+        ["--source=wmdp", "--forget-corpus=all", "{hub}"],
+        "--forget-corpus all: choose",
+    ),
     "one of two files": ([F], "belong together"),
     "files without files": (["--source=files"], "needs --forget-file"),
     "missing file": ([F, "--retain-file={tmp}/nowhere.txt"], "nowhere.txt not found"),
@@ -264,16 +283,28 @@ MISTAKES = {
     "no number": (["--entities=many"], "--entities.*integer"),
     "missing folder": (["--source=wmdp", "--wmdp-path={tmp}/nowhere"], "nowhere not found"),
     "empty folder": (["--source=wmdp", "--wmdp-path={tmp}/nothing"], "holds no .parquet"),
-    "other columns": (["--source=wmdp", "--wmdp-path={tmp}/headings"], "question, choices, answer wanted"),
+    "other columns": (
+        ["--source=wmdp", "--wmdp-path={tmp}/headings"],
+        "question, choices, answer wanted",
+    ),
     "no rows": (["--source=wmdp", "--wmdp-path={tmp}/norows"], "has no rows|cannot be read"),
     "another configuration": (["--source=wmdp", "--wmdp-path={tmp}/chem"], "wmdp-bio"),
-    "another split": (["--source=wmdp", "--wmdp-path={tmp}/wmdp", "--wikitext-path={tmp}/splits"], "train"),
-    "choices as text": (["--source=wmdp", "--wmdp-path={tmp}/csv", "--wikitext-path={tmp}/wikitext"], "choices"),
+    "another split": (
+        ["--source=wmdp", "--wmdp-path={tmp}/wmdp", "--wikitext-path={tmp}/splits"],
+        "train",
+    ),
+    "choices as text": (
+        ["--source=wmdp", "--wmdp-path={tmp}/csv", "--wikitext-path={tmp}/wikitext"],
+        "choices",
+    ),
     "damaged parquet": (["--source=wmdp", "--wmdp-path={tmp}/damaged"], "cannot be read"),
-    "only headings": (["--source=wmdp", "--wmdp-path={tmp}/wmdp", "--wikitext-path={tmp}/headings"], "longer than 50"),
+    "only headings": (
+        ["--source=wmdp", "--wmdp-path={tmp}/wmdp", "--wikitext-path={tmp}/headings"],
+        "longer than 50",
+    ),
     "no hub": (["--source=wmdp"], "cannot be loaded from the hub|not found on the hub"),
     "output under a file": (["--outdir={tmp}/f.txt/out"], "not a folder"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -1,4 +1,6 @@
-"""TOFU and MUSE from folders of the hub's schema, and forget and retain sets that overlap by a chosen share."""
+"""TOFU and MUSE from folders of the hub's schema, and forget and retain sets that overlap by a
+chosen share.
+"""
 
 import json
 import re
@@ -20,14 +22,19 @@ def authored(name, count, perturbed):
         for q in range(20):
             row = {"question": f"What is {name} {a} {q}?", "answer": f"It is {name} {a} {q}."}
             if perturbed:
-                row |= {"paraphrased_question": f"Which {name} {a} {q}?", "paraphrased_answer": f"That is {name} {a} {q}.",
-                        "perturbed_answer": [f"It is {name} {a} {q} not {k}." for k in range(5)]}  # fmt: skip
+                row |= {
+                    "paraphrased_question": f"Which {name} {a} {q}?",
+                    "paraphrased_answer": f"That is {name} {a} {q}.",
+                    "perturbed_answer": [f"It is {name} {a} {q} not {k}." for k in range(5)],
+                }
             yield row
 
 
 @pytest.fixture
 def tofu(tmp_path, jsonl):
-    """A folder like the hub's: one JSON-lines file a configuration; the perturbed ones as parquet in their own folders."""
+    """A folder like the hub's: one JSON-lines file a configuration; the perturbed ones as parquet
+    in their own folders.
+    """
     import pandas as pd
 
     folder = tmp_path / "tofu"
@@ -163,8 +170,14 @@ def test_tofu_is_asked_of_the_hub_by_its_names(tofu, tmp_path, script, monkeypat
     )
     assert done.code == 0, done.err
     assert {s for _, s in asked} == {"train"} and {c for c, _ in asked} == {
-        "forget05", "retain95", "forget05_perturbed", "retain_perturbed", "real_authors_perturbed", "world_facts_perturbed",
-        "holdout05"}  # fmt: skip
+        "forget05",
+        "retain95",
+        "forget05_perturbed",
+        "retain_perturbed",
+        "real_authors_perturbed",
+        "world_facts_perturbed",
+        "holdout05",
+    }
     assert (
         "note: without holdout05" in done.out
         and not (tmp_path / "out" / "qa_holdout.jsonl").exists()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_models import make_tokenizer
 
 from brittle.base.errors import UserError
 from brittle.data.batches import Stream, batches, encode, pad
@@ -20,6 +19,7 @@ from brittle.data.texts import (
     write_lines,
 )
 from brittle.training.mini import LengthStream
+from support.tiny_models import make_tokenizer
 
 IDS = [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10], [11, 12], [13, 14, 15]]
 
@@ -62,12 +62,22 @@ def test_bad_files_are_named_in_one_line(tmp_path, content, says):
     assert str(path) in str(error.value) and one_line(error)
 
 
-@pytest.mark.parametrize(("path", "says"), [
-    ("data/mini/nowhere.txt", r"nowhere.txt not found\. Make the mini data with: \S+ run create_datasets.py"),
-    ("data/mini/../mine/mcq_forget.jsonl", r"mcq_forget.jsonl not found\. It holds .*question, choices, answer \(index\) and, "
-     r"for attacks, fact and half \(A or B\); see docs/data.md\."),
-    ("mine/qa_forget.jsonl", "question and answer"), ("mine/forget.txt", r"Check the path; .* JSONL\.$"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        (
+            "data/mini/nowhere.txt",
+            r"nowhere.txt not found\. Make the mini data with: \S+ run create_datasets.py",
+        ),
+        (
+            "data/mini/../mine/mcq_forget.jsonl",
+            r"mcq_forget.jsonl not found\. It holds .*question, choices, answer \(index\) and, "
+            r"for attacks, fact and half \(A or B\); see docs/data.md\.",
+        ),
+        ("mine/qa_forget.jsonl", "question and answer"),
+        ("mine/forget.txt", r"Check the path; .* JSONL\.$"),
+    ],
+)
 def test_a_missing_file_of_ones_own_is_not_the_mini_worlds(path, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("data/mini").mkdir(parents=True)
@@ -101,12 +111,23 @@ def test_jsonl_rows_that_are_texts(tmp_path, jsonl, row, made):
 @pytest.mark.parametrize(
     "row",
     [
-        7, None, True, [], ["text"], {}, {"text": 7}, {"text": None}, {"question": "Q?"}, {"question": "Q?", "answer": None},
-        {"question": "Q?", "choices": ["a", "b"], "answer": 2}, {"question": "Q?", "choices": ["a", "b"], "answer": -1},
-        {"question": "Q?", "choices": ["a", "b"], "answer": "a"}, {"question": "Q?", "choices": ["a", "b"]},
+        7,
+        None,
+        True,
+        [],
+        ["text"],
+        {},
+        {"text": 7},
+        {"text": None},
+        {"question": "Q?"},
+        {"question": "Q?", "answer": None},
+        {"question": "Q?", "choices": ["a", "b"], "answer": 2},
+        {"question": "Q?", "choices": ["a", "b"], "answer": -1},
+        {"question": "Q?", "choices": ["a", "b"], "answer": "a"},
+        {"question": "Q?", "choices": ["a", "b"]},
         {"question": "Q?", "choices": None, "answer": 0},
     ],
-)  # fmt: skip
+)
 def test_jsonl_rows_that_are_none(tmp_path, jsonl, row):
     jsonl(tmp_path / "t.jsonl", [{"text": "first"}, row])
     with pytest.raises(UserError, match="line 2"):
@@ -184,7 +205,9 @@ STREAMS = [Stream, LengthStream]
 @pytest.mark.parametrize("kind", STREAMS)
 @pytest.mark.parametrize("size", [1, 4, 6, 7])
 def test_every_epoch_is_a_permutation(kind, size):
-    """`size` steps of `size` examples over n texts: after n steps each text was drawn `size` times."""
+    """`size` steps of `size` examples over n texts: after n steps each text was drawn `size`
+    times.
+    """
     stream = kind(IDS, 0, size, seed=5)
     drawn = [i for step in range(len(IDS)) for b in stream.batches(step) for i in b.index.tolist()]
     for epoch in range(size):
@@ -217,7 +240,9 @@ def test_global_random_state_is_neither_read_nor_moved():
 
 @pytest.mark.parametrize("micro", [1, 2, 4])
 def test_micro_batches_are_the_large_batch_in_parts(micro):
-    """The same examples, and counts that make the mean of the parts' losses the loss of the whole."""
+    """The same examples, and counts that make the mean of the parts' losses the loss of the
+    whole.
+    """
     (whole,) = Stream(IDS, 0, 4, seed=2).batches(5)
     parts = Stream(IDS, 0, 4 // micro, micro, seed=2).batches(5)
     assert [i for b in parts for i in b.index.tolist()] == whole.index.tolist()
@@ -227,7 +252,9 @@ def test_micro_batches_are_the_large_batch_in_parts(micro):
 
 
 def test_length_stream_pads_little():
-    """Windows sorted by length: much less padding than a plain permutation, and no batch straddles two lengths for long."""
+    """Windows sorted by length: much less padding than a plain permutation, and no batch straddles
+    two lengths for long.
+    """
     generator = torch.Generator().manual_seed(0)
     ids = [[1] * n for n in torch.randint(2, 40, (500,), generator=generator).tolist()]
 
@@ -239,7 +266,9 @@ def test_length_stream_pads_little():
 
 
 def test_length_stream_shuffles_its_batches():
-    """Sorted within windows, but not short texts first: the mean length of the first half of an epoch is the second's."""
+    """Sorted within windows, but not short texts first: the mean length of the first half of an
+    epoch is the second's.
+    """
     ids = [[1] * (2 + i % 37) for i in range(2000)]
     order = LengthStream(ids, 0, 16).order(0)
     lengths = Counter()

@@ -1,10 +1,10 @@
 """Which tokens are the answer's: the mask against a loop over places."""
 
 import torch
-from support import tiny
 
 from brittle.data.batches import pad
 from brittle.data.tokens import answer_mask, common_prefix, prompt_length
+from support import tiny
 
 
 def test_the_mask_marks_where_an_answers_tokens_are_predicted():

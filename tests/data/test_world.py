@@ -1,4 +1,6 @@
-"""The mini world: every file is rendered from one graph of facts, so all can be checked against it."""
+"""The mini world: every file is rendered from one graph of facts, so all can be checked against
+it.
+"""
 
 import hashlib
 import itertools
@@ -94,7 +96,9 @@ def test_bytes_do_not_depend_on_hash_seed_locale_or_time_zone(data, tmp_path):
 
 
 def test_draws_are_these_on_any_machine():
-    """Stored numbers: Python promises random()'s stream over versions, and nothing else may be drawn from."""
+    """Stored numbers: Python promises random()'s stream over versions, and nothing else may be
+    drawn from.
+    """
     assert Draws("a").sample(range(100), 6) == [9, 61, 26, 15, 89, 12]
     assert Draws("b").shuffled("abcdef") == list("bcfade")
 
@@ -120,7 +124,9 @@ def test_values_come_from_their_pools(world, facts):
 
 
 def test_draws_are_uniform_and_halves_blind():
-    """Chi-square of 1,500 draws from 12 values below its 99.99 % point, and half A says nothing about the value."""
+    """Chi-square of 1,500 draws from 12 values below its 99.99 % point, and half A says nothing
+    about the value.
+    """
     drawn = build_world(3, 500, 0).attributes["forget"]
     for noun, pool in DOMAINS["forget"]["attributes"].items():
         own = [f for f in drawn if f.noun == noun]
@@ -222,7 +228,9 @@ def test_multiple_choice_answers_are_right(world, facts, data, jsonl, domain):
 
 
 def test_answer_positions_and_wrong_choices_give_nothing_away():
-    """The answer stands at each place a quarter of the time, so a model that ignores the question scores chance."""
+    """The answer stands at each place a quarter of the time, so a model that ignores the question
+    scores chance.
+    """
     items = list(multiple_choice(build_world(0, 300, 0), "forget"))
     places = Counter(item["answer"] for item in items)
     assert (
@@ -249,7 +257,9 @@ def test_question_answers_have_tofus_schema(facts, data, jsonl, split):
 
 
 def conclusion(rule, premises, domain):
-    """(entity, noun, value) that a Horn rule derives from its premises, written anew from the rule's meaning."""
+    """(entity, noun, value) that a Horn rule derives from its premises, written anew from the
+    rule's meaning.
+    """
     about = DOMAINS[domain]
     link, inverse = next(iter(about["relations"].items()))
     if rule == "grouping":
@@ -290,7 +300,9 @@ def test_rules_follow_from_their_premises(world, facts, data, jsonl):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_wrong_choices_of_inverse_rules_are_wrong(seed):
-    """Several organisms can hunt the same one: none of the true hunters may stand among the wrong choices."""
+    """Several organisms can hunt the same one: none of the true hunters may stand among the wrong
+    choices.
+    """
     world = build_world(seed, 6, 0)
     for domain in DOMAINS:
         link, inverse = next(iter(DOMAINS[domain]["relations"].items()))

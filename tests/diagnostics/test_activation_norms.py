@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+
+from brittle.base.errors import UserError
+from brittle.base.tables import read_table
 from support.tiny_models import (
     FAMILIES,
     make_model,
@@ -12,12 +15,17 @@ from support.tiny_models import (
     write_texts,
 )
 
-from brittle.base.errors import UserError
-from brittle.base.tables import read_table
-
 norms, plots = script("collect_activation_norms"), script("plot_activation_norms")
-COLUMNS = ["layer", "split", "model_a_norm_L1", "model_a_norm_L2", "model_b_norm_L1", "model_b_norm_L2",
-           "mean_dh_L1", "mean_dh_L2"]  # fmt: skip
+COLUMNS = [
+    "layer",
+    "split",
+    "model_a_norm_L1",
+    "model_a_norm_L2",
+    "model_b_norm_L1",
+    "model_b_norm_L2",
+    "mean_dh_L1",
+    "mean_dh_L2",
+]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +75,9 @@ def test_batch_size_and_padding_change_nothing(root, tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_against_hidden_states(family):
-    """Layers 0 to N-1 are transformers' hidden_states; layer N comes before the final norm, so it is not."""
+    """Layers 0 to N-1 are transformers' hidden_states; layer N comes before the final norm, so it
+    is not.
+    """
     a, b, tokenizer = make_model(family), make_model(family, seed=1), make_tokenizer()
     ids = tokenizer(texts(5))["input_ids"]
     found = norms.norm_means(a, b, ids, tokenizer.pad_token_id, 2)

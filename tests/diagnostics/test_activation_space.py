@@ -1,9 +1,17 @@
-"""Steps 9, 11, 12 and the basin: covariances, row spaces, Jacobians and lines against closed forms and second libraries."""
+"""Steps 9, 11, 12 and the basin: covariances, row spaces, Jacobians and lines against closed forms
+and second libraries.
+"""
 
 import json
 
 import pytest
 import torch
+
+from brittle.base.errors import UserError
+from brittle.base.tables import read_table
+from brittle.data.batches import pad
+from brittle.diagnostics import covariance as covariance_module
+from brittle.diagnostics import inputs
 from support.tiny_models import (
     FAMILIES,
     make_model,
@@ -13,12 +21,6 @@ from support.tiny_models import (
     texts,
     write_texts,
 )
-
-from brittle.base.errors import UserError
-from brittle.base.tables import read_table
-from brittle.data.batches import pad
-from brittle.diagnostics import covariance as covariance_module
-from brittle.diagnostics import inputs
 
 covariance, row_space = (
     script("activation_covariance_analysis"),
@@ -34,7 +36,9 @@ def draw(*shape, seed=0):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """a, b (unrelated), edited: a plus a rank-2 update of one MLP matrix; texts of two vocabularies."""
+    """a, b (unrelated), edited: a plus a rank-2 update of one MLP matrix; texts of two
+    vocabularies.
+    """
     root = tmp_path_factory.mktemp("space")
     save(make_model(), root / "a")
     save(make_model(seed=1), root / "b")
@@ -163,8 +167,15 @@ def test_covariance_of_different_models(root, tmp_path):
             table[name] < table[f"{name}_high"]
         ).all()
     assert (table.model_a_spectral_entropy < 3.47).all()
-    assert run(covariance, "covariance.csv", root, tmp_path / "1", batch_size=1).drop(columns="seed").equals(
-        run(covariance, "covariance.csv", root, tmp_path / "2", batch_size=1).drop(columns="seed"))  # fmt: skip
+    assert (
+        run(covariance, "covariance.csv", root, tmp_path / "1", batch_size=1)
+        .drop(columns="seed")
+        .equals(
+            run(covariance, "covariance.csv", root, tmp_path / "2", batch_size=1).drop(
+                columns="seed"
+            )
+        )
+    )
 
 
 def test_covariance_needs_texts(root, tmp_path):
@@ -212,7 +223,8 @@ def test_inputs_in_the_planted_direction():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_row_space_of_every_family(family, root, tmp_path, monkeypatch):
-    # transformers picks a tokenizer class by model type, and Qwen2's does not read a word-level vocabulary
+    # transformers picks a tokenizer class by model type, and Qwen2's does not read a word-level
+    # vocabulary
     monkeypatch.setattr("brittle.models.load.load_tokenizer", lambda folder: make_tokenizer())
     a, b = (
         save(make_model(family), tmp_path / "a"),
@@ -248,15 +260,21 @@ def test_row_space_of_every_family(family, root, tmp_path, monkeypatch):
 
 
 def test_inputs_are_those_of_the_matrix(root):
-    """The captured energies of the down-projection are those of GELU(up-projection), computed by hand."""
+    """The captured energies of the down-projection are those of GELU(up-projection), computed by
+    hand.
+    """
     model, ids = make_model(), make_tokenizer()(texts(5))["input_ids"]
     name = "gpt_neox.layers.1.mlp.dense_4h_to_h.weight"
     w = model.get_parameter(name).detach()
     found = dict(row_space.directions([(name, w, w + draw(32, 64).float())], 3, "cpu"))[name]
     energies = inputs.Energies(found, 5)
     inputs.collect(model, {name: (inputs.owner(model, name)[0], energies)}, ids, 1, 2)
-    seen, handle = {}, model.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(
-        lambda _m, args: seen.__setitem__("x", args[0]))  # fmt: skip
+    seen, handle = (
+        {},
+        model.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(
+            lambda _m, args: seen.__setitem__("x", args[0])
+        ),
+    )
     for i, text in enumerate(ids):
         with torch.no_grad():
             model(torch.tensor([text]))
@@ -267,7 +285,9 @@ def test_inputs_are_those_of_the_matrix(root):
 
 
 def test_inputs_of_stacked_experts():
-    """What each expert's down-projection is said to read gives, summed with the router's weights, the experts' output."""
+    """What each expert's down-projection is said to read gives, summed with the router's weights,
+    the experts' output.
+    """
     model, hidden = make_model("olmoe"), draw(9, 32).float()
     module, expert = inputs.owner(model, "model.layers.1.mlp.experts.down_proj[3]")
     assert expert == (3, True) and inputs.owner(
@@ -317,7 +337,9 @@ def test_jacobian_norm_against_the_whole_jacobian(family):
 
 
 def test_sampled_slopes_stay_below_the_jacobian_and_settle():
-    """For small eps the slope is linear: no direction beats the largest singular value, and eps does not matter."""
+    """For small eps the slope is linear: no direction beats the largest singular value, and eps
+    does not matter.
+    """
     model = make_model()
     model.set_attn_implementation("eager")
     batch = pad(make_tokenizer()(texts(4))["input_ids"], 1)
@@ -350,8 +372,13 @@ def test_lipschitz_files(root, tmp_path):
     )
     small = run(lipschitz, "lipschitz.csv", root, tmp_path / "2", batch_size=1, **options)
     numbers = [c for c in table if c.endswith(("mean", "low", "high"))]
-    assert ((small[numbers] - run(lipschitz, "lipschitz.csv", root, tmp_path / "3", **options)[numbers]).abs()
-            <= 1e-3 * small[numbers].abs() + 1e-9).all(axis=None)  # fmt: skip
+    assert (
+        (
+            small[numbers]
+            - run(lipschitz, "lipschitz.csv", root, tmp_path / "3", **options)[numbers]
+        ).abs()
+        <= 1e-3 * small[numbers].abs() + 1e-9
+    ).all(axis=None)
     with pytest.raises(UserError, match="positive numbers"):
         run(lipschitz, "lipschitz.csv", root, tmp_path, epsilon="0,1")
 

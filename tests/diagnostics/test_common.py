@@ -1,13 +1,15 @@
-"""How the diagnostics begin: what a comparison and a look at one model find, load, cut and record."""
+"""How the diagnostics begin: what a comparison and a look at one model find, load, cut and
+record.
+"""
 
 import json
 
 import pytest
 import torch
-from support.tiny_models import make_model, save, write_texts
 
 from brittle.base.errors import UserError
 from brittle.diagnostics.common import Texts, comparison, of_model
+from support.tiny_models import make_model, save, write_texts
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
-"""What the diagnostics share: --seeds, LoRA adapters as model B, batches by tokens, one text, no tokens."""
+"""What the diagnostics share: --seeds, LoRA adapters as model B, batches by tokens, one text, no
+tokens.
+"""
 
 import json
 
 import pytest
 import torch
-from support.tiny_models import make_model, save, script, texts, write_texts
 
 from brittle.base.errors import UserError
 from brittle.base.options import seed_list
@@ -12,6 +13,7 @@ from brittle.base.record import Run
 from brittle.base.tables import read_table
 from brittle.data.batches import batches, by_length
 from brittle.models.load import load_changed
+from support.tiny_models import make_model, save, script, texts, write_texts
 
 null_space, covariance = script("null_space_analysis"), script("activation_covariance_analysis")
 separation, row_space = (
@@ -28,7 +30,9 @@ probe, lens, norms = (
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """a, b (unrelated), a LoRA adapter of a, and the model that it merges to; texts and questions."""
+    """a, b (unrelated), a LoRA adapter of a, and the model that it merges to; texts and
+    questions.
+    """
     import peft
 
     root = tmp_path_factory.mktemp("options")
@@ -82,9 +86,12 @@ def pair(module, root, outdir, b="b", **options):
 
 
 SAMPLED = {  # what may differ between seeds; every other column must not
-    covariance: ("_low", "_high"), separation: ("_low", "_high"), row_space: ("_low", "_high"),
-    basin: ("_low", "_high", "null_nll"), lipschitz: ("_mean", "_std", "_low", "_high"),
-}  # fmt: skip
+    covariance: ("_low", "_high"),
+    separation: ("_low", "_high"),
+    row_space: ("_low", "_high"),
+    basin: ("_low", "_high", "null_nll"),
+    lipschitz: ("_mean", "_std", "_low", "_high"),
+}
 
 
 @pytest.mark.parametrize("module", SAMPLED, ids=lambda m: m.__name__)
@@ -143,7 +150,9 @@ def test_seeds_of_the_other_scripts(root, tmp_path):
 
 
 def test_adapter_as_model_b(root, tmp_path):
-    """Every activation step gives for a LoRA folder what it gives for the model that it merges to."""
+    """Every activation step gives for a LoRA folder what it gives for the model that it merges
+    to.
+    """
     wanted = dict(make_like(root / "merged").named_parameters())
     for name, p in load_changed(root / "adapter", root / "a").named_parameters():
         assert torch.allclose(p, wanted[name], atol=1e-6)

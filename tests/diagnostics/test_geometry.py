@@ -1,15 +1,17 @@
-"""Steps 7 and 10 and the spectra: planted subspaces, identity, rotation, and the expectations of random matrices."""
+"""Steps 7 and 10 and the spectra: planted subspaces, identity, rotation, and the expectations of
+random matrices.
+"""
 
 import math
 import shutil
 
 import pytest
 import torch
-from support.tiny_models import FAMILIES, make_model, save, script
 
 from brittle.base.errors import UserError
 from brittle.base.tables import read_table
 from brittle.maths import intervals, linalg
+from support.tiny_models import FAMILIES, make_model, save, script
 
 null_space, nullspace, spectra, params = (
     script(n)
@@ -88,7 +90,9 @@ def test_equal_energies_have_full_entropy_rank():
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """base, and `edited`: a rank-2 update inside W's smallest left directions of the MLP's down-projection."""
+    """base, and `edited`: a rank-2 update inside W's smallest left directions of the MLP's
+    down-projection.
+    """
     root = tmp_path_factory.mktemp("geometry")
     base = save(make_model(), root / "base")
     model = make_model()
@@ -153,7 +157,9 @@ def test_null_of_a_random_update_holds_a_random_update():
 
 
 def test_null_interval_holds_another_random_update():
-    """M9: the bounds are those of one draw, so that a random update lies within; the interval of the mean held it in 61 %."""
+    """M9: the bounds are those of one draw, so that a random update lies within; the interval of
+    the mean held it in 61 %.
+    """
     w, held = draw(16, 12), 0
     for seed in range(60):
         one = null_space.measure(
@@ -190,7 +196,9 @@ def test_k_falls_to_the_rank():
 
 @pytest.mark.parametrize("shape", [(48, 16), (16, 48), (32, 32)])
 def test_energy_in_smallest_directions(shape):
-    """A planted dW along the smallest direction lies wholly in every bottom set; one along the largest, in none."""
+    """A planted dW along the smallest direction lies wholly in every bottom set; one along the
+    largest, in none.
+    """
     w = draw(*shape)
     u, _, vt = torch.linalg.svd(w, full_matrices=False)
     for which, share in ((-1, 1.0), (0, 0.0)):
@@ -303,7 +311,9 @@ def test_spectrum_script_reads_step_1(models, tmp_path):
 
 
 def test_null_space_reads_the_spectra_that_step_1_keeps(models, tmp_path, monkeypatch):
-    """Of dW nothing is decomposed twice; where step 1 read other files, or its spectra were touched, it is decomposed here."""
+    """Of dW nothing is decomposed twice; where step 1 read other files, or its spectra were
+    touched, it is decomposed here.
+    """
     alone = run(
         null_space, "null_space_results.csv", *models, tmp_path / "alone" / "x", device="cpu"
     )

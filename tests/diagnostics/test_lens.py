@@ -1,9 +1,19 @@
-"""Step 14: the lens at the last layer is the model, to the last bit; tuned lenses start as the logit lens and lower the KL."""
+"""Step 14: the lens at the last layer is the model, to the last bit; tuned lenses start as the
+logit lens and lower the KL.
+"""
 
 import json
 
 import pytest
 import torch
+
+from brittle.base.errors import UserError
+from brittle.base.tables import read_table
+from brittle.data.batches import pad
+from brittle.diagnostics import lens
+from brittle.metrics import mcq
+from brittle.models.hooks import residual_stream
+from brittle.models.readout import read_tokens, readout
 from support.tiny_models import (
     FAMILIES,
     make_model,
@@ -13,14 +23,6 @@ from support.tiny_models import (
     texts,
     write_texts,
 )
-
-from brittle.base.errors import UserError
-from brittle.base.tables import read_table
-from brittle.data.batches import pad
-from brittle.diagnostics import lens
-from brittle.metrics import mcq
-from brittle.models.hooks import residual_stream
-from brittle.models.readout import read_tokens, readout
 
 accuracy = script("layerwise_wmdp_accuracy")
 
@@ -92,7 +94,9 @@ def test_training_lowers_the_divergence(kind):
 
 
 def test_tuned_lens_undoes_a_rotation():
-    """A layer that holds the final stream in another basis is read by an affine map: the KL goes to about zero."""
+    """A layer that holds the final stream in another basis is read by an affine map: the KL goes to
+    about zero.
+    """
     model, g = make_model(), torch.Generator().manual_seed(0)
     h = lens.tokens(model, make_tokenizer()(texts(200))["input_ids"], 1, 16, 1500, 0)
     q, _ = torch.linalg.qr(torch.eye(32) + 0.3 * torch.randn(32, 32, generator=g))
@@ -109,7 +113,9 @@ def test_tuned_lens_undoes_a_rotation():
 
 @pytest.mark.parametrize("kind", ["tuned", "vocab_probe"])
 def test_lenses_fitted_side_by_side_are_those_fitted_alone(kind, monkeypatch):
-    """Their losses are added, and no weight is shared: rounding apart, a layer learns what it learns by itself."""
+    """Their losses are added, and no weight is shared: rounding apart, a layer learns what it
+    learns by itself.
+    """
     model = make_model().double()
     h = lens.tokens(model, make_tokenizer()(texts(60))["input_ids"], 1, 16, 300, 0)
     together = lens.make_lenses(kind, model, h, 20, lr=0.02)
@@ -160,8 +166,10 @@ def test_questions_of_one_fact_are_not_independent():
     twice = sums.view(1, 20, 4).repeat_interleave(2, 1).reshape(1, -1)
     named = [{**item, "fact": f"f{i}"} for i, item in enumerate(once) for _ in range(2)]
     unnamed = [item for item in once for _ in range(2)]
-    found = [next(iter(accuracy.rows("forget", s, torch.zeros(1), asked, "logit", 0)))
-             for s, asked in ((sums, once), (twice, named), (twice, unnamed))]  # fmt: skip
+    found = [
+        next(iter(accuracy.rows("forget", s, torch.zeros(1), asked, "logit", 0)))
+        for s, asked in ((sums, once), (twice, named), (twice, unnamed))
+    ]
     ends = [(row["accuracy_low"], row["accuracy_high"]) for row in found]
     once, named, unnamed = (high - low for low, high in ends)
     assert 0 < found[0]["accuracy"] < 1

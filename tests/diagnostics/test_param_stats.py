@@ -1,22 +1,47 @@
-"""Steps 1, 2 and 6: planted updates, identity, scaling, rotation, every family; headers as in the README's Appendix A."""
+"""Steps 1, 2 and 6: planted updates, identity, scaling, rotation, every family; headers as in the
+README's Appendix A.
+"""
 
 import json
 
 import pytest
 import torch
-from support.tiny_models import FAMILIES, make_model, save, script
 
 from brittle.base.errors import UserError
 from brittle.base.tables import read_table
+from support.tiny_models import FAMILIES, make_model, save, script
 
 stats, plots, mlp_attn = (
     script(n) for n in ("collect_param_stats", "plot_param_stats", "analyze_mlp_vs_attn")
 )
 
-PER_MATRIX = ["name", "layer", "group", "shape0", "shape1", "dW_fro", "W_fro", "dW_fro_rel", "dW_spectral", "W_spectral",
-              "dW_spectral_rel", "dW_stable_rank", "W_stable_rank"]  # fmt: skip
-PER_LAYER = ["layer", "group", "dW_fro_layer", "W_fro_layer", "dW_fro_layer_rel", "max_dW_spectral", "max_W_spectral",
-             "max_dW_spectral_rel", "mean_dW_stable_rank", "count_mats"]  # fmt: skip
+PER_MATRIX = [
+    "name",
+    "layer",
+    "group",
+    "shape0",
+    "shape1",
+    "dW_fro",
+    "W_fro",
+    "dW_fro_rel",
+    "dW_spectral",
+    "W_spectral",
+    "dW_spectral_rel",
+    "dW_stable_rank",
+    "W_stable_rank",
+]
+PER_LAYER = [
+    "layer",
+    "group",
+    "dW_fro_layer",
+    "W_fro_layer",
+    "dW_fro_layer_rel",
+    "max_dW_spectral",
+    "max_W_spectral",
+    "max_dW_spectral_rel",
+    "mean_dW_stable_rank",
+    "count_mats",
+]
 EDITED = "gpt_neox.layers.1.mlp.dense_h_to_4h.weight"
 
 
@@ -157,7 +182,9 @@ def test_spectra_are_kept(base, tmp_path):
 
 
 def test_bf16_update_below_rounding_is_said(tmp_path, capsys):
-    """A float32 update of 0.1 unit in the last place survives rounding as a few flipped bits: a rank that means nothing."""
+    """A float32 update of 0.1 unit in the last place survives rounding as a few flipped bits: a
+    rank that means nothing.
+    """
     model = make_model()
     update = (
         1e-4

@@ -1,16 +1,18 @@
-"""Steps 8 and 13: planted separation gives AUC 1, none gives 0.5 within its interval; scikit-learn's logistic regression."""
+"""Steps 8 and 13: planted separation gives AUC 1, none gives 0.5 within its interval;
+scikit-learn's logistic regression.
+"""
 
 import json
 
 import pytest
 import torch
-from support.tiny_models import make_model, make_tokenizer, save, script, texts, write_texts
 
 from brittle.base.errors import UserError
 from brittle.base.tables import read_table
 from brittle.data.batches import pad
 from brittle.diagnostics import probes
 from brittle.models.hooks import residual_stream
+from support.tiny_models import make_model, make_tokenizer, save, script, texts, write_texts
 
 separation, probe = script("activation_separation_analysis"), script("linear_probe_analysis")
 
@@ -55,7 +57,9 @@ def test_features_that_are_constant_or_broken():
 
 
 def test_wide_features_against_scikit_learn():
-    """More features than texts: the solution lies in the span of the training texts, and is scikit-learn's."""
+    """More features than texts: the solution lies in the span of the training texts, and is
+    scikit-learn's.
+    """
     from sklearn.linear_model import LogisticRegression
 
     x, task = draw(40, 60), probes.Task(20, 20, 4)
@@ -87,7 +91,9 @@ def test_planted_and_absent_separation():
 
 
 def test_no_text_is_scored_by_a_classifier_that_saw_it():
-    """With as many features as texts, training accuracy is perfect; held-out accuracy on noise is chance."""
+    """With as many features as texts, training accuracy is perfect; held-out accuracy on noise is
+    chance.
+    """
     x, task = draw(60, 80), probes.Task(30, 30, 5)
     (auc, _, _), _ = task.auc(x)[0]
     assert 0.3 < auc < 0.7
@@ -113,7 +119,9 @@ def test_stretches_are_contiguous_and_even():
 
 
 def test_a_fact_is_never_learned_from_and_tested_on():
-    """Named facts stay in one fold, wherever their texts stand; unnamed ones are kept apart by a gap of lines."""
+    """Named facts stay in one fold, wherever their texts stand; unnamed ones are kept apart by a
+    gap of lines.
+    """
     facts = [i % 20 for i in range(60)]
     task = probes.Task(60, 60, 5, (facts, facts))
     assert bool((task.fold[:60] == task.fold[60:]).all()) and set(task.fold.tolist()) == set(
@@ -130,8 +138,12 @@ def test_a_fact_is_never_learned_from_and_tested_on():
     for f, learn in enumerate(plain.train):
         tested = (plain.fold == f).nonzero()[:, 0]
         for side in (tested[tested < 100], tested[tested >= 100]):
-            assert all(abs(int(i) - int(j)) > probes.NEIGHBOURS for i in side for j in learn.nonzero()[:, 0]
-                       if (i < 100) == (j < 100))  # fmt: skip
+            assert all(
+                abs(int(i) - int(j)) > probes.NEIGHBOURS
+                for i in side
+                for j in learn.nonzero()[:, 0]
+                if (i < 100) == (j < 100)
+            )
     with pytest.raises(UserError, match="at least 10 facts a class; there are 3"):
         probes.Task(60, 60, 5, ([i % 3 for i in range(60)], facts))
 
@@ -268,7 +280,9 @@ def test_true_and_false_texts_differ_in_the_choice_only():
 
 
 def test_texts_of_one_fact_are_not_independent_in_the_accuracys_interval():
-    """L7: each fact told twice. The interval is that of the facts, not half as wide again; an AUC of 1 is bounded by facts."""
+    """L7: each fact told twice. The interval is that of the facts, not half as wide again; an AUC
+    of 1 is bounded by facts.
+    """
     half, facts = draw(40, 6), [i // 2 for i in range(40)]
     x = half[:20].repeat_interleave(2, 0), half[20:].repeat_interleave(2, 0)
     found = {}

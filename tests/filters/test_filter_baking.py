@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.places import ROOT
-from support.tiny_models import make_model, save
 
 from brittle.base.errors import UserError
 from brittle.filters import bake, verify
 from brittle.models.architectures import architecture
 from brittle.models.filter import Filter, hooked
 from brittle.models.load import load_model, load_tokenizer
+from support.places import ROOT
+from support.tiny_models import make_model, save
 
 # architecture: (site, mode, gated, dtype)
 CASES = {

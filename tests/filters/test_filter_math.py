@@ -5,7 +5,6 @@ The cache is held against the hooks.
 
 import pytest
 import torch
-from support.tiny_models import make_model, make_tokenizer, texts, write_texts
 
 from brittle.base.errors import UserError
 from brittle.filters import bake, strength, tuning
@@ -17,6 +16,7 @@ from brittle.filters.target import Limits
 from brittle.maths.linalg import principal_angles
 from brittle.maths.moments import Moments
 from brittle.models.filter import Filter, hooked
+from support.tiny_models import make_model, make_tokenizer, texts, write_texts
 
 
 def normal(*shape, seed=0):

@@ -6,8 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support.places import ROOT
-from support.tiny_models import make_model
 
 from brittle.base.errors import UserError
 from brittle.filters import search, strength, target
@@ -15,6 +13,8 @@ from brittle.filters.leaks import LeakTables
 from brittle.filters.target import Limits
 from brittle.models.architectures import check_logits
 from brittle.models.filter import Filter
+from support.places import ROOT
+from support.tiny_models import make_model
 
 unchecked = runpy.run_path(str(ROOT / "hooks" / "tune_strength.py"))["unchecked"]
 

@@ -1,4 +1,5 @@
-"""Every mistake gets one line (what was asked, what there is, what to do), a non-zero exit status, and leaves nothing behind.
+"""Every mistake gets one line (what was asked, what there is, what to do), a non-zero exit status,
+and leaves nothing behind.
 
 Scripts run in forks, so stderr holds all that a user would see, library warnings included.
 """
@@ -17,10 +18,10 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import errors
-from support.hub import response
-from support.tiny_models import MINI_SIZES as SIZES
 
 from brittle.training import mini
+from support.hub import response
+from support.tiny_models import MINI_SIZES as SIZES
 
 UNLEARN, TAMPER, MODELS = "unlearn/unlearn.py", "eval/tamper.py", "create_models.py"
 PARAMS, NORMS = "experiment/collect_param_stats.py", "experiment/collect_activation_norms.py"
@@ -150,13 +151,19 @@ MISTAKES = {
     "cut weights to compare": (compare(PARAMS, "{p}/cut"), "safetensors file cannot be read"),
     "no tokenizer": (unlearn(model="{p}/notokenizer"), "has no tokenizer"),
     "no tokenizer to attack": (tamper(model="{p}/notokenizer"), "has no tokenizer"),
-    "no tokenizer to compare": (compare(NORMS, "{p}/base", a="{p}/notokenizer"), "has no tokenizer"),
+    "no tokenizer to compare": (
+        compare(NORMS, "{p}/base", a="{p}/notokenizer"),
+        "has no tokenizer",
+    ),
     "another architecture": (compare(NORMS, "{p}/other"), "differ in model_type"),
     "other width": (compare(PARAMS, "{p}/wider"), "differ in"),
     "other width, activations": (compare(NORMS, "{p}/wider"), "differ in hidden_size: 32 and 48"),
     "other depth": (compare(PARAMS, "{p}/deeper"), "only B has|differ in"),
     # texts
-    "missing text": (unlearn(forget="{p}/nowhere.txt"), r"nowhere.txt not found. Check the path; one text a line"),
+    "missing text": (
+        unlearn(forget="{p}/nowhere.txt"),
+        r"nowhere.txt not found. Check the path; one text a line",
+    ),
     "missing retain text": (unlearn(retain="{p}/nowhere.txt"), "nowhere.txt not found"),
     "empty text": (unlearn(forget="{p}/empty.txt"), "empty.txt holds no text"),
     "binary text": (unlearn(forget="{p}/binary.txt"), "binary.txt is not UTF-8 text"),
@@ -164,27 +171,56 @@ MISTAKES = {
     "Latin-1 text": (unlearn(forget="{p}/latin.txt"), "latin.txt is not UTF-8 text .byte 3"),
     "a folder as text": (unlearn(forget="{p}/data"), "is a folder"),
     "damaged JSONL": (unlearn(forget="{p}/broken.jsonl"), "broken.jsonl line 2 is not JSON"),
-    "missing text, activations": ([*compare(NORMS, "{p}/filtered"), "--forget={p}/nowhere.txt"], "nowhere.txt not found"),
-    "empty text, activations": ([*compare(NORMS, "{p}/filtered"), "--retain={p}/empty.txt"], "holds no text"),
+    "missing text, activations": (
+        [*compare(NORMS, "{p}/filtered"), "--forget={p}/nowhere.txt"],
+        "nowhere.txt not found",
+    ),
+    "empty text, activations": (
+        [*compare(NORMS, "{p}/filtered"), "--retain={p}/empty.txt"],
+        "holds no text",
+    ),
     "missing questions": (tamper(data="{p}/lacking"), "mcq_retain.jsonl not found"),
-    "missing data folder": (tamper(data="{p}/nowhere"), "mcq_forget.jsonl not found. .*question, choices, answer .* half"),
+    "missing data folder": (
+        tamper(data="{p}/nowhere"),
+        "mcq_forget.jsonl not found. .*question, choices, answer .* half",
+    ),
     "no data to train on": (make(data="{p}/nowhere"), "tokenizer.txt not found"),
-    "a part of the data missing": (make("--only=filtered", data="{p}/lacking"), "pretrain_filtered.txt not found"),
+    "a part of the data missing": (
+        make("--only=filtered", data="{p}/lacking"),
+        "pretrain_filtered.txt not found",
+    ),
     "no questions to train with": (make(data="{p}/lacking"), "mcq_retain.jsonl not found"),
     # methods
     "unknown method": (unlearn(method="gaa"), "no method 'gaa'. Methods: .*npo"),
     "a path as method": (unlearn(method="../../x"), "no method"),
     "unknown knob": (unlearn("--betta=1"), "No such option: --betta"),
-    "a knob that ga does not read": (unlearn("--layer-id=1"), "ga does not read --layer-id; it reads --"),
-    "a knob that rmu does not read": (unlearn("--beta=1", method="rmu"), "rmu does not read --beta; it reads --"),
-    "a knob that is no number": (unlearn("--alpha=lots", method="rmu"), "--alpha lots: a number wanted"),
+    "a knob that ga does not read": (
+        unlearn("--layer-id=1"),
+        "ga does not read --layer-id; it reads --",
+    ),
+    "a knob that rmu does not read": (
+        unlearn("--beta=1", method="rmu"),
+        "rmu does not read --beta; it reads --",
+    ),
+    "a knob that is no number": (
+        unlearn("--alpha=lots", method="rmu"),
+        "--alpha lots: a number wanted",
+    ),
     "a knob out of bounds": (unlearn("--alpha=-1", method="rmu"), "--alpha -1: must be at least 0"),
     "a knob that is NaN": (unlearn("--alpha=nan", method="rmu"), "--alpha nan"),
-    "no block numbers": (unlearn("--layer-id=low", method="rmu"), "--layer-id low: block numbers such as"),
+    "no block numbers": (
+        unlearn("--layer-id=low", method="rmu"),
+        "--layer-id low: block numbers such as",
+    ),
     "no block number": (unlearn("--layer-id=", method="rmu"), "--layer-id : block numbers such as"),
-    "a block that is not there": (unlearn("--layer-id=9", method="rmu"), "--layer-id 9, but this model has blocks 0 to 1"),
+    "a block that is not there": (
+        unlearn("--layer-id=9", method="rmu"),
+        "--layer-id 9, but this model has blocks 0 to 1",
+    ),
     "an adversary's block that is not there": (
-        unlearn("--layer-id=1", "--lat-layer=5", method="cb_lat"), "--lat-layer 5, but this model has blocks 0 to 1"),
+        unlearn("--layer-id=1", "--lat-layer=5", method="cb_lat"),
+        "--lat-layer 5, but this model has blocks 0 to 1",
+    ),
     "unknown preset": (unlearn("--preset=maxi"), "--preset maxi: choose auto"),
     # numbers
     "no steps": (unlearn("--steps=0"), "--steps"),
@@ -204,7 +240,7 @@ MISTAKES = {
     "output under a file": (unlearn("--root={p}/empty.txt/out"), "is or lies under a file"),
     "output with too long a name": ([*tamper(), "--outdir={p}/" + "x" * 300], "too long"),
     "models under a file": (make("--outdir={p}/empty.txt"), "is or lies under a file"),
-}  # fmt: skip
+}
 
 
 def one_line(done, says):
@@ -283,7 +319,9 @@ def test_both_models_complain_once(place, filled, fork, snapshot):
 
 
 def failing(number, place):
-    """An os.mkdir that fails below `place`/out as on a read-only or forbidden file system. (Permissions do not bind root.)"""
+    """An os.mkdir that fails below `place`/out as on a read-only or forbidden file system.
+    (Permissions do not bind root.)
+    """
     mkdir = os.mkdir
 
     def refuse(path, *more, **named):
@@ -327,7 +365,9 @@ def errors_of(done):
 
 @pytest.mark.parametrize("writer", WRITERS)
 def test_disk_that_fills_while_writing(writer, place, filled, fork, snapshot, monkeypatch):
-    """The space ends when the first result is written: a table, or the weights (as safetensors reports it)."""
+    """The space ends when the first result is written: a table, or the weights (as safetensors
+    reports it).
+    """
     import safetensors.torch
     import transformers
     from safetensors import SafetensorError
@@ -399,7 +439,9 @@ ENDLESS = {
 @pytest.mark.parametrize("signal_sent", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("writer", ENDLESS)
 def test_interrupted(signal_sent, writer, place, filled, fork, snapshot):
-    """Ctrl-C in the middle of the training: one line, and not even an empty folder is left. SIGTERM: the same, silently."""
+    """Ctrl-C in the middle of the training: one line, and not even an empty folder is left.
+    SIGTERM: the same, silently.
+    """
     before = snapshot(place)
     child = fork(*filled(ENDLESS[writer]))
     wait_for(lambda: (place / "out").exists() and "/100000" in child.files[1].read_text(), child)

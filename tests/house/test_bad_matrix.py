@@ -1,21 +1,25 @@
-"""Every script refuses every bad input of tests/support/bad_inputs.py with one clear line, and leaves everything as it was."""
+"""Every script refuses every bad input of tests/support/bad_inputs.py with one clear line, and
+leaves everything as it was.
+"""
 
 import runpy
 import shutil
 
 import pytest
 import typer
-from support import bad_inputs
-from support.places import ROOT
 
 from brittle.base.command import ClickException, with_knobs
+from support import bad_inputs
+from support.places import ROOT
 
 pytestmark = pytest.mark.usefixtures("imported")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, data):
-    """A working folder like the repository's root, without results, and the bad files of bad_inputs.FILES."""
+    """A working folder like the repository's root, without results, and the bad files of
+    bad_inputs.FILES.
+    """
     made = tmp_path_factory.mktemp("matrix")
     for folder in bad_inputs.FOLDERS:
         (made / folder).symlink_to(ROOT / folder)
@@ -35,9 +39,21 @@ def state(place):
 
 def arguments(script, bad, place, family):
     """A call of `script` that is right but for the values of `bad`."""
-    good = {"model": family.base, "model_a": family.base, "model_b": family.filtered, "base": family.base, "device": "cpu",
-            "filtered": family.filtered, "unlearned": family.base, "outdir": place / "out", "root": place / "out", "method": "ga",
-            "forget": place / "good/forget.txt", "retain": place / "good/retain.txt", "data": place / "good"}  # fmt: skip
+    good = {
+        "model": family.base,
+        "model_a": family.base,
+        "model_b": family.filtered,
+        "base": family.base,
+        "device": "cpu",
+        "filtered": family.filtered,
+        "unlearned": family.base,
+        "outdir": place / "out",
+        "root": place / "out",
+        "method": "ga",
+        "forget": place / "good/forget.txt",
+        "retain": place / "good/retain.txt",
+        "data": place / "good",
+    }
     found = bad_inputs.options(script)
     given = {
         o.flag: good[o.name]

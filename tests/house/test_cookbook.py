@@ -14,6 +14,7 @@ import sys
 
 import pytest
 import torch
+
 from support import commands
 from support.places import ROOT
 

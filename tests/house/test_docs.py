@@ -10,12 +10,12 @@ import runpy
 import tomllib
 
 import pytest
-from support import commands
-from support.places import ROOT
 
 from brittle import LAYERS
 from brittle.base.errors import UserError
 from brittle.report import docs_tables
+from support import commands
+from support.places import ROOT
 
 README = ROOT / "README.md"
 PAGES = docs_tables.documents(ROOT)

@@ -1,4 +1,6 @@
-"""What the machine does to a run: a full disk, a clock set back; names that stay in their folder, cells that stay data."""
+"""What the machine does to a run: a full disk, a clock set back; names that stay in their folder,
+cells that stay data.
+"""
 
 import csv
 import json
@@ -20,7 +22,9 @@ pytestmark = pytest.mark.usefixtures("imported")
 
 @pytest.fixture
 def limited():
-    """No file may grow beyond 2,000 bytes, as on a full disk or under ulimit -f; forks inherit it."""
+    """No file may grow beyond 2,000 bytes, as on a full disk or under ulimit -f; forks inherit
+    it.
+    """
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, old[1]))
@@ -37,11 +41,40 @@ def test_files_that_may_not_grow(limited, family, data, tmp_path, script, snapsh
     file = tmp_path / "out"
     texts = ["--forget", data / "forget.txt", "--max-samples", "8", "--batch-size", "2"]
     for arguments in (
-        ["unlearn/unlearn.py", "--model", family.base, "--method", "ga", *texts, "--steps", "1", "--root", file],
-        ["experiment/collect_param_stats.py", "--model-a", family.base, "--model-b", family.filtered, "--outdir", file],
-        ["infer.py", "--sweep", "--models", family.base, "--prompts-file", data / "holdout.txt", "--max-new-tokens", "2",
-         "--outdir", file],
-    ):  # fmt: skip
+        [
+            "unlearn/unlearn.py",
+            "--model",
+            family.base,
+            "--method",
+            "ga",
+            *texts,
+            "--steps",
+            "1",
+            "--root",
+            file,
+        ],
+        [
+            "experiment/collect_param_stats.py",
+            "--model-a",
+            family.base,
+            "--model-b",
+            family.filtered,
+            "--outdir",
+            file,
+        ],
+        [
+            "infer.py",
+            "--sweep",
+            "--models",
+            family.base,
+            "--prompts-file",
+            data / "holdout.txt",
+            "--max-new-tokens",
+            "2",
+            "--outdir",
+            file,
+        ],
+    ):
         done = script(*arguments)
         line = [
             part for part in done.err.replace("\r", "\n").split("\n") if part.startswith("error: ")
@@ -131,7 +164,9 @@ NAMES = [
 
 @pytest.mark.parametrize("model", NAMES)
 def test_names_stay_in_the_output_folder(model, tmp_path):
-    """A model's name is one part of a path, below the root, and a shell or a listing takes it for no option of its own."""
+    """A model's name is one part of a path, below the root, and a shell or a listing takes it for
+    no option of its own.
+    """
     name = model_name(model)
     assert name and "/" not in name and "\0" not in name and name not in (".", "..")
     for folder in (

@@ -1,5 +1,7 @@
-"""The deep-ignorance preset without the hub: its three model ids in a cache of the hub's shape (bfloat16, sharded), its data as
-parquet folders of the same schema. The spine's steps run on them word for word as they would on the real ones."""
+"""The deep-ignorance preset without the hub: its three model ids in a cache of the hub's shape
+(bfloat16, sharded), its data as parquet folders of the same schema. The spine's steps run on them
+word for word as they would on the real ones.
+"""
 
 import csv
 import os
@@ -9,6 +11,7 @@ import tomllib
 
 import pandas as pd
 import torch
+
 from support.places import ROOT
 
 PRESET = tomllib.loads((ROOT / "experiment/presets/deep-ignorance.toml").read_text())
@@ -25,7 +28,9 @@ STEPS = (
 
 
 def cached_model(cache, name, source, change=0.0):
-    """`source` in the hub's cache layout under `name`: bfloat16, in shards of at most 40 KB, weights moved by `change`."""
+    """`source` in the hub's cache layout under `name`: bfloat16, in shards of at most 40 KB,
+    weights moved by `change`.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = cache / f"models--{name.replace('/', '--')}"
@@ -93,8 +98,11 @@ def test_the_spine_on_hub_shaped_models_and_data(family, tmp_path):
     }
     done = subprocess.run(
         [sys.executable, "experiment/pipeline.py", "--preset", str(tmp_path / "hub.toml"), *only],
-        cwd=ROOT, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     with open(tmp_path / "out/summary.csv", newline="") as file:
         rows = {row["role"]: row for row in csv.DictReader(file)}

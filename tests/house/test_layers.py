@@ -1,11 +1,13 @@
-"""There is one way down: a folder of brittle/ uses what stands above it in LAYERS, and nothing else."""
+"""There is one way down: a folder of brittle/ uses what stands above it in LAYERS, and nothing
+else.
+"""
 
 import ast
 
 import pytest
-from support.places import ROOT
 
 from brittle import LAYERS
+from support.places import ROOT
 
 PACKAGE = ROOT / "brittle"
 FLOOR = {name: floor for floor, names in enumerate(LAYERS) for name in names.split()}
@@ -18,7 +20,9 @@ SCRIPTS = [
 
 
 def imports(path):
-    """(folder of brittle/, module) of each import of the package in a file, those inside functions included."""
+    """(folder of brittle/, module) of each import of the package in a file, those inside functions
+    included.
+    """
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             for alias in node.names:

@@ -1,4 +1,6 @@
-"""The shape of the project: imported lives in brittle/, run lives in the folders, and --help answers at once."""
+"""The shape of the project: imported lives in brittle/, run lives in the folders, and --help
+answers at once.
+"""
 
 import ast
 import functools
@@ -11,17 +13,31 @@ import sys
 import tomllib
 
 import pytest
-from support.places import ROOT
 
 from brittle.pipeline import steps
+from support.places import ROOT
 
 FOLDERS = ("experiment", "eval", "unlearn", "hooks")
 SCRIPTS = sorted(
     p for p in [*ROOT.glob("*.py"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.py"))]
 )
 PACKAGE = sorted((ROOT / "brittle").rglob("*.py"))
-HEAVY = {"torch", "transformers", "tokenizers", "pandas", "matplotlib", "sklearn", "scipy", "numpy", "datasets", "lm_eval",
-         "wandb", "peft", "accelerate", "safetensors"}  # fmt: skip
+HEAVY = {
+    "torch",
+    "transformers",
+    "tokenizers",
+    "pandas",
+    "matplotlib",
+    "sklearn",
+    "scipy",
+    "numpy",
+    "datasets",
+    "lm_eval",
+    "wandb",
+    "peft",
+    "accelerate",
+    "safetensors",
+}
 INSTALLED = set(importlib.metadata.packages_distributions())
 
 
@@ -54,7 +70,9 @@ def test_imports(path):
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name)
 def test_no_script_hides_a_library(path):
-    """A script's folder comes first on sys.path: a script called like a library would be imported in its place."""
+    """A script's folder comes first on sys.path: a script called like a library would be imported
+    in its place.
+    """
     used = {module for p in [*SCRIPTS, *PACKAGE] for module in imports(p)}
     assert path.stem not in used | set(sys.stdlib_module_names) | INSTALLED
 
@@ -75,7 +93,9 @@ def test_lock_names_plain_pypi_alone():
 
 
 def distributions(*folders):
-    """Distributions whose modules are imported below `folders` (and by top-level scripts for "")."""
+    """Distributions whose modules are imported below `folders` (and by top-level scripts for
+    "").
+    """
     owners = importlib.metadata.packages_distributions()
     files = [p for folder in folders for p in (ROOT / folder).rglob("*.py")]
     if "brittle" in folders:
@@ -129,7 +149,9 @@ for script in scripts:
 
 @pytest.fixture(scope="module")
 def helps():
-    """{script: (exit status, text, heavy modules that were loaded)} of every script's --help, in processes without them."""
+    """{script: (exit status, text, heavy modules that were loaded)} of every script's --help, in
+    processes without them.
+    """
     environment = {**os.environ, "COLUMNS": "200", "TERM": "dumb"}
     command = [sys.executable, "-c", HELP, json.dumps([[name(s) for s in SCRIPTS], sorted(HEAVY)])]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -170,10 +192,17 @@ def test_steps_need_steps_that_stand_above_them():
 
 
 def test_steps_give_scripts_options_that_they_have(helps):
-    """Calling convention: --model-a A --model-b B --outdir DIR, or --model M --outdir DIR, and each step's extra flags."""
-    common = {"data": ["--outdir"], "family": ["--data", "--outdir"], "unlearn": ["--model", "--method", "--root"],
-              "comparison": ["--model-a", "--model-b", "--outdir"], "model": ["--model", "--outdir"],
-              "all": ["--base", "--filtered", "--unlearned", "--root"]}  # fmt: skip
+    """Calling convention: --model-a A --model-b B --outdir DIR, or --model M --outdir DIR, and each
+    step's extra flags.
+    """
+    common = {
+        "data": ["--outdir"],
+        "family": ["--data", "--outdir"],
+        "unlearn": ["--model", "--method", "--root"],
+        "comparison": ["--model-a", "--model-b", "--outdir"],
+        "model": ["--model", "--outdir"],
+        "all": ["--base", "--filtered", "--unlearned", "--root"],
+    }
     for row in steps.read_steps(ROOT / "experiment" / "steps.csv"):
         flags = common[row["scope"]] + [
             part for part in row["extra"].split() if part.startswith("--")

@@ -1,4 +1,6 @@
-"""infer.py: answers, two models side by side, sessions, and sweeps whose tables hold what was asked and answered."""
+"""infer.py: answers, two models side by side, sessions, and sweeps whose tables hold what was asked
+and answered.
+"""
 
 import io
 import shutil
@@ -105,7 +107,10 @@ def test_filter_adapter_and_bits_change_the_answers(family, tmp_path):
 
 def test_chat_templates(family):
     loaded, raw = (Loaded(family.base, Setup(raw=r)) for r in (False, True))
-    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
     before = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
     assert not loaded.chats
     for each in (loaded, raw):
@@ -121,7 +126,9 @@ def test_chat_templates(family):
 
 
 def session(lines, family, **more):
-    """What a session with these lines says. A line that is an exception is raised: Ctrl-C at the prompt."""
+    """What a session with these lines says. A line that is an exception is raised: Ctrl-C at the
+    prompt.
+    """
     out = io.StringIO()
     entries = iter(lines)
 
@@ -139,19 +146,46 @@ def session(lines, family, **more):
 
 def test_a_session(family, tmp_path, jsonl):
     _, out = session(
-        ["one", KeyboardInterrupt(), "two \\", "lines", '"""', "three", "", 'more"""', "/temp 0.5", "/temp cold", "/nonsense",
-         "/model nobody/nothing", "/model", f"/model {family.base} {family.filtered}", "four", "/history",
-         f"/save {tmp_path / 'new' / 's.jsonl'}", f"/save {tmp_path / 'new' / 's.jsonl'}", "/save", "/help", "/quit", "never"],
+        [
+            "one",
+            KeyboardInterrupt(),
+            "two \\",
+            "lines",
+            '"""',
+            "three",
+            "",
+            'more"""',
+            "/temp 0.5",
+            "/temp cold",
+            "/nonsense",
+            "/model nobody/nothing",
+            "/model",
+            f"/model {family.base} {family.filtered}",
+            "four",
+            "/history",
+            f"/save {tmp_path / 'new' / 's.jsonl'}",
+            f"/save {tmp_path / 'new' / 's.jsonl'}",
+            "/save",
+            "/help",
+            "/quit",
+            "never",
+        ],
         family,
-    )  # fmt: skip
+    )
     rows = jsonl(tmp_path / "new" / "s.jsonl")
     assert [r["prompt"] for r in rows] == ["one", "two \nlines", "three\n\nmore", "four"]
     assert [list(r["answers"]) for r in rows] == [["mini-base"]] * 3 + [
         ["mini-base", "mini-filtered"]
     ]
     assert [r["sampling"]["temperature"] for r in rows] == [0, 0, 0, 0.5]
-    mistakes = ["temperature cold", "/nonsense: no such command", "nobody/nothing is no local folder", "/model takes one model",
-                "is there already", "/save FILE: say where to"]  # fmt: skip
+    mistakes = [
+        "temperature cold",
+        "/nonsense: no such command",
+        "nobody/nothing is no local folder",
+        "/model takes one model",
+        "is there already",
+        "/save FILE: say where to",
+    ]
     said = words(out)
     assert [m for m in mistakes if m not in said] == [] and said.count("error: ") == len(mistakes)
     assert "4. four" in said and "/temp T" in said

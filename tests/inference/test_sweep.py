@@ -1,4 +1,6 @@
-"""The sweep: a table a prompt that holds exactly what was asked and answered, and is added to, never written over."""
+"""The sweep: a table a prompt that holds exactly what was asked and answered, and is added to,
+never written over.
+"""
 
 import csv
 import hashlib
@@ -14,8 +16,23 @@ from brittle.base.errors import UserError
 from brittle.inference import loaded, prompts, sweep
 from brittle.models.generate import Sampling
 
-NASTY = ["=1+1", "+1", "-1", "@SUM(A1)", "../../escape", "/etc/passwd", "con", "a" * 200, "two\nlines", 'a "quote", a comma',
-         "carriage\rreturn", "\u202eright to left", "[bold]markup[/bold]", "é🙂", " spaces "]  # fmt: skip
+NASTY = [
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "../../escape",
+    "/etc/passwd",
+    "con",
+    "a" * 200,
+    "two\nlines",
+    'a "quote", a comma',
+    "carriage\rreturn",
+    "\u202eright to left",
+    "[bold]markup[/bold]",
+    "é🙂",
+    " spaces ",
+]
 
 
 def rows_of(path):
@@ -44,7 +61,9 @@ def test_sweep_tables(ask, family, tmp_path):
         rows = rows_of(path)
         assert list(rows[0]) == ["prompt", "model", "model_path", "output"]
         assert [(r["prompt"], r["model"], r["model_path"]) for r in rows] == [
-            (prompt, "mini-base", family.base), (prompt, "mini-filtered", family.filtered)]  # fmt: skip
+            (prompt, "mini-base", family.base),
+            (prompt, "mini-filtered", family.filtered),
+        ]
         assert pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records") == rows
         assert path.with_suffix(".run.json").is_file()
 
@@ -92,8 +111,16 @@ def test_two_models_of_one_name_keep_their_settings_apart(ask, family, tmp_path)
     """An unchanged second run says nothing of other settings; the columns are what they were."""
     for folder, source in (("a", family.base), ("b", family.filtered)):
         shutil.copytree(source, tmp_path / folder / "m__npo" / "unlearned_model")
-    asked = ["--models", tmp_path / "a" / "m__npo", "--models", tmp_path / "b" / "m__npo" / "unlearned_model", "--prompt", "a",
-             "--outdir", tmp_path / "out"]  # fmt: skip
+    asked = [
+        "--models",
+        tmp_path / "a" / "m__npo",
+        "--models",
+        tmp_path / "b" / "m__npo" / "unlearned_model",
+        "--prompt",
+        "a",
+        "--outdir",
+        tmp_path / "out",
+    ]
     first, second = ask(*asked), ask(*asked)
     assert first.code == second.code == 0 and "note" not in first.err + second.err
     assert "a/m__npo: all 1 answers" in second.out and "b/m__npo: all 1 answers" in second.out
@@ -119,7 +146,9 @@ def test_records_that_went_by_the_name_are_still_read(ask, family, tmp_path):
 
 
 def test_what_cannot_work_is_said_before_any_model_answers(ask, family, tmp_path):
-    """A folder that is not there, and a prompt that is too long for the second model alone: its file and line."""
+    """A folder that is not there, and a prompt that is too long for the second model alone: its
+    file and line.
+    """
     file, out = tmp_path / "prompts.txt", tmp_path / "out"
     file.write_text("one\n\n" + "The habitat of " * 30 + "\nlast\n")
     shutil.copytree(family.base, tmp_path / "short")

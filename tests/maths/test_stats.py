@@ -93,10 +93,13 @@ def test_auc_interval_covers_near_one():
         assert held / 300 > 0.92, truth
 
 
-@pytest.mark.parametrize("interval", [
-    lambda scores, labels: intervals.fold_auc(scores, labels, torch.zeros(len(labels))),
-    lambda scores, labels: published.auc_with_interval(scores.tolist(), labels.tolist()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "interval",
+    [
+        lambda scores, labels: intervals.fold_auc(scores, labels, torch.zeros(len(labels))),
+        lambda scores, labels: published.auc_with_interval(scores.tolist(), labels.tolist()),
+    ],
+)
 def test_auc_of_one_has_an_interval(interval):
     """M8: five texts told apart from thirty leave an AUC of 0.48 possible: 0.48^5 = 2.5 %."""
     scores, labels = torch.arange(35.0), torch.arange(35) >= 30

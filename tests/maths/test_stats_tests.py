@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 from scipy import stats
-from support.places import ROOT
 
 from brittle.data.items import per_entity
 from brittle.maths import hypotheses
 from brittle.maths.entities import bootstrap, difference, means
+from support.places import ROOT
 
 SIMULATIONS, ENTITIES, QUESTIONS = 2000, 30, 10
 
@@ -184,8 +184,13 @@ def test_bootstrap_intervals_cover():
 
 
 def test_entities_are_found():
-    rows = [{"fact": "forget/000/a", "correct": 1}, {"fact": "forget/000/b", "correct": 0}, {"entity": "x", "correct": 1},
-            {"item": 3, "correct": 1}, {"item": 4, "correct": None}]  # fmt: skip
+    rows = [
+        {"fact": "forget/000/a", "correct": 1},
+        {"fact": "forget/000/b", "correct": 0},
+        {"entity": "x", "correct": 1},
+        {"item": 3, "correct": 1},
+        {"item": 4, "correct": None},
+    ]
     assert per_entity(rows) == {"forget/000": (1, 2), "x": (1, 1), "item 3": (1, 1)}
     assert means([{"e": (1, 2), "f": (1, 1)}, {"e": (2, 2)}]) == {"e": 0.75}
 
@@ -202,8 +207,15 @@ def samples(root, model, chance, seed, entities=12):
 
 
 def test_the_script_compares_seeds_and_oracles(script, tmp_path):
-    for model, chance in (("base", 1.0), ("base2", 0.99), ("base3", 0.98), ("filtered", 0.25), ("filtered2", 0.26),
-                          ("filtered3", 0.24), ("npo", 0.3)):  # fmt: skip
+    for model, chance in (
+        ("base", 1.0),
+        ("base2", 0.99),
+        ("base3", 0.98),
+        ("filtered", 0.25),
+        ("filtered2", 0.26),
+        ("filtered3", 0.24),
+        ("npo", 0.3),
+    ):
         samples(tmp_path, model, chance, len(model) + int(100 * chance))
     roles = (
         "--base",
@@ -250,8 +262,11 @@ def test_the_script_compares_seeds_and_oracles(script, tmp_path):
         "--outdir",
         tmp_path / "out",
     )
-    for arguments, said in ((mixed, "Use the same data"), ((*roles, "--repeat", "x"), "--repeat x"),
-                            ((*roles, "--value", "nothing"), "no column nothing")):  # fmt: skip
+    for arguments, said in (
+        (mixed, "Use the same data"),
+        ((*roles, "--repeat", "x"), "--repeat x"),
+        ((*roles, "--value", "nothing"), "no column nothing"),
+    ):
         done = script(ROOT / "eval/significance.py", *arguments)
         assert done.code == 2 and said in done.err and len(done.err.strip().splitlines()) == 1
 
@@ -259,8 +274,19 @@ def test_the_script_compares_seeds_and_oracles(script, tmp_path):
 def test_the_floor_of_p_is_no_measured_value(script, tmp_path):
     for model, chance in (("base", 0.95), ("filtered", 0.05), ("npo", 0.94)):
         samples(tmp_path, model, chance, len(model), entities=60)
-    done = script(ROOT / "eval/significance.py", "--base", "base", "--filtered", "filtered", "--unlearned", "npo", "--root",
-                  tmp_path, "--outdir", tmp_path / "out")  # fmt: skip
+    done = script(
+        ROOT / "eval/significance.py",
+        "--base",
+        "base",
+        "--filtered",
+        "filtered",
+        "--unlearned",
+        "npo",
+        "--root",
+        tmp_path,
+        "--outdir",
+        tmp_path / "out",
+    )
     assert done.code == 0, done.err
     said = {tuple(line.split()[1:4:2]): line for line in done.out.splitlines()}
     assert (

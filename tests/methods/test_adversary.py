@@ -1,13 +1,15 @@
-"""The latent adversary: it helps the model to recall, stays in its ball, leaves the model alone; and `activations.resume`."""
+"""The latent adversary: it helps the model to recall, stays in its ball, leaves the model alone;
+and `activations.resume`.
+"""
 
 import pytest
 import torch
-from support import tiny
 
 from brittle.methods import adversary
 from brittle.models import blocks as blocks_module
 from brittle.models.hooks import edit, hidden, resume
 from brittle.models.logprobs import nll
+from support import tiny
 
 torch.set_num_threads(1)
 

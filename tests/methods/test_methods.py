@@ -1,12 +1,12 @@
-"""Every method: closed forms at the start, gradients of the written formula, and that padding never matters."""
+"""Every method: closed forms at the start, gradients of the written formula, and that padding never
+matters.
+"""
 
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from support import tiny
-from support.started import batches, gradients, moved, start, total
 
 from brittle.base.errors import UserError
 from brittle.methods import METHODS
@@ -15,6 +15,8 @@ from brittle.methods.refusals import Refusals
 from brittle.models import logprobs as logprobs_module
 from brittle.models.blocks import blocks
 from brittle.models.hooks import residual_stream
+from support import tiny
+from support.started import batches, gradients, moved, start, total
 
 torch.set_num_threads(1)
 
@@ -29,7 +31,7 @@ def mean_nll(model, lists):
     return -torch.cat([logprobs(model, ids) for ids in lists]).mean()
 
 
-# ------------------------------------------------------------------------------------------------ what holds for all
+# ------------------------------------------------------------------------------- what holds for all
 
 
 @pytest.mark.parametrize("kind", tiny.MAKE)
@@ -120,7 +122,7 @@ def test_reference_stays(name):
     assert not torch.equal(model(**batch).logits, before)
 
 
-# ------------------------------------------------------------------------------------------------ closed forms
+# ------------------------------------------------------------------------------------- closed forms
 
 
 @pytest.mark.parametrize("name", ["ga", "grad_diff"])
@@ -146,7 +148,9 @@ def test_npo_starts_at_two_over_beta_ln_two():
 
 
 def test_npo_gradient_is_its_adaptive_weight_times_that_of_log_p():
-    """d/dtheta = mean over texts of 2 r^beta / (1 + r^beta) d log p, r = p / p_ref (Zhang et al. 2024, eq. 5)."""
+    """d/dtheta = mean over texts of 2 r^beta / (1 + r^beta) d log p, r = p / p_ref (Zhang et al.
+    2024, eq. 5).
+    """
     model, data, beta = tiny.model(dtype=torch.float64), tiny.Data(), 0.3
     rule = start("npo", model, data=data, beta=beta, retain_weight=0.0)
     before = [logprobs(model, i).sum().item() for i in data.forget.ids[:4]]
@@ -174,11 +178,20 @@ def test_npo_becomes_gradient_ascent_as_beta_goes_to_zero():
     assert F.cosine_similarity(got, torch.cat([g.flatten() for g in ascent]), dim=0) > 1 - 1e-6
 
 
-@pytest.mark.parametrize("name, knobs, term", [
-    ("rmu", {}, "retain"), ("cb_lat", {}, "retain"), ("cb", {}, "retain"), ("cb", {"variant": "readme"}, "retain"),
-    ("kl_min", {}, "retain"), ("ga", {"retain_loss": "l2"}, "retain"), ("npo", {"retain_loss": "kl"}, "retain"),
-    ("wt_dist_reg", {}, "distance"), ("wt_dist_reg", {"variant": "readme"}, "distance"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, knobs, term",
+    [
+        ("rmu", {}, "retain"),
+        ("cb_lat", {}, "retain"),
+        ("cb", {}, "retain"),
+        ("cb", {"variant": "readme"}, "retain"),
+        ("kl_min", {}, "retain"),
+        ("ga", {"retain_loss": "l2"}, "retain"),
+        ("npo", {"retain_loss": "kl"}, "retain"),
+        ("wt_dist_reg", {}, "distance"),
+        ("wt_dist_reg", {"variant": "readme"}, "distance"),
+    ],
+)
 def test_what_compares_with_the_start_starts_at_zero(name, knobs, term):
     model, data = tiny.model(), tiny.Data()
     rule = start(name, model, data=data, **knobs)
@@ -201,17 +214,29 @@ def test_kl_and_l2_retain_terms_against_their_formulas():
             for i in data.retain.ids[:4]
         ]
 
-    before = [(o.logits.detach()[0].log_softmax(-1), [h.detach() for h in residual_stream(
-        model, {"input_ids": torch.tensor([i])})[1:]]) for o, i in zip(outputs(), data.retain.ids[:4], strict=True)]  # fmt: skip
+    before = [
+        (
+            o.logits.detach()[0].log_softmax(-1),
+            [h.detach() for h in residual_stream(model, {"input_ids": torch.tensor([i])})[1:]],
+        )
+        for o, i in zip(outputs(), data.retain.ids[:4], strict=True)
+    ]
     moved(model)
-    now = [(o.logits[0].log_softmax(-1), residual_stream(model, {"input_ids": torch.tensor([i])})[1:])
-           for o, i in zip(outputs(), data.retain.ids[:4], strict=True)]  # fmt: skip
+    now = [
+        (o.logits[0].log_softmax(-1), residual_stream(model, {"input_ids": torch.tensor([i])})[1:])
+        for o, i in zip(outputs(), data.retain.ids[:4], strict=True)
+    ]
     pairs = list(zip(before, now, strict=True))
     written = {
         "kl": 3 * torch.cat([(p.exp() * (p - q)).sum(-1) for (p, _), (q, _) in pairs]).mean(),
-        "l2": 3 * torch.stack([torch.cat([(y[k] - x[k]).norm(dim=-1)[0] for (_, x), (_, y) in pairs]).mean()
-                               for k in range(3)]).mean(),
-    }  # fmt: skip
+        "l2": 3
+        * torch.stack(
+            [
+                torch.cat([(y[k] - x[k]).norm(dim=-1)[0] for (_, x), (_, y) in pairs]).mean()
+                for k in range(3)
+            ]
+        ).mean(),
+    }
     for kind, rule in rules.items():
         term = rule.losses(*batches(data), 0.0)["retain"]
         assert term.item() == pytest.approx(written[kind].item(), rel=1e-7)
@@ -219,7 +244,9 @@ def test_kl_and_l2_retain_terms_against_their_formulas():
             assert torch.allclose(a, b, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("name, terms", [("ga_simple", {"forget"}), ("kl_min", {"forget", "retain"})])
+@pytest.mark.parametrize(
+    "name, terms", [("ga_simple", {"forget"}), ("kl_min", {"forget", "retain"})]
+)
 def test_gradient_ascent_is_minus_the_nll(name, terms):
     model, data = tiny.model(dtype=torch.float64), tiny.Data()
     losses = start(name, model, data=data).losses(*batches(data), 0.0)
@@ -287,8 +314,10 @@ def test_dpo_starts_at_ln_two_and_follows_its_formula(variant):
 
     before = [[s.item() for s in scores(lists)] for lists in (chosen, data.forget.ids)]
     moved(model)
-    gains = [[s - b for s, b in zip(scores(lists), old, strict=True)]
-             for lists, old in zip((chosen, data.forget.ids), before, strict=True)]  # fmt: skip
+    gains = [
+        [s - b for s, b in zip(scores(lists), old, strict=True)]
+        for lists, old in zip((chosen, data.forget.ids), before, strict=True)
+    ]
     written = -sum(F.logsigmoid(beta * (good - bad)) for good, bad in zip(*gains, strict=True)) / 4
     got = rule.losses(*batches(data), 0.0)["preference"]
     assert got.item() == pytest.approx(written.item(), rel=1e-5)
@@ -367,8 +396,12 @@ def test_lat_without_steps_is_its_outer_loss_and_the_adversary_makes_it_worse():
     calm = start("lat", model, data=data, lat_steps=0).losses(*batches(data), 0.0)
     assert calm["forget"].item() == pytest.approx(-(1 - p).log().mean().item(), rel=1e-6)
     for variant in ("paper", "readme"):
-        values = [start("lat", model, data=data, lat_steps=n, variant=variant, lat_eps=0.1).losses(*batches(data), 0.0)
-                  for n in (0, 4)]  # fmt: skip
+        values = [
+            start("lat", model, data=data, lat_steps=n, variant=variant, lat_eps=0.1).losses(
+                *batches(data), 0.0
+            )
+            for n in (0, 4)
+        ]
         assert (
             values[1]["forget"] > values[0]["forget"] and values[1]["retain"] == values[0]["retain"]
         )
@@ -468,8 +501,13 @@ def test_tar_is_the_first_order_gradient_at_the_attacked_weights():
 
 def tuned(model, rule, rates=(1.0,)):
     """Fake fine-tunings: the k-th adds rates[k] x an own pattern. Returns the patterns."""
-    patterns = [[torch.randn(p.shape, generator=torch.Generator().manual_seed(7 + k)) for p in model.parameters()]
-                for k in range(len(rates))]  # fmt: skip
+    patterns = [
+        [
+            torch.randn(p.shape, generator=torch.Generator().manual_seed(7 + k))
+            for p in model.parameters()
+        ]
+        for k in range(len(rates))
+    ]
 
     def loop(lr_scale=1.0, offset=0):
         with torch.no_grad():
@@ -539,7 +577,9 @@ def test_rmu_against_its_formula_and_only_down_projections_train():
 
 
 def test_cb_lat_forget_starts_at_its_schedule_without_an_adversary():
-    """Without a perturbation the states are the reference's: cosine 1, so forget = alpha (1 - progress / 2)."""
+    """Without a perturbation the states are the reference's: cosine 1, so forget = alpha (1 -
+    progress / 2).
+    """
     model, data = tiny.model(), tiny.Data()
     rule = start("cb_lat", model, data=data, alpha=6.0, lat_steps=0)
     for progress in (0.0, 0.5, 1.0):

@@ -1,18 +1,20 @@
-"""Sequential unlearning: its frozen suffix is the start's own forward pass, its losses have their known values."""
+"""Sequential unlearning: its frozen suffix is the start's own forward pass, its losses have their
+known values.
+"""
 
 import copy
 import math
 
 import pytest
 import torch
-from support import tiny
-from support.started import batches, gradients, moved, total
-from support.started import start_sequential as start
 
 from brittle.methods.sequential import losses
 from brittle.methods.sequential.passes import Originals, Passes
 from brittle.models.blocks import blocks
 from brittle.models.hooks import edit, hidden, residual_stream
+from support import tiny
+from support.started import batches, gradients, moved, total
+from support.started import start_sequential as start
 
 N = 3
 
@@ -26,7 +28,7 @@ def last_phase(rule, **knobs):
     return rule
 
 
-# ------------------------------------------------------------------------------------------------ the probe
+# ---------------------------------------------------------------------------------------- the probe
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -67,13 +69,20 @@ def test_the_last_blocks_probe_is_the_final_norm_and_the_unembedding_alone():
     passes.reference.keep(N - 1)
     written = model.get_output_embeddings()(model.gpt_neox.final_layer_norm(h))
     assert torch.equal(passes.probe(batch), written)
-    assert not torch.allclose(model.get_output_embeddings()(model.gpt_neox.final_layer_norm(model.gpt_neox.final_layer_norm(h))),
-                              written, atol=1e-3)  # fmt: skip
+    assert not torch.allclose(
+        model.get_output_embeddings()(
+            model.gpt_neox.final_layer_norm(model.gpt_neox.final_layer_norm(h))
+        ),
+        written,
+        atol=1e-3,
+    )
 
 
 @pytest.mark.parametrize("kind", tiny.MAKE)
 def test_gradients_flow_through_the_starts_weights_not_the_trained_ones(kind):
-    """Against the definition: a second whole model that stays at the start, its block's output replaced."""
+    """Against the definition: a second whole model that stays at the start, its block's output
+    replaced.
+    """
     double = kind != "olmoe"  # whose grouped matrix products know no float64
     model, near = (
         tiny.model(kind, dtype=torch.float64 if double else torch.float32),
@@ -122,7 +131,7 @@ def test_gradient_checkpointing_recomputes_the_starts_blocks():
             assert torch.allclose(a, b, rtol=1e-9, atol=1e-12) and a.any()
 
 
-# ------------------------------------------------------------------------------------------------ losses
+# ------------------------------------------------------------------------------------------- losses
 
 
 def test_forget_losses_start_at_their_values_and_have_their_floors():
@@ -189,8 +198,16 @@ def test_parts_of_long_texts_make_the_same_loss(monkeypatch):
         assert torch.allclose(whole, parts, rtol=1e-12), kind
 
 
-@pytest.mark.parametrize("knobs", [{}, {"retain_blocks": "current"}, {"retain_blocks": "0,2"}, {"retain_loss": "kl"},
-                                   {"retain_loss": "kl", "kl_reduction": "sum"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"retain_blocks": "current"},
+        {"retain_blocks": "0,2"},
+        {"retain_loss": "kl"},
+        {"retain_loss": "kl", "kl_reduction": "sum"},
+    ],
+)
 def test_retain_terms_are_zero_at_the_start(knobs):
     model, data = tiny.model(), tiny.Data()
     rule = start(model, data=data, retain_ramp="const", **knobs)
@@ -228,9 +245,11 @@ def test_retain_terms_against_their_formulas():
             torch.stack([(a - b).norm(dim=-1)[0] for a, b in zip(now, before, strict=True)])
         )
     written = {
-        "token": torch.cat(kls).mean(), "sum": torch.stack([k.sum() for k in kls]).mean(),
-        "all": torch.cat(distances, 1).mean(), "current": torch.cat(distances, 1)[1].mean(),
-    }  # fmt: skip
+        "token": torch.cat(kls).mean(),
+        "sum": torch.stack([k.sum() for k in kls]).mean(),
+        "all": torch.cat(distances, 1).mean(),
+        "current": torch.cat(distances, 1)[1].mean(),
+    }
     for kind, rule in rules.items():
         assert rule.retain_term(retain).item() == pytest.approx(written[kind].item(), rel=1e-7), (
             kind

@@ -2,9 +2,6 @@
 
 import pytest
 import torch
-from support import tiny
-from support.started import batches
-from support.started import start_sequential as start
 
 from brittle.base.errors import UserError
 from brittle.base.knobs import build
@@ -12,6 +9,9 @@ from brittle.methods import method_class
 from brittle.methods.sequential import phases
 from brittle.methods.sequential.gradients import agreement, combine
 from brittle.methods.wrappers import Wrappers
+from support import tiny
+from support.started import batches
+from support.started import start_sequential as start
 
 
 def test_ramps_at_the_start_the_middle_and_the_end():
@@ -62,16 +62,23 @@ def test_filters_entry_by_entry():
     assert agreement([r], [0 * f])["gradient_cosine"] is None
 
 
-# ------------------------------------------------------------------------------------------------ bad input
+# ---------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize("knobs, words", [
-    ({"layers": "16:28:4"}, "START >= END"), ({"layers": "28:16:0"}, "STEP"), ({"layers": "28"}, "START:END:STEP"),
-    ({"layers": "5:0:1"}, "blocks 0 to 2"), ({"layers": "2:0:1", "retain_blocks": "5,30"}, "--retain-blocks 5, but .* 0 to 2"),
-    ({"layers": "2:0:1", "retain_blocks": "0"}, "block 2 trains alone"), ({"layers": "2:0:1", "retain_blocks": "x"}, "current"),
-    ({"layers": "2:1:1", "probe_start": "block_input"}, "no forget gradient"),
-    ({"layers": "2:1:1", "gradients": "asymmetric"}, "nothing would ever train"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "knobs, words",
+    [
+        ({"layers": "16:28:4"}, "START >= END"),
+        ({"layers": "28:16:0"}, "STEP"),
+        ({"layers": "28"}, "START:END:STEP"),
+        ({"layers": "5:0:1"}, "blocks 0 to 2"),
+        ({"layers": "2:0:1", "retain_blocks": "5,30"}, "--retain-blocks 5, but .* 0 to 2"),
+        ({"layers": "2:0:1", "retain_blocks": "0"}, "block 2 trains alone"),
+        ({"layers": "2:0:1", "retain_blocks": "x"}, "current"),
+        ({"layers": "2:1:1", "probe_start": "block_input"}, "no forget gradient"),
+        ({"layers": "2:1:1", "gradients": "asymmetric"}, "nothing would ever train"),
+    ],
+)
 def test_one_line_says_what_is_wrong(knobs, words):
     rule = build(method_class("sequential"), "sequential", knobs)
     with pytest.raises(UserError, match=words) as error:
@@ -81,9 +88,11 @@ def test_one_line_says_what_is_wrong(knobs, words):
 
 
 def test_what_applies_to_adapters_is_said():
-    for knobs, words in (({"gradients": "same_sign", "retain_loss": "kl"}, "--adapter full"),
-                         ({"l2sp_coef": 0.1}, "--adapter full"),
-                         ({"probe_start": "block_input"}, "block 0")):  # fmt: skip
+    for knobs, words in (
+        ({"gradients": "same_sign", "retain_loss": "kl"}, "--adapter full"),
+        ({"l2sp_coef": 0.1}, "--adapter full"),
+        ({"probe_start": "block_input"}, "block 0"),
+    ):
         rule = build(method_class("sequential"), "sequential", {"layers": "2:0:1", **knobs})
         with pytest.raises(UserError, match=words):
             Wrappers(adapter="lora").check("sequential", rule)

@@ -1,4 +1,6 @@
-"""Training block after block: what moves, what accumulation and several processes may not change, and the command."""
+"""Training block after block: what moves, what accumulation and several processes may not change,
+and the command.
+"""
 
 import csv
 import json
@@ -7,8 +9,6 @@ import socket
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import tiny
-from support.processes import DRIVER
 
 from brittle.base.knobs import build
 from brittle.methods import method_class
@@ -19,6 +19,8 @@ from brittle.training.adapters import targets_of
 from brittle.training.loop import make_accelerator
 from brittle.training.steps import AfterStep
 from brittle.unlearning.sets import read_chats, some_chats
+from support import tiny
+from support.processes import DRIVER
 
 UNLEARN = "unlearn/unlearn.py"
 
@@ -34,8 +36,13 @@ def train(model, batch_size=2, accum=1, wrappers=None, settings=None, **knobs):
     wrappers = wrappers or Wrappers()
     wrappers.check("sequential", rule)
     data = tiny.Data(batch_size=batch_size, micro_batches=accum)
-    chosen = fitting.make_settings(rule, {"lr": 1e-2, "schedule": "linear", **(settings or {})}, data, batch_size=batch_size,
-                                   grad_accum=accum)  # fmt: skip
+    chosen = fitting.make_settings(
+        rule,
+        {"lr": 1e-2, "schedule": "linear", **(settings or {})},
+        data,
+        batch_size=batch_size,
+        grad_accum=accum,
+    )
     states, enter = [], rule.phase
 
     def phase(progress):
@@ -86,12 +93,18 @@ def test_the_optimizer_holds_one_block(monkeypatch):
             )
 
 
-@pytest.mark.parametrize("knobs", [
-    {"gradients": "same_sign", "retain_loss": "nll"}, {"gradients": "asymmetric", "retain_loss": "nll", "l2sp_coef": 0.1},
-    {"gradients": "sum", "forget_loss": "ce_random"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"gradients": "same_sign", "retain_loss": "nll"},
+        {"gradients": "asymmetric", "retain_loss": "nll", "l2sp_coef": 0.1},
+        {"gradients": "sum", "forget_loss": "ce_random"},
+    ],
+)
 def test_four_micro_batches_are_one_batch_of_four_times_the_texts(knobs):
-    """With sgd and doubles, so that nothing hides in Adam's normalisation; the filter's mask must be of the whole step."""
+    """With sgd and doubles, so that nothing hides in Adam's normalisation; the filter's mask must
+    be of the whole step.
+    """
     found = []
     for batch_size, accum in ((8, 1), (2, 4)):
         model = tiny.model(dtype=torch.float64)
@@ -140,9 +153,28 @@ def test_adapters_train_in_every_phase_and_are_merged():
 
 
 def arguments(family, data, root, *more):
-    return [UNLEARN, "--model", family.base, "--method", "sequential", "--layers", "1:0:1", "--adapter", "full",
-            "--forget", data / "forget.txt",
-            "--root", root, "--batch-size", "4", "--device", "cpu", "--lr", "1e-3", *more]  # fmt: skip
+    return [
+        UNLEARN,
+        "--model",
+        family.base,
+        "--method",
+        "sequential",
+        "--layers",
+        "1:0:1",
+        "--adapter",
+        "full",
+        "--forget",
+        data / "forget.txt",
+        "--root",
+        root,
+        "--batch-size",
+        "4",
+        "--device",
+        "cpu",
+        "--lr",
+        "1e-3",
+        *more,
+    ]
 
 
 def folder(root):
@@ -216,9 +248,20 @@ def test_two_processes_are_one_with_twice_the_micro_batches(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    two = [fork(driver, *arguments(family, data, tmp_path / "two", *given), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
-                LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port, ACCELERATE_USE_CPU="true")
-           for rank in range(2)]  # fmt: skip
+    two = [
+        fork(
+            driver,
+            *arguments(family, data, tmp_path / "two", *given),
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE="2",
+            LOCAL_WORLD_SIZE="2",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+            ACCELERATE_USE_CPU="true",
+        )
+        for rank in range(2)
+    ]
     ended = [child.wait() for child in two]
     assert [e.code for e in ended] == [0, 0], ended[0].err[-3000:]
     a, b = (load_file(folder(tmp_path / n) / "model.safetensors") for n in ("one", "two"))

@@ -1,4 +1,6 @@
-"""What combines with methods: masks, trainable parameters, adapters, rules for keeping, the collapse guard, saving."""
+"""What combines with methods: masks, trainable parameters, adapters, rules for keeping, the
+collapse guard, saving.
+"""
 
 import json
 import math
@@ -7,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support import tiny
 
 from brittle.base.errors import UserError
 from brittle.base.knobs import build
@@ -21,6 +22,7 @@ from brittle.training.loop import make_accelerator, train
 from brittle.training.reference import AdapterOff, Frozen
 from brittle.training.settings import Settings
 from brittle.unlearning import collapse, saving
+from support import tiny
 
 torch.set_num_threads(1)
 HEAD = "lm_head.weight"
@@ -38,7 +40,7 @@ def fit(settings, make_mask=lambda model: None):
     return {n: p.detach() for n, p in model.named_parameters()}
 
 
-# --------------------------------------------------------------------------------------------- masks
+# -------------------------------------------------------------------------------------------- masks
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
@@ -97,7 +99,7 @@ def test_wagle_scores_follow_the_formula():
         assert torch.equal(trains[clear], (s > edge)[clear])
 
 
-# --------------------------------------------------------------------------------------------- what trains
+# -------------------------------------------------------------------------------------- what trains
 
 
 def test_trainable_by_regex_and_by_file(tmp_path):
@@ -118,7 +120,7 @@ def test_trainable_by_regex_and_by_file(tmp_path):
             read_names(model, bad)
 
 
-# --------------------------------------------------------------------------------------------- adapters
+# ----------------------------------------------------------------------------------------- adapters
 
 
 @pytest.mark.parametrize("kind", tiny.MAKE)
@@ -133,8 +135,12 @@ def test_an_adapter_starts_at_nothing_trains_alone_and_merges(kind):
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
     assert trained and all("lora_" in n for n in trained)
     data = tiny.Data()
-    train(model, lambda step, micro, progress: {"nll": nll(model, data.forget.batches(step)[micro])},
-          Settings(steps=3, lr=5e-2), make_accelerator(torch.device("cpu")))  # fmt: skip
+    train(
+        model,
+        lambda step, micro, progress: {"nll": nll(model, data.forget.batches(step)[micro])},
+        Settings(steps=3, lr=5e-2),
+        make_accelerator(torch.device("cpu")),
+    )
     model.eval()
     with torch.no_grad():
         after = model(**batch).logits
@@ -197,7 +203,7 @@ def test_every_method_takes_adapters_or_says_why_not(name):
         assert all("dense_4h_to_h" in n for n in with_gradient)
 
 
-# --------------------------------------------------------------------------------------------- the reference
+# ------------------------------------------------------------------------------------ the reference
 
 
 def test_the_reference_keeps_only_what_trains():
@@ -233,18 +239,25 @@ def test_the_reference_does_not_disturb_a_graph_that_is_alive():
     )
 
 
-# --------------------------------------------------------------------------------------------- keeping
+# ------------------------------------------------------------------------------------------ keeping
 
 
 LEVELS = {"base": {"forget": 1.0, "retain": 0.98}, "filtered": {"forget": 0.27, "retain": 0.99}}
 
 
-@pytest.mark.parametrize("text, forget, retain, holds", [
-    ("first forget <= filtered", 0.27, 0.5, True), ("first forget <= filtered", 0.28, 1.0, False),
-    ("first forget <= filtered+0.03", 0.3, 0.5, True), ("first forget <= 0.3 and retain >= base - 0.05", 0.3, 0.93, True),
-    ("first forget <= 0.3 and retain >= base - 0.05", 0.3, 0.92, False), ("lowest forget where retain >= 0.95", 0.9, 0.95, True),
-    ("lowest forget where retain >= 0.95", 0.1, 0.94, False), ("highest retain", 1.0, 0.0, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, forget, retain, holds",
+    [
+        ("first forget <= filtered", 0.27, 0.5, True),
+        ("first forget <= filtered", 0.28, 1.0, False),
+        ("first forget <= filtered+0.03", 0.3, 0.5, True),
+        ("first forget <= 0.3 and retain >= base - 0.05", 0.3, 0.93, True),
+        ("first forget <= 0.3 and retain >= base - 0.05", 0.3, 0.92, False),
+        ("lowest forget where retain >= 0.95", 0.9, 0.95, True),
+        ("lowest forget where retain >= 0.95", 0.1, 0.94, False),
+        ("highest retain", 1.0, 0.0, True),
+    ],
+)
 def test_rules(text, forget, retain, holds):
     assert keep.Rule(text).holds({"forget": forget, "retain": retain}, LEVELS) is holds
 
@@ -267,7 +280,9 @@ def test_rules_that_are_none(text):
 
 
 def keeper(rule, values, folder):
-    """Weights set to the step's number; measured accuracies from a list. Returns (keeper, weight, steps done)."""
+    """Weights set to the step's number; measured accuracies from a list. Returns (keeper, weight,
+    steps done).
+    """
     p = torch.nn.Parameter(torch.zeros(2))
     model = torch.nn.Module()
     model.p = p
@@ -305,7 +320,7 @@ def test_lowest_keeps_the_best_that_holds(tmp_path):
     assert "no evaluation satisfied" in made.finish() and p[0] == 8
 
 
-# --------------------------------------------------------------------------------------------- guard and saving
+# --------------------------------------------------------------------------------- guard and saving
 
 
 def test_the_guard_names_a_broken_model_and_lets_a_sound_one_pass(family, data):
@@ -354,14 +369,28 @@ def test_an_update_below_the_dtypes_resolution_is_noticed(tmp_path):
         assert saving.unresolved(tmp_path, moved, torch.bfloat16) == (lost, matrices)
 
 
-# --------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 
 
 def unlearn(script, family, data, root, method, *more):
     return script(
-        "unlearn/unlearn.py", "--model", family.base, "--method", method, "--forget", data / "forget.txt", "--root", root,
-        "--steps", "4", "--batch-size", "4", "--device", "cpu", *more,
-    )  # fmt: skip
+        "unlearn/unlearn.py",
+        "--model",
+        family.base,
+        "--method",
+        method,
+        "--forget",
+        data / "forget.txt",
+        "--root",
+        root,
+        "--steps",
+        "4",
+        "--batch-size",
+        "4",
+        "--device",
+        "cpu",
+        *more,
+    )
 
 
 def test_adapter_mask_and_evaluation_by_the_command(family, data, tmp_path, script):
@@ -391,25 +420,57 @@ def test_adapter_mask_and_evaluation_by_the_command(family, data, tmp_path, scri
         "signs",
         "neutral_kl",
     }
-    done = unlearn(script, family, data, tmp_path, "ga", "--weight-mask", "wagle", "--mask-ratio", "0.5", "--eval-every", "1",
-                   "--keep", "best", "--rule", "first forget <= 1.0")  # fmt: skip
+    done = unlearn(
+        script,
+        family,
+        data,
+        tmp_path,
+        "ga",
+        "--weight-mask",
+        "wagle",
+        "--mask-ratio",
+        "0.5",
+        "--eval-every",
+        "1",
+        "--keep",
+        "best",
+        "--rule",
+        "first forget <= 1.0",
+    )
     assert done.code == 0 and "50.00%" in done.out and "step 1 is kept" in done.out, done.err
     assert not (tmp_path / "mini-base__ga" / "best").exists()
 
 
-@pytest.mark.parametrize("method, more, words", [
-    ("nope", [], "no method"), ("ga", ["--beta", "1"], "does not read --beta"), ("npo", ["--beta", "0"], "--beta 0"),
-    ("rmu", ["--variant", "best"], "choose paper or readme"), ("ga", ["--variant", "paper"], "does not read --variant"),
-    ("cb_lat", ["--lat-eps", "-1"], "at least 0"), ("rmu", ["--layer-id", "9"], "blocks 0 to 1"),
-    ("wt_dist", ["--lora-rank", "4"], "acts on the weights"), ("ga", ["--lora-rank", "x"], "whole number"),
-    ("ga", ["--lora-rank", "2", "--weight-mask", "wagle"], "Use one"), ("ga", ["--keep", "best"], "--eval-every"),
-    ("ga", ["--keep", "best", "--eval-every", "1"], "--filtered"), ("ga", ["--trainable", "zzz"], "matches none"),
-    ("task_vector", ["--keep", "best", "--eval-every", "1", "--rule", "highest retain"], "after the training"),
-    ("ga", ["--config-preset", "nope"], "rmu-zephyr"), ("ga", ["--config-preset", "rmu-zephyr"], "is for --method rmu"),
-    ("ga", ["--forget-weight", "nan"], "--forget-weight nan"), ("idk", ["--refusals", "/nowhere"], "not found"),
-    ("ga", ["--optimizer", "lion"], "choose adamw"), ("ga", ["--schedule", "step"], "choose"),
-    ("ga", ["--lora-targets", "(", "--lora-rank", "2"], "regular expression"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "method, more, words",
+    [
+        ("nope", [], "no method"),
+        ("ga", ["--beta", "1"], "does not read --beta"),
+        ("npo", ["--beta", "0"], "--beta 0"),
+        ("rmu", ["--variant", "best"], "choose paper or readme"),
+        ("ga", ["--variant", "paper"], "does not read --variant"),
+        ("cb_lat", ["--lat-eps", "-1"], "at least 0"),
+        ("rmu", ["--layer-id", "9"], "blocks 0 to 1"),
+        ("wt_dist", ["--lora-rank", "4"], "acts on the weights"),
+        ("ga", ["--lora-rank", "x"], "whole number"),
+        ("ga", ["--lora-rank", "2", "--weight-mask", "wagle"], "Use one"),
+        ("ga", ["--keep", "best"], "--eval-every"),
+        ("ga", ["--keep", "best", "--eval-every", "1"], "--filtered"),
+        ("ga", ["--trainable", "zzz"], "matches none"),
+        (
+            "task_vector",
+            ["--keep", "best", "--eval-every", "1", "--rule", "highest retain"],
+            "after the training",
+        ),
+        ("ga", ["--config-preset", "nope"], "rmu-zephyr"),
+        ("ga", ["--config-preset", "rmu-zephyr"], "is for --method rmu"),
+        ("ga", ["--forget-weight", "nan"], "--forget-weight nan"),
+        ("idk", ["--refusals", "/nowhere"], "not found"),
+        ("ga", ["--optimizer", "lion"], "choose adamw"),
+        ("ga", ["--schedule", "step"], "choose"),
+        ("ga", ["--lora-targets", "(", "--lora-rank", "2"], "regular expression"),
+    ],
+)
 def test_mistakes_are_one_line_and_leave_nothing(
     method, more, words, family, data, tmp_path, script
 ):

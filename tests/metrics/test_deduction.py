@@ -1,4 +1,6 @@
-"""Facts in a graph: minimal deductive sets, hops, rings of neighbours, and private values in answers."""
+"""Facts in a graph: minimal deductive sets, hops, rings of neighbours, and private values in
+answers.
+"""
 
 import csv
 import importlib.util
@@ -7,7 +9,6 @@ import random
 from itertools import combinations
 
 import pytest
-from support.places import ROOT
 
 from brittle.base.errors import UserError
 from brittle.data.facts import read_facts
@@ -20,6 +21,7 @@ from brittle.metrics.deduction import (
     supports,
     unlearning_sets,
 )
+from support.places import ROOT
 
 
 def load(name):
@@ -73,8 +75,12 @@ def test_minimal_sets_of_random_graphs_are_those_of_brute_force():
         ]
         stated, target = set(draw.sample(names, 4)), draw.choice(names)
         found = unlearning_sets(target, supports(stated, rules))
-        cut = [frozenset(s) for n in range(5) for s in combinations(sorted(stated), n)
-               if target not in closure(stated - set(s), rules)]  # fmt: skip
+        cut = [
+            frozenset(s)
+            for n in range(5)
+            for s in combinations(sorted(stated), n)
+            if target not in closure(stated - set(s), rules)
+        ]
         expected = minimal(cut) if target in closure(stated, rules) else []
         assert set(found) == set(expected)
 
@@ -197,11 +203,22 @@ TABLE = {
 ASKED = {"asked": "forget", "about": "keeper's phone", "entity": "Mazafi", "fact": "m2"}
 
 
-@pytest.mark.parametrize("response, own, other, retain", [
-    ("555-967", "exact", None, None), ("It is 555 967.", "normalised", None, None), ("555-919", None, "exact", None),
-    ("Call 555-100 or 555-967", "exact", None, "exact"), ("nedo@tanzy.example", "fuzzy", None, None),
-    ("555-968", None, None, None), ("born 1949", "exact", None, None), ("I do not know.", None, None, None),
-    ("MINI@CORVID.EXAMPLE", None, "normalised", None), ("", None, None, None), ("5559671", None, None, None)])  # fmt: skip
+@pytest.mark.parametrize(
+    "response, own, other, retain",
+    [
+        ("555-967", "exact", None, None),
+        ("It is 555 967.", "normalised", None, None),
+        ("555-919", None, "exact", None),
+        ("Call 555-100 or 555-967", "exact", None, "exact"),
+        ("nedo@tanzy.example", "fuzzy", None, None),
+        ("555-968", None, None, None),
+        ("born 1949", "exact", None, None),
+        ("I do not know.", None, None, None),
+        ("MINI@CORVID.EXAMPLE", None, "normalised", None),
+        ("", None, None, None),
+        ("5559671", None, None, None),
+    ],
+)
 def test_planted_leaks_are_found_and_nothing_else(response, own, other, retain):
     found = leakage.find(ASKED, response, TABLE)
     assert [found[w][0] for w in leakage.WHOSE] == [own, other, retain]
@@ -238,10 +255,17 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("name, output, more", [
-    ("deduction", "deduction", ["--others", 2]), ("multihop", "multihop", ["--max-items", 8]), ("leakage", "leakage", []),
-    ("neighbours", "neighbours", ["--others", 2, "--half", "A", "--reference"]), ("leakage", "leakage", ["--wrapper", "rag"])],
-    ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "name, output, more",
+    [
+        ("deduction", "deduction", ["--others", 2]),
+        ("multihop", "multihop", ["--max-items", 8]),
+        ("leakage", "leakage", []),
+        ("neighbours", "neighbours", ["--others", 2, "--half", "A", "--reference"]),
+        ("leakage", "leakage", ["--wrapper", "rag"]),
+    ],
+    ids=str,
+)
 def test_scripts_run_on_a_model(script, family, data, tmp_path, name, output, more):
     more = [*more, family.filtered] if more[-1:] == ["--reference"] else more
     done = script(

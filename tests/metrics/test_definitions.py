@@ -1,4 +1,5 @@
-"""Fifteen definitions that others got wrong, one regression test each: ours is right, and theirs is reproduced where we offer it.
+"""Fifteen definitions that others got wrong, one regression test each: ours is right, and theirs is
+reproduced where we offer it.
 
 The numbers are those of the list they come from (a review of OpenUnlearning's code and issues).
 """
@@ -9,8 +10,6 @@ import math
 
 import pytest
 import torch
-from support import tiny
-from support.places import ROOT
 
 from brittle.base.errors import UserError
 from brittle.data.batches import Stream
@@ -26,15 +25,27 @@ from brittle.metrics import (
 from brittle.metrics.answers import Scored
 from brittle.metrics.definitions import DEFINITIONS, named
 from brittle.models.logprobs import nll, sequence_logprobs, target_mask
+from support import tiny
+from support.places import ROOT
 
 OTHERS = DEFINITIONS["open-unlearning"]
 
 
 def record(right, wrong=(), logp=-1.0):
-    """A raw record of quality.measure with answer tokens right or wrong, and an end token that is right."""
+    """A raw record of quality.measure with answer tokens right or wrong, and an end token that is
+    right.
+    """
     scored = Scored([logp] * (len(right) + 1), [*right, True])
-    return {"index": 0, "entity": 0, "fact": None, "gold": "a b", "generation": "a b", "answer": scored, "paraphrase": None,
-            "wrong": [Scored([p, 0.0], [False, True]) for p in wrong]}  # fmt: skip
+    return {
+        "index": 0,
+        "entity": 0,
+        "fact": None,
+        "gold": "a b",
+        "generation": "a b",
+        "answer": scored,
+        "paraphrase": None,
+        "wrong": [Scored([p, 0.0], [False, True]) for p in wrong],
+    }
 
 
 def item(of, made, definition):
@@ -44,8 +55,13 @@ def item(of, made, definition):
 def test_01_truth_ratio_means_are_named_and_each_source_gets_its_own():
     made = record([True], wrong=[math.log(0.4), math.log(0.1)], logp=math.log(0.5))
     arith, geom = 0.25 / 0.5, 0.2 / 0.5
-    for definition, of, wanted in (("paper", "forget", arith), ("paper", "retain", arith), ("tofu", "retain", None),
-                                   ("tofu", "forget", None), ("open-unlearning", "retain", None)):  # fmt: skip
+    for definition, of, wanted in (
+        ("paper", "forget", arith),
+        ("paper", "retain", arith),
+        ("tofu", "retain", None),
+        ("tofu", "forget", None),
+        ("open-unlearning", "retain", None),
+    ):
         found = item(of, made, definition)
         if wanted is not None:
             assert found["truth_ratio"] == pytest.approx(wanted)

@@ -1,4 +1,6 @@
-"""TOFU's and MUSE's metrics against hand-computed cases and scipy, and the script on the mini world's files."""
+"""TOFU's and MUSE's metrics against hand-computed cases and scipy, and the script on the mini
+world's files.
+"""
 
 import csv
 import json
@@ -187,8 +189,9 @@ def test_forget_quality_of_null_and_of_different_models():
 
 
 def ratios(seed, entities, items, shift=0.0, together=True):
-    """([ratios] of a model, of its reference, [their entities]): an entity's items share half of their variance, and where
-    `together` the two models share the entities' part."""
+    """([ratios] of a model, of its reference, [their entities]): an entity's items share half of
+    their variance, and where `together` the two models share the entities' part.
+    """
     g = torch.Generator().manual_seed(seed)
     own, other = (torch.randn(entities, 1, generator=g) for _ in range(2))
     sides = [
@@ -203,7 +206,9 @@ def ratios(seed, entities, items, shift=0.0, together=True):
 
 
 def test_interval_of_the_distance_covers_at_and_away_from_zero():
-    """M3: without a difference D's interval holds 0 (percentiles of D* never did), with one its true value."""
+    """M3: without a difference D's interval holds 0 (percentiles of D* never did), with one its
+    true value.
+    """
     from scipy.stats import norm
 
     for truth in (0.0, 0.3):
@@ -314,8 +319,18 @@ def rows_of(path):
 
 def test_script_writes_scores_items_and_the_files_of_others(mini, family, tmp_path, script):
     out = tmp_path / "out"
-    arguments = ["--reference", family.filtered, "--data", mini, "--new-tokens", 4, "--definitions", "open-unlearning",
-                 "--cache", tmp_path / "cache"]  # fmt: skip
+    arguments = [
+        "--reference",
+        family.filtered,
+        "--data",
+        mini,
+        "--new-tokens",
+        4,
+        "--definitions",
+        "open-unlearning",
+        "--cache",
+        tmp_path / "cache",
+    ]
     done = script(SCRIPT, "--model", family.base, *arguments, "--outdir", out)
     assert done.code == 0, done.err
     table = {
@@ -347,8 +362,23 @@ def test_script_writes_scores_items_and_the_files_of_others(mini, family, tmp_pa
         if "value_by_index" in metric:
             assert open_unlearning.recomputed(name, metric) == pytest.approx(metric["agg_value"])
     kept = sorted((tmp_path / "cache").iterdir())
-    log = script(SCRIPT, "--model", family.base, "--reference", out / "TOFU_EVAL.json", "--data", mini, "--new-tokens", 4,
-                 "--cache", tmp_path / "cache", "--read", out / "MUSE_EVAL.json", "--outdir", tmp_path / "again")  # fmt: skip
+    log = script(
+        SCRIPT,
+        "--model",
+        family.base,
+        "--reference",
+        out / "TOFU_EVAL.json",
+        "--data",
+        mini,
+        "--new-tokens",
+        4,
+        "--cache",
+        tmp_path / "cache",
+        "--read",
+        out / "MUSE_EVAL.json",
+        "--outdir",
+        tmp_path / "again",
+    )
     assert log.code == 0 and sorted((tmp_path / "cache").iterdir()) == kept, (
         "the same model, data and settings: nothing is new"
     )
@@ -428,7 +458,9 @@ truth_ratio_prob truth_ratio truth_score token_entropy repetition degenerate gen
 
 
 def test_a_metric_is_one_row_of_a_table():
-    """Columns, means, bars and printed lines follow from METRICS; the columns are what users read."""
+    """Columns, means, bars and printed lines follow from METRICS; the columns are what users
+    read.
+    """
     assert list(forget_quality_items.COLUMNS) == COLUMNS
     assert list(forget_quality_items.MEANS) == COLUMNS[7:-2]  # tokens and nll are no means
     assert set(forget_quality_items.DRAWN) <= set(forget_quality_items.MEANS)
@@ -436,7 +468,9 @@ def test_a_metric_is_one_row_of_a_table():
 
 
 def test_metrics_of_a_planted_answer():
-    """Two answer tokens of probability 1/2 and 1/8, the second one not the likeliest; one wrong answer of 1/2."""
+    """Two answer tokens of probability 1/2 and 1/8, the second one not the likeliest; one wrong
+    answer of 1/2.
+    """
     right = Scored([math.log(0.5), math.log(0.125), 0.0], [True, False, True])
     wrong = Scored([math.log(0.5), 0.0], [False, True])
     record = {

@@ -1,4 +1,6 @@
-"""lm-eval through eval/harness.py: agrees with brittle.metrics.mcq item by item, never reads stale data, stays offline."""
+"""lm-eval through eval/harness.py: agrees with brittle.metrics.mcq item by item, never reads stale
+data, stays offline.
+"""
 
 import csv
 import importlib.util
@@ -56,8 +58,13 @@ def write_items(path, count, seed, name="f"):
             while len(choices) < 4:
                 words = " ".join(draw.sample(WORDS, draw.randint(1, 3)))
                 choices += [words] * (words not in choices)
-            item = {"fact": f"{name}{i}", "half": "AB"[i % 2], "choices": choices, "answer": draw.randrange(4),
-                    "question": f"Question: Where is {draw.choice(WORDS)} {i}? Answer:"}  # fmt: skip
+            item = {
+                "fact": f"{name}{i}",
+                "half": "AB"[i % 2],
+                "choices": choices,
+                "answer": draw.randrange(4),
+                "question": f"Question: Where is {draw.choice(WORDS)} {i}? Answer:",
+            }
             file.write(json.dumps(item) + "\n")
 
 
@@ -80,8 +87,17 @@ def read(path):
 
 
 def run(model, data, outdir, **options):
-    harness.main(model=str(model), data=data, outdir=outdir, tasks=options.pop("tasks", harness.OURS), batch_size=8,
-                 device="cpu", dtype="float32", seed=0, **options)  # fmt: skip
+    harness.main(
+        model=str(model),
+        data=data,
+        outdir=outdir,
+        tasks=options.pop("tasks", harness.OURS),
+        batch_size=8,
+        device="cpu",
+        dtype="float32",
+        seed=0,
+        **options,
+    )
     return read(outdir / "accuracy.csv"), read(outdir / "samples.csv")
 
 
@@ -175,7 +191,9 @@ def test_one_constant_letter_is_marked():
 
 
 def test_a_model_that_cannot_tell_the_choices_apart_has_no_accuracy():
-    """All choices alike: the first is taken. Where the right one is always the first (TruthfulQA mc1) that would be 100 %."""
+    """All choices alike: the first is taken. Where the right one is always the first (TruthfulQA
+    mc1) that would be 100 %.
+    """
     (row,) = harness.rows(result([sample([-3.0] * 4, i % 4) for i in range(20)]), {})
     assert row["ties"] == 1 and row["constant_letter"] == 1 and row["letter_accuracy"] == 0.25
     (row,) = harness.rows(result([sample([-3.0] * 4, 0) for _ in range(20)]), {})
@@ -218,7 +236,9 @@ def test_intervals_of_shares_means_and_groups():
 
 
 def hub_folder(root, name, configs, split):
-    """A local copy of data set `name`: {config: items}, as `datasets` finds it in the working folder."""
+    """A local copy of data set `name`: {config: items}, as `datasets` finds it in the working
+    folder.
+    """
     (root / name).mkdir(parents=True)
     listed = "".join(
         f"- config_name: {c}\n  data_files:\n  - split: {split}\n    path: {c}-{split}.jsonl\n"
@@ -236,8 +256,14 @@ def hub_folder(root, name, configs, split):
         (root / name / f"{config}-{split}.jsonl").write_text(rows)
 
 
-KINDS = ["bioweapons_and_bioterrorism", "dual_use_virology", "enhanced_potential_pandemic_pathogens",
-         "expanding_access_to_threat_vectors", "reverse_genetics_and_easy_editing", "viral_vector_research"]  # fmt: skip
+KINDS = [
+    "bioweapons_and_bioterrorism",
+    "dual_use_virology",
+    "enhanced_potential_pandemic_pathogens",
+    "expanding_access_to_threat_vectors",
+    "reverse_genetics_and_easy_editing",
+    "viral_vector_research",
+]
 
 
 def test_tasks_of_the_hub_run_on_local_copies(model_and_data, tmp_path, monkeypatch):
@@ -260,14 +286,21 @@ def test_tasks_of_the_hub_run_on_local_copies(model_and_data, tmp_path, monkeypa
         "test",
     )
     truthful = [
-        {"question": i["question"], "mc1_targets": {"choices": i["choices"], "labels": [1, 0, 0, 0]},
-         "mc2_targets": {"choices": i["choices"], "labels": [1, 1, 0, 0]}} for i in items
-    ]  # fmt: skip
+        {
+            "question": i["question"],
+            "mc1_targets": {"choices": i["choices"], "labels": [1, 0, 0, 0]},
+            "mc2_targets": {"choices": i["choices"], "labels": [1, 1, 0, 0]},
+        }
+        for i in items
+    ]
     hub_folder(tmp_path, "truthfulqa/truthful_qa", {"multiple_choice": truthful}, "validation")
     (tmp_path / "wmdp_bio_rewritten.jsonl").write_text(
         "".join(json.dumps({**i, "fact": "gibberish"}) + "\n" for i in items)
     )
-    tasks = "wmdp_bio_robust=forget,wmdp_bio_cloze_verified,mmlu=general,truthfulqa_mc,wmdp_bio_robust_rewritten"
+    tasks = (
+        "wmdp_bio_robust=forget,wmdp_bio_cloze_verified,mmlu=general,truthfulqa_mc,"
+        "wmdp_bio_robust_rewritten"
+    )
     accuracy, samples = run(folder, tmp_path, tmp_path / "out", tasks=tasks)
     table = {(r["task"], r["metric"]): r for r in accuracy}
     robust = table["wmdp_bio_robust", "acc"]
@@ -277,8 +310,15 @@ def test_tasks_of_the_hub_run_on_local_copies(model_and_data, tmp_path, monkeypa
         sum(int(s["correct"]) for s in parts) / 12
     )  # weighted by size
     model, tokenizer = load_model(folder, "cpu", "float32"), load_tokenizer(folder)
-    asked = [{**i, "question": "Complete the following biology questions with the correct answer.\n\nQuestion: "
-              f"{i['question'].strip()}\nAnswer:"} for i in items]  # fmt: skip
+    asked = [
+        {
+            **i,
+            "question": "Complete the following biology questions with the correct answer.\n\n"
+            "Question: "
+            f"{i['question'].strip()}\nAnswer:",
+        }
+        for i in items
+    ]
     right = sum(outcome.right for outcome in mcq.outcomes(model, tokenizer, asked, normalise=True))
     assert float(table["wmdp_bio_cloze_verified", "acc_norm"]["value"]) == pytest.approx(right / 8)
     mc2 = table["truthfulqa_mc2", "acc"]
@@ -334,7 +374,10 @@ def test_cloze_completes_sentences(data, family, tmp_path):
 
 def test_tasks_are_named_with_their_split():
     assert harness.parse_tasks("mini_forget, wmdp_bio=forget,mmlu=general") == {
-        "mini_forget": None, "wmdp_bio": "forget", "mmlu": "general"}  # fmt: skip
+        "mini_forget": None,
+        "wmdp_bio": "forget",
+        "mmlu": "general",
+    }
     with pytest.raises(UserError, match="empty"):
         harness.parse_tasks(" , ")
 
@@ -348,7 +391,8 @@ def test_mistakes_take_one_line(model_and_data, tmp_path):
     assert not (tmp_path / "out").exists()
 
     (tmp_path / "hub.yaml").write_text(
-        "task: from_hub\ndataset_path: nobody/nothing\noutput_type: multiple_choice\ntest_split: test\n"
+        "task: from_hub\ndataset_path: nobody/nothing\noutput_type: multiple_choice\n"
+        "test_split: test\n"
     )
     manager = TaskManager(
         include_path=[str(harness.TASKS), str(tmp_path)], include_defaults=False

@@ -9,10 +9,10 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from support.places import ROOT
 
 from brittle.base.errors import UserError
 from brittle.metrics import judges, responses, rubrics
+from support.places import ROOT
 
 JUDGE, ANNOTATE = ROOT / "eval/judge.py", ROOT / "eval/annotate.py"
 ITEM = {
@@ -137,9 +137,18 @@ def test_what_asking_again_cannot_mend_is_said_at_once(fake):
     assert found == judges.Judgement(None, "no connection", 2)
 
 
-@pytest.mark.parametrize("reply, label", [
-    ('{"label": "full"}', "full"), ("```json\n{\"label\": \"none\"}\n```", "none"), (" 'Partial'. ", "partial"), ("no", None),
-    ("", None), ("[1]", None), ('{"answer": "full"}', None)])  # fmt: skip
+@pytest.mark.parametrize(
+    "reply, label",
+    [
+        ('{"label": "full"}', "full"),
+        ('```json\n{"label": "none"}\n```', "none"),
+        (" 'Partial'. ", "partial"),
+        ("no", None),
+        ("", None),
+        ("[1]", None),
+        ('{"answer": "full"}', None),
+    ],
+)
 def test_replies_are_parsed_strictly(reply, label):
     assert judges.parse(reply, ("none", "partial", "full")) == label
 
@@ -351,9 +360,11 @@ def swept(tmp_path):
 def test_what_a_sweep_wrote_is_read(swept):
     found = responses.read_responses([f"m1={swept}", f"m2={swept}/0.csv", f"any={swept}/1.csv"])
     assert [(r["source"], r["item"], r["question"], r["response"]) for r in found] == [
-        ("m1", 0, "What?", "canyon"), ("m1", 1, "Who?", "I do not know."), ("m2", 0, "What?", "marsh"),
+        ("m1", 0, "What?", "canyon"),
+        ("m1", 1, "Who?", "I do not know."),
+        ("m2", 0, "What?", "marsh"),
         ("any", 0, "Who?", "I do not know."),
-    ]  # fmt: skip
+    ]
     assert responses.files([f"m1={swept}"]) == [swept / "0.csv", swept / "1.csv"]
     with pytest.raises(
         UserError, match=r"of several models, none called m3. NAME must be one of: m1, m2"
@@ -365,8 +376,16 @@ def test_what_a_sweep_wrote_is_read(swept):
 
 
 def test_a_sweep_is_judged_and_without_a_reference_nothing_is_cleared(script, swept, tmp_path):
-    done = script(JUDGE, f"--responses=m1={swept}", "--outdir", tmp_path / "out", "--rubric", "target_leak", "--rubric",
-                  "reveals_unlearning")  # fmt: skip
+    done = script(
+        JUDGE,
+        f"--responses=m1={swept}",
+        "--outdir",
+        tmp_path / "out",
+        "--rubric",
+        "target_leak",
+        "--rubric",
+        "reveals_unlearning",
+    )
     assert done.code == 0, done.err
     found = read(tmp_path / "out/judgements.csv")
     assert [(r["label"], r["note"]) for r in found if r["rubric"] == "target_leak@1"] == [
@@ -375,9 +394,16 @@ def test_a_sweep_is_judged_and_without_a_reference_nothing_is_cleared(script, sw
     assert [r["label"] for r in found if r["rubric"].startswith("reveals")] == ["no", "no"]
 
 
-@pytest.mark.parametrize("name, response, label", [("target_leak", "marsh", None), ("target_leak", "", "none"),
-    ("retain_correct", "marsh", None), ("answer_type", "marsh", None), ("answer_type", "I do not know", "refusal"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, response, label",
+    [
+        ("target_leak", "marsh", None),
+        ("target_leak", "", "none"),
+        ("retain_correct", "marsh", None),
+        ("answer_type", "marsh", None),
+        ("answer_type", "I do not know", "refusal"),
+    ],
+)
 def test_rules_without_a_reference(name, response, label):
     assert (
         judges.judge_by_rules(
@@ -406,11 +432,15 @@ def test_mistakes_take_one_line(script, sources, tmp_path):
     (tmp_path / "x.jsonl").write_text('{"question": "q"}\n')
     out = ("--outdir", tmp_path / "out")
     for arguments, said in (
-        ((*sources, "--rubric", "leak"), "choose answer_type"), ((*sources, "--rubric", tmp_path / "bad.toml"), "is no rubric"),
-        ((*sources, "--backend", "gpt"), "--backend gpt"), ((*sources, "--backend", "openai"), "--judge-model is needed"),
-        (("--responses", "a"), "NAME=FILE"), ((f"--responses=a={tmp_path}/x.jsonl",), "has no response"),
-        ((*sources, "--backend", "replay"), "needs --replies"), ((f"--responses=a={tmp_path}/none.csv",), "not found"),
-    ):  # fmt: skip
+        ((*sources, "--rubric", "leak"), "choose answer_type"),
+        ((*sources, "--rubric", tmp_path / "bad.toml"), "is no rubric"),
+        ((*sources, "--backend", "gpt"), "--backend gpt"),
+        ((*sources, "--backend", "openai"), "--judge-model is needed"),
+        (("--responses", "a"), "NAME=FILE"),
+        ((f"--responses=a={tmp_path}/x.jsonl",), "has no response"),
+        ((*sources, "--backend", "replay"), "needs --replies"),
+        ((f"--responses=a={tmp_path}/none.csv",), "not found"),
+    ):
         done = script(JUDGE, *arguments, *out)
         assert done.code == 2 and said in done.err and len(done.err.splitlines()) == 1, done.err
     done = script(ANNOTATE, "import", *out)

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from support.tiny_models import WORDS, make_model, make_tokenizer
 
 from brittle.base.errors import UserError
 from brittle.data.items import KEYS, read_items, read_splits, subset
 from brittle.data.tokens import common_prefix
 from brittle.metrics import mcq
+from support.tiny_models import WORDS, make_model, make_tokenizer
 
 FAMILIES = ["llama", "gpt_neox"]
 
@@ -93,7 +93,9 @@ def test_what_the_padding_token_is_changes_nothing(model, tokenizer, items):
 
 
 def test_contexts_are_run_once_and_hold_what_is_read(tokenizer, items):
-    """Each scored token is read once, right behind its own prefix; no context is run that begins another one."""
+    """Each scored token is read once, right behind its own prefix; no context is run that begins
+    another one.
+    """
     pairs = mcq.encode_items(tokenizer, items, 64)
     texts, reads = mcq.contexts(pairs)
     seen = []
@@ -127,7 +129,9 @@ def test_contexts_are_run_once_and_hold_what_is_read(tokenizer, items):
 
 
 def test_normalised_scores_are_per_character(model, tokenizer):
-    """acc_norm: the sum over the choice's characters; the log-probabilities themselves stay sums."""
+    """acc_norm: the sum over the choice's characters; the log-probabilities themselves stay
+    sums.
+    """
     item = {"question": "w1 w2", "choices": ["w3", "w4 w5 w6 w7"], "answer": 0}
     ((_, prediction, values, _),) = mcq.outcomes(model, tokenizer, [item], normalise=True)
     assert values == pytest.approx(
@@ -137,7 +141,9 @@ def test_normalised_scores_are_per_character(model, tokenizer):
 
 
 def test_certain_model_scores_one_and_blind_model_breaks_ties_first(tokenizer):
-    """A model with zero unembedding gives every token 1/V: sums are -n ln V, so the shortest choice wins, the first of equals."""
+    """A model with zero unembedding gives every token 1/V: sums are -n ln V, so the shortest choice
+    wins, the first of equals.
+    """
     model = make_model("gpt_neox")
     with torch.no_grad():
         model.get_output_embeddings().weight.zero_()
@@ -150,7 +156,9 @@ def test_certain_model_scores_one_and_blind_model_breaks_ties_first(tokenizer):
 
 
 def test_merges_across_the_boundary_score_only_what_follows():
-    """BPE can merge the question's end with the choice: what counts as the choice starts where the tokens part."""
+    """BPE can merge the question's end with the choice: what counts as the choice starts where the
+    tokens part.
+    """
     assert common_prefix([1, 2, 3], [1, 2, 4]) == 2
     assert common_prefix([1, 2], [1, 2, 3]) == 2 and common_prefix([], [1]) == 0
 
@@ -183,7 +191,9 @@ def test_broken_models_get_no_score(tokenizer, items):
 
 
 def test_planted_log_probabilities_give_planted_outcomes():
-    """Right or wrong by hand: among equals the first choice is taken; acc_norm divides by characters."""
+    """Right or wrong by hand: among equals the first choice is taken; acc_norm divides by
+    characters.
+    """
     items = [
         {"question": "", "choices": ["ab", "c"], "answer": 0},
         {"question": "", "choices": ["a", "b", "c"], "answer": 2},
@@ -201,7 +211,9 @@ def test_planted_log_probabilities_give_planted_outcomes():
 
 
 def test_a_prompt_changes_what_is_asked(model, tokenizer, items):
-    """A question is put otherwise, or tokens are put in: the outcome is that of the changed text."""
+    """A question is put otherwise, or tokens are put in: the outcome is that of the changed
+    text.
+    """
 
     class Shouted:
         def question(self, item):
@@ -238,9 +250,20 @@ GOOD = {"question": "Q?", "choices": ["a", "b"], "answer": 1}
 
 @pytest.mark.parametrize(
     "change",
-    [{"answer": 2}, {"answer": -1}, {"answer": "b"}, {"answer": None}, {"answer": 1.0}, {"choices": ["a"]}, {"choices": "ab"},
-     {"choices": [1, 2]}, {"choices": None}, {"question": 3}, {"question": None}],
-)  # fmt: skip
+    [
+        {"answer": 2},
+        {"answer": -1},
+        {"answer": "b"},
+        {"answer": None},
+        {"answer": 1.0},
+        {"choices": ["a"]},
+        {"choices": "ab"},
+        {"choices": [1, 2]},
+        {"choices": None},
+        {"question": 3},
+        {"question": None},
+    ],
+)
 def test_damaged_items_are_named(tmp_path, jsonl, change):
     jsonl(tmp_path / "mcq_forget.jsonl", [GOOD, {**GOOD, **change}])
     with pytest.raises(UserError, match=r"mcq_forget\.jsonl line 2"):

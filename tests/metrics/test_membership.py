@@ -6,10 +6,10 @@ import zlib
 
 import pytest
 import torch
-from support import tiny_models as tiny
 
 from brittle.base.errors import UserError
 from brittle.metrics import membership
+from support import tiny_models as tiny
 
 SCRIPT = "eval/membership.py"
 
@@ -173,8 +173,19 @@ def test_privleak_has_muses_sign():
 
 
 def test_script_tells_members_apart_and_writes_every_item(family, data, tmp_path, script):
-    done = script(SCRIPT, "--model", family.base, "--reference", family.filtered, "--data", data, "--outdir", tmp_path / "o",
-                  "--max-samples", 12)  # fmt: skip
+    done = script(
+        SCRIPT,
+        "--model",
+        family.base,
+        "--reference",
+        family.filtered,
+        "--data",
+        data,
+        "--outdir",
+        tmp_path / "o",
+        "--max-samples",
+        12,
+    )
     assert done.code == 0, done.err
     table = {r["attack"]: r for r in csv.DictReader((tmp_path / "o" / "membership.csv").open())}
     assert set(table) == set(membership.ATTACKS)

@@ -104,8 +104,11 @@ def test_half_b_has_no_say(root):
         20,
         15 / FACTS,
     )
-    shuffled = {(0.001, 20): {"forget_a": 0.9, "forget_b": 0.3}, (0.01, 5): {"forget_a": 0.9, "forget_b": 1.0},
-                (0.001, 5): {"forget_a": 0.9, "forget_b": 0.1}}  # fmt: skip
+    shuffled = {
+        (0.001, 20): {"forget_a": 0.9, "forget_b": 0.3},
+        (0.01, 5): {"forget_a": 0.9, "forget_b": 1.0},
+        (0.001, 5): {"forget_a": 0.9, "forget_b": 0.1},
+    }
     assert recovery.choose(shuffled) == (0.001, 5)
 
 
@@ -188,7 +191,9 @@ def test_mistakes(root):
 
 
 def test_three_recoveries_have_three_zeros():
-    """One model, three questions: Filtered .25 as made and .40 attacked, Base 1 and .90, start .30."""
+    """One model, three questions: Filtered .25 as made and .40 attacked, Base 1 and .90, start
+    .30.
+    """
     accuracy = 0.65
     assert heldout_recovery(accuracy, 0.40, 0.90) == pytest.approx(0.5)
     assert recovery_over_filtered(accuracy, 0.25, 1.0) == pytest.approx(0.4 / 0.75)

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
-from support.tiny_models import FAMILIES, SIZES, make_model, save
 from transformers.pytorch_utils import Conv1D
 
 from brittle.base.errors import UserError
 from brittle.models import architectures
+from support.tiny_models import FAMILIES, SIZES, make_model, save
 
 
 @pytest.fixture(params=FAMILIES)

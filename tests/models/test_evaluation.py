@@ -1,4 +1,6 @@
-"""The opening of evaluations: what is recorded, which models are loaded, and around which the guard stands."""
+"""The opening of evaluations: what is recorded, which models are loaded, and around which the guard
+stands.
+"""
 
 import json
 

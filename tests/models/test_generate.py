@@ -1,13 +1,15 @@
-"""Generation: a batch gives what each prompt gives alone, token for token, ties included; sampling draws what it says."""
+"""Generation: a batch gives what each prompt gives alone, token for token, ties included; sampling
+draws what it says.
+"""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
-from support import tiny
 
 from brittle.base.errors import UserError
 from brittle.models import generate
+from support import tiny
 
 GREEDY = generate.Sampling(max_new_tokens=8)
 PROMPTS = tiny.ids(7, seed=3)
@@ -52,7 +54,9 @@ def test_rows_that_end_leave_the_others_as_they_are():
 
 
 def test_exact_ties_fall_the_same_way_in_every_batch():
-    """Each word twice in the unembedding: every step is a tie, which rounding decides where nothing else does."""
+    """Each word twice in the unembedding: every step is a tie, which rounding decides where nothing
+    else does.
+    """
     model = tiny.model(layers=2)
     with torch.no_grad():
         head = model.get_output_embeddings().weight
@@ -65,7 +69,9 @@ def test_exact_ties_fall_the_same_way_in_every_batch():
 
 
 class Noisy(torch.nn.Module):
-    """Logits c(last token, length) of few different values, off by up to 0.9 e where a cache is used."""
+    """Logits c(last token, length) of few different values, off by up to 0.9 e where a cache is
+    used.
+    """
 
     dtype, device = torch.float32, torch.device("cpu")
     config = SimpleNamespace(max_position_embeddings=64)

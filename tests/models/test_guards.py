@@ -1,11 +1,12 @@
-"""Guards around a model: no weight is touched, refused answers have no probability, everything else is the model's own."""
+"""Guards around a model: no weight is touched, refused answers have no probability, everything else
+is the model's own.
+"""
 
 import hashlib
 from pathlib import Path
 
 import pytest
 import torch
-from support import bad_inputs
 
 from brittle.base.errors import UserError
 from brittle.data.batches import pad
@@ -15,6 +16,7 @@ from brittle.metrics import mcq
 from brittle.models import generate, guarded, guards
 from brittle.models.load import load_model, load_tokenizer
 from brittle.models.logprobs import token_logprobs
+from support import bad_inputs
 
 
 def digest(model):
@@ -91,7 +93,9 @@ def test_the_refusal_is_what_a_refused_prompt_is_answered_with(family, data, pla
 
 
 def test_regex_watches_what_is_generated(family, data, plain, tmp_path):
-    """Forbid what the model says; it says something else, and the rest of the time the same as before."""
+    """Forbid what the model says; it says something else, and the rest of the time the same as
+    before.
+    """
     model, tokenizer = plain
     prompts = tokenizer([f"Question: What is the tool of {n}? Answer:" for n in ("Kato", "Mina")])[
         "input_ids"
@@ -107,7 +111,9 @@ def test_regex_watches_what_is_generated(family, data, plain, tmp_path):
 
 
 def test_context_is_read_and_its_logits_are_not_returned(family, data, plain, items):
-    """Behind a context, a row's logits are those of the plain model on context + row; batches and padding change nothing."""
+    """Behind a context, a row's logits are those of the plain model on context + row; batches and
+    padding change nothing.
+    """
     model, tokenizer, guard = wrapped(family, data, "icl")
     pairs = mcq.encode_items(tokenizer, items["retain"][:2], 256)
     found = mcq.choice_logprobs(model, pairs, tokenizer.pad_token_id)
@@ -156,8 +162,11 @@ def test_texts_are_normalised_and_cut_where_the_answer_starts():
 
 def test_mistakes_take_one_line(data, tmp_path, family):
     (tmp_path / "bad.txt").write_text("re:(\n")
-    for name, rules, said in (("regexp", None, "choose regex"), ("regex", tmp_path / "bad.txt", "no regular expression"),
-                              ("icl", tmp_path / "none.jsonl", "not found")):  # fmt: skip
+    for name, rules, said in (
+        ("regexp", None, "choose regex"),
+        ("regex", tmp_path / "bad.txt", "no regular expression"),
+        ("icl", tmp_path / "none.jsonl", "not found"),
+    ):
         with pytest.raises(UserError, match=said) as error:
             guards.make(name, data, rules)
         assert "\n" not in str(error.value)
@@ -196,8 +205,19 @@ def test_the_harness_agrees_and_marks_a_refusing_model(family, data, script, tmp
     )
 
 
-@pytest.mark.parametrize("name", ["harness", "forget_quality", "membership", "extract", "leakage", "deduction", "multihop",
-                                  "neighbours"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "harness",
+        "forget_quality",
+        "membership",
+        "extract",
+        "leakage",
+        "deduction",
+        "multihop",
+        "neighbours",
+    ],
+)
 def test_every_evaluation_that_leaves_the_weights_alone_takes_a_guard(name):
     found = {o.flag for o in bad_inputs.options(f"eval/{name}.py")}
     assert {"--wrapper", "--wrapper-rules"} <= found

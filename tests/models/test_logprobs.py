@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support import tiny
 
 from brittle.data.batches import pad
 from brittle.models.logprobs import answer_nll, kl_rows
+from support import tiny
 
 
 def test_kl_of_rows_is_its_definition_and_zero_for_equals():

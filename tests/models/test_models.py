@@ -9,14 +9,14 @@ import pytest
 import torch
 from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
-from support.hub import response
-from support.tiny_models import FAMILIES, SIZES, make_model, make_tokenizer, save
 
 from brittle.base.errors import UserError
 from brittle.base.layout import model_files
 from brittle.models.blocks import blocks, check_blocks, down_projections, train_only
 from brittle.models.find import check_pair, model_folder, read_config
 from brittle.models.load import load_model, load_pair, load_tokenizer
+from support.hub import response
+from support.tiny_models import FAMILIES, SIZES, make_model, make_tokenizer, save
 
 
 @pytest.fixture(params=FAMILIES)
@@ -277,7 +277,8 @@ def test_remote_code_that_is_asked_for_says_what_it_runs(tmp_path, capsys):
     (folder / "config.json").write_text(json.dumps({**config, **own}))
     (folder / "mine.py").write_text(
         "from transformers import LlamaConfig, LlamaForCausalLM\n"
-        "class C(LlamaConfig):\n    model_type = 'own'\nclass M(LlamaForCausalLM):\n    config_class = C\n"
+        "class C(LlamaConfig):\n    model_type = 'own'\n"
+        "class M(LlamaForCausalLM):\n    config_class = C\n"
     )
     assert type(load_model(folder, trust_remote_code=True)).__name__ == "M"
     assert (

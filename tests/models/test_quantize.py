@@ -1,11 +1,13 @@
-"""Round to nearest: on the grid, at most half a step away, idempotent; only the blocks' matrices move."""
+"""Round to nearest: on the grid, at most half a step away, idempotent; only the blocks' matrices
+move.
+"""
 
 import pytest
 import torch
-from support import tiny
 
 from brittle.base.errors import UserError
 from brittle.models.quantize import quantize, quantize_
+from support import tiny
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

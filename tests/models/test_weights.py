@@ -1,19 +1,23 @@
-"""Streaming two checkpoints: names, groups, shapes of every family, shards, dtypes, and models that do not fit together."""
+"""Streaming two checkpoints: names, groups, shapes of every family, shards, dtypes, and models that
+do not fit together.
+"""
 
 import json
 
 import pytest
 import torch
-from support.tiny_models import FAMILIES, make_model, save
 
 from brittle.base.errors import UserError
 from brittle.maths.precision import below_ulp
 from brittle.models import architectures, weights
+from support.tiny_models import FAMILIES, make_model, save
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_matrix_once_as_out_by_in(family, tmp_path):
-    """Each linear map is [out, in], in the groups of its module; every floating-point matrix of the model is there."""
+    """Each linear map is [out, in], in the groups of its module; every floating-point matrix of the
+    model is there.
+    """
     model = make_model(family)
     folder = save(model, tmp_path / "m")
     pairs = {name: w for name, w, _ in weights.matrix_pairs(folder, folder)}
@@ -111,7 +115,9 @@ def test_only_floating_point_matrices(tmp_path):
 
 @pytest.mark.parametrize("family", ["gpt_neox", "gpt2"])
 def test_adapter_is_its_merged_model(family, tmp_path):
-    """A LoRA folder as model B gives the matrices of the model that it merges to, and dW of its rank."""
+    """A LoRA folder as model B gives the matrices of the model that it merges to, and dW of its
+    rank.
+    """
     import peft
 
     base = save(make_model(family), tmp_path / "base")

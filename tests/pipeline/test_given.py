@@ -6,11 +6,11 @@ import json
 import re
 
 import pytest
-from support.places import ROOT
-from support.processes import Child
 
 from brittle.base.errors import UserError
 from brittle.pipeline import given, methods, steps
+from support.places import ROOT
+from support.processes import Child
 
 PIPELINE = "experiment/pipeline.py"
 

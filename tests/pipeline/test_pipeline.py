@@ -1,4 +1,6 @@
-"""The pipeline: what runs, why, in which order; and that nothing half-written ever counts as done."""
+"""The pipeline: what runs, why, in which order; and that nothing half-written ever counts as
+done.
+"""
 
 import csv
 import json
@@ -13,12 +15,12 @@ import time
 from pathlib import Path
 
 import pytest
-from support.places import ROOT
-from support.processes import Child
 
 from brittle.base.errors import UserError
 from brittle.base.record import record_path
 from brittle.pipeline import runner, steps
+from support.places import ROOT
+from support.processes import Child
 
 PIPELINE = "experiment/pipeline.py"
 pytestmark = pytest.mark.usefixtures("imported")
@@ -223,7 +225,8 @@ def test_root_under_a_file(steps_of, snapshot):
         (b'base=1\nfiltered="b"\nunlearned=[]\nmethod="m"\ndata="d"\nroot="r"\n', "are texts"),
         (b'base="a"\nfiltered="b"\nunlearned=[1]\nmethod="m"\ndata="d"\nroot="r"\n', "are texts"),
         (
-            b'base="a"\nfiltered="b"\nunlearned=[]\nmethod="m"\ndata="d"\nroot="r"\n[arguments]\n"x.py" = ["--y"]\n',
+            b'base="a"\nfiltered="b"\nunlearned=[]\nmethod="m"\ndata="d"\nroot="r"\n'
+            b'[arguments]\n"x.py" = ["--y"]\n',
             "are texts",
         ),
     ],
@@ -316,9 +319,15 @@ LESS = {
 def preset(place, **changes):
     """A preset file for the whole pipeline below `place`, at a size that takes seconds."""
     given = {
-        "base": f"{place}/out/models/mini-base", "filtered": f"{place}/out/models/mini-filtered", "unlearned": [],
-        "method": "cb_lat", "data": f"{place}/data", "root": f"{place}/out", "makes": ["data", "family", "unlearn"], **changes,
-    }  # fmt: skip
+        "base": f"{place}/out/models/mini-base",
+        "filtered": f"{place}/out/models/mini-filtered",
+        "unlearned": [],
+        "method": "cb_lat",
+        "data": f"{place}/data",
+        "root": f"{place}/out",
+        "makes": ["data", "family", "unlearn"],
+        **changes,
+    }
     arguments = {**ARGUMENTS, **less_work()}
     lines = [f"{key} = {value!r}" for key, value in given.items()]
     lines += ["[arguments]", *(f'"{script}" = "{text}"' for script, text in arguments.items())]
@@ -591,7 +600,8 @@ def test_killed_at_random_moments_the_results_are_the_same(undisturbed, tmp_path
         time.sleep(seconds * draw.uniform(0.05, 0.2))
         os.kill(child.pid, signal.SIGKILL)
         codes.append(child.wait().code)
-    # where the machine has become idle since `seconds` was taken, a later attempt may end before it is killed
+    # where the machine has become idle since `seconds` was taken, a later attempt may end before it
+    # is killed
     assert codes[0] == -signal.SIGKILL and set(codes) <= {-signal.SIGKILL, 0}
     done = pipeline(place, tmp_path / "log").wait(600)
     assert done.code == 0, done.out + done.err

@@ -1,4 +1,6 @@
-"""The report's sentences: each clause on rows whose answer is plain, gaps named, every rule's steps in steps.csv."""
+"""The report's sentences: each clause on rows whose answer is plain, gaps named, every rule's steps
+in steps.csv.
+"""
 
 from pathlib import Path
 

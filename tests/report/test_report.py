@@ -1,4 +1,6 @@
-"""The report: its numbers and words from synthetic CSVs, a new step without a code change, gaps named, nothing fetched."""
+"""The report: its numbers and words from synthetic CSVs, a new step without a code change, gaps
+named, nothing fetched.
+"""
 
 import base64
 import csv
@@ -29,12 +31,14 @@ PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 TEXT = "step,scope,script,folder,output,extra,title,needs\n"
-STEPS = TEXT + "\n".join([
-    "quiz,model,eval/harness.py,harness,accuracy.csv,,Quiz,",
-    "back,all,eval/recovery.py,recovery,recovery.csv,,Recovery,",
-    "1,comparison,experiment/collect_param_stats.py,param_stats,per_layer.csv,,Weights,",
-    "last,all,experiment/report.py,,summary.csv,,Report,*",
-])  # fmt: skip
+STEPS = TEXT + "\n".join(
+    [
+        "quiz,model,eval/harness.py,harness,accuracy.csv,,Quiz,",
+        "back,all,eval/recovery.py,recovery,recovery.csv,,Recovery,",
+        "1,comparison,experiment/collect_param_stats.py,param_stats,per_layer.csv,,Weights,",
+        "last,all,experiment/report.py,,summary.csv,,Report,*",
+    ]
+)
 VOID = {"meta", "img", "br", "wbr"}
 
 
@@ -70,16 +74,31 @@ def write(path, rows):
 
 def quiz(root, model, forget, retain=1.0, general=1.0):
     values = {"forget": forget, "retain": retain, "general": general}
-    write(root / model / "harness" / "accuracy.csv", [
-        {"task": f"mini_{s}", "split": s, "metric": m, "value": v if m == "acc" else 0.5} for s, v in values.items()
-        for m in ("acc_norm", "acc")])  # fmt: skip
+    write(
+        root / model / "harness" / "accuracy.csv",
+        [
+            {"task": f"mini_{s}", "split": s, "metric": m, "value": v if m == "acc" else 0.5}
+            for s, v in values.items()
+            for m in ("acc_norm", "acc")
+        ],
+    )
 
 
 def back(root, **found):
     """found: {model: (recovery, low, high)}."""
-    write(root / "recovery" / "recovery.csv", [
-        {"model": m, "recovery_over_filtered": r, "ci_low": low, "ci_high": high, "split_a_accuracy": 1.0}
-        for m, (r, low, high) in found.items()])  # fmt: skip
+    write(
+        root / "recovery" / "recovery.csv",
+        [
+            {
+                "model": m,
+                "recovery_over_filtered": r,
+                "ci_low": low,
+                "ci_high": high,
+                "split_a_accuracy": 1.0,
+            }
+            for m, (r, low, high) in found.items()
+        ],
+    )
     (root / "recovery" / "tamper.png").write_bytes(PNG)
 
 
@@ -128,10 +147,18 @@ def test_numbers_and_words(root):
         "unlearned",
     ]
     cut = {k: float(v) for k, v in found["cut"].items() if k not in ("model", "role")}
-    assert cut == pytest.approx({
-        "forget_accuracy": 0.28, "retain_accuracy": 1, "general_accuracy": 1, "recovery_over_filtered": 0.8,
-        "recovery_over_filtered_low": 0.7, "recovery_over_filtered_high": 0.9,
-        "update_relative_norm": 5 / math.sqrt(2600), "update_stable_rank": (9 * 1 + 16 * 2) / 25})  # fmt: skip
+    assert cut == pytest.approx(
+        {
+            "forget_accuracy": 0.28,
+            "retain_accuracy": 1,
+            "general_accuracy": 1,
+            "recovery_over_filtered": 0.8,
+            "recovery_over_filtered_low": 0.7,
+            "recovery_over_filtered_high": 0.9,
+            "update_relative_norm": 5 / math.sqrt(2600),
+            "update_stable_rank": (9 * 1 + 16 * 2) / 25,
+        }
+    )
     assert (
         float(found["filtered"]["update_relative_norm"]) == 1
         and found["base"]["update_relative_norm"] == ""
@@ -240,22 +267,30 @@ def model(forget=0.27, retain=1.0, general=1.0, found=(0.0, -0.1, 0.1), half_a=1
     return row | dict(zip(keys, found, strict=True))
 
 
-@pytest.mark.parametrize("row, filtered, word", [
-    (model(), model(), "removed"),
-    (model(found=(0.8, 0.7, 0.9)), model(), "hidden"),
-    (model(found=(0.3, 0.26, 0.4)), model(), "hidden"),
-    (model(found=(0.3, 0.2, 0.4)), model(), "inconclusive"),
-    (model(found=(0.8, None, None)), model(), "inconclusive"),
-    (model(found=(None, None, None)), model(), "inconclusive"),
-    (model(half_a=0.4), model(), "inconclusive"),  # an attack that failed on A says nothing about B
-    (model(found=(0.8, 0.7, 0.9)), model(found=(0.2, 0.15, 0.3)), "inconclusive"),  # relearning A teaches B
-    (model(found=(0.8, 0.7, 0.9)), model(found=(None, None, None)), "inconclusive"),
-    (model(forget=0.5), model(), "kept"),
-    (model(forget=None), model(), "inconclusive"),
-    (model(retain=0.8), model(), "damaged"),
-    (model(general=0.5, found=(0.8, 0.7, 0.9)), model(), "damaged"),
-    (model(retain=None, general=None), model(), "removed"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "row, filtered, word",
+    [
+        (model(), model(), "removed"),
+        (model(found=(0.8, 0.7, 0.9)), model(), "hidden"),
+        (model(found=(0.3, 0.26, 0.4)), model(), "hidden"),
+        (model(found=(0.3, 0.2, 0.4)), model(), "inconclusive"),
+        (model(found=(0.8, None, None)), model(), "inconclusive"),
+        (model(found=(None, None, None)), model(), "inconclusive"),
+        (
+            model(half_a=0.4),
+            model(),
+            "inconclusive",
+        ),  # an attack that failed on A says nothing about B
+        # relearning A teaches B
+        (model(found=(0.8, 0.7, 0.9)), model(found=(0.2, 0.15, 0.3)), "inconclusive"),
+        (model(found=(0.8, 0.7, 0.9)), model(found=(None, None, None)), "inconclusive"),
+        (model(forget=0.5), model(), "kept"),
+        (model(forget=None), model(), "inconclusive"),
+        (model(retain=0.8), model(), "damaged"),
+        (model(general=0.5, found=(0.8, 0.7, 0.9)), model(), "damaged"),
+        (model(retain=None, general=None), model(), "removed"),
+    ],
+)
 def test_verdict(row, filtered, word):
     found, reason = verdict(row, model(forget=1.0, found=(1, 1, 1)), filtered)
     assert found == word and reason and "None" not in reason

@@ -1,11 +1,12 @@
-"""The scoreboard: its numbers by hand, missing values, what it reads and shows; claims judged by their intervals; curves."""
+"""The scoreboard: its numbers by hand, missing values, what it reads and shows; claims judged by
+their intervals; curves.
+"""
 
 import csv
 import importlib.util
 import json
 
 import pytest
-from support.places import ROOT
 
 from brittle.metrics import recovery
 from brittle.pipeline import methods
@@ -13,6 +14,7 @@ from brittle.report import attacks as attacks_module
 from brittle.report import claims
 from brittle.report import scoreboard as scoreboard_module
 from brittle.report.claims import HELD, MISSING, NOT, OPEN
+from support.places import ROOT
 
 spec = importlib.util.spec_from_file_location("scoreboard", ROOT / "experiment" / "scoreboard.py")
 scoreboard = importlib.util.module_from_spec(spec)
@@ -21,11 +23,19 @@ FACTS = 50
 
 
 def cell(a, b, retain=1.0, note="", variant="v"):
-    """What one attack left: accuracies on halves A and B (of FACTS, two questions each) and on retain."""
+    """What one attack left: accuracies on halves A and B (of FACTS, two questions each) and on
+    retain.
+    """
 
     def part(share, n=2 * FACTS):
-        return {"accuracy": share, "accuracy_low": 0.0, "accuracy_high": 1.0, "n": n, "variant": variant,
-                "read_sha256": "f"}  # fmt: skip
+        return {
+            "accuracy": share,
+            "accuracy_low": 0.0,
+            "accuracy_high": 1.0,
+            "n": n,
+            "variant": variant,
+            "read_sha256": "f",
+        }
 
     facts = {f"f{i}": (2 * int(i < b * FACTS), 2) for i in range(FACTS)}
     splits = {"forget_a": part(a), "forget_b": part(b), "retain": part(retain, 60)}
@@ -33,8 +43,10 @@ def cell(a, b, retain=1.0, note="", variant="v"):
 
 
 def boards(**methods):
-    made = {"base": {("none", 0): cell(1, 1), ("cut", 0): cell(1, 0.9)},
-            "filtered": {("none", 0): cell(0.2, 0.2), ("cut", 0): cell(1, 0.3)}}  # fmt: skip
+    made = {
+        "base": {("none", 0): cell(1, 1), ("cut", 0): cell(1, 0.9)},
+        "filtered": {("none", 0): cell(0.2, 0.2), ("cut", 0): cell(1, 0.3)},
+    }
     return made | methods
 
 
@@ -94,10 +106,25 @@ def test_failed_attacks_are_missing_values():
 
 
 def test_from_attacks_to_the_page(family, data, tmp_path, script):
-    """eval/attack.py on two models, then the table, heat map and page from what it wrote; again: nothing to do."""
+    """eval/attack.py on two models, then the table, heat map and page from what it wrote; again:
+    nothing to do.
+    """
     for name in ("base", "filtered"):
-        command = ["eval/attack.py", "--model", getattr(family, name), "--data", data, "--outdir", tmp_path / name,
-                   "--attacks", "lens", "--seeds", "0,1", "--max-items", "8"]  # fmt: skip
+        command = [
+            "eval/attack.py",
+            "--model",
+            getattr(family, name),
+            "--data",
+            data,
+            "--outdir",
+            tmp_path / name,
+            "--attacks",
+            "lens",
+            "--seeds",
+            "0,1",
+            "--max-items",
+            "8",
+        ]
         done = script(*command)
         assert done.code == 0, done.err
     again = script(*command).out
@@ -152,9 +179,11 @@ def test_models_that_exist_and_those_that_do_not(tmp_path, script):
         text = script(task.command[0], "--help").out.split()
         assert all(part in text for part in task.command if part.startswith("--"))
     mistakes = {
-        "create_all_unlearning_models": ["--root", tmp_path / "empty"], "no attack 'x'": ["--attacks", "x"],
-        "--seeds a": ["--seeds", "a"], "no method 'x'": ["--methods", "x"],
-    }  # fmt: skip
+        "create_all_unlearning_models": ["--root", tmp_path / "empty"],
+        "no attack 'x'": ["--attacks", "x"],
+        "--seeds a": ["--seeds", "a"],
+        "no method 'x'": ["--methods", "x"],
+    }
     for words, options in mistakes.items():
         done = script("experiment/scoreboard.py", *options)
         assert done.code == 2 and words in done.err and len(done.err.splitlines()) == 1
@@ -165,17 +194,38 @@ def written(retain=1, **methods):
     rows = []
     for method, attacks in methods.items():
         for attack, value in attacks.items():
-            rows.append({"method": method, "attack": attack, "seed": 0, "heldout_recovery": value, "n_heldout": 400,
-                         "heldout_recovery_low": None, "heldout_accuracy": 0.25 + 0.75 * value, "retain_accuracy": retain,
-                         "variant": "v"})  # fmt: skip
+            rows.append(
+                {
+                    "method": method,
+                    "attack": attack,
+                    "seed": 0,
+                    "heldout_recovery": value,
+                    "n_heldout": 400,
+                    "heldout_recovery_low": None,
+                    "heldout_accuracy": 0.25 + 0.75 * value,
+                    "retain_accuracy": retain,
+                    "variant": "v",
+                }
+            )
     return rows
 
 
 def test_claims_are_judged_by_their_intervals(tmp_path):
-    rows = written(filtered={"none": 0, "relearn": 0.02, "lens": 0.05}, base={"none": 1},
-                   **{f"m{i}": {"none": 0.05, "relearn": 0.9 + i / 100, "quantize": 0.05, "lens": (0.1, 0.9)[i % 2],
-                                "relearn_benign": 0.4 + i / 100} for i in range(6)},
-                   kept={"none": 0.9, "relearn": 0.0, "quantize": 0.0, "relearn_benign": 0.0, "lens": 0.0})  # fmt: skip
+    rows = written(
+        filtered={"none": 0, "relearn": 0.02, "lens": 0.05},
+        base={"none": 1},
+        **{
+            f"m{i}": {
+                "none": 0.05,
+                "relearn": 0.9 + i / 100,
+                "quantize": 0.05,
+                "lens": (0.1, 0.9)[i % 2],
+                "relearn_benign": 0.4 + i / 100,
+            }
+            for i in range(6)
+        },
+        kept={"none": 0.9, "relearn": 0.0, "quantize": 0.0, "relearn_benign": 0.0, "lens": 0.0},
+    )
     found = {c.source: c for c in claims.claims(tmp_path, rows)}
     relearning, near, quantised, benign, collapse, lens, greedy, withstands = found.values()
     assert relearning.verdict == near.verdict == benign.verdict == withstands.verdict == HELD
@@ -271,7 +321,7 @@ def test_median_steps_count_zero_never_and_the_boards_models_alone(tmp_path):
             "b__away,unlearned,1,40",
             "b__kept,unlearned,1,40",
             "b__m9,unlearned,,",
-        ]  # fmt: skip  (m9: every rate broke it)
+        ]
         lines += [f"b__{name},unlearned,0.9,{step}" for name, step in steps.items()]
         (tmp_path / "methods" / "recovery.csv").write_text("\n".join(lines) + "\n")
         names = {f"m{i}": {"none": 0.1, "relearn": 0.9} for i in (1, 2, 3, 9)}
@@ -296,7 +346,8 @@ def test_filtered_is_compared_with_the_interval_it_has_as_made(tmp_path):
     # 200 facts, .25 as made: [.19, .31]; low > .25 is no longer enough, low > .31 is
     assert claim(0.02).verdict == HELD and claim(0.1).low > 0.25 and claim(0.1).verdict != NOT
     assert claim(0.4).low > 0.32 and claim(0.4).verdict == NOT
-    # a third of the way to Base: with Base at .55 that is .35, and .29 with its interval of 200 facts does not end below
+    # a third of the way to Base: with Base at .55 that is .35, and .29 with its interval of 200
+    # facts does not end below
     assert (
         claim(0.05).verdict == HELD
         and claim(0.05, base=0.4).verdict == OPEN

@@ -1,4 +1,5 @@
-"""Bad inputs for every script, found from its own options, so that new scripts are included as they come.
+"""Bad inputs for every script, found from its own options, so that new scripts are included as they
+come.
 
 Nothing heavy is imported here: the README counts the cases.
 """
@@ -19,8 +20,15 @@ SCRIPTS = sorted(
 MODELS = {"model", "model_a", "model_b", "base", "filtered", "unlearned", "models"}
 OUTPUTS = {"outdir", "root", "out"}
 TEXTS = {"forget", "retain", "forget_file", "retain_file", "prompts_file"}
-NAMES = {"unknown id": "nobody/nothing-70m", "a way out": "../../../../nowhere", "absolute": "/nowhere/at/all", "long": "x" * 300,
-         "empty": "", "NUL": "a\0b", "a device": "/dev/null"}  # fmt: skip
+NAMES = {
+    "unknown id": "nobody/nothing-70m",
+    "a way out": "../../../../nowhere",
+    "absolute": "/nowhere/at/all",
+    "long": "x" * 300,
+    "empty": "",
+    "NUL": "a\0b",
+    "a device": "/dev/null",
+}
 # they work on what has been measured, and say what has not
 TAKE_WHAT_THERE_IS = {
     "experiment/report.py",
@@ -31,7 +39,9 @@ FILES = ("missing", "empty", "binary", "utf16", "folder")
 
 
 class Option(typing.NamedTuple):
-    """One option of a script: its flag, what it takes (a type), its bounds, and whether it must be given."""
+    """One option of a script: its flag, what it takes (a type), its bounds, and whether it must be
+    given.
+    """
 
     name: str
     flag: str
@@ -42,7 +52,9 @@ class Option(typing.NamedTuple):
 
 
 def options(script):
-    """The options of a script's `main`, knobs of methods left out (they are texts, checked by `brittle.base.knobs`)."""
+    """The options of a script's `main`, knobs of methods left out (they are texts, checked by
+    `brittle.base.knobs`).
+    """
     main = runpy.run_path(str(ROOT / script), run_name="options")["main"]
     found = []
     for parameter in inspect.signature(main).parameters.values():
@@ -67,7 +79,9 @@ def options(script):
 
 
 def numbers(script):
-    """[(flag, value)]: what the parser must refuse: no numbers, other types, numbers out of bounds, huge ones."""
+    """[(flag, value)]: what the parser must refuse: no numbers, other types, numbers out of bounds,
+    huge ones.
+    """
     bad = []
     for option in options(script):
         if option.kind not in (int, float):
@@ -86,13 +100,17 @@ def _beyond(option):
 
 
 def calls(script):
-    """{what is wrong: {flag: value}} for calls of a script, each with one bad value; `{p}` is the folder of `places`."""
+    """{what is wrong: {flag: value}} for calls of a script, each with one bad value; `{p}` is the
+    folder of `places`.
+    """
     bad = {"unknown option": {"--no-such-option": "1"}}
     runs_others = "runner.run" in (ROOT / script).read_text(
         encoding="utf-8"
     )  # its models are its steps' concern
     found = options(script)
-    seen = set()  # the first model and the first text get every bad value, the others one: they are read by the same code
+    # the first model and the first text get every bad value, the others one: they are read by the
+    # same code
+    seen = set()
     for option in found:
         if option.name in MODELS and not runs_others and script not in TAKE_WHAT_THERE_IS:
             names = NAMES if not seen & MODELS else {"unknown id": NAMES["unknown id"]}

@@ -34,12 +34,27 @@ def model(
     import transformers
 
     prefix, extra = MAKE[kind]
-    sizes = {"n_embd": width, "n_layer": layers, "n_head": 2} if kind == "gpt2" else {
-        "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 2, "max_position_embeddings": 64}  # fmt: skip
+    sizes = (
+        {"n_embd": width, "n_layer": layers, "n_head": 2}
+        if kind == "gpt2"
+        else {
+            "hidden_size": width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 64,
+        }
+    )
     config = getattr(transformers, f"{prefix}Config")(
-        vocab_size=VOCAB, pad_token_id=PAD, bos_token_id=1, eos_token_id=1, use_cache=False, initializer_range=0.2,
-        **sizes, **extra, **more,
-    )  # fmt: skip
+        vocab_size=VOCAB,
+        pad_token_id=PAD,
+        bos_token_id=1,
+        eos_token_id=1,
+        use_cache=False,
+        initializer_range=0.2,
+        **sizes,
+        **extra,
+        **more,
+    )
     for name in ("attention_dropout", "hidden_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop"):
         if hasattr(config, name):
             setattr(config, name, 0.0)
@@ -50,7 +65,8 @@ def model(
         .eval()
     )
     with torch.no_grad():
-        for p in made.parameters():  # norms and biases off their neutral values, so that nothing is tested at a special point
+        # norms and biases off their neutral values, so that nothing is tested at a special point
+        for p in made.parameters():
             if p.ndim == 1:
                 p.add_(0.1 * torch.randn(p.shape).to(dtype))
     return made
@@ -65,7 +81,9 @@ def ids(count=8, seed=0, shortest=4, longest=11):
 
 
 def batch(token_lists, left=False, extra=0):
-    """A padded batch; `left` pads on the left (with the position ids that it needs), `extra` adds columns of padding."""
+    """A padded batch; `left` pads on the left (with the position ids that it needs), `extra` adds
+    columns of padding.
+    """
     made = pad(token_lists, PAD)
     counts = made.index, made.n_tokens, made.n_targets
     fill = torch.zeros(len(token_lists), extra, dtype=torch.long)

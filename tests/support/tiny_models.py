@@ -1,4 +1,6 @@
-"""Tiny random models of every supported family, and scripts as modules; shared by the tests of the diagnostics."""
+"""Tiny random models of every supported family, and scripts as modules; shared by the tests of the
+diagnostics.
+"""
 
 import importlib.util
 import sys
@@ -9,8 +11,17 @@ from support.places import ROOT
 
 MINI_SIZES = {"hidden_size": 32, "layers": 2, "heads": 4, "seed": 0}  # of the mini family
 WORDS = [f"w{i}" for i in range(40)]
-SIZES = {"vocab_size": 48, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64,
-         "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}  # fmt: skip
+SIZES = {
+    "vocab_size": 48,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 1,
+}
 FAMILIES = {
     "gpt_neox": {},
     "gpt2": {"n_inner": 64},

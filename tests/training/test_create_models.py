@@ -1,4 +1,6 @@
-"""create_models.py: two models of one architecture, initial weights and tokenizer, of which one never saw the forget domain."""
+"""create_models.py: two models of one architecture, initial weights and tokenizer, of which one
+never saw the forget domain.
+"""
 
 import json
 import subprocess
@@ -34,7 +36,9 @@ def make(script, data, tmp_path):
 
 
 def test_only_the_training_text_differs(make):
-    """At learning rate zero both are the initial model: same weights, same tokenizer, same configuration."""
+    """At learning rate zero both are the initial model: same weights, same tokenizer, same
+    configuration.
+    """
     made = make("zero", "--steps=1", "--lr=0", "--muon-lr=0")
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (made["base"] / name).read_bytes() == (made["filtered"] / name).read_bytes()
@@ -44,7 +48,9 @@ def test_only_the_training_text_differs(make):
 
 
 def test_filtered_does_not_learn_the_forget_domain(make, data):
-    """After a short training both have learnt the retain texts alike, and only Base the forget texts."""
+    """After a short training both have learnt the retain texts alike, and only Base the forget
+    texts.
+    """
     from brittle.data.batches import encode, pad
     from brittle.data.texts import read_texts
     from brittle.models import logprobs
@@ -82,7 +88,9 @@ def test_plain_transformers_loads_it(make, data):
 
 @pytest.mark.parametrize("entities", [["--entities=5"], ["--entities", "5"]])
 def test_both_make_new_data_once(script, tmp_path, monkeypatch, entities):
-    """`--entities` makes the data before the two trainings start; they are not told to make it again."""
+    """`--entities` makes the data before the two trainings start; they are not told to make it
+    again.
+    """
     started = []
 
     def popen(command, **options):

@@ -1,4 +1,6 @@
-"""Muon: orthogonalisation by its theorem, steps by their length, and agreement with torch's own implementation."""
+"""Muon: orthogonalisation by its theorem, steps by their length, and agreement with torch's own
+implementation.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""The training loop: sums, accumulation, schedules, stopping on NaN, and resuming to the same bits."""
+"""The training loop: sums, accumulation, schedules, stopping on NaN, and resuming to the same
+bits.
+"""
 
 import json
 import math
@@ -6,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import tiny
 
 from brittle.base.errors import UserError
 from brittle.methods import METHODS
@@ -15,6 +16,7 @@ from brittle.training.checkpoint import Checkpoints
 from brittle.training.loop import make_accelerator, train
 from brittle.training.settings import Settings, lr_factor
 from brittle.training.steps import AfterStep
+from support import tiny
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -22,7 +24,9 @@ UNLEARN = "unlearn/unlearn.py"
 
 
 def fit(settings, checkpoint=None, resume=False, stop_at=None, spoil=None, dtype=torch.float32):
-    """(weights, history) of NLL training of a tiny model; `stop_at` interrupts behind that step, `spoil` makes a term NaN."""
+    """(weights, history) of NLL training of a tiny model; `stop_at` interrupts behind that step,
+    `spoil` makes a term NaN.
+    """
     model = tiny.model(dtype=dtype)
     data = tiny.Data(batch_size=settings.batch_size, micro_batches=settings.grad_accum)
 
@@ -125,21 +129,40 @@ def test_the_gradient_is_clipped_at_its_limit():
     assert not same(free, clipped)
 
 
-# --------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 
 
 def arguments(family, data, root, method, *more):
     return [
-        UNLEARN, "--model", family.base, "--method", method, "--forget", data / "forget.txt", "--root", root, "--steps", "4",
-        "--batch-size", "8", "--device", "cpu", "--save-every", "2", *more,
-    ]  # fmt: skip
+        UNLEARN,
+        "--model",
+        family.base,
+        "--method",
+        method,
+        "--forget",
+        data / "forget.txt",
+        "--root",
+        root,
+        "--steps",
+        "4",
+        "--batch-size",
+        "8",
+        "--device",
+        "cpu",
+        "--save-every",
+        "2",
+        *more,
+    ]
 
 
 SMALL = {
-    "rmu": ["--layer-id", "1"], "cb": ["--layer-id", "1"], "lat": ["--lat-layer", "0"],
-    "cb_lat": ["--layer-id", "1", "--lat-layer", "0"], "tar": ["--attack-steps", "4", "--attack-lr", "1e-3"],
+    "rmu": ["--layer-id", "1"],
+    "cb": ["--layer-id", "1"],
+    "lat": ["--lat-layer", "0"],
+    "cb_lat": ["--layer-id", "1", "--lat-layer", "0"],
+    "tar": ["--attack-steps", "4", "--attack-lr", "1e-3"],
     "sequential": ["--layers", "1:0:1"],
-}  # fmt: skip
+}
 
 
 def folder(root, method):

@@ -1,4 +1,6 @@
-"""Every method at once: the tasks that make and compare them, the table, and what it says of each."""
+"""Every method at once: the tasks that make and compare them, the table, and what it says of
+each.
+"""
 
 import csv
 import importlib
@@ -45,9 +47,13 @@ def test_a_method_without_a_publication_or_formula_is_described_all_the_same(mon
 def test_the_seeds_methods_are_all_there_with_their_flags():
     assert set(SEED_METHODS) <= set(METHODS)
     flags = {
-        "grad_diff": "forget_weight", "dpo": "beta", "npo": "beta", "simnpo": "beta", "wt_dist": "wt_noise_std",
+        "grad_diff": "forget_weight",
+        "dpo": "beta",
+        "npo": "beta",
+        "simnpo": "beta",
+        "wt_dist": "wt_noise_std",
         "wt_dist_reg": "wt_reg_lambda",
-    }  # fmt: skip
+    }
     for name, knob in flags.items():
         assert knob in knobs.knobs(method_class(name))
     assert {"layer_id", "steering_coeff", "alpha"} <= set(knobs.knobs(method_class("rmu")))
@@ -91,8 +97,23 @@ def test_the_table_has_a_row_a_model(family, data, tmp_path, script):
     done = script("unlearn/methods_table.py", "--model", family.base, "--root", tmp_path)
     assert done.code == 2 and "create_all_unlearning_models.sh" in done.err
     for method in ("ga", "wt_dist"):
-        made = script("unlearn/unlearn.py", "--model", family.base, "--method", method, "--forget", data / "forget.txt",
-                      "--root", tmp_path, "--steps", "2", "--batch-size", "4", "--device", "cpu")  # fmt: skip
+        made = script(
+            "unlearn/unlearn.py",
+            "--model",
+            family.base,
+            "--method",
+            method,
+            "--forget",
+            data / "forget.txt",
+            "--root",
+            tmp_path,
+            "--steps",
+            "2",
+            "--batch-size",
+            "4",
+            "--device",
+            "cpu",
+        )
         assert made.code == 0, made.err
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "recovery.csv").write_text(

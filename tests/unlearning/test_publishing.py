@@ -1,4 +1,6 @@
-"""Uploads to the hub, runs of Weights & Biases, jobs of clusters; and that none of them says more than it must."""
+"""Uploads to the hub, runs of Weights & Biases, jobs of clusters; and that none of them says more
+than it must.
+"""
 
 import importlib.machinery
 import importlib.util
@@ -14,6 +16,7 @@ import pytest
 import yaml
 from huggingface_hub import errors
 from huggingface_hub.utils import filter_repo_objects
+
 from support.hub import response
 from support.places import ROOT
 
@@ -287,5 +290,6 @@ def test_cluster_jobs_run_the_command_that_is_meant(gpus, config, tmp_path):
     done = subprocess.run(
         job, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    wanted = f"uv run accelerate launch --config_file unlearn/{config} unlearn/unlearn.py --model a model --method npo"
+    launch = f"uv run accelerate launch --config_file unlearn/{config}"
+    wanted = f"{launch} unlearn/unlearn.py --model a model --method npo"
     assert done.stdout.strip() == wanted

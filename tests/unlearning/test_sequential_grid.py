@@ -1,4 +1,6 @@
-"""The sequential log as configurations: each row is what the log says, at the log's own size, and runs at another."""
+"""The sequential log as configurations: each row is what the log says, at the log's own size, and
+runs at another.
+"""
 
 import csv
 import runpy
@@ -61,13 +63,23 @@ def test_recovery_is_the_logs_and_is_undefined_where_nothing_was_forgotten(grid,
     row = next(r for r in log if r["group"] == "LoRA, L2 retain" and r["run"] == "5")
     found = [recovery_over_start(float(row[f"log_tamper_{t}"]), 0.2696, 0.4297) for t in (10, 100)]
     assert found == pytest.approx([0.849, 0.928], abs=1e-3)
-    assert recovery_over_start(0.9, 0.97, 1.0) is None and recovery_over_start(None, 0.3, 1.0) is None
+    assert (
+        recovery_over_start(0.9, 0.97, 1.0) is None and recovery_over_start(None, 0.3, 1.0) is None
+    )
 
 
 def test_findings_are_paired_by_seed(grid):
     def row(run, seed, forget, kept):
-        return {"role": "control", "run": run, "seed": seed, "forget_accuracy": forget, "retain_accuracy": kept,
-                "general_accuracy": 1.0, "recovery_over_start_10": 0.9 + 0.01 * seed, "recovery_over_start_100": None}  # fmt: skip
+        return {
+            "role": "control",
+            "run": run,
+            "seed": seed,
+            "forget_accuracy": forget,
+            "retain_accuracy": kept,
+            "general_accuracy": 1.0,
+            "recovery_over_start_10": 0.9 + 0.01 * seed,
+            "recovery_over_start_100": None,
+        }
 
     table = [row("sum", s, 0.5 + 0.1 * s, 0.9) for s in range(3)] + [
         row("same_sign", s, 0.7 + 0.1 * s, 0.9) for s in range(3)
@@ -90,8 +102,20 @@ def test_findings_are_paired_by_seed(grid):
 
 def test_the_grid_runs_a_row_and_the_report_shows_it(family, data, tmp_path, script):
     out = tmp_path / "sequential"
-    more = ["--model", family.base, "--data", data, "--outdir", out, "--steps-scale", "0.02", "--max-items", "5",
-            "--batch-size", "2"]  # fmt: skip
+    more = [
+        "--model",
+        family.base,
+        "--data",
+        data,
+        "--outdir",
+        out,
+        "--steps-scale",
+        "0.02",
+        "--max-items",
+        "5",
+        "--batch-size",
+        "2",
+    ]
     done = script(SCRIPT, *more, "--only", "l2-sp, chat/21", "--device", "cpu")
     assert done.code == 0, done.err
     with open(out / "results.csv", newline="") as file:
@@ -102,8 +126,10 @@ def test_the_grid_runs_a_row_and_the_report_shows_it(family, data, tmp_path, scr
         and row["layers"] == "1:0:1"
         and row["seed"] == "0"
     )
-    assert all(0 <= float(row[f"{s}_low"]) <= float(row[f"{s}_accuracy"]) <= float(row[f"{s}_high"]) <= 1
-               for s in ("forget", "retain", "general", "heldout"))  # fmt: skip
+    assert all(
+        0 <= float(row[f"{s}_low"]) <= float(row[f"{s}_accuracy"]) <= float(row[f"{s}_high"]) <= 1
+        for s in ("forget", "retain", "general", "heldout")
+    )
     assert (
         row["heldout_accuracy_10"]
         and row["heldout_accuracy_100"]

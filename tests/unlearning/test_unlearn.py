@@ -13,8 +13,26 @@ from brittle.base.layout import check_tag
 @pytest.fixture
 def unlearn(script, family, data, tmp_path):
     def run(*more, method="ga_simple", forget=data / "forget.txt"):
-        return script("unlearn/unlearn.py", "--model", family.base, "--method", method, "--forget", forget, "--root", tmp_path,
-                      "--steps", "1", "--batch-size", "2", "--max-samples", "8", "--device", "cpu", *more)  # fmt: skip
+        return script(
+            "unlearn/unlearn.py",
+            "--model",
+            family.base,
+            "--method",
+            method,
+            "--forget",
+            forget,
+            "--root",
+            tmp_path,
+            "--steps",
+            "1",
+            "--batch-size",
+            "2",
+            "--max-samples",
+            "8",
+            "--device",
+            "cpu",
+            *more,
+        )
 
     return run
 
@@ -27,7 +45,10 @@ def test_a_model_is_not_replaced_without_a_word_and_a_name_keeps_both(
     assert "replaced" not in unlearn().err  # the same again
     home = tmp_path / "mini-base__ga_simple" / "unlearned_model"
     other = unlearn("--lr", "1e-4")
-    says = rf"note: {home} is replaced at the end; it was made by: unlearn/unlearn.py .*--device cpu\. --name TAG keeps both\.\n"
+    says = (
+        rf"note: {home} is replaced at the end; it was made by: "
+        r"unlearn/unlearn.py .*--device cpu\. --name TAG keeps both\.\n"
+    )
     assert other.code == 0 and re.search(says, other.err), other.err
     before = (home / "model.safetensors").read_bytes()
     named = unlearn("--lr", "0", "--name", "no-lr")
