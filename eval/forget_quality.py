@@ -116,7 +116,7 @@ def main(
     chosen = named(definitions)
     if answers not in ("auto", "short", "full"):
         raise UserError(f"--answers {answers}: choose auto, short or full.")
-    settings = forget_quality.Settings(
+    settings = forget_quality.AskSettings(
         template, answers, "together", new_tokens, icl, batch_size, max_samples
     )
     sets = forget_quality.find(data, max_samples)

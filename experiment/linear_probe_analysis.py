@@ -199,7 +199,7 @@ def main(
         x = probes.features(opened.model, every, pad, batch_size, ["last"])["last"]
         table, start = [], 0
         for (name, s), (one, zero) in ids.items():
-            task = probes.Task(len(one), len(zero), folds, groups[name, s])
+            task = probes.ProbeTask(len(one), len(zero), folds, groups[name, s])
             inside = x[start : start + len(one) + len(zero)]
             start += len(inside)
             surface, known = task.surface(one + zero), {"folds": folds, "seed": s}

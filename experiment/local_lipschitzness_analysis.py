@@ -166,7 +166,7 @@ def quick_products(device):
 
 
 @dataclass(frozen=True)
-class Sampling:
+class LipschitzSampling:
     """How a text's neighbourhood is tried: lengths of the steps, random directions, power steps."""
 
     eps: list
@@ -319,7 +319,7 @@ def main(
                 limit = min(max_length, context_length(model.config))
                 ids = opened.encode(model.config, limit)
             for s in seeds:
-                sampling = Sampling(eps, perturbations, iterations, s)
+                sampling = LipschitzSampling(eps, perturbations, iterations, s)
                 known = {"n_perturbations": perturbations, "n_iterations": iterations, "seed": s}
                 for split, texts in (*ids.items(), ("shuffled", shuffled(ids["forget"], s))):
                     measured = measure(model, texts, pad, batch_size, sampling, split)

@@ -28,7 +28,7 @@ HELD_OUT = (
 ENTITIES = (4, 20_000)  # a domain; three syllables make 238,328 names
 
 
-class Fact(NamedTuple):
+class WorldFact(NamedTuple):
     """`id` is domain/entity number/attribute; `pool` are the values it was drawn from."""
 
     id: str
@@ -42,16 +42,16 @@ class Fact(NamedTuple):
 @dataclass
 class World:
     """All facts by domain: `attributes`, `relations` and `private` map a domain's name to lists of
-    `Fact`.
+    `WorldFact`.
     """
 
     seed: int
     names: dict[str, list[str]]
-    attributes: dict[str, list[Fact]]
-    relations: dict[str, list[Fact]]
-    private: dict[str, list[Fact]]
+    attributes: dict[str, list[WorldFact]]
+    relations: dict[str, list[WorldFact]]
+    private: dict[str, list[WorldFact]]
     strangers: dict[
-        str, list[Fact]
+        str, list[WorldFact]
     ]  # attributes of entities no training text names (membership inference)
 
 
@@ -112,14 +112,15 @@ def _attribute_facts(draws, domain, names, first=0, share=0):
         for noun, pool in _pools(domain, share).items()
     ]
     return [
-        Fact(f[0], half, *f[1:]) for f, half in zip(facts, halves(draws, len(facts)), strict=True)
+        WorldFact(f[0], half, *f[1:])
+        for f, half in zip(facts, halves(draws, len(facts)), strict=True)
     ]
 
 
 def _relation_facts(draws, domain, names):
     pool = tuple(names)  # but the entity itself
     return [
-        Fact(f"{domain}/{i:03d}/{noun}", half, name, noun, pool[other + (other >= i)], pool)
+        WorldFact(f"{domain}/{i:03d}/{noun}", half, name, noun, pool[other + (other >= i)], pool)
         for noun in DOMAINS[domain]["relations"]
         for i, (name, half) in enumerate(zip(names, halves(draws, len(names)), strict=True))
         for other in [draws.choice(range(len(names) - 1))]
@@ -136,7 +137,7 @@ def _private_facts(draws, domain, names, count):
             "birth year": str(1930 + int(draws.random() * 70)),
         }
         facts += [
-            Fact(f"{domain}/{i:03d}/{kind}", half, name, f"keeper's {kind}", value, ())
+            WorldFact(f"{domain}/{i:03d}/{kind}", half, name, f"keeper's {kind}", value, ())
             for (kind, value), half in zip(
                 values.items(), draws.shuffled("ABA" if i % 2 else "BAB"), strict=True
             )
@@ -238,7 +239,7 @@ def _item(draws, fact_id, asked, value, pool, **more):
 
 
 def deductions(world, domain):
-    """Yield (item, Fact) of every conclusion of the domain's three rules.
+    """Yield (item, WorldFact) of every conclusion of the domain's three rules.
 
     The item holds the ids of the premises, and the subject and attribute that the question names.
     Every other conclusion is `stated` in the training text.
@@ -260,7 +261,7 @@ def deductions(world, domain):
             ("inverse", [step], step.value, inverse, name, world.names[domain]),
             ("two-hop", [step, hop], name, reached["noun"], hop.value, hop.pool),
         ):
-            fact = Fact(f"{domain}/{i:03d}/{rule}", "", entity, noun, value, tuple(pool))
+            fact = WorldFact(f"{domain}/{i:03d}/{rule}", "", entity, noun, value, tuple(pool))
             if rule == "inverse":  # none of its true answers may stand among the wrong choices
                 right = sources[link, entity]
                 pool = [v for v in pool if v == value or (v not in right and v != entity)]

@@ -12,7 +12,7 @@ from brittle.data.texts import write_jsonl, write_lines
 from brittle.data.world import (
     HELD_OUT,
     Draws,
-    Fact,
+    WorldFact,
     answered,
     build_world,
     deductions,
@@ -59,13 +59,13 @@ def tokenizer_texts(world):
             for value in pool:
                 for template in range(len(STATEMENTS)):
                     for name in new_names(draws, 2, taken):
-                        yield statement(Fact("", "", name, noun, value, ()), template)
-                yield answered(Fact("", "", new_names(draws, 1, taken)[0], noun, value, ()), 0)
-                yield answered(Fact("", "", new_names(draws, 1, taken)[0], noun, value, ()), 1)
+                        yield statement(WorldFact("", "", name, noun, value, ()), template)
+                yield answered(WorldFact("", "", new_names(draws, 1, taken)[0], noun, value, ()), 0)
+                yield answered(WorldFact("", "", new_names(draws, 1, taken)[0], noun, value, ()), 1)
         for noun in [*words["relations"], *words["relations"].values(), words["reached"]["noun"]]:
             for template in range(len(STATEMENTS)):
                 yield statement(
-                    Fact(
+                    WorldFact(
                         "",
                         "",
                         new_names(draws, 1, taken)[0],

@@ -187,7 +187,7 @@ def stretches(groups, count):
     return stretch_of_group[[order[group] for group in groups]]
 
 
-class Task:
+class ProbeTask:
     """Two classes of texts for a probe: labels, folds, and a control whose labels mean nothing.
 
     Folds are stretches of each class that keep together the texts of one fact: `groups` names each

@@ -16,7 +16,7 @@ TOLERANCE = 1e-5  # of logits in float32, relative to the largest
 MOST_ULPS = 2  # of logits in other dtypes
 
 
-class Comparison(NamedTuple):
+class FilterComparison(NamedTuple):
     """How far a baked model is from the hooked one; see `compare`."""
 
     difference: float  # largest, of two logits
@@ -131,7 +131,7 @@ def is_exact(dtype, relative, ulp, generation):
 
 
 def compare(base, chosen, baked, batch=None):
-    """A Comparison of `base`, hooked with the Filter `chosen`, against the loaded model `baked`.
+    """Compare `base`, hooked with the Filter `chosen`, with the loaded model `baked`.
 
     `batch`: {input_ids, attention_mask, position_ids} [B, T]; random tokens by default.
     Raises UserError where the two have different numbers of logits.
@@ -152,4 +152,4 @@ def compare(base, chosen, baked, batch=None):
         generation = float((wanted_tokens == greedy(baked, batch)).double().mean())
         exact = is_exact(wanted.dtype, relative, ulp, generation)
         first = None if exact else first_difference(base, baked, batch, TOLERANCE)
-    return Comparison(difference, relative, ulp, argmax, generation, exact, first)
+    return FilterComparison(difference, relative, ulp, argmax, generation, exact, first)

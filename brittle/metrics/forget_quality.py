@@ -38,7 +38,7 @@ ASKS = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class AskSettings:
     """How questions become prompts, and how much is generated; part of the cache's key.
 
     answers: `full` asks for `answer`, `short` and `auto` for `short_answer` where a row has one.

@@ -84,7 +84,7 @@ def _plan(tasks, why):
     return 0
 
 
-class Result(NamedTuple):
+class TaskResult(NamedTuple):
     """How a task ended (a key of OUTCOMES), why, and what it took."""
 
     outcome: str
@@ -140,14 +140,14 @@ class _Work:
         needs = [name for name in task.needs if name in self.names]
         bad = [name for name in needs if name in self.results and self.results[name].is_bad]
         if bad and not task.takes_what_there_is:
-            self._finish(task, Result("blocked", f"{bad[0]} failed"))
+            self._finish(task, TaskResult("blocked", f"{bad[0]} failed"))
             return
         if any(name not in self.results for name in needs):
             return
         if task.name not in self.due:  # asked once, when everything it needs is final
             self.due[task.name] = self.why(task)
         if not self.due[task.name]:
-            self._finish(task, Result("skipped", task.why_skipped()))
+            self._finish(task, TaskResult("skipped", task.why_skipped()))
             return
         if self.side_by_side is None:
             self.side_by_side = self.jobs or preload()
@@ -189,7 +189,7 @@ class _Work:
         else:
             outcome = "ran"
         seconds, megabytes = time.monotonic() - child.started, usage.ru_maxrss / 1024
-        self._finish(task, Result(outcome, why, seconds, megabytes))
+        self._finish(task, TaskResult(outcome, why, seconds, megabytes))
 
     def _show_progress(self):
         last = (

@@ -37,7 +37,7 @@ def test_logistic_is_scikit_learns(shift, c):
 @pytest.mark.parametrize("width, shift", [(6, 1.0), (150, 3.0)])  # 150: wider than a fold's texts
 def test_own_probe_and_scikit_learns_agree_in_auc(width, shift, monkeypatch):
     """What runs on a GPU gives what runs on the CPU, to 1e-3 in AUC."""
-    x, task = draw(80, width), probes.Task(40, 40, 5)
+    x, task = draw(80, width), probes.ProbeTask(40, 40, 5)
     x[:40, 0] += shift  # so that the AUC is neither 0.5 nor 1
     theirs = task.auc(x)
     monkeypatch.setattr(probes, "fit", probes.logistic)
@@ -49,7 +49,7 @@ def test_own_probe_and_scikit_learns_agree_in_auc(width, shift, monkeypatch):
 
 def test_features_that_are_constant_or_broken():
     """One token alone ends all texts: layer 0 tells nothing. NaN is said, not scored."""
-    task = probes.Task(40, 40, 5)
+    task = probes.ProbeTask(40, 40, 5)
     for width in (6, 150):
         assert task.auc(torch.ones(80, width))[0][0][0] == 0.5
     with pytest.raises(UserError, match="activations hold NaN or Inf"):
@@ -62,7 +62,7 @@ def test_wide_features_against_scikit_learn():
     """
     from sklearn.linear_model import LogisticRegression
 
-    x, task = draw(40, 60), probes.Task(20, 20, 4)
+    x, task = draw(40, 60), probes.ProbeTask(20, 20, 4)
     found, train = probes.held_out_scores(x, [task.labels], task.fold)[0], task.fold != 2
     scaled = (x - x[train].mean(0)) / x[train].std(0)
     wanted = LogisticRegression(tol=1e-10, max_iter=10000).fit(
@@ -77,7 +77,7 @@ def test_wide_features_against_scikit_learn():
 
 
 def test_planted_and_absent_separation():
-    x, task = draw(200, 10), probes.Task(100, 100, 5)
+    x, task = draw(200, 10), probes.ProbeTask(100, 100, 5)
     (_, low, high), _ = task.auc(x)[0]
     assert low < 0.5 < high
     x[:100, 4] += 12
@@ -94,19 +94,19 @@ def test_no_text_is_scored_by_a_classifier_that_saw_it():
     """With as many features as texts, training accuracy is perfect; held-out accuracy on noise is
     chance.
     """
-    x, task = draw(60, 80), probes.Task(30, 30, 5)
+    x, task = draw(60, 80), probes.ProbeTask(30, 30, 5)
     (auc, _, _), _ = task.auc(x)[0]
     assert 0.3 < auc < 0.7
 
 
 def test_control_labels_are_balanced_in_every_fold():
-    task = probes.Task(50, 40, 5)
+    task = probes.ProbeTask(50, 40, 5)
     for f in range(5):
         for label in (0, 1):
             inside = task.control[(task.fold == f) & (task.labels == label)].double()
             assert abs(float(inside.mean()) - 0.5) < 0.15
     with pytest.raises(UserError, match="at least 10 texts a class; there are 4"):
-        probes.Task(4, 30, 5)
+        probes.ProbeTask(4, 30, 5)
 
 
 def test_stretches_are_contiguous_and_even():
@@ -123,7 +123,7 @@ def test_a_fact_is_never_learned_from_and_tested_on():
     gap of lines.
     """
     facts = [i % 20 for i in range(60)]
-    task = probes.Task(60, 60, 5, (facts, facts))
+    task = probes.ProbeTask(60, 60, 5, (facts, facts))
     assert bool((task.fold[:60] == task.fold[60:]).all()) and set(task.fold.tolist()) == set(
         range(5)
     )
@@ -134,7 +134,7 @@ def test_a_fact_is_never_learned_from_and_tested_on():
             and not held & {facts[i % 60] for i in range(120) if learn[i]}
             and bool(learn.any())
         )
-    plain = probes.Task(100, 100, 5)
+    plain = probes.ProbeTask(100, 100, 5)
     for f, learn in enumerate(plain.train):
         tested = (plain.fold == f).nonzero()[:, 0]
         for side in (tested[tested < 100], tested[tested >= 100]):
@@ -145,11 +145,11 @@ def test_a_fact_is_never_learned_from_and_tested_on():
                 if (i < 100) == (j < 100)
             )
     with pytest.raises(UserError, match="at least 10 facts a class; there are 3"):
-        probes.Task(60, 60, 5, ([i % 3 for i in range(60)], facts))
+        probes.ProbeTask(60, 60, 5, ([i % 3 for i in range(60)], facts))
 
 
 def test_words_and_lengths():
-    task = probes.Task(20, 20, 5)
+    task = probes.ProbeTask(20, 20, 5)
     different = [[3, 4, i % 7] for i in range(20)] + [[8, 9, i % 7] for i in range(20)]
     assert task.surface(different) == {"length_auc": 0.5, "bow_auc": 1.0}
     longer = [[3] * (5 + i % 2) for i in range(20)] + [[3] * (2 + i % 2) for i in range(20)]
@@ -287,7 +287,7 @@ def test_texts_of_one_fact_are_not_independent_in_the_accuracys_interval():
     x = half[:20].repeat_interleave(2, 0), half[20:].repeat_interleave(2, 0)
     found = {}
     for groups in ((None, None), (facts, [f"r{f}" for f in facts])):
-        task = probes.Task(40, 40, 5, groups)
+        task = probes.ProbeTask(40, 40, 5, groups)
         task.fold, task.train = found.setdefault(
             "same", (task.fold, task.train)
         )  # the same classifiers

@@ -193,14 +193,14 @@ def test_11_a_cache_is_keyed_by_content(tmp_path):
     files = [tmp_path / n for n in ("model.safetensors", "qa.jsonl")]
     for f in files:
         f.write_text("one")
-    settings = forget_quality.Settings()
+    settings = forget_quality.AskSettings()
     key = forget_quality.key_of(files[:1], files[1:], settings)
     files[0].write_text("two")
     other_model = forget_quality.key_of(files[:1], files[1:], settings)
     files[1].write_text("two")
     third = forget_quality.key_of(files[:1], files[1:], settings)
     other_settings = forget_quality.key_of(
-        files[:1], files[1:], forget_quality.Settings(new_tokens=7)
+        files[:1], files[1:], forget_quality.AskSettings(new_tokens=7)
     )
     assert len({key, other_model, third, other_settings}) == 4
     calls = []
