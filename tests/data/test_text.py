@@ -249,6 +249,9 @@ def test_micro_batches_are_the_large_batch_in_parts(micro):
     assert sum(b["attention_mask"].sum() / b.n_tokens for b in parts) / micro == pytest.approx(1)
     assert {b.n_tokens for b in parts} == {whole.n_tokens / micro}
     assert {b.n_targets for b in parts} == {whole.n_targets / micro}
+    lengths = [len(IDS[i]) for i in whole.index.tolist()]
+    assert whole.n_tokens == sum(lengths)
+    assert whole.n_targets == sum(length - 1 for length in lengths)
 
 
 def test_length_stream_pads_little():

@@ -61,6 +61,17 @@ def test_adversary_lowers_nll_inside_its_ball(kind, block, norm, eps):
     assert attacked < plain - 1e-3
 
 
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+def test_padding_is_not_perturbed_where_the_loss_would_feel_it(monkeypatch, left, norm):
+    """In the models above no gradient reaches padding, so only a loss that reads it tells."""
+    model, batch = tiny.model(), tiny.batch(tiny.ids(4), left, extra=2)
+    monkeypatch.setattr(adversary, "nll", lambda m, b: m(**b).logits.square().mean())
+    delta = adversary.attack(model, batch, 1, 0.5, 3, norm)
+    real = batch["attention_mask"] == 1
+    assert delta[real].any(-1).all() and not delta[~real].any()
+
+
 def test_adversary_leaves_gradients_and_flags_alone():
     model, batch = tiny.model(), tiny.batch(tiny.ids(4))
     names = dict(model.named_parameters())

@@ -390,6 +390,30 @@ def test_circuit_breaker_readme_against_its_formula():
         assert got[key].item() == pytest.approx(written[key].item(), rel=1e-6)
 
 
+def test_circuit_breaker_paper_against_its_formula():
+    """The retain term reads every block up to and with the deepest one that is rerouted."""
+    model, data, progress = tiny.model(dtype=torch.float64, layers=4), tiny.Data(), 0.6
+    rule = start("cb", model, data=data, alpha=6.0, retain_alpha=3.0, layer_id=(0, 2))
+
+    def states(stream):
+        streams = [residual_stream(model, {"input_ids": torch.tensor([i])}) for i in stream.ids[:4]]
+        return {k: torch.cat([s[k + 1][0] for s in streams]) for k in (0, 1, 2)}
+
+    before = {name: states(getattr(data, name)) for name in ("forget", "retain")}
+    before = {name: {k: h.detach() for k, h in of.items()} for name, of in before.items()}
+    moved(model)
+    forget, retain = states(data.forget), states(data.retain)
+    near = [F.cosine_similarity(forget[k], before["forget"][k], dim=-1).relu() for k in (0, 2)]
+    far = [(retain[k] - before["retain"][k]).norm(dim=-1).mean() for k in (0, 1, 2)]
+    written = {
+        "forget": 6 * (1 - progress / 2) * sum(c.mean() for c in near) / 2,
+        "retain": 3 * progress / 2 * sum(far) / 3,
+    }
+    got = rule.losses(*batches(data), progress)
+    for key in written:
+        assert got[key].item() == pytest.approx(written[key].item(), rel=1e-6)
+
+
 def test_lat_without_steps_is_its_outer_loss_and_the_adversary_makes_it_worse():
     model, data = tiny.model(dtype=torch.float64), tiny.Data()
     p = torch.cat([logprobs(model, i) for i in data.forget.ids[:4]]).exp()
@@ -476,6 +500,36 @@ def test_ngdiff_rate_is_the_parabolas_minimiser():
     rule.combine(parts, 1e-3)
     assert rule.state["calls"] == 1 and rule.state["scale"] > 0
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_ngdiff_probes_ahead_of_its_own_step():
+    """The point 1 of the parabola lies one step ahead, theta - lr g, the point -1 behind."""
+    model, data, lr = tiny.model(dtype=torch.float64), tiny.Data(), 3.0
+    rule = start("ngdiff", model, data=data, lr_probe_every=1)
+    forget, retain = batches(data)
+    parts = {k: gradients(model, v) for k, v in rule.losses(forget, retain, 0.0).items()}
+    length = {k: torch.cat([x.flatten() for x in g]).norm() for k, g in parts.items()}
+    g = [
+        r / length["retain"] - f / length["forget"]
+        for r, f in zip(parts["retain"], parts["forget"], strict=True)
+    ]
+    before = [p.detach().clone() for p in model.parameters()]
+    losses = {}
+    for steps in (-1, 0, 1):
+        with torch.no_grad():
+            for p, start_value, x in zip(model.parameters(), before, g, strict=True):
+                p.copy_(start_value - steps * lr * x)
+        losses[steps] = mean_nll(model, data.retain.ids[:4]).item()
+    with torch.no_grad():
+        for p, start_value in zip(model.parameters(), before, strict=True):
+            p.copy_(start_value)
+    assert losses[1] < losses[0] < losses[-1]
+    curve = torch.tensor([losses[-1], losses[0], losses[1]], dtype=torch.float64)
+    a, b = (curve[0] + curve[2]) / 2 - curve[1], (curve[2] - curve[0]) / 2
+    least = (-b / (2 * a)).item()
+    assert 0 < least < 2 and least != pytest.approx(1, abs=0.05)
+    rule.combine(parts, lr)
+    assert rule.state["scale"] == pytest.approx(least, rel=1e-6)
 
 
 def test_tar_is_the_first_order_gradient_at_the_attacked_weights():
