@@ -1,11 +1,13 @@
 """The collapse check: a model that forgets because it is broken is named so.
 
 Each of three signs is enough: the forget NLL a token lies above ln V (worse than guessing every
-token alike), the predictions on neutral text moved by more than a nat a token, or nearly every
-question gets the same choice.
+token alike), the predictions on neutral text moved by more than a nat a token and became worse, or
+nearly every question gets the same choice. What was so before the training is no sign: it is the
+starting model's, not the method's.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 
@@ -14,7 +16,7 @@ from brittle.data.items import subset
 from brittle.data.texts import read_texts
 from brittle.maths.precision import wide
 from brittle.metrics import mcq
-from brittle.models.logprobs import token_mean
+from brittle.models.logprobs import mean_nll, token_mean
 
 # Neutral texts and tokens of each: enough for a mean KL, and the start's log-probabilities fit
 # beside a 7B model.
@@ -23,22 +25,42 @@ KL_LIMIT = 1.0  # nats a token
 SHARE_LIMIT = 0.9
 
 
+class NeutralTexts(NamedTuple):
+    """Texts that the training should leave as they are, and what they are in words."""
+
+    texts: list
+    words: str
+
+
 def neutral_texts(texts):
     """Neutral texts of the data folder (job.TextSets), else the retain set."""
     path = texts.data / "neutral.txt"
-    return read_texts(path) if path.is_file() else texts.retain
+    if path.is_file():
+        return NeutralTexts(read_texts(path), "neutral text")
+    return NeutralTexts(texts.retain, "the retain texts (there is no neutral.txt)")
 
 
 class CollapseCheck:
     """Compares a trained model's predictions on neutral texts with the starting model's."""
 
-    def __init__(self, model, tokenizer, texts, items):
-        """texts: neutral ones; items: {split: multiple-choice items}."""
+    def __init__(self, model, tokenizer, texts, items, words="neutral text", forget_nll=None):
+        """texts: neutral ones, which notes call `words`; items: {split: multiple-choice items}.
+
+        forget_nll: of the starting model, a token on the held-out forget texts.
+        """
         self.tokenizer = tokenizer
         self.items = [item for rows in items.values() for item in subset(rows, 100)]
         ids = [i for i in encode(tokenizer, texts[:TEXTS], 10**9, "neutral texts") if len(i) > 1]
+        self.words = words
         self.ids = [i[:LENGTH] for i in ids]
         self.before = list(self._logprobs(model))
+        self.nll_before = self._nll(model)
+        self.forget_nll_before = forget_nll
+        self.share_before = self.constant_share(model)
+
+    def _nll(self, model):
+        """Mean NLL a token on the neutral texts, in nats."""
+        return mean_nll(model, self.ids, self.tokenizer.pad_token_id)
 
     @torch.no_grad()
     def _logprobs(self, model):
@@ -80,12 +102,15 @@ class CollapseCheck:
             "constant_share": self.constant_share(model),
         }
         signs = []
-        if forget_nll is not None and forget_nll > limit:
+        above = forget_nll is not None and forget_nll > limit
+        if above and not (self.forget_nll_before or 0) > limit:
             signs.append(f"forget NLL {forget_nll:.2f} a token is above ln V = {limit:.2f}")
-        if measures["neutral_kl"] > KL_LIMIT:
+        # what moved and became better was learned: the retain texts may be trained on
+        if measures["neutral_kl"] > KL_LIMIT and not self._nll(model) <= self.nll_before:
             signs.append(
-                f"predictions on neutral text moved by {measures['neutral_kl']:.2f} nats a token"
+                f"predictions on {self.words} moved by {measures['neutral_kl']:.2f} nats a token"
             )
-        if (measures["constant_share"] or 0) > SHARE_LIMIT:
+        constant = (measures["constant_share"] or 0) > SHARE_LIMIT
+        if constant and not (self.share_before or 0) > SHARE_LIMIT:
             signs.append(f"{measures['constant_share']:.0%} of all questions get the same choice")
         return signs, measures

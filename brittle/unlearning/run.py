@@ -13,7 +13,7 @@ from brittle.base.knobs import values
 from brittle.base.layout import model_files
 from brittle.base.record import Run, command_line, record_path, why_run
 from brittle.data.items import SPLITS, read_items, subset
-from brittle.metrics.mcq import accuracies
+from brittle.metrics.mcq import accuracies, right_answers
 from brittle.models import find
 from brittle.models.architectures import context_length
 from brittle.models.load import load_model, load_tokenizer
@@ -21,7 +21,7 @@ from brittle.models.logprobs import mean_nll
 from brittle.training import distributed, fitting, keep
 from brittle.training.checkpoint import Checkpoints
 from brittle.training.steps import AfterStep
-from brittle.unlearning import saving
+from brittle.unlearning import effect, saving
 from brittle.unlearning.card import model_card
 from brittle.unlearning.collapse import CollapseCheck, neutral_texts
 from brittle.unlearning.job import Job
@@ -86,10 +86,14 @@ def summary(result):
 
 
 class Measured(NamedTuple):
-    """A model's {split: accuracy} and {set: held-out NLL a token, or None}."""
+    """A model's {split: accuracy} and {set: held-out NLL a token, or None}.
+
+    forget_rights: 1 for each forget question that it answered rightly, else 0.
+    """
 
     accuracy: dict
     nll: dict
+    forget_rights: list
 
 
 class RunResult(NamedTuple):
@@ -166,7 +170,7 @@ class Training:
         self.load()
         self.read_texts()
         before = self.measure()
-        self.prepare_checks(before.accuracy)
+        self.prepare_checks(before)
         about = self.describe(out)
         history, wrapped = self.train(about)
         notes = [self.keeper.finish()] if self.keeper else []
@@ -174,7 +178,9 @@ class Training:
         after = self.measure()
         signs, measures = self.collapse.check(self.model, after.nll["forget"])
         if signs:
-            notes.append(f"collapsed, not unlearned: {'; '.join(signs)}.")
+            notes.append(effect.collapsed_note(signs, self.settings, self.job.rule))
+        elif words := self.unmoved(before, after):
+            notes.append(effect.nothing_note(words, self.settings))
         self.gather()
         if out is None:
             return None
@@ -211,18 +217,30 @@ class Training:
 
     def measure(self):
         """Accuracies on the questions, and the NLL a token on the texts kept out of training."""
-        accuracy = accuracies(self.model, self.tokenizer, self.items)
+        rights = right_answers(self.model, self.tokenizer, None, self.items)
+        accuracy = {split: sum(right) / len(right) for split, right in rights.items()}
         nll = {
             name: mean_nll(self.model, held, self.tokenizer.pad_token_id)
             for name, (_, held) in self.sets.items()
         }
-        return Measured(accuracy, nll)
+        return Measured(accuracy, nll, rights.get("forget", []))
 
-    def prepare_checks(self, accuracy):
-        """What the trained model is compared with: for collapse, and for --keep best."""
+    def prepare_checks(self, before):
+        """What the trained model is compared with: for collapse, for an effect, for --keep best."""
         neutral = neutral_texts(self.job.texts)
-        self.collapse = CollapseCheck(self.model, self.tokenizer, neutral, self.items)
-        self.keeper = self.make_keeper(accuracy)
+        nll = before.nll["forget"]
+        self.collapse = CollapseCheck(
+            self.model, self.tokenizer, neutral.texts, self.items, neutral.words, nll
+        )
+        held_out, pad = self.sets["forget"][1], self.tokenizer.pad_token_id
+        nlls = [mean_nll(self.model, [text], pad) for text in held_out]
+        self.noise = effect.noise_of(before.forget_rights, self.items.get("forget", []), nlls)
+        self.keeper = self.make_keeper(before.accuracy)
+
+    def unmoved(self, before, after):
+        """What of the forget set moved by less than its noise; see `effect.unmoved`."""
+        accuracy = (before.accuracy.get("forget"), after.accuracy.get("forget"))
+        return effect.unmoved(accuracy, (before.nll["forget"], after.nll["forget"]), self.noise)
 
     def make_keeper(self, accuracy):
         """What evaluates on the way and keeps weights by --rule; None without --eval-every."""

@@ -1,0 +1,79 @@
+"""Did the training unlearn anything? And what to change where it did not, or where it broke the model.
+
+Nothing was unlearned where each measure of the forget set moved by less than its noise: the half
+width of its 95 % interval before the training.
+"""
+
+from typing import NamedTuple
+
+from brittle.data.items import groups_of
+from brittle.maths.intervals import mean_interval, share
+
+# knobs of which more keeps more of the model
+RETAIN_KNOBS = ("retain_weight", "retain_alpha", "retain_coef")
+
+
+class Noise(NamedTuple):
+    """Half widths of the 95 % intervals before the training; None is not measured."""
+
+    accuracy: float | None  # forget accuracy
+    nll: float | None  # held-out forget NLL a token
+
+
+def noise_of(rights, items, nlls):
+    """The `Noise` of a model before training.
+
+    rights [n] of 0 and 1 are its answers to the forget `items` [n], either empty where there are
+    none. nlls are its NLL a token on each held-out forget text.
+    """
+    accuracy = nll = None
+    if rights:
+        _, low, high = share(rights, groups_of(items))
+        accuracy = (high - low) / 2
+    if len(nlls) > 1:
+        mean, _, high = mean_interval(nlls)
+        nll = high - mean
+    return Noise(accuracy, nll)
+
+
+def unmoved(accuracy, nll, noise):
+    """What moved by less than its noise, in words; empty where something moved or none is known.
+
+    accuracy, nll: (before, after) of the forget set, None where not measured.
+    """
+    words = []
+    if noise.accuracy is not None:
+        before, after = accuracy
+        if before - after > noise.accuracy:
+            return ""
+        words.append(f"forget accuracy {before:.3f} -> {after:.3f} (noise {noise.accuracy:.3f})")
+    if noise.nll is not None and None not in nll:
+        before, after = nll
+        if after - before > noise.nll:
+            return ""
+        moved = f"{before:.3f} -> {after:.3f} (noise {noise.nll:.3f})"
+        words.append(f"held-out forget NLL a token {moved}")
+    return " and ".join(words)
+
+
+def nothing_note(words, settings):
+    """The note on a run that unlearned nothing. words: from `unmoved`; settings: of training."""
+    return (
+        f"nothing was unlearned: {words} moved by less than the noise. "
+        f"A higher rate (--lr, now {settings.lr:g}) or more steps (--steps, now {settings.steps}) "
+        "change more."
+    )
+
+
+def collapsed_note(signs, settings, rule):
+    """The note on a run that broke the model. rule: its method, whose knobs it may propose."""
+    known = [name for name in RETAIN_KNOBS if getattr(rule, name, None) is not None]
+    weight = ""
+    if known:
+        flag = "--" + known[0].replace("_", "-")
+        weight = f" or a higher {flag} (now {getattr(rule, known[0]):g})"
+    return (
+        f"collapsed, not unlearned: {'; '.join(signs)}. "
+        f"A lower rate (--lr, now {settings.lr:g}), fewer steps (--steps, now {settings.steps})"
+        f"{weight} break less."
+    )
