@@ -7,13 +7,16 @@ was looked?
 Reads a per-item CSV of each model (`--items`, by default what eval/harness.py wrote) and compares,
 task by task, every model with base and with filtered: on the mean of each entity, paired where both
 models answered about the same entities. Other seeds of a model are named with `--repeat
-MODEL=OTHER`; with two of filtered, oracle is compared with oracle. `headline` is 1 only where both
-sides have at least three seeds. A row a comparison and test: paired t, Wilcoxon, sign flips (for
-different entities Welch, Mann and Whitney, permutation), KS, two one-sided tests of equivalence
-within --margin, and McNemar on items (for comparison with older work: it takes questions for
-independent). p_holm is corrected over the tests of the primary metric that the preset declares
-(`primary = "task test"`), p_bh over all rows. `declared` says whether the preset is older than the
-results. An empty p: fewer than 5 entities, or no difference at all.
+MODEL=OTHER`; with two of filtered, oracle is compared with oracle. A row a comparison and test:
+paired t, Wilcoxon, sign flips (for different entities Welch, Mann and Whitney, permutation), KS,
+two one-sided tests of equivalence within --margin, and McNemar on items (for comparison with older
+work: it takes questions for independent). `about` says what a p is about. Tests of entities and
+items are about these very models. `seeds_t`, Welch's t of one mean a training seed (unit `seed`),
+is about the recipes that made them; it is there from two seeds a side on. `headline` is 1 for
+`seeds_t` with at least three seeds a side, and 0 elsewhere. p_holm is corrected over the tests of
+the primary metric that the preset declares (`primary = "task test"`; where there is a headline,
+`seeds_t` takes the place of the declared test), p_bh over all rows. An empty p: fewer than 5
+entities, or no difference at all. The interval holds what further entities and seeds would do.
 
 Called significance and not statistics: a script's folder comes first on its import path, and numpy,
 random and torch import Python's own `statistics`.
@@ -35,7 +38,7 @@ COLUMNS = [
     "comparison",
     "primary",
     "headline",
-    "declared",
+    "about",
     "test",
     "unit",
     "n",
@@ -57,6 +60,8 @@ COLUMNS = [
 ]
 SEEDS = 3  # a side, for a headline
 DEFAULT_TEST = "paired_t"
+SEED_TEST = "seeds_t"
+MODELS, RECIPES = "these models", "their recipes"  # what a p is about
 
 
 def read_items(path, value, group):
@@ -85,6 +90,15 @@ def comparisons(roles, repeats):
             yield filtered, model, "filtered and unlearned"
     for other in repeats.get(filtered, []):
         yield filtered, other, "oracle and oracle"
+
+
+def seed_means(seeds):
+    """[mean over entities] of each seed's model; seeds: [{entity: (sum, count)}, ...].
+
+    Counted are the entities that every seed has.
+    """
+    shared = [e for e in seeds[0] if all(e in one_seed for one_seed in seeds)]
+    return [sum(s[e][0] / s[e][1] for e in shared) / len(shared) for s in seeds]
 
 
 def compare(a, b, margin, seed=0, value="correct"):
@@ -129,6 +143,8 @@ def compare(a, b, margin, seed=0, value="correct"):
             hypotheses.equivalence(x, y, margin, paired=False),
         ]
     tests = [("entity", test) for test in tests]
+    if min(len(a), len(b)) > 1:
+        tests.append(("seed", hypotheses.seeds_t(seed_means(sums_a), seed_means(sums_b))))
     keys = [[(r.get("item"), r.get("fact"), r.get("template")) for r in s[0]] for s in (a, b)]
     binary = all(row.get(value) in (0, 1) for rows in (a[0], b[0]) for row in rows)
     if binary and keys[0] == keys[1]:
@@ -139,7 +155,6 @@ def compare(a, b, margin, seed=0, value="correct"):
         "n_items": min(len(a[0]), len(b[0])),
         "seeds_a": len(a),
         "seeds_b": len(b),
-        "headline": int(min(len(a), len(b)) >= SEEDS),
         "mean_a": float(np.mean(x)),
         "mean_b": float(np.mean(y)),
         "difference": float(np.mean(x) - np.mean(y)),
@@ -150,7 +165,7 @@ def compare(a, b, margin, seed=0, value="correct"):
     return shared, tests
 
 
-def rows(items, roles, repeats, primary=None, declared=None, margin=0.05, seed=0, value="correct"):
+def rows(items, roles, repeats, primary=None, margin=0.05, seed=0, value="correct"):
     """A row a comparison and test. `items` is {model: {task: rows}}, `primary` (task, test)."""
     from brittle.maths import hypotheses
 
@@ -163,6 +178,10 @@ def rows(items, roles, repeats, primary=None, declared=None, margin=0.05, seed=0
             seeds = [[name] if alone else [name, *repeats.get(name, [])] for name in (a, b)]
             sides = [[items[model][task] for model in models] for models in seeds]
             shared, tests = compare(*sides, margin, seed, value)
+            enough = min(shared["seeds_a"], shared["seeds_b"]) >= SEEDS
+            deciding = primary
+            if enough and primary:
+                deciding = primary[0], SEED_TEST
             for unit, result in tests:
                 row = {
                     "task": task,
@@ -171,8 +190,9 @@ def rows(items, roles, repeats, primary=None, declared=None, margin=0.05, seed=0
                     "comparison": what,
                     "test": result.test,
                     "unit": unit,
-                    "primary": int(primary == (task, result.test)),
-                    "declared": declared,
+                    "primary": int(deciding == (task, result.test)),
+                    "headline": int(enough and result.test == SEED_TEST),
+                    "about": RECIPES if unit == "seed" else MODELS,
                     "statistic": result.statistic,
                     "p": result.p,
                     "p_holm": None,
@@ -205,6 +225,23 @@ def show_p(p):
     if p is None:
         return "undefined"
     return f"< {FLOOR:.0e}" if p <= FLOOR else f"{p:.2g}"
+
+
+def said(table):
+    """One line a task and comparison: the difference, and the p that holds most of what varies."""
+    deciding = {}
+    for row in table:
+        key = row["task"], row["a"], row["b"]
+        if row["headline"] or (row["test"] in (DEFAULT_TEST, "welch_t") and key not in deciding):
+            deciding[key] = row
+    for (task, a, b), row in deciding.items():
+        about = f"{row['seeds_a']} and {row['seeds_b']} seeds: p is about the recipes"
+        if not row["headline"]:
+            about = f"fewer than {SEEDS} seeds: p is about these two models"
+        yield (
+            f"{task:<14} {a} − {b}: {row['difference']:+.3f}   "
+            f"{row['test']} p {show_p(row['p'])}   ({about})"
+        )
 
 
 def plot(table, primary):
@@ -288,25 +325,13 @@ def main(
     tables = {name: read_items(path, value, group) for name, path in paths.items()}
     settings = {"primary": primary, "margin": margin, "value": value, "repeats": repeats}
     with Run(outdir, [*paths.values(), plan], seed=seed, settings=settings) as run:
-        declared = (
-            "before"
-            if all(plan.stat().st_mtime <= p.stat().st_mtime for p in paths.values())
-            else "after"
-        )
-        table = rows(
-            tables, roles, repeats, primary, declared if primary else None, margin, seed, value
-        )
+        table = rows(tables, roles, repeats, primary, margin, seed, value)
         if not table:
             raise UserError(f"the models' {items} have no task in common.")
         run.figure(plot(table, primary), "significance.png")
         run.csv("significance.csv", COLUMNS, table)
-    for row in table:
-        if row["test"] in (DEFAULT_TEST, "welch_t"):
-            few = "" if row["headline"] else f"   (fewer than {SEEDS} seeds: no headline)"
-            print(
-                f"{row['task']:<14} {row['a']} − {row['b']}: {row['difference']:+.3f}   "
-                f"{row['test']} p {show_p(row['p'])}{few}"
-            )
+    for line in said(table):
+        print(line)
 
 
 if __name__ == "__main__":

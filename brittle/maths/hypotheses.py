@@ -91,12 +91,28 @@ def welch_t(a, b):
     return _result("welch_t", test.statistic, test.pvalue, hedges_g(a, b), "hedges_g")
 
 
+def seeds_t(a, b):
+    """Welch's t of the means of two recipes' models, one number a training seed.
+
+    It asks whether the recipes differ, where a test of entities asks whether these very models do.
+    From two seeds a side on; p is None where the seeds do not vary at all.
+    """
+    a, b = _arrays(a, b)
+    if min(len(a), len(b)) < 2 or a.std() + b.std() < 1e-12:
+        return Result("seeds_t", None, None, None, "difference")
+    test = stats.ttest_ind(a, b, equal_var=False)
+    return _result("seeds_t", test.statistic, test.pvalue, a.mean() - b.mean(), "difference")
+
+
 def wilcoxon(a, b):
-    """Wilcoxon's signed ranks of the differences; entities without a difference are left out."""
-    d = np.subtract(*_arrays(a, b))
-    if _few(d) or not np.any(np.abs(d) > 1e-12):
+    """Wilcoxon's signed ranks of the differences; entities without a difference are left out.
+
+    Differences are rounded to 1e-10: means of entities that are equal on paper differ in their
+    last bits, and ranks would order those.
+    """
+    d = np.subtract(*_arrays(a, b)).round(10)
+    if _few(d) or not d.any():
         return Result("wilcoxon", None, None, None, "rank_biserial")
-    d = np.where(np.abs(d) > 1e-12, d, 0)
     test = stats.wilcoxon(d)
     ranks = stats.rankdata(np.abs(d[d != 0]))
     effect = float((ranks * np.sign(d[d != 0])).sum() / ranks.sum())
