@@ -12,6 +12,7 @@ block k-1, before the final norm.
 from pathlib import Path
 
 from brittle.base import command, options
+from brittle.models.blocks import block_count
 
 COLUMNS = [
     "layer",
@@ -34,9 +35,7 @@ def norm_means(model_a, model_b, ids, pad_id, batch_size):
     from brittle.models.hooks import residual_stream
 
     device, tokens = model_a.device, 0
-    totals = torch.zeros(
-        model_a.config.num_hidden_layers + 1, 6, dtype=torch.float64, device=device
-    )
+    totals = torch.zeros(block_count(model_a) + 1, 6, dtype=torch.float64, device=device)
     with torch.no_grad():
         for _, batch in batches(ids, pad_id, batch_size, device, TOKENS):
             real = batch["attention_mask"].bool()
@@ -59,7 +58,7 @@ def rows(model_a, model_b, ids, pad_id, batch_size):
         split: norm_means(model_a, model_b, i, pad_id, batch_size).tolist()
         for split, i in ids.items()
     }
-    for layer in range(model_a.config.num_hidden_layers + 1):
+    for layer in range(block_count(model_a) + 1):
         for split in ids:
             yield dict(zip(COLUMNS, (layer, split, *means[split][layer]), strict=True))
 
@@ -89,7 +88,7 @@ def main(
             split: {"texts": len(i), "tokens": sum(map(len, i))} for split, i in ids.items()
         }
         opened.run.csv("activation_stats.csv", COLUMNS, rows(a, b, ids, pad, batch_size))
-    print(f"{outdir}/activation_stats.csv: {a.config.num_hidden_layers + 1} layers")
+    print(f"{outdir}/activation_stats.csv: {block_count(a) + 1} layers")
 
 
 if __name__ == "__main__":

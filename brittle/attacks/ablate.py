@@ -18,6 +18,7 @@ import torch
 from brittle.attacks.base import Attack, right_answers
 from brittle.data.batches import batches, encode
 from brittle.models.architectures import context_length
+from brittle.models.blocks import block_count
 from brittle.models.hooks import edit, hidden
 
 SITES = ("one", "all")
@@ -44,7 +45,7 @@ def means(model, tokenizer, texts, batch_size=64):
     """[blocks, D] float32: the mean output of every block over the real tokens of `texts`, the
     first of each left out.
     """
-    layers = range(model.config.num_hidden_layers)
+    layers = range(block_count(model))
     ids = encode(tokenizer, texts, context_length(model.config), "texts")
     streams = [[] for _ in layers]
     for _, batch in batches(ids, tokenizer.pad_token_id, batch_size, model.device):
@@ -83,7 +84,7 @@ class Ablate(Attack):
             reference = means(self.base, tokenizer, known).to(forget)
         else:
             reference = means(model, tokenizer, right_answers(material.retain()[: self.texts]))
-        every = range(model.config.num_hidden_layers)
+        every = range(block_count(model))
         for k, direction in enumerate(directions(forget, reference)):
             for site in self.sites:
                 columns = {

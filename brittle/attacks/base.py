@@ -82,11 +82,11 @@ def matrices(model):
 
     W is a view: what is written into it changes the model.
     """
-    from brittle.models.architectures import as_rows, group_of, layer_of
-    from brittle.models.weights import is_matrix
+    from brittle.models.architectures import as_rows, group_of, is_matrix, layer_of
 
     for name, p in model.named_parameters():
-        if layer_of(name) >= 0 and group_of(name) != "other" and is_matrix(p.shape):
+        inside = layer_of(name) >= 0 and group_of(name) != "other"
+        if inside and is_matrix(p.shape, name):
             yield name, as_rows(p.data, name, model.config)
 
 

@@ -8,6 +8,7 @@ whatever the output says.
 from dataclasses import dataclass
 
 from brittle.attacks.base import Attack
+from brittle.models.blocks import block_count
 
 
 @dataclass
@@ -18,5 +19,5 @@ class LogitLens(Attack):
         from brittle.models.readout import BehindBlock
 
         material.forget()  # what the choice of a block rests on
-        for block in range(model.config.num_hidden_layers):
+        for block in range(block_count(model)):
             measure(f"behind block {block}", model=BehindBlock(model, block), layer_id=block)

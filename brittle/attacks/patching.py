@@ -18,7 +18,7 @@ from brittle.attacks.base import Attack, encode_right_answers
 from brittle.data.batches import batches
 from brittle.data.tokens import answer_mask
 from brittle.models.architectures import context_length
-from brittle.models.blocks import blocks
+from brittle.models.blocks import block_count, blocks
 from brittle.models.hooks import hidden, resume
 
 KINDS = ("stream", "upper", "block")
@@ -45,7 +45,7 @@ def restored(model, base, chosen, *, rest=False):
     Embeddings and readout are the model's, or with `rest` the base's.
     """
     host, guest = (base, model) if rest else (model, base)
-    wanted = [k for k in range(model.config.num_hidden_layers) if (k in chosen) != rest]
+    wanted = [k for k in range(block_count(model)) if (k in chosen) != rest]
     own = [blocks(host)[k] for k in wanted]
     try:
         for k in wanted:
@@ -90,7 +90,7 @@ class Patch(Attack):
             score = recovery_score(answer_logits(patched, *asked), *ends)
             measure(f"{kind} {block}", model=patched, kind=kind, layer_id=block, krs=score)
 
-        for block in range(model.config.num_hidden_layers):
+        for block in range(block_count(model)):
             if "stream" in self.kinds:
                 ask("stream", block, Patched(model, self.base, block))
             if "upper" in self.kinds:

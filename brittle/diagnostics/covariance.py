@@ -7,6 +7,7 @@ import torch
 from brittle.data.batches import batches
 from brittle.diagnostics.common import TOKENS
 from brittle.maths.linalg import eigenvalues, eigenvectors, spectrum, svd
+from brittle.models.blocks import block_count, stream_width
 from brittle.models.hooks import residual_stream
 
 KEPT = (
@@ -27,7 +28,7 @@ class Streams:
             batch_size,
             [],
         )
-        self.layers, self.width = model.config.num_hidden_layers + 1, model.config.hidden_size
+        self.layers, self.width = block_count(model) + 1, stream_width(model)
         self.keep = sum(map(len, ids)) * self.layers * self.width * model.dtype.itemsize <= KEPT
 
     def __iter__(self):

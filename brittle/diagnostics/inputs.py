@@ -8,6 +8,8 @@ import torch
 
 from brittle.data.batches import batches
 from brittle.diagnostics.common import TOKENS
+from brittle.models.architectures import is_transposed
+from brittle.models.blocks import block_count
 from brittle.models.hooks import hidden
 
 EXPERT = re.compile(r"(.*\.experts)\.(?:(\d+)\.)?(\w+)(?:\[(\d+)\])?$")
@@ -16,7 +18,12 @@ EXPERT = re.compile(r"(.*\.experts)\.(?:(\d+)\.)?(\w+)(?:\[(\d+)\])?$")
 def owner(model, name):
     """(module, None) whose input the matrix `name` multiplies, or (its experts, (which, is it a
     down-projection)); or None.
+
+    Stacks [experts, in, out] have no owner here: `routed` does not know what their experts compute
+    (gpt-oss has biases and a gate of its own, Llama 4 scales what an expert reads).
     """
+    if is_transposed(model.config, re.sub(r"\[\d+\]$", "", name)) and EXPERT.match(name):
+        return None
     stack = EXPERT.match(name.removesuffix(".weight"))
     path = stack[1] if stack else name.removesuffix(".weight")
     for full in (path, f"{model.base_model_prefix}.{path}"):
@@ -95,7 +102,7 @@ def collect(model, modules, ids, pad_id, batch_size):
                     mask=mask,
                     owners=torch.tensor(indices, device=model.device)[:, None].expand_as(mask),
                 )
-                hidden(model, batch, [model.config.num_hidden_layers - 1])
+                hidden(model, batch, [block_count(model) - 1])
     finally:
         for handle in handles:
             handle.remove()

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from brittle.data.batches import batches
 from brittle.diagnostics.common import TOKENS
 from brittle.maths.intervals import generator
+from brittle.models.architectures import size
+from brittle.models.blocks import block_count, stream_width
 from brittle.models.hooks import residual_stream
 from brittle.models.readout import read_tokens
 
@@ -25,7 +27,7 @@ class Lens(torch.nn.Module):
     def __init__(self, model, outputs):
         super().__init__()
         self.model = [model]  # in a list, so that its parameters are not this module's
-        self.map = torch.nn.Linear(model.config.hidden_size, outputs)
+        self.map = torch.nn.Linear(stream_width(model), outputs)
         torch.nn.init.zeros_(self.map.weight)
         torch.nn.init.zeros_(self.map.bias)
 
@@ -37,7 +39,7 @@ class Tuned(Lens):
     """h + A h + b, A and b zero at the start: an untrained tuned lens is the logit lens."""
 
     def __init__(self, model):
-        super().__init__(model, model.config.hidden_size)
+        super().__init__(model, stream_width(model))
 
     def translate(self, h):
         return h.float() + self.map(h.float())
@@ -50,7 +52,7 @@ class VocabProbe(Lens):
     """One affine map from the stream to the vocabulary, past the model's own unembedding."""
 
     def __init__(self, model):
-        super().__init__(model, model.config.vocab_size)
+        super().__init__(model, size(model.config, "vocab_size"))
 
     def translate(self, h):
         return self.map(h.float())
@@ -111,7 +113,7 @@ def make_lenses(kind, model, h=None, steps=100, batch_size=128, lr=3e-3, seed=0)
     """[N+1] functions h [n, D] -> logits [n, V]; trained ones on h [N+1, n, D]. The last layer's is
     the model's readout.
     """
-    plain = [lambda x: read_tokens(model, x)] * (model.config.num_hidden_layers + 1)
+    plain = [lambda x: read_tokens(model, x)] * (block_count(model) + 1)
     if kind == "logit":
         return plain
     with torch.no_grad():

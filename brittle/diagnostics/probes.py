@@ -11,6 +11,7 @@ from brittle.base.errors import UserError
 from brittle.data.batches import batches
 from brittle.diagnostics.common import TOKENS
 from brittle.maths.intervals import fold_auc
+from brittle.models.blocks import block_count, stream_width
 from brittle.models.hooks import residual_stream
 
 POOLS = ("mean", "last")
@@ -24,8 +25,7 @@ def features(model, ids, pad_id, batch_size, pools=POOLS):
 
     `mean` is the mean over real tokens, `last` the last one.
     """
-    config = model.config
-    shape = len(ids), config.num_hidden_layers + 1, config.hidden_size
+    shape = len(ids), block_count(model) + 1, stream_width(model)
     pooled = {pool: torch.zeros(shape) for pool in pools}
     with torch.no_grad():
         for indices, batch in batches(ids, pad_id, batch_size, model.device, TOKENS):

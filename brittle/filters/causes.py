@@ -6,6 +6,7 @@ from brittle.filters.basis import SELECTIVE, energy
 from brittle.filters.states import passes
 from brittle.maths.moments import Moments
 from brittle.maths.precision import wide
+from brittle.models.blocks import stream_width
 
 COLUMNS = ["cause", "measure", "forget", "retain", "value", "limit", "applies", "fix"]
 
@@ -43,7 +44,7 @@ def share(chosen, moments):
 
 def pooled(model, examples, pad_id, site):
     """Moments of mean states, one a text: what a fit on whole prompts sees."""
-    moments = Moments(model.config.hidden_size, model.device)
+    moments = Moments(stream_width(model), model.device)
     for _, batch, _, seen in passes(model, examples, pad_id, [site]):
         mask = batch["attention_mask"][..., None]
         moments.update((wide(seen[site]) * mask).sum(1) / mask.sum(1))

@@ -11,6 +11,7 @@ from brittle.filters.states import collect, passes
 from brittle.maths.moments import Moments
 from brittle.maths.precision import wide
 from brittle.models.architectures import architecture
+from brittle.models.blocks import stream_width
 from brittle.models.filter import Filter, block_of
 
 WIDEST = 512  # components of a gated filter
@@ -41,7 +42,7 @@ def moments_of(model, examples, pad_id, sites, batch_size=64):
 
     General text counts as retain text.
     """
-    everything = {site: Moments(model.config.hidden_size, model.device) for site in sites}
+    everything = {site: Moments(stream_width(model), model.device) for site in sites}
     forget = collect(model, examples["forget"], pad_id, sites, batch_size)
     retain = collect(model, examples["retain"], pad_id, sites, batch_size, everything)
     if examples.get("general"):
@@ -58,7 +59,7 @@ def gradients(model, examples, pad_id, batch_size=64):
     head = model.get_output_embeddings()
     moments = {}
     for name in ("forget", "retain"):
-        moments[name] = Moments(model.config.hidden_size, model.device)
+        moments[name] = Moments(stream_width(model), model.device)
         batches = passes(model, examples[name], pad_id, ["post_norm"], batch_size)
         for _, batch, predicting, seen in batches:
             p = wide(head.forward(seen["post_norm"][predicting])).softmax(-1)

@@ -10,6 +10,7 @@ from brittle.data.batches import batches
 from brittle.data.texts import answer_of, numbered_jsonl, read_lines, spread
 from brittle.data.tokens import common_prefix, prompt_length
 from brittle.maths.moments import Moments
+from brittle.models.blocks import block_count, stream_width
 from brittle.models.filter import at_site
 
 # A file is cut into so many stretches, so that neighbouring texts (of one entity, of one document)
@@ -179,7 +180,7 @@ def collect(model, examples, pad_id, sites, batch_size=64, everywhere=None):
 
     `everywhere`, {site: Moments}, takes the states of all real tokens of the same pass.
     """
-    moments = {site: Moments(model.config.hidden_size, model.device) for site in sites}
+    moments = {site: Moments(stream_width(model), model.device) for site in sites}
     for _, batch, mask, seen in passes(model, examples, pad_id, sites, batch_size):
         for site in sites:
             moments[site].update(seen[site], mask)
@@ -215,6 +216,6 @@ def candidate_sites(model):
 
     The blocks are evenly spread. The last one is none of them: the final norm reads its output.
     """
-    last = model.config.num_hidden_layers - 1
-    count = site_count(model.config.num_hidden_layers) - 2
+    last = block_count(model) - 1
+    count = site_count(block_count(model)) - 2
     return ["post_norm", "pre_norm", *(f"block:{i * last // count}" for i in range(count))]

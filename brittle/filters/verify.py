@@ -10,6 +10,7 @@ import torch
 
 from brittle.base.errors import UserError
 from brittle.maths.intervals import generator
+from brittle.models.architectures import size
 from brittle.models.filter import hooked
 
 TOLERANCE = 1e-5  # of logits in float32, relative to the largest
@@ -34,7 +35,7 @@ def tokens(config, count=4, length=24, seed=0):
     Returns {input_ids, attention_mask, position_ids}, each [count, length].
     """
     draw = generator(seed, "verify")
-    ids = torch.randint(0, config.vocab_size, (count, length), generator=draw)
+    ids = torch.randint(0, size(config, "vocab_size"), (count, length), generator=draw)
     mask = torch.ones_like(ids)
     for row in range(1, count):
         mask[row, : row * length // (2 * count)] = 0

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from brittle.base.knobs import knob
 from brittle.methods.base import Method
+from brittle.models.blocks import stream_width
 
 
 @dataclass
@@ -42,9 +43,7 @@ class CB(Method):
         super().start(model, reference, data)
         check_blocks(model, self.layer_id)
         generator = torch.Generator().manual_seed(self.seed)
-        draws = {
-            k: torch.randn(model.config.hidden_size, generator=generator) for k in self.layer_id
-        }
+        draws = {k: torch.randn(stream_width(model), generator=generator) for k in self.layer_id}
         self.target = (
             {k: u.to(model.device) for k, u in draws.items()} if self.variant == "readme" else {}
         )

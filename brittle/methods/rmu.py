@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from brittle.base.knobs import knob
 from brittle.methods.base import Method
+from brittle.models.blocks import stream_width
 
 
 @dataclass
@@ -47,7 +48,7 @@ class RMU(Method):
         generator = torch.Generator().manual_seed(self.seed)
         self.target = {}
         for k in self.layer_id:
-            u = draw(model.config.hidden_size, generator=generator)
+            u = draw(stream_width(model), generator=generator)
             self.target[k] = (self.steering_coeff * u / u.norm()).to(model.device)
 
     def losses(self, forget, retain, progress):

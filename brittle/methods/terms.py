@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from brittle.maths.precision import wide
+from brittle.models.blocks import block_count
 from brittle.models.hooks import hidden
 from brittle.models.logprobs import nll, token_mean
 
@@ -39,7 +40,7 @@ def moved(h, before, batch):
 
 def hidden_distance(model, batch, reference):
     """`moved` over all blocks, between the model and its reference."""
-    layers = range(model.config.num_hidden_layers)
+    layers = range(block_count(model))
     with reference as frozen:
         before = hidden(frozen, batch, layers)
     return moved(hidden(model, batch, layers), before, batch)

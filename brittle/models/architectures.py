@@ -14,14 +14,14 @@ from brittle.base.errors import UserError
 # A model that carries its activation filter has a model type of its own (models/filtered.py).
 FILTERED = "filtered_"
 
-# Sizes by their common name, and what some configurations (GPT-2) call them. The configuration of
-# a loaded model answers to both names, its config.json does not.
+# Sizes by their common name, and what some configurations (GPT-2, BLOOM, MPT, GPT-Neo) call them.
+# The configuration of a loaded model answers to both names, its config.json does not.
 OTHER_NAMES = {
-    "hidden_size": "n_embd",
-    "num_hidden_layers": "n_layer",
-    "intermediate_size": "n_inner",
-    "num_attention_heads": "n_head",
-    "max_position_embeddings": "n_positions",
+    "hidden_size": ("n_embd", "d_model", "n_embed"),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
+    "intermediate_size": ("n_inner",),
+    "num_attention_heads": ("n_head", "n_heads", "num_heads"),
+    "max_position_embeddings": ("n_positions", "max_seq_len"),
 }
 # Sizes that settle the shapes of the weights.
 SIZES = (
@@ -38,6 +38,43 @@ SIZES = (
 # Everywhere else a matrix is [out, in].
 TRANSPOSED_FAMILIES = {"gpt2", "openai-gpt", "decision_transformer", "imagegpt"}
 TRANSPOSED = re.compile(r"\.(c_attn|c_fc|c_proj|q_attn)\.weight$")
+# These families keep their experts as stacks [experts, in, out]; all others as [experts, out, in].
+TURNED_EXPERTS_FAMILIES = {
+    "aria_text",
+    "gpt_oss",
+    "llama4",
+    "llama4_text",
+    "openai_privacy_filter",
+}
+TURNED_EXPERTS = re.compile(r"\.experts\.(gate_up_proj|down_proj|fc1\.weight|fc2\.weight)$")
+# A stack of biases has the shape of a matrix.
+BIAS = re.compile(r"(^|[._])bias$")
+
+# Parts of a model that read images or sound, and what leads from there to the language model.
+# Their blocks are none of the language model's.
+TOWER = re.compile(
+    r"(^|[._])"
+    r"(vision|visual|image|audio|speech|multi_modal|multimodal|mm)"
+    r"([._]|$)"
+)
+
+# Tensors of files that no model has as parameters: masks and rotary frequencies that older
+# versions of transformers stored.
+STORED_BUFFER = re.compile(
+    r"(\.(attn|attention)\.(bias|masked_bias)|\.rotary_emb\.(inv_freq|cos_cached|sin_cached))$"
+)
+# What a quantised checkpoint holds beside or in place of a weight.
+QUANTISED = re.compile(
+    r"(\.(qweight|qzeros|g_idx|scales|weight_packed|weight_scale|weight_scale_inv|SCB)"
+    r"|\.(absmax|quant_map|nested_absmax)|_(blocks|scales|scale_inv))$"
+)
+
+# Families without a stack of transformer blocks of one kind: state-space models and hybrids.
+STATE_SPACE = re.compile(
+    r"mamba|ssm|rwkv|recurrent|xlstm|jamba|bamba|zamba|hybrid|nemotron_h|falcon_h1|lfm2|hyena"
+)
+# Kinds of blocks, in the configuration's list of them, that are no attention over all earlier tokens.
+STATE_BLOCK = re.compile(r"mamba|linear|recurrent|conv|ssm|rwkv")
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
 ATTENTION = re.compile(
@@ -52,6 +89,11 @@ MLP = re.compile(
 )
 # Modules that make queries, keys and values. PEFT's own default for GPT-NeoX is query_key_value.
 QKV = re.compile(r"(query_key_value|c_attn|[qkv]_proj|[qkv]_lin)$")
+# Matrices that bring the MLP back to the residual stream.
+DOWN = re.compile(
+    r"(^|\.)(down_proj|w2|c_proj|fc2|fc_out|dense_4h_to_h|output_linear|output\.dense)"
+    r"(\.weight)?$"
+)
 
 TOKEN_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight$")
 HEADS = ("lm_head.weight", "embed_out.weight")
@@ -68,17 +110,27 @@ LOGIT_STEPS = {
 }
 
 
-def read(config, key):
-    """The value of `key` in a configuration, None where it is not there."""
+def _value(config, key):
     return config.get(key) if isinstance(config, dict) else getattr(config, key, None)
 
 
+def text_config(config):
+    """The configuration of the language model: `config` itself, or its text_config."""
+    nested = _value(config, "text_config")
+    return config if nested is None else nested
+
+
+def read(config, key):
+    """The value of `key` in a configuration, or in its text_config; None where it is not there."""
+    value = _value(config, key)
+    return _value(text_config(config), key) if value is None else value
+
+
 def size(config, name):
-    """A size by its common name; None where the configuration does not say."""
-    value = read(config, name)
-    if value is None and name in OTHER_NAMES:
-        value = read(config, OTHER_NAMES[name])
-    return value
+    """A size of the language model by its common name; None where the configuration is silent."""
+    text = text_config(config)
+    values = (_value(text, key) for key in (name, *OTHER_NAMES.get(name, ())))
+    return next((value for value in values if value is not None), None)
 
 
 def model_type(config):
@@ -102,8 +154,19 @@ def context_length(config):
 
 
 def is_transposed(config, name):
-    """Is the matrix called `name` stored [in, out] in this architecture?"""
-    return model_type(config) in TRANSPOSED_FAMILIES and bool(TRANSPOSED.search(name))
+    """Is the matrix called `name`, or the stack of matrices, stored [.., in, out]?"""
+    family = model_type(config)
+    if family in TURNED_EXPERTS_FAMILIES:
+        return bool(TURNED_EXPERTS.search(name))
+    return family in TRANSPOSED_FAMILIES and bool(TRANSPOSED.search(name))
+
+
+def is_matrix(shape, name=""):
+    """Is a tensor of this shape a matrix, 2-D, or a 3-D stack of them (mixture-of-experts weights)?
+
+    Norms and biases are not; nor is a stack of biases, which only `name` tells from a matrix.
+    """
+    return len(shape) in (2, 3) and min(shape) > 1 and not BIAS.search(name)
 
 
 def as_rows(weight, name, config):
@@ -112,13 +175,18 @@ def as_rows(weight, name, config):
 
 
 def layer_of(name):
-    """Block index in a parameter's name, -1 where there is none."""
+    """Block of the language model in a parameter's name, -1 where there is none."""
     match = LAYER.search(name)
-    return int(match.group(1)) if match else -1
+    return int(match.group(1)) if match and not TOWER.search(name) else -1
 
 
 def group_of(name):
-    """`attn`, `mlp` or `other` (embeddings, unembedding), by a parameter's name."""
+    """`attn`, `mlp` or `other`, by a parameter's name.
+
+    Other are the embeddings, the unembedding, and all that reads images or sound.
+    """
+    if TOWER.search(name):
+        return "other"
     if ATTENTION.search(name):
         return "attn"
     return "mlp" if MLP.search(name) else "other"
@@ -149,6 +217,54 @@ def head_name(names, config):
 def untied_head_name(config):
     """What the unembedding is called where it is a parameter of its own."""
     return OWN_HEADS.get(model_type(config), HEADS[0])
+
+
+def is_down_projection(name):
+    """Is the MLP matrix called `name` one that leads back to the residual stream?"""
+    return bool(DOWN.search(name))
+
+
+def check_readable(config, folder):
+    """Raise UserError for a model that is no decoder of attention blocks, or is stored quantised.
+
+    config: the dict of the config.json of `folder`, or a configuration.
+    """
+    family, text = model_type(config), text_config(config)
+    kinds = [
+        str(k) for key in ("layer_types", "layers_block_type") for k in _value(text, key) or []
+    ]
+    is_state_space = STATE_SPACE.search(family) or any(STATE_BLOCK.search(kind) for kind in kinds)
+    if is_state_space:
+        raise UserError(
+            f"{folder} is a state-space or hybrid model ({family}). Only decoders whose blocks "
+            "are all attention and MLP are read: Llama, Qwen, Mistral, Gemma, GPT-NeoX and others."
+        )
+    if _value(config, "is_encoder_decoder"):
+        raise UserError(
+            f"{folder} is an encoder-decoder ({family}). Only decoders are read: Llama, Qwen, "
+            "Mistral, Gemma, GPT-NeoX and others."
+        )
+    if family == "dbrx":
+        raise UserError(f"{folder}: DBRX keeps all experts in one matrix, which is not read here.")
+    method = read(config, "quantization_config")
+    if method:
+        refuse_quantised(folder, _value(method, "quant_method") or "quantization_config")
+
+
+def check_tensors(names, folder):
+    """Raise UserError where `names`, of the tensors in the files of `folder`, are of quantised
+    weights.
+    """
+    packed = sorted(name for name in names if QUANTISED.search(name))
+    if packed:
+        refuse_quantised(folder, packed[0])
+
+
+def refuse_quantised(folder, why):
+    raise UserError(
+        f"{folder} is stored quantised ({why}), so its files hold no weight matrices. Use the "
+        "model that it was quantised from, or save a dequantised copy."
+    )
 
 
 def check_logits(config):

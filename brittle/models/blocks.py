@@ -1,19 +1,40 @@
 """The parts of a loaded model: its transformer blocks, final norm and MLP down-projections."""
 
 from brittle.base.errors import UserError
-from brittle.models.architectures import as_rows, context_length, group_of, layer_of
+from brittle.models.architectures import (
+    TOWER,
+    as_rows,
+    context_length,
+    group_of,
+    is_down_projection,
+    is_matrix,
+    layer_of,
+    size,
+)
+
+
+def block_count(model):
+    """How many transformer blocks the (language) model has."""
+    return size(model.config, "num_hidden_layers")
+
+
+def stream_width(model):
+    """The width of the residual stream."""
+    return size(model.config, "hidden_size")
 
 
 def blocks(model):
     """The transformer blocks: the first ModuleList of length num_hidden_layers.
 
-    GPT-NeoX, GPT-2, Llama, Phi, OLMoE and others have one. Raises UserError where there is none.
+    GPT-NeoX, GPT-2, Llama, Phi, OLMoE and others have one. The blocks of what reads images or
+    sound are passed over. Raises UserError where there is none.
     """
     import torch
 
-    count = model.config.num_hidden_layers
-    for module in model.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == count:
+    count = block_count(model)
+    for name, module in model.named_modules():
+        is_list = isinstance(module, torch.nn.ModuleList) and len(module) == count
+        if is_list and not TOWER.search(name):
             return module
     raise UserError(
         f"{type(model).__name__} has no list of {count} blocks. Only decoder models of that shape "
@@ -23,7 +44,7 @@ def blocks(model):
 
 def check_blocks(model, layer_ids, flag="--layer-id"):
     """Block indices must exist in `model`."""
-    count = model.config.num_hidden_layers
+    count = block_count(model)
     for layer in layer_ids:
         if not 0 <= layer < count:
             raise UserError(f"{flag} {layer}, but this model has blocks 0 to {count - 1}.")
@@ -39,14 +60,16 @@ def train_only(model, names):
 def down_projections(model, layers):
     """Names of the weights that bring the MLP back to the residual stream in the given blocks.
 
-    They are the matrices of each block's MLP with `hidden_size` outputs and another number of
-    inputs, stacked experts included.
+    They are the matrices of each block's MLP with `hidden_size` outputs, stacked experts included.
+    Where inputs are as many, the name tells.
     """
-    width, names = model.config.hidden_size, []
+    names = []
     for name, p in model.named_parameters():
-        if layer_of(name) in layers and group_of(name) == "mlp" and p.ndim >= 2:
+        inside = layer_of(name) in layers and group_of(name) == "mlp"
+        if inside and is_matrix(p.shape, name):
             outputs, inputs = as_rows(p, name, model.config).shape[-2:]
-            if outputs == width and inputs != width:
+            leads_back = inputs != stream_width(model) or is_down_projection(name)
+            if outputs == stream_width(model) and leads_back:
                 names.append(name)
     if not names:
         raise UserError(

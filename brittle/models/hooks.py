@@ -3,6 +3,9 @@
 Both last for a `with` block. Block k maps the residual stream h_k to h_{k+1}; its *output* is
 h_{k+1}, always before the final norm. In activation files `layer` runs 0 to N: 0 the embeddings, k
 the stream after block k-1.
+
+In most families a block's forward pass returns h, in others (BLOOM, Falcon, MPT, GPT-J, GPT-Neo,
+CodeGen) a tuple that begins with h. What stands in for a block returns what the block does.
 """
 
 from contextlib import contextmanager
@@ -16,8 +19,41 @@ class _Deep(Exception):
     """Raised inside a forward pass, past the deepest block that is read."""
 
 
+# {class of a block: None where it returns h, else how many things it returns}
+_RETURNS = {}
+
+
 def _tensor(output):
     return output if torch.is_tensor(output) else output[0]
+
+
+def _note_returns(block, output):
+    _RETURNS[type(block)] = None if torch.is_tensor(output) else len(output)
+
+
+def _try_returns(block, x, *args, **kwargs):
+    """Run the block once to see what it returns.
+
+    It leaves no trace: no graph, no random number, nothing in a cache.
+    """
+    kwargs |= {key: None for key in ("past_key_values", "layer_past") if key in kwargs}
+    devices = [x.device] if x.is_cuda else []
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        _note_returns(block, type(block).forward(block, x, *args, **kwargs))
+
+
+def _stands_in(block, h=None):
+    """A forward pass for `block` that hands on `h`, or where that is None, what it gets."""
+
+    def forward(x=None, *args, **kwargs):
+        if x is None:
+            x = kwargs.pop("hidden_states")
+        if type(block) not in _RETURNS:
+            _try_returns(block, x, *args, **kwargs)
+        count, output = _RETURNS[type(block)], x if h is None else h
+        return output if count is None else (output, *[None] * (count - 1))
+
+    return forward
 
 
 def _swap(output, h):
@@ -30,12 +66,16 @@ def capture(model, layers):
     check_blocks(model, layers)
     store, modules, handles = {}, blocks(model), []
     try:
+
+        def keep(k):
+            def hook(module, _inputs, output):
+                _note_returns(module, output)
+                store[k] = _tensor(output)
+
+            return hook
+
         for k in layers:
-            handles.append(
-                modules[k].register_forward_hook(
-                    lambda _m, _i, out, k=k: store.__setitem__(k, _tensor(out))
-                )
-            )
+            handles.append(modules[k].register_forward_hook(keep(k)))
         yield store
     finally:
         for handle in handles:
@@ -69,7 +109,7 @@ def resume(model, block, h):
     """
     modules = blocks(model)[: block + 1]
     for k, module in enumerate(modules):
-        module.forward = lambda x, *_, _k=k, **__: h if _k == block else x
+        module.forward = _stands_in(module, h if k == block else None)
     try:
         yield
     finally:
@@ -81,7 +121,7 @@ def resume(model, block, h):
 def skip(modules):
     """Blocks that hand on what they get. Under FSDP2 a forward pass must reach its end."""
     for module in modules:
-        module.forward = lambda x, *_, **__: x
+        module.forward = _stands_in(module)
     try:
         yield
     finally:

@@ -6,9 +6,20 @@ from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.base.layout import TOKENIZERS
+from brittle.models.architectures import check_readable
 from brittle.models.find import check_pair, read_config
 
 DTYPES = ("float32", "bfloat16", "float16")
+# What transformers raises for files that it cannot make a model of, libraries that lack included.
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+)
 
 
 def pick_device(device="auto"):
@@ -58,6 +69,7 @@ def load_model(folder, device="cpu", dtype="auto", trust_remote_code=False):
     torch.set_num_threads(threads())
     device = pick_device(str(device))
     filtered.prepare(folder)
+    check_readable(read_config(folder), folder)
     if trust_remote_code and "auto_map" in read_config(folder):
         files = ", ".join(sorted(path.name for path in Path(folder).glob("*.py")))
         print(
@@ -76,7 +88,7 @@ def load_model(folder, device="cpu", dtype="auto", trust_remote_code=False):
         )
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, StrictDataclassError) as error:
+    except (*LOADING_ERRORS, StrictDataclassError) as error:
         raise _unloadable(error, f"{folder} cannot be loaded as a causal language model") from None
     for what in ("missing_keys", "mismatched_keys"):
         names = sorted(key if isinstance(key, str) else key[0] for key in info[what])
@@ -143,6 +155,14 @@ def load_changed(folder, base, device="cpu", dtype="auto", trust_remote_code=Fal
     import peft
 
     with ExitStack() as stack:
-        Adapter(folder, stack).check(Checkpoint(base, stack))  # PEFT would only warn
+        Adapter(folder, stack).parameters(Checkpoint(base, stack))  # PEFT would only warn
     model = load_model(base, device, dtype, trust_remote_code)
-    return peft.PeftModel.from_pretrained(model, folder).merge_and_unload().eval()
+    wrapped = peft.PeftModel.from_pretrained(model, folder)
+    # PEFT passes over tensors that it has no place for
+    lost = sorted(wrapped.load_adapter(folder, "default").unexpected_keys)
+    if lost:
+        raise UserError(
+            f"{folder} holds {lost[0]} ({len(lost)} such tensors), which has no place in {base}. "
+            "Give the adapter's own base model."
+        )
+    return wrapped.merge_and_unload().eval()

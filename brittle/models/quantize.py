@@ -8,8 +8,7 @@ What is simulated is the loss of precision, not the saving of memory. The grid i
 import torch
 
 from brittle.base.errors import UserError
-from brittle.models.architectures import as_rows, layer_of
-from brittle.models.weights import is_matrix
+from brittle.models.architectures import as_rows, is_matrix, layer_of
 
 
 def quantize(weight, bits, group=0):
@@ -46,7 +45,7 @@ def quantize_(model, bits, group=0):
     check_bits(bits)
     count = 0
     for name, p in model.named_parameters():
-        if layer_of(name) < 0 or not is_matrix(p.shape):
+        if layer_of(name) < 0 or not is_matrix(p.shape, name):
             continue
         rows = as_rows(p, name, model.config)
         rows.copy_(quantize(rows, bits, group))

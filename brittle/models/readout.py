@@ -5,13 +5,14 @@ from types import SimpleNamespace
 
 import torch
 
+from brittle.models.blocks import block_count
 from brittle.models.filter import hooked
 from brittle.models.hooks import hidden, resume
 
 
 def readout(model, batch, h):
     """Logits [B, T, V] of the model with `h` [B, T, D] as the output of its last block."""
-    with resume(model, model.config.num_hidden_layers - 1, h):
+    with resume(model, block_count(model) - 1, h):
         return model(**batch).logits
 
 

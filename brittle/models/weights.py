@@ -1,27 +1,38 @@
 """Weight matrices of two checkpoints, streamed pair by pair from safetensors.
 
-No model is built, and none is held whole.
+No model is built, and none is held whole. What is compared is what the files load as: two files of
+one architecture may name and store different tensors (see `Parameters`).
 """
 
 import json
+import re
 from contextlib import ExitStack
 from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.maths.precision import natural
-from brittle.models.architectures import as_rows
+from brittle.models.architectures import (
+    HEADS,
+    STORED_BUFFER,
+    as_rows,
+    check_readable,
+    check_tensors,
+    is_matrix,
+    read,
+    refuse_quantised,
+    text_config,
+)
 
-
-def is_matrix(shape):
-    """Is a tensor of this shape a matrix, 2-D, or a 3-D stack of them (mixture-of-experts weights)?
-
-    Norms and biases are not.
-    """
-    return len(shape) in (2, 3) and min(shape) > 1
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# A block of the model at the start of a name: the file was saved without the prefix of the model.
+BARE_BLOCK = re.compile(r"^(layers|layer|h|blocks|block)\.\d")
 
 
 class Checkpoint:
-    """The tensors of a model folder by name; each is read when it is asked for."""
+    """The tensors of a model folder by their names in the files; each is read when asked for.
+
+    Raises UserError for weights that are stored quantised, and for a model that is no decoder.
+    """
 
     def __init__(self, folder, stack, device="cpu"):
         from safetensors import safe_open
@@ -45,31 +56,227 @@ class Checkpoint:
                 )
             file = stack.enter_context(safe_open(path, framework="pt", device=str(device)))
             self.files.update(dict.fromkeys(file.keys(), file))
+        config = self.folder / "config.json"
+        self.config = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        self.check()
+
+    def check(self):
+        check_readable(self.config, self.folder)
+        check_tensors(self.files, self.folder)
+        for name in self.files:
+            if name.endswith(".weight") and not self.is_float(name) and len(self.shape(name)) > 1:
+                refuse_quantised(self.folder, f"{name} is {self.stored_dtype(name)}")
 
     def shape(self, name):
         return tuple(self.files[name].get_slice(name).get_shape())
 
+    def stored_dtype(self, name):
+        """What safetensors calls the dtype of a tensor, such as BF16."""
+        return self.files[name].get_slice(name).get_dtype()
+
     def is_float(self, name):
-        return self.files[name].get_slice(name).get_dtype() in ("F64", "F32", "F16", "BF16")
+        return self.stored_dtype(name) in FLOATS
 
     def tensor(self, name):
         return self.files[name].get_tensor(name)
 
+    def main_dtype(self):
+        """The name in torch of the dtype in which most numbers are stored, None without any."""
+        counts = {}
+        for name in self.files:
+            stored = self.stored_dtype(name)
+            if stored in FLOATS and not STORED_BUFFER.search(name):
+                count = 1
+                for side in self.shape(name):
+                    count *= side
+                counts[stored] = counts.get(stored, 0) + count
+        return FLOATS[max(counts, key=counts.get)] if counts else None
+
+
+def skeleton(folder):
+    """The model of `folder` on the meta device, where its weights take no memory.
+
+    None where the installed transformers does not know the architecture.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from brittle.models import filtered
+
+    try:
+        filtered.prepare(folder)
+        config = AutoConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError):
+        return None
+
+
+class Stack:
+    """A parameter that transformers makes of several tensors of the files, such as experts."""
+
+    def __init__(self, converter, model):
+        self.converter, self.model, self.pieces = converter, model, []
+
+    def tensor(self, checkpoint, first, name):
+        """The parameter `name`; `first` is the first that these pieces make."""
+        from copy import deepcopy
+
+        converter = deepcopy(self.converter)
+        for pattern, stored in self.pieces:
+            converter.add_tensor(first, stored, pattern, checkpoint.tensor(stored))
+        value = converter.convert(first, model=self.model, config=self.model.config)[name]
+        return value[0] if isinstance(value, list) else value
+
+
+class Parameters:
+    """The parameters that a checkpoint loads as, by name: `in`, iteration, shape, tensor.
+
+    Without `model` these are its tensors as they are named, but for what older versions of
+    transformers stored beside the parameters. `model`, of the same architecture, on whatever
+    device, settles the rest with transformers' own rules of loading: renamed parameters, a prefix
+    that is added or dropped, buffers, the copy of a tied unembedding.
+
+    With `whole`, tensors that transformers puts together (one an expert) are shown as the one
+    parameter that they make; without it each keeps its name in the files.
+    """
+
+    def __init__(self, checkpoint, model=None, *, whole=False):
+        self.checkpoint, self.model = checkpoint, model
+        self.stored = {}  # {parameter: name in the files, or (first parameter, Stack)}
+        if model is None:
+            names = [name for name in checkpoint.files if not STORED_BUFFER.search(name)]
+            self.stored = dict(zip(names, names, strict=True))
+        else:
+            self._rename(whole)
+            self._tie()
+
+    def _rename(self, whole):
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+        mapping = get_model_conversion_mapping(self.model)
+        renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+        converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+        by_pattern = {pattern: c for c in converters for pattern in c.source_patterns}
+        shapes = {n: p.shape for n, p in self.model.named_parameters(remove_duplicate=False)}
+        self.shapes, stacks = shapes, {}
+        for stored in sorted(self.checkpoint.files, key=natural):
+            name, pattern = self.loaded_name(stored, renamings, converters)
+            if name not in shapes:
+                continue
+            if pattern is None:
+                self.stored[name] = stored
+            elif not whole:
+                self.stored[stored] = stored
+            else:
+                converter = by_pattern[pattern]
+                stack = stacks.setdefault(name, Stack(converter, self.model))
+                stack.pieces.append((pattern, stored))
+                first, *others = converter.target_patterns
+                for target in (name, *(name.replace(first, other) for other in others)):
+                    self.stored[target] = (name, stack)
+
+    def loaded_name(self, stored, renamings, converters):
+        """(name of the parameter, the pattern of a conversion or None), as transformers does it."""
+        from transformers.core_model_loading import rename_source_key
+
+        state, prefix = self.shapes_with_buffers(), self.model.base_model_prefix
+        name, pattern = rename_source_key(stored, renamings, converters, prefix, state)
+        if name not in state and stored in state:
+            name, pattern = rename_source_key(stored, [], [], prefix, state)
+        return name, pattern
+
+    def shapes_with_buffers(self):
+        if not hasattr(self, "_state"):
+            self._state = self.model.state_dict()
+        return self._state
+
+    def _tie(self):
+        """Leave out the copy of a tied parameter, where it is one."""
+        for copy, source in (getattr(self.model, "all_tied_weights_keys", None) or {}).items():
+            if copy in self.stored and source not in self.stored:
+                self.stored[source] = self.stored.pop(copy)
+            elif copy in self.stored and self.tensor(copy).equal(self.tensor(source)):
+                del self.stored[copy]
+
+    def __contains__(self, name):
+        return name in self.stored
+
+    def __iter__(self):
+        return iter(self.stored)
+
+    def _pieces(self, name):
+        stored = self.stored[name]
+        return [stored] if isinstance(stored, str) else [piece for _, piece in stored[1].pieces]
+
+    def shape(self, name):
+        stored = self.stored[name]
+        return (
+            self.checkpoint.shape(stored) if isinstance(stored, str) else tuple(self.shapes[name])
+        )
+
+    def is_float(self, name):
+        return all(self.checkpoint.is_float(piece) for piece in self._pieces(name))
+
+    def tensor(self, name):
+        stored = self.stored[name]
+        if isinstance(stored, str):
+            return self.checkpoint.tensor(stored)
+        first, stack = stored
+        return stack.tensor(self.checkpoint, first, name)
+
+
+def as_named(checkpoint):
+    """The parameters of a checkpoint as they are named in its files, or None.
+
+    None is for files that do not tell by themselves what they load as: blocks without the model's
+    prefix, an unembedding beside a configuration that ties it, parts that read images or sound.
+    """
+    config, names = checkpoint.config, checkpoint.files
+    nested = text_config(config) is not config
+    bare = any(BARE_BLOCK.match(name) for name in names)
+    has_head = any(head in names for head in HEADS)
+    maybe_tied = has_head and read(config, "tie_word_embeddings") is not False
+    return None if nested or bare or maybe_tied else Parameters(checkpoint)
+
+
+def as_loaded(checkpoint, *, whole=False):
+    """The parameters of a checkpoint as transformers loads them."""
+    return Parameters(checkpoint, skeleton(checkpoint.folder), whole=whole)
+
+
+def same_parameters(first, second):
+    """`Parameters` of two checkpoints under common names.
+
+    Names in the files are enough where they agree; otherwise transformers is asked what each loads
+    as. Raises UserError where the two models differ in a parameter or its shape.
+    """
+    a, b = as_named(first), as_named(second)
+    if a is None or b is None or set(a) != set(b):
+        a, b = as_loaded(first), as_loaded(second)
+    if set(a) != set(b):
+        whole_a, whole_b = as_loaded(first, whole=True), as_loaded(second, whole=True)
+        if set(whole_a) == set(whole_b):
+            a, b = whole_a, whole_b
+    check_same(a, b)
+    return a, b
+
 
 def check_same(a, b):
-    """A and B must hold the same names and shapes.
+    """`Parameters` A and B must have the same names and shapes.
 
     Raises UserError that names the first difference and counts the rest.
     """
     # a baked activation filter has parameters of its own
-    lost = sorted(n for n in set(a.files) ^ set(b.files) if not n.startswith("filter."))
+    lost = sorted(n for n in set(a) ^ set(b) if not n.startswith("filter."))
     if lost:
-        side = "A" if lost[0] in a.files else "B"
+        side = "A" if lost[0] in a else "B"
         raise UserError(
             f"only {side} has {lost[0]} ({len(lost)} such parameters). Compare models of one "
             "architecture."
         )
-    wrong = [n for n in sorted(a.files) if a.shape(n) != b.shape(n)]
+    wrong = [n for n in sorted(a) if a.shape(n) != b.shape(n)]
     if wrong:
         raise UserError(
             f"A and B differ in shape at {wrong[0]}: {list(a.shape(wrong[0]))} and "
@@ -85,36 +292,96 @@ def is_adapter(folder):
     return (folder / "adapter_config.json").is_file() and not is_model
 
 
+# Settings of an adapter that say where it came from or where it sits; its tensors tell the rest.
+SILENT_SETTINGS = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "ensure_weight_tying",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_dropout",
+    "megatron_core",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "rank_pattern",
+    "revision",
+    "target_modules",
+    "task_type",
+}
+# Settings that `Adapter.changed` reckons with.
+READ_SETTINGS = {"alpha_pattern", "lora_alpha", "use_rslora"}
+# Of init_lora_weights: those that leave the model's own weights as they are.
+PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
 class Adapter:
     """A LoRA adapter folder as the changed side of a pair: W_b = W_a + scale B A, in float64.
 
-    One matrix is computed at a time.
+    One matrix is computed at a time. scale is alpha / r, or alpha / sqrt(r) for rank-stabilised
+    LoRA; alpha may be another one for some modules.
     """
 
-    def __init__(self, folder, stack, device="cpu"):
-        config = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
-        if (
-            config.get("peft_type") != "LORA"
-            or config.get("use_dora")
-            or config.get("alpha_pattern")
-        ):
-            raise UserError(f"{folder} is no plain LoRA adapter. Merge it into its model first.")
-        self.checkpoint, self.folder = Checkpoint(folder, stack, device), folder
-        self.alpha, self.root = config["lora_alpha"], config.get("use_rslora")
-        ends = (".lora_A.weight", ".lora_B.weight")
-        keys = [k for k in self.checkpoint.files if k.endswith(ends[0])]
-        self.factors = {
-            f"{k.removeprefix('base_model.model.').removesuffix(ends[0])}.weight": k for k in keys
-        }
+    ENDS = (".lora_A.weight", ".lora_B.weight")
+    PREFIX = "base_model.model."
 
-    def check(self, a):
-        """Every adapted matrix must be one of A's."""
-        lost = sorted(set(self.factors) - set(a.files))
-        if lost or not self.factors:
+    def __init__(self, folder, stack, device="cpu"):
+        path = Path(folder) / "adapter_config.json"
+        self.config = json.loads(path.read_text(encoding="utf-8"))
+        if self.config.get("peft_type") != "LORA":
+            raise UserError(f"{folder} is no LoRA adapter. Merge it into its model first.")
+        self.checkpoint, self.folder = Checkpoint(folder, stack, device), folder
+        keys = [k for k in self.checkpoint.files if k.endswith(self.ENDS[0])]
+        self.factors = {f"{self._module(k)}.weight": k for k in keys}
+
+    def _module(self, key):
+        return key.removeprefix(self.PREFIX).removesuffix(self.ENDS[0])
+
+    def check_plain(self):
+        """Raise UserError for an adapter that changes more than W + scale B A says."""
+        extra = [
+            key
+            for key, value in self.config.items()
+            if value and key not in SILENT_SETTINGS | READ_SETTINGS | {"bias", "init_lora_weights"}
+        ]
+        if self.config.get("bias", "none") != "none":
+            extra.append("bias")
+        if self.config.get("init_lora_weights") not in PLAIN_STARTS:
+            extra.append(f"init_lora_weights {self.config['init_lora_weights']}")
+        extra += sorted(k for k in self.checkpoint.files if not k.endswith(self.ENDS))
+        if extra:
+            raise UserError(
+                f"{self.folder} is no plain LoRA adapter: it has {extra[0]} ({len(extra)} such "
+                "settings and tensors). Merge it into its model first."
+            )
+
+    def parameters(self, base):
+        """The `Parameters` of the checkpoint `base` that the adapter changes.
+
+        Every adapted matrix must be one of them.
+        """
+        a = as_named(base)
+        if a is None or not set(self.factors) <= set(a):
+            a = as_loaded(base)
+        lost = sorted(set(self.factors) - set(a))
+        if lost or not self.checkpoint.files:
             lacks = "adapts no matrix"
             if lost:
                 lacks = f"adapts {lost[0]} ({len(lost)} such matrices), which A lacks"
             raise UserError(f"{self.folder} {lacks}. Give the adapter's own base model as model A.")
+        return a
+
+    def scale(self, module, rank):
+        """What PEFT multiplies B A of a module with."""
+        alphas = self.config.get("alpha_pattern") or {}
+        own = next((key for key in alphas if re.match(rf"(.*\.)?({key})$", module)), None)
+        alpha = self.config["lora_alpha"] if own is None else alphas[own]
+        return alpha / (rank**0.5 if self.config.get("use_rslora") else rank)
 
     def changed(self, name, w):
         """W_b for W_a = w [out, in]; w itself where the adapter does nothing.
@@ -129,7 +396,7 @@ class Adapter:
         down, up = (
             self.checkpoint.tensor(k).double() for k in (key, key.replace(".lora_A.", ".lora_B."))
         )
-        up *= self.alpha / (len(down) ** 0.5 if self.root else len(down))
+        up *= self.scale(self._module(key), len(down))
         changed = torch.addmm(w.double(), up, down)
         changed.factors = (up, down)
         return changed
@@ -143,19 +410,19 @@ def matrix_pairs(folder_a, folder_b, device="cpu", keep=None):
     UserError where the models do not fit together.
     """
     with ExitStack() as stack:
-        a, adapted = Checkpoint(folder_a, stack, device), is_adapter(folder_b)
+        base, adapted = Checkpoint(folder_a, stack, device), is_adapter(folder_b)
         if adapted:
             b = Adapter(folder_b, stack, device)
-            b.check(a)
+            b.check_plain()
+            a = b.parameters(base)
         else:
-            b = Checkpoint(folder_b, stack, device)
-            check_same(a, b)
-        config = json.loads((Path(folder_a) / "config.json").read_text(encoding="utf-8"))
-        for name in sorted(a.files, key=natural):
-            if not is_matrix(a.shape(name)) or not a.is_float(name) or (keep and not keep(name)):
+            a, b = same_parameters(base, Checkpoint(folder_b, stack, device))
+        for name in sorted(a, key=natural):
+            wanted = is_matrix(a.shape(name), name) and a.is_float(name)
+            if not wanted or (keep and not keep(name)):
                 continue
-            w_a = as_rows(a.tensor(name), name, config)
-            w_b = b.changed(name, w_a) if adapted else as_rows(b.tensor(name), name, config)
+            w_a = as_rows(a.tensor(name), name, base.config)
+            w_b = b.changed(name, w_a) if adapted else as_rows(b.tensor(name), name, base.config)
             if w_a.ndim == 2:
                 yield name, w_a, w_b
             else:

@@ -16,6 +16,7 @@ from brittle.data.items import subset
 from brittle.data.texts import read_texts
 from brittle.maths.precision import wide
 from brittle.metrics import mcq
+from brittle.models.architectures import size
 from brittle.models.logprobs import mean_nll, token_mean
 
 # Neutral texts and tokens of each: enough for a mean KL, and the start's log-probabilities fit
@@ -95,7 +96,7 @@ class CollapseCheck:
 
         A sound model has no signs.
         """
-        limit = math.log(model.config.vocab_size)
+        limit = math.log(size(model.config, "vocab_size"))
         measures = {
             "forget_nll": forget_nll,
             "neutral_kl": self.kl(model),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from brittle.base.errors import UserError
 from brittle.data.items import groups_of
 from brittle.maths.intervals import share
+from brittle.models.blocks import block_count, stream_width
 
 LOG_BLOCKS, LOG_WIDTH, LOG_LENGTH = 32, 4096, 2048  # of the log's model and texts
 AT = (0, 10, 100)  # steps of the attack at which the log measured
@@ -104,9 +105,7 @@ class Lab:
         from brittle.unlearning.sets import some_chats
 
         mean = sum(map(len, self.sets["retain"])) / len(self.sets["retain"])
-        knobs, settings = scaled(
-            row, model.config.num_hidden_layers, model.config.hidden_size, mean, steps, lr
-        )
+        knobs, settings = scaled(row, block_count(model), stream_width(model), mean, steps, lr)
         rule = build(method_class("sequential"), "sequential", knobs, seed=seed)
         low = {"lora_rank": lora_rank, "lora_targets": "qkv"} if row["adapter"] == "lora" else {}
         wrappers = build(Wrappers, "sequential", {"adapter": row["adapter"], **low})

@@ -308,7 +308,7 @@ class Training:
     def save_model(self, out, wrapped):
         """Save the weights. Returns a warning, or None."""
         wrappers, folder = self.job.wrappers, self.job.model_folder
-        dtype = saving.dtype_of(find.read_config(folder), wrappers.save_dtype)
+        dtype = saving.dtype_of(folder, wrappers.save_dtype)
         adapter = wrappers.save_adapter == "yes"
         return saving.save(out, folder, self.model, wrapped, self.tokenizer, dtype, adapter=adapter)
 

@@ -8,15 +8,19 @@ from brittle.base.errors import UserError
 from brittle.models.find import read_config
 
 
-def dtype_of(source, wanted):
+def dtype_of(folder, wanted):
     """The torch dtype to save in.
 
-    wanted: its name, or "source" for the one that the source's configuration `source` names.
+    wanted: its name, or "source" for the one in which the model in `folder` is stored. Its files
+    tell that one: config.json may name another, or none.
     """
     import torch
 
+    from brittle.models.weights import Checkpoint
+
     if wanted == "source":
-        wanted = source.get("dtype") or source.get("torch_dtype") or "float32"
+        with ExitStack() as stack:
+            wanted = Checkpoint(folder, stack).main_dtype() or "float32"
     return getattr(torch, wanted)
 
 
@@ -27,15 +31,16 @@ def unresolved(folder, model, dtype):
     rounding. The source's weights are streamed from `folder`.
     """
     from brittle.maths.precision import below_ulp
-    from brittle.models.weights import Checkpoint, is_matrix
+    from brittle.models.architectures import is_matrix
+    from brittle.models.weights import Checkpoint, Parameters
 
     lost = changed = 0
     with ExitStack() as stack:
-        source = Checkpoint(folder, stack)
+        source = Parameters(Checkpoint(folder, stack), model, whole=True)
         for name, p in model.named_parameters():
             if (
-                name not in source.files
-                or not is_matrix(p.shape)
+                name not in source
+                or not is_matrix(p.shape, name)
                 or source.shape(name) != tuple(p.shape)
             ):
                 continue

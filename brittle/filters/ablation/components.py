@@ -12,6 +12,7 @@ from brittle.filters.strength import within
 from brittle.filters.target import Choice
 from brittle.maths.intervals import auc, share
 from brittle.metrics import mcq
+from brittle.models.blocks import block_count
 from brittle.models.filter import block_of
 from brittle.models.readout import BehindBlock
 
@@ -110,7 +111,7 @@ def lens_after(model, tokenizer, chosen, items):
     """The highest accuracy that the logit lens has at any layer of the filtered model."""
     return max(
         mcq.accuracy(BehindBlock(model, layer, chosen), tokenizer, items)
-        for layer in range(model.config.num_hidden_layers)
+        for layer in range(block_count(model))
     )
 
 

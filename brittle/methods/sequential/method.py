@@ -39,6 +39,7 @@ from brittle.methods.sequential.phases import (
     parse_layers,
     retain_factor,
 )
+from brittle.models.blocks import block_count
 
 
 @dataclass
@@ -154,7 +155,7 @@ class Sequential(Method):
         from brittle.models.blocks import check_blocks
 
         if self.retain_blocks == "all":
-            return list(range(model.config.num_hidden_layers))
+            return list(range(block_count(model)))
         if self.retain_blocks == "current":
             return [block]
         try:
