@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.tiny_models import SIZES, make_model, save
 
 from brittle.base.errors import UserError
 from brittle.models import architectures, blocks, weights
 from brittle.models.load import load_changed, load_model
 from brittle.unlearning import saving
+from support.tiny_models import SIZES, make_model, save
 
 MOE = {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
 TURNED = {

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from support.tiny_models import make_model
 
 from brittle.methods.sequential import passes
 from brittle.models import hooks
 from brittle.models.blocks import block_count, blocks
 from brittle.models.readout import BehindBlock, read_tokens
+from support.tiny_models import make_model
 
 SMALL = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 64, "n_positions": 64}
 KINDS = {
