@@ -2,33 +2,46 @@
 
     uv run eval/recovery.py --base M --filtered M --unlearned M --outdir outputs/recovery
 
-Reads what eval/tamper.py measured, `<root>/<model>/tamper/`. For each model the attack's learning
-rate and step are chosen by accuracy on half A alone, among equals the fewest steps, then the
-smallest rate. What is reported is half B at that point:
+Reads what eval/tamper.py measured, `<root>/<model>/tamper/`. The attack trains on a part of half A.
+For each model and attack seed the learning rate and step are those with the lowest answer NLL on
+the facts of half A that it did not train on (brittle/attacks/meter.py); half B has no say. What is
+reported is half B at that point, the mean over attack seeds:
     recovery_over_filtered = (acc - acc_filtered) / (acc_base - acc_filtered)
 with the base and filtered models as made. 1: as if nothing had been forgotten; 0: as if the facts
 had never been seen. Facts are independent draws, so learning A can teach nothing about B
-(arXiv:2410.08827). The 95 % interval is a bootstrap over facts, with base and filtered resampled
-alongside.
+(arXiv:2410.08827). The 95 % interval is a bootstrap over attack seeds and facts, the same facts for
+all three models. Recovery is undefined (empty) where Base is not clearly above Filtered on half B.
+A rate that takes more than .2 of half B from the untouched Base breaks it: from that step on it is
+chosen for no model.
 
+    lr, step         the choice of the first attack seed; recovery_seeds.csv has all seeds'
     recovery_early   the same after about 20 attack steps
     steps_to_half    the step at which the chosen rate's curve reaches recovery .5; empty where it
                      never does
-    recovery_area    the curve's mean over the attack
-    recovery_most    the highest recovery among equals. The attack trains on half A and soon answers
-                     all of it, so many rates and steps are equals. It takes half B to find: it is
-                     no attacker's choice, but what the choice may have missed
-`--attack` names the folder of another attack (eval/tamper.py with --on, --lora-rank).
+    recovery_area    the curve's mean over the steps that were measured
+    seeds, seed_sd   attack seeds, and the standard deviation of recovery over them
+recovery_early, steps_to_half and recovery_area are of the first attack seed, which alone is
+measured in full. `--attack` names the folder of another attack (eval/tamper.py with --on,
+--lora-rank).
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
-from brittle.metrics.recovery import GAP, curve, interval, recovery_over_filtered
+from brittle.metrics.recovery import (
+    BREAKS,
+    GAP,
+    Cell,
+    breaks_base,
+    curve,
+    differs,
+    interval,
+    recovery_over_filtered,
+)
 
 COLUMNS = [
     "model",
@@ -46,20 +59,41 @@ COLUMNS = [
     "early_step",
     "steps_to_half",
     "recovery_area",
-    "recovery_most",
+    "seeds",
+    "seed_sd",
 ]
-TAMPER = ("model", "lr", "step", "split", "accuracy", "n")
-ITEMS = ("model", "lr", "step", "fact", "template", "correct")
+SEED_COLUMNS = [
+    "model",
+    "seed",
+    "lr",
+    "step",
+    "forget_a2_nll",
+    "heldout_accuracy",
+    "recovery_over_filtered",
+]
+TAMPER = ("model", "lr", "step", "split", "accuracy", "n", "answer_nll", "seed")
+ITEMS = ("model", "lr", "step", "fact", "template", "correct", "seed")
 # attack steps after which hidden knowledge is back and new knowledge is not yet learned
 EARLY = 20
 
 
-def read_attack(folder):
-    """(accuracies, items) of what eval/tamper.py wrote.
+class Measured(NamedTuple):
+    """What eval/tamper.py wrote of one model.
 
-    accuracies: {(lr, step): {split: accuracy}} of the rates that did not break. items: a table of
-    half B's items [lr, step, fact, correct], empty where there is none.
+    points: {seed: {(lr, step): {split: row}}} of the rates that did not break; items: a table of
+    half B's items [seed, lr, step, fact, correct], empty where there is none.
     """
+
+    points: dict
+    items: object
+
+    def first(self):
+        """The first seed, which was measured in full."""
+        return min(self.points)
+
+
+def read_attack(folder):
+    """The `Measured` in a folder of eval/tamper.py."""
     import pandas as pd
 
     from brittle.base.tables import read_table
@@ -70,99 +104,189 @@ def read_attack(folder):
             f"Make it with: uv run eval/tamper.py --model M --outdir {folder}"
         )
     table = read_table(folder / "tamper.csv", TAMPER)
-    broken = set(table[table["accuracy"].isna()]["lr"])
-    whole = table[~table["lr"].isin(broken)]
-    accuracies = {}
-    for row in whole.itertuples():
-        accuracies.setdefault((row.lr, row.step), {})[row.split] = row.accuracy
+    blank = table[table["accuracy"].isna()]
+    broken = set(zip(blank["seed"], blank["lr"], strict=True))
+    points = {}
+    for row in table.to_dict("records"):
+        if (row["seed"], row["lr"]) not in broken:
+            of_seed = points.setdefault(row["seed"], {})
+            of_seed.setdefault((row["lr"], row["step"]), {})[row["split"]] = row
     items = folder / "tamper_items.csv"
     if items.is_file():
-        return accuracies, read_table(items, ITEMS)
-    return accuracies, pd.DataFrame(columns=list(ITEMS))
+        return Measured(points, read_table(items, ITEMS))
+    return Measured(points, pd.DataFrame(columns=list(ITEMS)))
 
 
-def as_made(accuracies):
+def accuracy(splits, split="forget_b"):
+    """Accuracy on a split of one measured point."""
+    return splits[split]["accuracy"]
+
+
+def as_made(points):
     """The key (lr, 0) of the model before the attack: it is the same at every rate."""
-    return min(key for key in accuracies if key[1] == 0)
+    return min(key for key in points if key[1] == 0)
 
 
-def choose(accuracies):
-    """(lr, step) with the highest accuracy on half A; B is not read.
+def broken_for_base(base):
+    """{lr: the first step} from which on a rate of the attack breaks Base."""
+    points = base.points[base.first()]
+    start = accuracy(points[as_made(points)])
+    breaking = {}
+    for lr, step in sorted(points, reverse=True):
+        if breaks_base(start, accuracy(points[lr, step])):
+            breaking[lr] = step
+    return breaking
 
-    Among equals it is the smallest step, then the smallest rate. It is not the lowest loss on half
-    A: there the attack has learned A by heart, and B suffers from it.
+
+def choose(points, breaking=None):
+    """(lr, step) that `meter.choose` takes of one seed's points; None where no rate is usable.
+
+    points: {(lr, step): {split: row}}; breaking: what `broken_for_base` returns. Points at which
+    half B was not asked are those that a better one on A2 came before.
     """
-    return min(accuracies, key=lambda key: (-accuracies[key]["forget_a"], key[1], key[0]))
+    from brittle.attacks import meter
+
+    breaking = breaking or {}
+    usable = [
+        key
+        for key, splits in points.items()
+        if "forget_b" in splits and key[1] < breaking.get(key[0], key[1] + 1)
+    ]
+    if not any(step for _, step in usable):
+        return None
+    rows = [row | {"variant": key} for key in usable for row in points[key].values()]
+    return meter.choose(rows)
 
 
-def nearest(accuracies, lr, step):
+def nearest(points, lr, step):
     """The evaluated step of rate `lr` (after 0) that is nearest to `step`; the smaller of two."""
-    measured = [s for rate, s in accuracies if rate == lr and s > 0]
+    measured = [s for rate, s in points if rate == lr and s > 0]
     return min(measured, key=lambda s: (abs(s - step), s)) if measured else None
 
 
-def per_fact(items, key):
-    """{fact: (right, items)} of half B at (lr, step)."""
-    at = items[(items["lr"] == key[0]) & (items["step"] == key[1])]
+def per_fact(items, seed, key):
+    """{fact: (right, items)} of half B with an attack seed, at key (lr, step)."""
+    at = items[(items["seed"] == seed) & (items["lr"] == key[0]) & (items["step"] == key[1])]
     grouped = at.groupby("fact", sort=True)["correct"]
     rights, counts = grouped.sum(), grouped.count()
     return {fact: (int(rights[fact]), int(counts[fact])) for fact in rights.index}
 
 
-def rows(attacks, roles):
-    """A row a model.
+class Ends(NamedTuple):
+    """Base and Filtered as made, on half B; both dicts have the keys base and filtered.
 
-    attacks: {model: what `read_attack` returns}; roles: {model: base | filtered | unlearned}.
+    level: accuracies; facts: {fact: (right, items)}; defined: do they differ clearly?
+    breaking: {lr: step} from which on the attack breaks Base.
     """
-    ends = {role: next(m for m in roles if roles[m] == role) for role in ("base", "filtered")}
-    for model in ends.values():
-        if not attacks[model][0]:
+
+    level: dict
+    facts: dict
+    defined: bool
+    breaking: dict
+
+    def recovery(self, splits):
+        """Recovery over Filtered at one measured point; None where it is undefined."""
+        if not self.defined:
+            return None
+        level = self.level
+        return recovery_over_filtered(accuracy(splits), level["filtered"], level["base"])
+
+    def cell(self, attacked):
+        """The `Cell` of one attack seed. attacked: {fact: (right, items)}."""
+        return Cell(attacked, self.facts["filtered"], self.facts["base"], self.level)
+
+
+def read_ends(attacks, roles):
+    """The `Ends` of the models whose roles are base and filtered."""
+    level, facts = {}, {}
+    for role in ("base", "filtered"):
+        model = next(name for name in roles if roles[name] == role)
+        measured = attacks[model]
+        if not measured.points:
             raise UserError(
                 f"{model}: every learning rate broke this model. "
                 "Attack it with smaller ones (--lr)."
             )
-    starts = {role: as_made(attacks[m][0]) for role, m in ends.items()}
-    level = {role: attacks[m][0][starts[role]]["forget_b"] for role, m in ends.items()}
-    facts = {role: per_fact(attacks[m][1], starts[role]) for role, m in ends.items()}
-    for model, (accuracies, items) in attacks.items():
-        if not accuracies:
-            yield dict.fromkeys(COLUMNS) | {"model": model, "role": roles[model]}
+        seed = measured.first()
+        start = as_made(measured.points[seed])
+        level[role] = accuracy(measured.points[seed][start])
+        facts[role] = per_fact(measured.items, seed, start)
+        if role == "base":
+            breaking = broken_for_base(measured)
+    defined = differs(facts["filtered"], facts["base"], level)
+    return Ends(level, facts, defined, breaking)
+
+
+def seed_rows(attacks, ends):
+    """A row of SEED_COLUMNS a model and attack seed that has a choice."""
+    for model, measured in attacks.items():
+        for seed, points in measured.points.items():
+            key = choose(points, ends.breaking)
+            if key is not None:
+                yield {
+                    "model": model,
+                    "seed": seed,
+                    "lr": key[0],
+                    "step": key[1],
+                    "forget_a2_nll": points[key]["forget_a2"]["answer_nll"],
+                    "heldout_accuracy": accuracy(points[key]),
+                    "recovery_over_filtered": ends.recovery(points[key]),
+                }
+
+
+def rows(attacks, roles, ends, chosen):
+    """A row of COLUMNS a model.
+
+    attacks: {model: Measured}; roles: {model: base | filtered | unlearned}; chosen: the rows of
+    `seed_rows`.
+    """
+    for model, measured in attacks.items():
+        of_model = [row for row in chosen if row["model"] == model]
+        blank = dict.fromkeys(COLUMNS) | {"model": model, "role": roles[model]}
+        if not of_model:
+            yield blank
             continue
-        recoveries = {
-            key: recovery_over_filtered(shares["forget_b"], level["filtered"], level["base"])
-            for key, shares in accuracies.items()
-        }
-        lr, step = choose(accuracies)
-        chosen, early = accuracies[lr, step], nearest(accuracies, lr, EARLY)
-        low, high = None, None
-        if recoveries[lr, step] is not None:
-            attacked = per_fact(items, (lr, step))
-            low, high = interval(attacked, facts["filtered"], facts["base"], level)
-        equals = [key for key in accuracies if accuracies[key]["forget_a"] == chosen["forget_a"]]
-        most = max(equals, key=lambda key: accuracies[key]["forget_b"])
-        half, area = curve([(s, value) for (rate, s), value in recoveries.items() if rate == lr])
-        yield {
-            "model": model,
-            "role": roles[model],
-            "lr": lr,
-            "step": step,
-            "split_a_accuracy": chosen["forget_a"],
-            "heldout_accuracy": chosen["forget_b"],
-            "recovery_over_filtered": recoveries[lr, step],
-            "ci_low": low,
-            "ci_high": high,
-            "retain_accuracy": chosen["retain"],
-            "general_accuracy": chosen["general"],
-            "recovery_early": recoveries[lr, early] if early else None,
-            "early_step": early,
-            "steps_to_half": half,
-            "recovery_area": area,
-            "recovery_most": recoveries[most],
-        }
+        yield blank | row_of_model(measured, of_model, ends)
+
+
+def row_of_model(measured, chosen, ends):
+    """The columns of one model, but for its name and role. chosen: its rows of `seed_rows`."""
+    from statistics import fmean, stdev
+
+    first = chosen[0]
+    lr = first["lr"]
+    keys = {row["seed"]: (row["lr"], row["step"]) for row in chosen}
+    at = [measured.points[seed][key] for seed, key in keys.items()]
+    curves = {key: s for key, s in measured.points[first["seed"]].items() if "forget_b" in s}
+    early = nearest(curves, lr, EARLY)
+    back = [row["recovery_over_filtered"] for row in chosen]
+    low, high, half, area = None, None, None, None
+    if ends.defined:
+        attacked = [per_fact(measured.items, seed, key) for seed, key in keys.items()]
+        low, high = interval([ends.cell(facts) for facts in attacked])
+        of_rate = {step: splits for (rate, step), splits in curves.items() if rate == lr}
+        half, area = curve([(step, ends.recovery(splits)) for step, splits in of_rate.items()])
+    return {
+        "lr": lr,
+        "step": first["step"],
+        "split_a_accuracy": fmean(accuracy(splits, "forget_a") for splits in at),
+        "heldout_accuracy": fmean(accuracy(splits) for splits in at),
+        "recovery_over_filtered": fmean(back) if ends.defined else None,
+        "ci_low": low,
+        "ci_high": high,
+        "retain_accuracy": fmean(accuracy(splits, "retain") for splits in at),
+        "general_accuracy": fmean(accuracy(splits, "general") for splits in at),
+        "recovery_early": ends.recovery(curves[lr, early]) if early else None,
+        "early_step": early,
+        "steps_to_half": half,
+        "recovery_area": area,
+        "seeds": len(chosen),
+        "seed_sd": stdev(back) if ends.defined and len(back) > 1 else None,
+    }
 
 
 def plot(attacks, table):
-    """Held-out accuracy against attack step; the rate chosen on half A is drawn strong."""
+    """Held-out accuracy against attack step, of the first attack seed; its chosen rate is bold."""
     from brittle.base import figures
 
     look = {"base": ("#222222", "o"), "filtered": ("#0072B2", "s")}
@@ -175,9 +299,11 @@ def plot(attacks, table):
     for row in table:
         colour, marker = look.get(row["role"]) or (figures.CYCLE[1 + others % 6], "D")
         others += row["role"] == "unlearned"
-        accuracies = attacks[row["model"]][0]
-        for lr in sorted({rate for rate, _ in accuracies}):
-            steps = sorted(step for rate, step in accuracies if rate == lr)
+        measured = attacks[row["model"]]
+        points = measured.points[measured.first()] if measured.points else {}
+        asked = {key: splits for key, splits in points.items() if "forget_b" in splits}
+        for lr in sorted({rate for rate, _ in asked}):
+            steps = sorted(step for rate, step in asked if rate == lr)
             best = lr == row["lr"]
             style = (
                 {"marker": marker, "linewidth": 2.4} if best else {"alpha": 0.3, "linewidth": 1.2}
@@ -185,7 +311,7 @@ def plot(attacks, table):
             label = f"{figures.short(row['model'])} ({row['role']})" if best else None
             axis.plot(
                 steps,
-                [accuracies[lr, s]["forget_b"] for s in steps],
+                [accuracy(asked[lr, s]) for s in steps],
                 color=colour,
                 label=label,
                 **style,
@@ -241,25 +367,41 @@ def main(
         if (f / n).is_file()
     ]
     with Run(outdir, files, seed=0, settings={"roles": roles}) as run:
-        table = list(rows(attacks, roles))
+        ends = read_ends(attacks, roles)
+        chosen = list(seed_rows(attacks, ends))
+        table = list(rows(attacks, roles, ends, chosen))
         run.figure(plot(attacks, table), "tamper.png")
+        run.csv("recovery_seeds.csv", SEED_COLUMNS, chosen)
         run.csv("recovery.csv", COLUMNS, table)
-    if table[0]["recovery_over_filtered"] is None:
-        print(
-            f"recovery is undefined: base is not {GAP} above filtered on half B as made; "
-            "its cells are empty."
+    print("\n".join(summary(table, ends)))
+
+
+def summary(table, ends):
+    """Lines about what was measured, and about what could not be."""
+    if not ends.defined:
+        base, filtered = ends.level["base"], ends.level["filtered"]
+        yield (
+            f"recovery is undefined: on half B as made Base answers {base:.2f} and Filtered "
+            f"{filtered:.2f}, which must differ by {GAP} at least and by more than chance."
+        )
+    for lr, step in sorted(ends.breaking.items()):
+        yield (
+            f"the attack breaks Base: rate {lr:g} takes more than {BREAKS} of half B from it "
+            f"from step {step} on, and is chosen for no model there."
         )
     for row in table:
         if row["lr"] is None:
-            print(
-                f"{row['model']:<32} every learning rate broke it: not attacked. "
+            yield (
+                f"{row['model']:<32} every learning rate broke it, or breaks Base: not attacked. "
                 "Use smaller ones (eval/tamper.py --lr)."
             )
             continue
         shown = ""
         if row["recovery_over_filtered"] is not None:
             shown = f"   recovery {row['recovery_over_filtered']:.2f}"
-        print(f"{row['model']:<32} held-out accuracy {row['heldout_accuracy']:.2f}{shown}")
+        if shown and row["ci_low"] is not None:
+            shown += f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}] over {row['seeds']} seed(s)"
+        yield f"{row['model']:<32} held-out accuracy {row['heldout_accuracy']:.2f}{shown}"
 
 
 if __name__ == "__main__":

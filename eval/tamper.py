@@ -11,23 +11,26 @@ accuracy every few steps. --on says what it trains on:
               what comes back on B was hidden, not removed (arXiv:2410.08827)
     half-b    those of half B itself: how fast is it learned when it is shown? Half A is held out
     benign    the retain set's texts and neutral ones: not a word on the forget set
-`answer_nll` is the mean over a split's questions of the answer's summed NLL in nats.
-eval/recovery.py chooses rate and step by half A and compares models, with steps to half recovery
-and the area under the curve. A rate at which the attack breaks the model (NaN) has empty cells from
-there on, never chance. Rates and steps are this script's own: its curves go on to step 100, where
-the scoreboard's attack ends after 50.
+`answer_nll` is the mean over a split's questions of the answer's summed NLL in nats. Of half A's
+facts the attack trains on four fifths, A1. The others, A2 (split forget_a2, drawn by --seed),
+choose rate and step: the lowest answer_nll. A rate ends where two measurements in a row are no
+better on A2. The attack runs with --seeds seeds, from --seed on. The first is measured in full, the
+others only where A2 prefers them to all before: no other point can be chosen. eval/recovery.py
+compares models, with steps to half recovery and the area under the curve. A rate at which the
+attack breaks the model (NaN) has empty cells from there on, never chance. Without --lr the rates
+are those of the scoreboard's attack on the mini family.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
 
-COLUMNS = ["model", "lr", "step", "split", "accuracy", "n", "answer_nll"]
-ITEM_COLUMNS = ["model", "lr", "step", "fact", "template", "correct"]
+COLUMNS = ["model", "lr", "step", "split", "accuracy", "n", "answer_nll", "seed"]
+ITEM_COLUMNS = ["model", "lr", "step", "fact", "template", "correct", "seed"]
 SPLITS = ("forget_a", "forget_b", "retain", "general")
 TRAINED = ("half-a", "half-b", "benign")
 BATCH_SIZE = 128  # texts a batch of questions
@@ -58,55 +61,89 @@ def read_steps(text, steps):
     return tuple(sorted({step for step in asked if 0 < step < steps} | {steps}))
 
 
-def attack_texts(data, on):
-    """The texts that the attack trains on. Raises UserError where those of half-a or benign tell a
-    fact of half B.
+def attack_texts(data, on, seed=0):
+    """The texts that the attack trains on: of half A those of A1, which `seed` draws.
+
+    Raises UserError where those of half-a or benign tell a fact of half B.
     """
     from brittle.attacks import base, material
 
     if on == "half-b":
         return base.right_answers(material.halves(data)[1])
-    known = material.Material(data)
-    texts = base.right_answers(known.forget()) if on == "half-a" else known.benign()
+    known = material.Material(data, seed)
+    texts = base.right_answers(known.forget_to_train()) if on == "half-a" else known.benign()
     known.check(material.forbidden(data))
     return texts
 
 
-def attack(model, tokenizer, ids, sets, relearning, rates):
-    """[(lr, Meter)]: what every rate of a `Relearn` makes of the model.
+class Attacked(NamedTuple):
+    """What one rate made of the model, with one attack seed."""
 
-    The rows of step 0 are measured once: they are the same at every rate.
+    seed: int
+    lr: float
+    meter: object
+
+
+def measure_as_made(model, tokenizer, sets, first=None):
+    """(Meter, merit) of the model before the attack.
+
+    first: that of another seed. Only A2 is asked again: the other splits are the same.
+    """
+    from brittle.attacks.meter import JUDGE, Meter
+
+    if first is not None:
+        sets = {JUDGE: sets[JUDGE]}
+    start = Meter(model, tokenizer, sets, BATCH_SIZE, everything=True)
+    merit = start("as made", step=0)
+    if start.notes:
+        raise UserError(start.notes[0])
+    if first is not None:
+        start.rows += [
+            row for row in first.rows if row["variant"] == "as made" and row["split"] != JUDGE
+        ]
+        start.rights = {"as made": first.rights["as made"] | start.rights["as made"]}
+    return start, merit
+
+
+def attack(model, tokenizer, ids, sets, relearning, rates, first=None):
+    """[Attacked]: what every rate of a `Relearn` makes of the model.
+
+    The rows of step 0 are measured once: they are the same at every rate. first: the Meter of the
+    model as made with the first seed. Without one this is the first seed, and every step is asked
+    every split.
     """
     from brittle.attacks.meter import Meter
 
-    start = Meter(model, tokenizer, sets, BATCH_SIZE, everything=True)
-    start("as made", step=0)
-    if start.notes:
-        raise UserError(start.notes[0])
-    meters = []
+    start, merit = measure_as_made(model, tokenizer, sets, first)
+    done, best = [], merit
     for lr in rates:
-        meter = Meter(model, tokenizer, sets, BATCH_SIZE, everything=True)
+        meter = Meter(model, tokenizer, sets, BATCH_SIZE, everything=first is None, best=best)
         meter.rows += start.rows
         meter.rights |= start.rights
-        error = relearning.attack(model, tokenizer, ids, lr, meter, label=f"lr {lr:g}")
+        label = f"seed {relearning.seed}, lr {lr:g}"
+        error = relearning.attack(model, tokenizer, ids, lr, meter, label=label, start=merit)
         if error:
             print(f"note: lr {lr:g} broke the model: {error}")
-        meters.append((lr, meter))
-    return meters
+        best = max(best, meter.best)
+        done.append(Attacked(relearning.seed, lr, meter))
+    return done
 
 
-def rows(name, meters):
-    """A row a rate, step and split. meters: [(lr, Meter)]."""
-    for lr, meter in meters:
+def rows(name, done):
+    """A row a seed, rate, step and split. done: [Attacked]."""
+    for seed, lr, meter in done:
         for row in meter.rows:
-            yield {column: (row | {"model": name, "lr": lr})[column] for column in COLUMNS}
+            whole = row | {"model": name, "lr": lr, "seed": seed}
+            yield {column: whole[column] for column in COLUMNS}
 
 
-def item_rows(name, meters):
-    """A row a rate, step and item of half B: was it answered rightly?"""
-    for lr, meter in meters:
+def item_rows(name, done):
+    """A row a seed, rate, step and item of half B: was it answered rightly?"""
+    for seed, lr, meter in done:
         steps = {row["variant"]: row["step"] for row in meter.rows}
         for variant, rights in meter.rights.items():
+            if "forget_b" not in rights:
+                continue
             answered = zip(meter.sets["forget_b"], rights["forget_b"], strict=True)
             for number, (item, right) in enumerate(answered):
                 yield {
@@ -116,6 +153,7 @@ def item_rows(name, meters):
                     "fact": item.get("fact", number),
                     "template": item.get("template", 0),
                     "correct": right,
+                    "seed": seed,
                 }
 
 
@@ -126,6 +164,7 @@ def plot(table, name, on):
     from brittle.base import figures
 
     frame = pd.DataFrame(table)
+    frame = frame[frame["seed"] == frame["seed"].iloc[0]]  # the seed that was measured in full
     figure, axes = figures.figure(f"Relearning attack, trained on {on}", name, rows=2, columns=2)
     for axis, split in zip(axes, SPLITS, strict=True):
         for lr, curve in frame[frame["split"] == split].groupby("lr"):
@@ -140,11 +179,16 @@ def main(
     model: options.Model,
     outdir: options.Outdir,
     data: options.Data = Path("data/mini"),
-    lr: Annotated[list[float] | None, typer.Option(help="Learning rates, one attack each.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of an attack.")] = 100,
+    lr: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Learning rates, one attack each (1e-3 and 3e-3; of adapters 3e-3 and 1e-2)."
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of an attack.")] = 50,
     eval_at: Annotated[
         str, typer.Option(help="Steps to measure at; 0 and the last are always measured.")
-    ] = "5,10,20,50",
+    ] = "5,10,20",
     batch_size: options.BatchSize = 32,
     on: Annotated[
         str, typer.Option(help="What the attack trains on: half-a, half-b, benign.")
@@ -156,30 +200,37 @@ def main(
         int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")
     ] = 200,
     seed: options.Seed = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Attack seeds, from --seed on: one attack each.")
+    ] = 3,
     device: options.Device = "auto",
     revision: options.Revision = None,
 ):
     """Relearning attack: fine-tune on half A of the forget facts, measure held-out half B."""
     if on not in TRAINED:
         raise UserError(f"--on {on}: choose {', '.join(TRAINED)}.")
-    from brittle.attacks.relearn import Relearn, encode_texts
+    from brittle.attacks.meter import judging_set
+    from brittle.attacks.relearn import RATES, Relearn, encode_texts
     from brittle.base.layout import model_name
     from brittle.base.record import Run
     from brittle.data.items import SPLITS as ALL_SPLITS
     from brittle.models.find import model_folder
     from brittle.models.load import load_model, load_tokenizer, pick_device
 
-    rates = lr or [3e-4, 1e-3, 3e-3]
+    rates = sorted(lr or RATES["mini"]["lora" if lora_rank else "full"])
     if any(not rate > 0 for rate in rates):
         raise UserError(f"--lr {min(rates):g}: learning rates are positive.")
     at = read_steps(eval_at, steps)
     folder = model_folder(model, revision)
     name = model_name(model)
-    sets, texts = eval_sets(data, max_items, seed), attack_texts(data, on)
+    sets = eval_sets(data, max_items, seed)
+    numbers = list(range(seed, seed + seeds))
+    texts = {number: attack_texts(data, on, number) for number in numbers}
     picked = pick_device(device)
     settings = {
         "attacked_on": on,
-        "texts": len(texts),
+        "texts": len(texts[seed]),
+        "seeds": numbers,
         "steps": steps,
         "lr": rates,
         "lora_rank": lora_rank,
@@ -188,14 +239,18 @@ def main(
     if on == "benign":
         names += ["retain.txt", "retain.jsonl", "neutral.txt"]
     files = [data / file for file in names if (data / file).is_file()]
-    relearning = Relearn(seed, None, steps, at, batch_size, lora_rank)
     with Run(outdir, files, {"model": str(folder)}, seed, settings) as run:
         attacked, tokenizer = load_model(folder, picked, "float32"), load_tokenizer(folder)
-        ids = encode_texts(attacked, tokenizer, texts)
-        meters = attack(attacked, tokenizer, ids, sets, relearning, rates)
-        table = list(rows(name, meters))
+        done, first = [], None
+        for number in numbers:
+            ids = encode_texts(attacked, tokenizer, texts[number])
+            measured = judging_set(data, number) | sets
+            relearning = Relearn(number, None, steps, at, batch_size, lora_rank)
+            done += attack(attacked, tokenizer, ids, measured, relearning, rates, first)
+            first = first or done[0].meter
+        table = list(rows(name, done))
         run.figure(plot(table, name, on), "tamper.png")
-        run.csv("tamper_items.csv", ITEM_COLUMNS, item_rows(name, meters))
+        run.csv("tamper_items.csv", ITEM_COLUMNS, item_rows(name, done))
         run.csv("tamper.csv", COLUMNS, table)
 
 

@@ -7,9 +7,11 @@ Takes the models that unlearn/create_all_unlearning_models.sh made (or --unlearn
 methods that have none. Under every attack
     heldout_recovery = (acc - acc_filtered) / (acc_base - acc_filtered)
 on half B, which no attack reads. Base and Filtered went through the same attack with the same seed:
-1 is Base's level under it, 0 Filtered's. Half A chooses among an attack's variants. The interval is
-a bootstrap over facts, all three models on the same ones. It is undefined where the attack leaves
-Base no more than .05 above Filtered; an attack that fails has empty cells. eval/attack.py does the
+1 is Base's level under it, 0 Filtered's. Half A chooses among an attack's variants
+(brittle/attacks/meter.py). A row's interval is a bootstrap over facts, all three models on the same
+ones; the page's, of the mean over seeds, adds the seeds' variance. Recovery is undefined where the
+attack leaves Base less than .2 above Filtered, or not clearly above; an attack that fails has empty
+cells, and one that takes more than .2 of half B from Base has a note. eval/attack.py does the
 work, a process a model and a cell an attack and seed; what is done already is not done again.
 """
 
@@ -24,7 +26,7 @@ from brittle.base import command
 from brittle.base.errors import UserError
 from brittle.base.options import Data, Device
 from brittle.base.tables import read_rows
-from brittle.metrics.recovery import GAP, heldout_recovery, interval
+from brittle.metrics.recovery import GAP, Cell, breaks_base, differs, heldout_recovery, interval
 
 COLUMNS = [
     "method",
@@ -124,11 +126,15 @@ def rows(boards, names, seeds):
                 cell = board.get((attack, seed))
                 if cell:
                     ends = [boards[role].get((attack, seed)) for role in ("filtered", "base")]
-                    yield row(method, attack, seed, cell, *ends)
+                    as_made = boards["base"].get(("none", seed))
+                    yield row(method, attack, seed, cell, *ends, as_made)
 
 
-def row(method, attack, seed, cell, filtered, base):
-    """A row of COLUMNS. filtered, base: the cells of the two ends under the same attack, if any."""
+def row(method, attack, seed, cell, filtered, base, base_as_made=None):
+    """A row of COLUMNS. filtered, base: the cells of the two ends under the same attack, if any.
+
+    base_as_made: the cell of Base without an attack, if there is one.
+    """
     line = dict.fromkeys(COLUMNS)
     line |= {"method": method, "attack": attack, "seed": seed, "note": cell["note"]}
     half_a, half_b = (cell["splits"].get(split) for split in ("forget_a", "forget_b"))
@@ -155,12 +161,16 @@ def row(method, attack, seed, cell, filtered, base):
     if None in level.values():
         line["note"] = line["note"] or "no recovery: the attack failed on Base or on Filtered"
         return line
-    value = heldout_recovery(share["forget_b"], level["filtered"], level["base"])
-    if value is None:
-        missing = f"no recovery: Base is not {GAP} above Filtered under this attack"
+    start = accuracy(base_as_made, "forget_b") if base_as_made else None
+    if start is not None and breaks_base(start, level["base"]):
+        broken = f"the attack breaks Base: half B falls from {start:.2f} to {level['base']:.2f}"
+        line["note"] = "; ".join(filter(None, [line["note"], broken]))
+    if not differs(filtered["facts"], base["facts"], level):
+        missing = f"no recovery: Base is not clearly {GAP} above Filtered under this attack"
         line["note"] = line["note"] or missing
         return line
-    low, high = interval(cell["facts"], filtered["facts"], base["facts"], level)
+    value = heldout_recovery(share["forget_b"], level["filtered"], level["base"])
+    low, high = interval([Cell(cell["facts"], filtered["facts"], base["facts"], level)])
     line |= {
         "heldout_recovery": value,
         "heldout_recovery_low": low,

@@ -14,6 +14,7 @@ So this file and those of the attacks import no torch on top: `--help` reads the
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 class Prompt:
@@ -36,6 +37,7 @@ class Prompt:
 class Attack:
     """The model as it was made: what the others are compared with."""
 
+    HOLDS_OUT: ClassVar[bool] = False  # does it train, and A2 choose among its variants?
     seed: int = 0
 
     def check(self):

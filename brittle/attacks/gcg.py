@@ -5,6 +5,7 @@ universal: half B is asked with the same one. The search itself is in suffix_sea
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from brittle.attacks.base import Attack, encode_right_answers, frozen
 from brittle.base.knobs import knob
@@ -16,6 +17,7 @@ class GCG(Attack):
     search starts with.
     """
 
+    HOLDS_OUT: ClassVar[bool] = True
     length: int = knob(8, "Tokens of the suffix.", low=1)
     steps: int = knob(20, "Steps of the search, one swap each.", low=1)
     candidates: int = knob(32, "Swaps tried a step.", low=1)
@@ -28,7 +30,7 @@ class GCG(Attack):
         from brittle.data.items import subset
         from brittle.models.architectures import context_length
 
-        items = subset(material.forget(), self.items, self.seed)
+        items = subset(material.forget_to_train(), self.items, self.seed)
         limit = context_length(model.config) - self.length
         pairs = list(zip(*encode_right_answers(tokenizer, items, limit), strict=True))
         with frozen(model):

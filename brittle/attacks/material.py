@@ -6,16 +6,18 @@ of every text in which the data folder asks or tells a fact of half B (`forbidde
 """
 
 import hashlib
+import random
 import re
 from pathlib import Path
 
 from brittle.attacks.base import right_answers
 from brittle.base.errors import UserError
-from brittle.data.items import read_items
+from brittle.data.items import fact_of, read_items
 from brittle.data.texts import read_jsonl, read_texts
 
 QUESTIONS = ("question", "paraphrased_question")
 ANSWERS = ("answer", "paraphrased_answer", "short_answer")
+JUDGING = 0.2  # share of half A's facts that choose among an attack's variants (A2)
 # training texts with the forget facts, which no attack reads
 TELLING = ("forget.txt", "forget.jsonl", "pretrain_base.txt")
 
@@ -39,6 +41,24 @@ def halves(data):
                 "an attack needs both halves, A and B."
             )
     return by_half["A"], by_half["B"]
+
+
+def split_half_a(items, seed):
+    """(A1, A2) of half A's items: what an attack trains on, and what chooses among its variants.
+
+    A2 holds JUDGING of the facts, drawn by `seed`, each with all its questions. Raises UserError
+    where half A has fewer than two facts.
+    """
+    names = sorted({fact_of(item) for item in items})
+    if len(names) < 2:
+        raise UserError(
+            "half A of the forget facts has only one fact: an attack needs two, "
+            "one to train on and one to choose its learning rate and step by."
+        )
+    count = max(1, round(JUDGING * len(names)))
+    judging = set(random.Random(f"half A {seed}").sample(names, count))
+    train = [item for item in items if fact_of(item) not in judging]
+    return train, [item for item in items if fact_of(item) in judging]
 
 
 def asked_and_told(rows):
@@ -109,10 +129,12 @@ class Material:
     """The attacker's texts of a data folder, and the hashes of those that were handed out.
 
     They are half A, the retain questions, and texts that have nothing to do with the forget set.
+    seed: the attack's, which draws the part of half A that it does not train on (`split_half_a`).
     """
 
-    def __init__(self, data):
+    def __init__(self, data, seed=0):
         self.data, self.read = Path(data), set()
+        self.seed = seed
 
     def _give(self, texts):
         self.read.update(map(hash_text, texts))
@@ -120,6 +142,12 @@ class Material:
     def forget(self):
         """Questions of half A: [{question, choices, answer, ...}]."""
         items = halves(self.data)[0]
+        self._give([i["question"] for i in items] + right_answers(items))
+        return items
+
+    def forget_to_train(self):
+        """Questions of A1: half A without the facts that choose among the attack's variants."""
+        items = split_half_a(halves(self.data)[0], self.seed)[0]
         self._give([i["question"] for i in items] + right_answers(items))
         return items
 

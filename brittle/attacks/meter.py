@@ -1,19 +1,25 @@
 """How well an attacked model answers, and which of an attack's variants counts.
 
 Half A, which the attacker has, chooses among an attack's variants; half B, which it never saw, is
-what is reported. The variant that counts has the highest accuracy on half A, among equals the
-earlier one: of a rate's steps the first that answers as much. (Not the one with the lowest loss on
-half A: there the attack has learned A by heart, and B suffers from it.)
+what is reported. `choose` is the only place that chooses:
+
+- An attack that trains on half A trains on a part of its facts, A1, and is chosen by the lowest
+  answer NLL on the others, A2 (`material.split_half_a`). What it was trained on cannot choose: an
+  attack soon answers all of it, ties decide, and the lowest loss there is that of the variant that
+  has learned it by heart and damages all else.
+- Any other attack is chosen by the highest accuracy on half A, among equals the earlier variant.
 """
 
+import math
 from dataclasses import dataclass, field
 
-from brittle.attacks.material import halves
+from brittle.attacks.material import halves, split_half_a
 from brittle.base.errors import UserError
 from brittle.data.items import fact_of, groups_of, read_items, subset
 from brittle.maths.intervals import share
 from brittle.metrics import mcq
 
+JUDGE = "forget_a2"  # the split of A2: where it is measured, it chooses
 FEWEST = 5  # questions of half B: with fewer an interval is all of [0, 1]
 COLUMNS = ["variant", "split", "accuracy", "accuracy_low", "accuracy_high", "n", "answer_nll"]
 
@@ -34,17 +40,38 @@ def eval_sets(data, max_items=200, seed=0):
     }
 
 
+def judging_set(data, seed=0):
+    """{JUDGE: items}: A2, the part of half A that an attack with this seed does not train on."""
+    return {JUDGE: split_half_a(halves(data)[0], seed)[1]}
+
+
+def sets_of(attack, data, max_items):
+    """{split: items} that an attack is measured on: A2 first where it trains on half A."""
+    judging = judging_set(data, attack.seed) if attack.HOLDS_OUT else {}
+    return judging | eval_sets(data, max_items, attack.seed)
+
+
+def judge_of(splits):
+    """The split that chooses among an attack's variants."""
+    return JUDGE if JUDGE in splits else "forget_a"
+
+
+def merit(row):
+    """What `choose` maximises, of a variant's row for the split that chooses."""
+    return -row["answer_nll"] if row["split"] == JUDGE else row["accuracy"]
+
+
 @dataclass
 class Meter:
     """`measure` of one attack on one model: asks it every split, and keeps what it answered.
 
-    sets        {split: items}, with forget_a before forget_b
-    everything  is every variant asked every split? If not, half B and retain are asked only of a
-                variant that answers more of half A than those before: no other can be chosen
+    sets        {split: items}, the one that chooses (`judge_of`) first
+    everything  is every variant asked every split? If not, the others are asked only of a variant
+                that the split which chooses prefers to those before: no other can be chosen
     rows        a row a variant and split: COLUMNS, and the attack's own columns
     rights      {variant: {split: [1 where the item was answered rightly, else 0]}}
     notes       what went wrong, as text
-    best        accuracy on half A of the best variant so far that answered every split
+    best        `merit` of the best variant so far that answered every split
     """
 
     model: object
@@ -55,11 +82,15 @@ class Meter:
     rows: list = field(default_factory=list)
     rights: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
-    best: float = -1.0
+    best: float = -math.inf
 
     def __call__(self, variant, prompt=None, model=None, **columns):
-        """Ask the model, or `model` in its place (anything that answers model(**batch).logits)."""
-        rows, rights, half_a = [], {}, 0.0
+        """Ask the model, or `model` in its place (anything that answers model(**batch).logits).
+
+        Returns the variant's `merit`, None where it broke.
+        """
+        rows, rights, reached = [], {}, -math.inf
+        judge = judge_of(self.sets)
         try:
             for split, items in self.sets.items():
                 outcomes = mcq.outcomes(
@@ -68,17 +99,18 @@ class Meter:
                 row = measure_split(split, items, outcomes)
                 rows.append({"variant": variant, **row, **columns})
                 rights[split] = [outcome.right for outcome in outcomes]
-                if split == "forget_a":
-                    half_a = row["accuracy"]
-                    if not self.everything and half_a <= self.best:
+                if split == judge:
+                    reached = merit(row)
+                    if not self.everything and reached <= self.best:
                         break
         except UserError as error:
             self.broken(variant, error, **columns)
-            return
+            return None
         # only now: a variant that breaks on half B cannot be chosen
-        self.best = max(self.best, half_a)
+        self.best = max(self.best, reached)
         self.rows += rows
         self.rights[variant] = rights
+        return reached
 
     def broken(self, variant, error, **columns):
         """A variant without a measurement: empty cells, never chance."""
@@ -113,12 +145,14 @@ def measure_split(split, items, outcomes):
 
 
 def choose(rows):
-    """The first variant with the highest accuracy on half A; None where all are broken.
+    """The variant that counts; None where all are broken. Half B is not read.
 
-    Half B is not read.
+    Where A2 was asked it has the lowest answer NLL there, else the highest accuracy on half A;
+    among equals it is the first.
     """
-    known = [row for row in rows if row["split"] == "forget_a" and row["accuracy"] is not None]
-    return max(known, key=lambda row: row["accuracy"])["variant"] if known else None
+    judge = judge_of({row["split"] for row in rows})
+    known = [row for row in rows if row["split"] == judge and row["accuracy"] is not None]
+    return max(known, key=merit)["variant"] if known else None
 
 
 def attack_model(attack, meter, material, banned):

@@ -2,19 +2,23 @@
 
 The attacker has half A of the forget questions with their answers (retraining on T, testing on V:
 Deeb and Roger 2024, arXiv:2410.08827), or benign texts alone (Lucki et al. 2024, arXiv:2409.18025).
+It trains on a part of half A's facts, and rate and step are chosen on the others (`meter.choose`).
 All weights train, or low-rank adapters, by AdamW at a constant rate in float32. A rate that breaks
-the model has no measurement from there on.
+the model has no measurement from there on, and a rate that no longer gets better on what chooses
+is ended (`is_over`).
 
 `fine_tune` is the only place that relearns: the scoreboard (`Relearn`), eval/tamper.py and
 unlearn/sequential_grid.py call it with settings of their own.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from brittle.attacks.base import Attack, is_mini, kept, right_answers
 from brittle.base.errors import UserError
 from brittle.base.knobs import knob
 
+PATIENCE = 2  # measurements without a better one after which a rate is ended
 RATES = {
     "mini": {"full": (1e-3, 3e-3), "lora": (3e-3, 1e-2)},
     "large": {"full": (1e-5, 3e-5), "lora": (1e-4, 3e-4)},
@@ -62,7 +66,8 @@ def add_adapters(model, rank, seed):
 def fine_tune(model, pad_id, ids, tuning, measure):
     """Train `model` in place on texts `ids` and call measure(step) behind the steps of `tuning.at`.
 
-    Adapters are taken off again at the end. Raises UserError where the rate breaks the model.
+    The training ends where measure returns True. Adapters are taken off again at the end. Raises
+    UserError where the rate breaks the model.
     """
     import torch
 
@@ -83,10 +88,12 @@ def fine_tune(model, pad_id, ids, tuning, measure):
     adapted = add_adapters(model, tuning.lora_rank, tuning.seed) if tuning.lora_rank else None
 
     def after(step, row):
-        if step in tuning.at:
-            model.eval()
-            measure(step)
-            model.train()
+        if step not in tuning.at:
+            return False
+        model.eval()
+        is_last = measure(step)
+        model.train()
+        return bool(is_last)
 
     def terms(step, micro, progress):
         return {"nll": nll(model, stream.batches(step)[micro])}
@@ -101,6 +108,13 @@ def fine_tune(model, pad_id, ids, tuning, measure):
         model.eval()
 
 
+def is_over(merits):
+    """Were the last PATIENCE of these merits (`meter.merit`) no better than the best before?"""
+    if len(merits) <= PATIENCE:
+        return False
+    return max(merits[-PATIENCE:]) <= max(merits[:-PATIENCE])
+
+
 @dataclass
 class Relearn(Attack):
     """Fine-tunes all weights on half A of the forget questions with their answers.
@@ -109,6 +123,7 @@ class Relearn(Attack):
     size. The model is measured behind each step of `at`.
     """
 
+    HOLDS_OUT: ClassVar[bool] = True
     rates: tuple | None = None
     steps: int = knob(50, "Optimizer steps at every rate.", low=1)
     at: tuple = (5, 20, 50)
@@ -117,7 +132,7 @@ class Relearn(Attack):
 
     def texts(self, material):
         """The texts to train on."""
-        return right_answers(material.forget())
+        return right_answers(material.forget_to_train())
 
     def run(self, model, tokenizer, material, measure):
         ids = encode_texts(model, tokenizer, self.texts(material))
@@ -126,11 +141,14 @@ class Relearn(Attack):
         for lr in self.rates or RATES[size][kind]:
             self.attack(model, tokenizer, ids, lr, measure)
 
-    def attack(self, model, tokenizer, ids, lr, measure, label=None):
-        """Attack at one rate, then put the model back. Returns the UserError that ended it, or
-        None.
+    def attack(self, model, tokenizer, ids, lr, measure, label=None, start=None):
+        """Attack at one rate, then put the model back.
+
+        start: the `meter.merit` of the model as it is, where that was measured. Returns the
+        UserError that ended the attack, or None.
         """
         measured = []
+        merits = [] if start is None else [start]
         tuning = FineTuning(
             lr=lr,
             steps=self.steps,
@@ -143,7 +161,10 @@ class Relearn(Attack):
 
         def measure_step(step):
             measured.append(step)
-            measure(f"lr {lr:g}, step {step}", lr=lr, step=step)
+            reached = measure(f"lr {lr:g}, step {step}", lr=lr, step=step)
+            if reached is not None:
+                merits.append(reached)
+            return is_over(merits)
 
         with kept(model):
             try:

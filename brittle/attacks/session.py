@@ -11,7 +11,7 @@ from pathlib import Path
 
 from brittle.attacks import attack_class
 from brittle.attacks.material import TELLING, Material, forbidden
-from brittle.attacks.meter import COLUMNS, Meter, attack_model, choose, eval_sets
+from brittle.attacks.meter import COLUMNS, Meter, attack_model, choose, eval_sets, sets_of
 from brittle.base import code
 from brittle.base.errors import UserError
 from brittle.base.files import describe_file, replace_text
@@ -85,8 +85,8 @@ class AttackSession:
     def run(self, attack, *, everything=False):
         """(`Meter`, `Material`) of an attack. Raises UserError where it has read half B."""
         model, tokenizer = self.model()
-        material = Material(self.data)
-        sets = eval_sets(self.data, self.max_items, attack.seed)
+        material = Material(self.data, attack.seed)
+        sets = sets_of(attack, self.data, self.max_items)
         meter = Meter(model, tokenizer, sets, self.batch_size, everything)
         attack_model(attack, meter, material, forbidden(self.data))
         return meter, material

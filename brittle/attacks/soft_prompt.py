@@ -7,6 +7,7 @@ Half B is asked behind the same vectors.
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 from brittle.attacks.base import Attack, encode_right_answers, frozen
 from brittle.base.errors import UserError
@@ -66,6 +67,7 @@ def start_vectors(model, count, seed):
 class SoftPrompt(Attack):
     """The prompt is measured after each number of steps in `at`."""
 
+    HOLDS_OUT: ClassVar[bool] = True
     vectors: int = knob(8, "Vectors in front of the question.", low=1)
     steps: int = knob(60, "Optimizer steps.", low=1)
     lr: float = knob(0.3, "Length of a step / root mean square of the embeddings.", low=1e-9)
@@ -80,7 +82,7 @@ class SoftPrompt(Attack):
         from brittle.models.logprobs import answer_nll
 
         limit = context_length(model.config) - self.vectors
-        ids, starts = encode_right_answers(tokenizer, material.forget(), limit)
+        ids, starts = encode_right_answers(tokenizer, material.forget_to_train(), limit)
         stream = Stream(ids, tokenizer.pad_token_id, self.train_batch, 1, self.seed, model.device)
         vectors = start_vectors(model, self.vectors, self.seed).requires_grad_()
         embeddings = model.get_input_embeddings().weight.detach().float()

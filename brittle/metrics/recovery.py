@@ -17,12 +17,18 @@ recovery_over_start     Zero is the unlearned model itself as made, one is Base 
                         recovery_over_start_10 and _100, after that many attack steps, of
                         results.csv (unlearn/sequential_grid.py).
 
-Each is None (an empty cell) where Base is less than GAP above the zero.
+Each is None (an empty cell) where Base and the zero do not differ clearly: where Base is less than
+GAP above the zero, or where the 95 % interval of their difference holds 0 (`differs`).
+
+`interval` is the only interval of a recovery: it varies over the attack's seeds and over facts.
 """
 
 import itertools
+import math
+from typing import NamedTuple
 
-GAP = 0.05  # below this difference of base and zero, recovery is a ratio of noise
+GAP = 0.2  # below this difference of Base and the zero, recovery is a ratio of noise
+BREAKS = 0.2  # an attack that takes more than this from the untouched Base on half B breaks it
 
 
 def _way_back(accuracy, zero, base):
@@ -47,33 +53,117 @@ def recovery_over_start(accuracy, start, base):
     return _way_back(accuracy, start, base)
 
 
-def interval(attacked, filtered, base, level, draws=2000, seed=0):
-    """(low, high) of recovery: a 95 % bootstrap over facts, the same ones for all three models.
+def breaks_base(as_made, attacked):
+    """Does an attack break the untouched Base? as_made, attacked: its accuracies on half B."""
+    return as_made - attacked > BREAKS
 
-    attacked, filtered, base: {fact: (right, items)}. Where filtered or base has no items on these
-    facts, its accuracy `level[role]` stands fixed. (None, None) without items, or where base is not
-    above filtered in every draw.
+
+class Cell(NamedTuple):
+    """What one attack seed left: {fact: (right, items)} of half B, of the model and of both ends.
+
+    Where an end has no items on these facts, its accuracy `level[role]` stands fixed.
+    """
+
+    attacked: dict
+    filtered: dict
+    base: dict
+    level: dict
+
+
+def _draw_facts(count, draws, seed):
+    """(facts drawn [draws, count], numpy's generator for what is drawn next)"""
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    return generator.integers(count, size=(draws, count)), generator
+
+
+def _accuracies(counted, facts, drawn, otherwise=None):
+    """[draws] accuracies on the drawn facts; `otherwise` where there are no items on them."""
+    import numpy as np
+
+    if set(counted) != set(facts):
+        return otherwise
+    counts = np.array([counted[f] for f in facts], dtype=np.float64)  # [facts, (right, items)]
+    sums = counts[drawn].sum(1)  # [draws, (right, items)]
+    return sums[:, 0] / sums[:, 1]
+
+
+def differs(filtered, base, level, draws=2000, seed=0):
+    """Do Base and the zero differ clearly on half B, so that recovery is defined?
+
+    filtered, base: {fact: (right, items)}; level: {filtered, base: accuracy}. Base must be at least
+    GAP above, and where both have items the 95 % bootstrap interval of the difference over facts
+    must lie above 0.
     """
     import numpy as np
 
-    facts = sorted(attacked)
-    if not facts:
-        return None, None
-    drawn = np.random.default_rng(seed).integers(len(facts), size=(draws, len(facts)))
+    if level["base"] - level["filtered"] < GAP:
+        return False
+    facts = sorted(base)
+    if not facts or set(filtered) != set(facts):
+        return True
+    drawn, _ = _draw_facts(len(facts), draws, seed)
+    gap = _accuracies(base, facts, drawn) - _accuracies(filtered, facts, drawn)
+    return float(np.quantile(gap, 0.025)) > 0
 
-    def accuracy(counted, otherwise=None):
-        if set(counted) != set(facts):
-            return otherwise
-        counts = np.array([counted[f] for f in facts], dtype=np.float64)  # [facts, (right, items)]
-        sums = counts[drawn].sum(1)  # [draws, (right, items)]
-        return sums[:, 0] / sums[:, 1]
 
-    lower = accuracy(filtered, level["filtered"])
-    gap = accuracy(base, level["base"]) - lower
-    if np.any(gap <= 0):
+def interval(cells, draws=2000, seed=0):
+    """(low, high), 95 %, of the mean recovery over attack seeds: a two-way bootstrap.
+
+    cells: [Cell] of the attack's seeds, on the same facts. Every draw takes facts with replacement,
+    the same ones for all seeds and for all three models. To its mean over seeds it adds a draw of
+    Student's t with one degree of freedom less than there are seeds, times the standard error over
+    seeds: a few seeds are too few to be drawn with replacement, which would leave out a third of
+    their variance at three. With one seed the interval is of the facts alone. (None, None) without
+    items, or where Base is not above Filtered in every draw.
+    """
+    import numpy as np
+
+    facts = sorted(cells[0].attacked)
+    if not facts or any(set(cell.attacked) != set(facts) for cell in cells):
         return None, None
-    low, high = np.quantile((accuracy(attacked) - lower) / gap, [0.025, 0.975])
+    drawn, generator = _draw_facts(len(facts), draws, seed)
+    everything = np.arange(len(facts))[None]  # each fact once: the estimate itself
+
+    def recoveries(chosen):
+        """[seeds, draws] of recovery on the chosen facts; None where Base is not above."""
+        of_seeds = []
+        for attacked, filtered, base, level in cells:
+            lower = _accuracies(filtered, facts, chosen, level["filtered"])
+            gap = _accuracies(base, facts, chosen, level["base"]) - lower
+            if np.any(gap <= 0):
+                return None
+            of_seeds.append((_accuracies(attacked, facts, chosen) - lower) / gap)
+        return np.array(of_seeds)
+
+    of_draws = recoveries(drawn)
+    if of_draws is None:
+        return None, None
+    means = of_draws.mean(0)
+    if len(cells) > 1:
+        error = recoveries(everything)[:, 0].std(ddof=1) / math.sqrt(len(cells))
+        means = means + error * generator.standard_t(len(cells) - 1, size=draws)
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
+
+
+def interval_of_intervals(values, lows, highs):
+    """(low, high), 95 %, of the mean of recoveries of which only their facts' intervals are known.
+
+    values, lows, highs: one a seed. The facts are the same in all seeds, so their variance is that
+    of one seed. The interval's half is the root of the sum of squares of the facts' half and of
+    Student's half over seeds.
+    """
+    from brittle.maths.intervals import mean_interval
+
+    count, mean = len(values), sum(values) / len(values)
+    if count < 2:
+        return lows[0], highs[0]
+    of_facts = (sum(highs) - sum(lows)) / count / 2
+    _, low, _ = mean_interval(values)
+    half = math.hypot(of_facts, mean - low)
+    return mean - half, mean + half
 
 
 def curve(points):

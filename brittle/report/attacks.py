@@ -5,12 +5,13 @@ from pathlib import Path
 from brittle.base.tables import number, read_rows
 from brittle.report import page
 from brittle.report.claims import claims
+from brittle.report.scoreboard import over_seeds
 
 MEANS = (
     "Each cell: half B of the forget facts, which no attack read, after the attack. "
     "0 is Filtered's level under the same attack, 1 is Base's; "
-    "in brackets the 95 % bootstrap interval over facts. "
-    "A dash is a missing value: the attack failed, or left Base no better than Filtered. "
+    "in brackets the 95 % interval over facts and, where there are several, attack seeds. "
+    "A dash is a missing value: the attack failed, or left Base not clearly above Filtered. "
     "The second number, where there is one, is the retain accuracy left."
 )
 
@@ -35,15 +36,13 @@ def _signed(number, digits=2):
 
 
 def cell(rows):
-    """Recovery with its interval, and the retain accuracy where that fell; the mean where there are
-    several seeds.
+    """Recovery with its interval, and the retain accuracy where that fell; the mean over seeds.
+
+    The interval is over facts and, where there are several, seeds.
     """
-    columns = ("heldout_recovery", "heldout_recovery_low", "heldout_recovery_high")
-    intervals = [[number(row.get(column)) for column in columns] for row in rows]
-    known = [values for values in intervals if None not in values]
-    if not known:
+    mean, low, high = over_seeds(rows)
+    if low is None:
         return "–"
-    mean, low, high = (sum(values) / len(known) for values in zip(*known, strict=True))
     text = f"{_signed(mean)} [{_signed(low)}, {_signed(high)}]"
     accuracies = [number(row.get("retain_accuracy")) for row in rows]
     retain = [accuracy for accuracy in accuracies if accuracy is not None]

@@ -6,6 +6,7 @@ Also which models had forgotten as made, and how many facts half B has.
 from pathlib import Path
 
 from brittle.base.tables import mean, number, read_rows
+from brittle.metrics.recovery import interval_of_intervals
 
 FORGOT = 0.5  # as made, a model below this recovery has forgotten
 KEPT = 0.9  # share of Base's retain accuracy below which a model is broken, not unlearned
@@ -17,18 +18,34 @@ def board(rows):
     by_cell = {}
     for row in rows:
         by_cell.setdefault((row["method"], row["attack"]), []).append(row)
-    columns = (
-        "heldout_recovery",
-        "heldout_recovery_low",
-        "heldout_accuracy",
-        "retain_accuracy",
-        "n_heldout",
-    )
-    return {
-        key: {c: mean(number(row.get(c)) for row in rows) for c in columns}
-        | {"variant": rows[0]["variant"]}
-        for key, rows in by_cell.items()
-    }
+    columns = ("heldout_accuracy", "retain_accuracy", "n_heldout")
+    cells = {}
+    for key, of_cell in by_cell.items():
+        recovery, low, _ = over_seeds(of_cell)
+        cells[key] = {
+            "heldout_recovery": recovery,
+            "heldout_recovery_low": low,
+            **{column: mean(number(row.get(column)) for row in of_cell) for column in columns},
+            "variant": of_cell[0]["variant"],
+        }
+    return cells
+
+
+def over_seeds(rows):
+    """(mean, low, high) of recovery over the seeds of one cell, rows of the scoreboard.
+
+    The interval is `recovery.interval_of_intervals`: the seeds' variance is added to that of the
+    facts. It is None where a seed with a value has no interval.
+    """
+    columns = ("heldout_recovery", "heldout_recovery_low", "heldout_recovery_high")
+    seeds = [[number(row.get(column)) for column in columns] for row in rows]
+    known = [values for values in seeds if values[0] is not None]
+    if not known:
+        return None, None, None
+    recovery = mean(value for value, _, _ in known)
+    if any(None in values for values in known):
+        return recovery, None, None
+    return recovery, *interval_of_intervals(*zip(*known, strict=True))
 
 
 def forgotten(cells):

@@ -11,7 +11,7 @@ import pytest
 from brittle.attacks import attack_class
 from brittle.attacks.base import Prompt
 from brittle.attacks.material import Material
-from brittle.attacks.meter import Meter, eval_sets
+from brittle.attacks.meter import JUDGE, Meter, eval_sets, judging_set
 from brittle.attacks.relearn import RelearnBenign
 from brittle.base import knobs
 from brittle.data.items import SPLITS
@@ -71,7 +71,10 @@ def test_scripts(name, family, data, tmp_path, script):
     assert done.code == 0, done.err
     assert "half B was not in what the attack read" in done.out
     rows = read(tmp_path / f"{name}.csv")
-    assert len(rows) == 3 * variants and (tmp_path / f"{name}.png").stat().st_size > 10_000
+    # an attack that trains is also asked A2, which chooses among its variants
+    splits = 3 + any(row["split"] == JUDGE for row in rows)
+    assert splits == 3 + (name in ("soft_prompt", "gcg"))
+    assert len(rows) == splits * variants and (tmp_path / f"{name}.png").stat().st_size > 10_000
     assert all(
         float(r["accuracy_low"]) <= float(r["accuracy"]) <= float(r["accuracy_high"]) for r in rows
     )
@@ -197,7 +200,9 @@ def test_relearning_on_other_texts(family, data, tmp_path, script):
     tamper = runpy.run_path("eval/tamper.py", run_name="tamper")
     texts = {on: set(tamper["attack_texts"](data, on)) for on in tamper["TRAINED"]}
     assert (
-        len(texts["half-a"]) == len(texts["half-b"]) == 30 and not texts["half-a"] & texts["half-b"]
+        len(texts["half-a"]) == 24  # 80 % of the facts: the others choose
+        and len(texts["half-b"]) == 30
+        and not texts["half-a"] & texts["half-b"]
     )
     assert not texts["benign"] & (texts["half-a"] | texts["half-b"])
     done = script(
@@ -218,12 +223,15 @@ def test_relearning_on_other_texts(family, data, tmp_path, script):
         "benign",
         "--lora-rank",
         "2",
+        "--seeds",
+        "1",
         "--outdir",
         tmp_path,
     )
     assert done.code == 0 and len(read(tmp_path / "tamper_items.csv")) == 2 * 30, done.err
     model, tokenizer = load_model(family.base, "cpu", "float32"), load_tokenizer(family.base)
-    sets, rows = tamper["eval_sets"](data, 5, 0), read(tmp_path / "tamper.csv")
+    sets = judging_set(data, 0) | tamper["eval_sets"](data, 5, 0)
+    rows = read(tmp_path / "tamper.csv")
     for split, items in sets.items():
         outcomes = mcq.outcomes(model, tokenizer, items, Prompt())
         right, nlls = [o.right for o in outcomes], [o.answer_nll for o in outcomes]

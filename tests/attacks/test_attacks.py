@@ -22,9 +22,9 @@ from brittle.attacks import (
     quantize,
     soft_prompt,
 )
-from brittle.attacks.material import Material, forbidden, telling
-from brittle.attacks.meter import Meter, attack_model, choose, eval_sets
-from brittle.attacks.relearn import Relearn, RelearnBenign, RelearnLora
+from brittle.attacks.material import Material, forbidden, halves, split_half_a, telling
+from brittle.attacks.meter import JUDGE, Meter, attack_model, choose, eval_sets, sets_of
+from brittle.attacks.relearn import Relearn, RelearnBenign, RelearnLora, is_over
 from brittle.attacks.session import AttackSession, cells
 from brittle.base import code
 from brittle.base.errors import UserError
@@ -396,6 +396,62 @@ def test_among_equals_on_half_a_the_first_counts_and_loss_has_no_say(monkeypatch
     assert choose(meter.rows) == "first" and meter.best == 1 and len(meter.facts("first")) == 10
     on_b = [variant for variant, split in asked if split == "forget_b"]
     assert on_b == (list(outcomes) if everything else ["low", "first"])
+
+
+def test_an_attack_that_trains_is_chosen_on_facts_it_did_not_train_on(data):
+    items = halves(data)[0]
+    train, judging = split_half_a(items, 0)
+    facts = {item["fact"] for item in items}
+    of_train, of_judging = ({item["fact"] for item in part} for part in (train, judging))
+    assert not of_train & of_judging and of_train | of_judging == facts
+    assert len(of_judging) == round(0.2 * len(facts)) and len(train) + len(judging) == len(items)
+    assert split_half_a(items, 0) == (train, judging) != split_half_a(items, 1)
+    with pytest.raises(UserError, match="only one fact"):
+        split_half_a(items[:1], 0)
+    for attack in (Relearn(1), RelearnLora(1), soft_prompt.SoftPrompt(1), gcg.GCG(1)):
+        material, sets = Material(data, attack.seed), sets_of(attack, data, 5)
+        assert next(iter(sets)) == JUDGE and sets[JUDGE] == split_half_a(items, 1)[1]
+        asked = {item["question"] for item in material.forget_to_train()}
+        assert not asked & {item["question"] for item in sets[JUDGE]}
+        assert JUDGE not in sets_of(noise.Noise(1), data, 5)
+
+
+def test_the_lowest_nll_on_a2_counts_whatever_half_a_says(monkeypatch):
+    rows = [{"variant": v, "split": s, "accuracy": x, "answer_nll": nll} for v, a2, a in (
+                ("by heart", 4.0, 1.0), ("second", 1.5, 0.9), ("best", 1.0, 0.8))
+            for s, x, nll in ((JUDGE, 0.5, a2), ("forget_a", a, 0.0))]  # fmt: skip
+    assert choose(rows) == "best"
+    stub = Planted(
+        {
+            variant: {JUDGE: (0.5, a2), "forget_a": (1, 0.0), "forget_b": (0.5, 0.0)}
+            for variant, a2 in (("first", 2.0), ("worse", 3.0), ("better", 1.0))
+        }
+    )
+    monkeypatch.setattr("brittle.metrics.mcq.outcomes", stub)
+    sets = {
+        split: [{"split": split, "question": f"{split} {i}"} for i in range(10)]
+        for split in (JUDGE, "forget_a", "forget_b")
+    }
+    meter = Meter(None, None, sets)
+    assert [meter(variant, variant) for variant in ("first", "worse", "better")] == [-2, -3, -1]
+    assert choose(meter.rows) == "better" and meter.best == -1
+    assert [variant for variant, split in stub.asked if split == "forget_b"] == ["first", "better"]
+
+
+def test_a_rate_ends_after_two_measurements_without_a_better_one(loaded, data):
+    assert not is_over([-3, -2]) and not is_over([-3, -2, -2.5]) and not is_over([-3, -3.5, -2])
+    assert is_over([-1, -2, -1.5]) and is_over([-3, -1, -1, -1])
+    model, tokenizer = loaded
+    merits = iter([-1.0, -0.5, -0.6, -0.7, -0.1])
+    asked = []
+
+    def measure(variant, **columns):
+        asked.append(columns["step"])
+        return next(merits)
+
+    attack = Relearn(0, (1e-3,), 5, (1, 2, 3, 4, 5), 4)
+    attack.run(model, tokenizer, Material(data), measure)
+    assert asked == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("broken", ["forget_b", "retain"])

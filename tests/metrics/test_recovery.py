@@ -4,6 +4,7 @@ broken rates, mistakes.
 
 import csv
 import importlib.util
+import itertools
 import random
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import pytest
 from brittle.base.errors import UserError
 from brittle.metrics.recovery import (
     GAP,
+    differs,
     heldout_recovery,
+    interval_of_intervals,
     recovery_over_filtered,
     recovery_over_start,
 )
@@ -26,13 +29,24 @@ spec.loader.exec_module(recovery)
 FACTS = 40
 
 
-def attack(root, model, b, a=None, rates=(0.001, 0.01), broken=(), items=True, seed=0):
-    """Write tamper.csv and tamper_items.csv of `model`: b and a are {step: right facts of FACTS}, a
-    tuple one entry a rate.
+def attack(
+    root, model, b, a=None, rates=(0.001, 0.01), broken=(), items=True, seed=0, nll=None, seeds=(0,)
+):
+    """Write tamper.csv and tamper_items.csv of `model`.
+
+    b, a and nll are {step: right facts of FACTS (nll: answer NLL on A2)}: a tuple has one entry a
+    rate, a dict of tuples one a seed. Without nll it is the lower the more of half A is right.
     """
     folder, draw = root / model / "tamper", random.Random(seed)
     folder.mkdir(parents=True)
     a, order = a or b, draw.sample(range(FACTS), FACTS)
+    nll = nll or a_to_nll(a)
+
+    def at(values, step, number, run):
+        value = values[step]
+        value = value[run] if isinstance(value, dict) else value
+        return value[number] if isinstance(value, tuple) else value
+
     with (
         open(folder / "tamper.csv", "w", newline="") as one,
         open(folder / "tamper_items.csv", "w", newline="") as two,
@@ -40,25 +54,37 @@ def attack(root, model, b, a=None, rates=(0.001, 0.01), broken=(), items=True, s
         table, outcomes = csv.writer(one), csv.writer(two)
         table.writerow(recovery.TAMPER)
         outcomes.writerow(recovery.ITEMS)
-        for number, lr in enumerate(rates):
-            for step in b:
-                right = [x[number] if isinstance(x, tuple) else x for x in (a[step], b[step])]
-                values = {
-                    "forget_a": right[0] / FACTS,
-                    "forget_b": right[1] / FACTS,
-                    "retain": 0.9,
-                    "general": 0.8,
-                }
-                for split, value in values.items():
-                    table.writerow(
-                        [model, lr, step, split, "" if lr in broken and step else value, FACTS]
-                    )
-                for fact in range(FACTS):
-                    outcomes.writerow(
-                        [model, lr, step, f"f{fact:02}", 0, int(order.index(fact) < right[1])]
-                    )
+        for run, number, step in itertools.product(seeds, range(len(rates)), b):
+            lr, right_b = rates[number], at(b, step, number, run)
+            values = {
+                "forget_a2": 0.5,
+                "forget_a": at(a, step, number, run) / FACTS,
+                "forget_b": right_b / FACTS,
+                "retain": 0.9,
+                "general": 0.8,
+            }
+            for split, value in values.items():
+                loss = at(nll, step, number, run) if split == "forget_a2" else 0.0
+                shown = "" if lr in broken and step else value
+                table.writerow([model, lr, step, split, shown, FACTS, loss, run])
+            for fact in range(FACTS):
+                right = int(order.index(fact) < right_b)
+                outcomes.writerow([model, lr, step, f"f{fact:02}", 0, right, run])
     if not items:
         (folder / "tamper_items.csv").unlink()
+
+
+def a_to_nll(a):
+    """{step: NLL} that falls as more of half A is right; in equal measure it rises with the step."""
+
+    def fall(value, step):
+        if isinstance(value, tuple | dict):
+            entries = value.items() if isinstance(value, dict) else enumerate(value)
+            fallen = {key: fall(entry, step) for key, entry in entries}
+            return fallen if isinstance(value, dict) else tuple(fallen.values())
+        return 10 - value / 4 + step / 1000
+
+    return {step: fall(value, step) for step, value in a.items()}
 
 
 @pytest.fixture
@@ -104,28 +130,63 @@ def test_half_b_has_no_say(root):
         20,
         15 / FACTS,
     )
-    shuffled = {
-        (0.001, 20): {"forget_a": 0.9, "forget_b": 0.3},
-        (0.01, 5): {"forget_a": 0.9, "forget_b": 1.0},
-        (0.001, 5): {"forget_a": 0.9, "forget_b": 0.1},
-    }
-    assert recovery.choose(shuffled) == (0.001, 5)
 
 
-def test_among_equals_the_fewest_steps_count_and_what_that_missed_is_said(root):
-    # all of half A is right from step 5 on; half B is best at rate .01, step 20
-    attack(root, "cut", {0: 10, 5: (21, 20), 20: (22, 30)}, {0: 10, 5: 40, 20: 40})
+def test_the_lowest_nll_on_facts_held_out_of_half_a_chooses(root):
+    """All of what the attack trained on is right from step 5 on: only A2 tells the points apart."""
+    attack(
+        root,
+        "cut",
+        {0: 10, 5: (21, 20), 20: (22, 30)},
+        {0: 10, 5: 40, 20: 40},
+        nll={0: 9.0, 5: (3.0, 2.0), 20: (2.5, 2.9)},
+    )
     row = run(root, "cut")["cut"]
-    assert (float(row["lr"]), int(row["step"]), float(row["heldout_accuracy"])) == (
-        0.001,
-        5,
-        21 / FACTS,
+    assert (float(row["lr"]), int(row["step"])) == (0.01, 5)
+    assert float(row["heldout_accuracy"]) == 20 / FACTS and "recovery_most" not in row
+
+
+def test_each_attack_seed_chooses_for_itself_and_the_mean_is_reported(root):
+    attack(
+        root,
+        "cut",
+        {0: 10, 5: {0: 20, 1: 30, 2: 25}, 20: {0: 38, 1: 34, 2: 25}},
+        nll={0: 9.0, 5: {0: 3.0, 1: 2.0, 2: 2.0}, 20: {0: 2.0, 1: 3.0, 2: 3.0}},
+        rates=(0.001,),
+        seeds=(0, 1, 2),
     )
-    assert float(row["recovery_most"]) == pytest.approx(
-        float(row["recovery_over_filtered"]) * (30 - 10) / (21 - 10)
-    )
-    equal = {(0.01, 5): {"forget_a": 1}, (0.001, 20): {"forget_a": 1}, (0.1, 0): {"forget_a": 0}}
-    assert recovery.choose(equal) == (0.01, 5)
+    row = run(root, "cut")["cut"]
+    back = [(right - 10) / 30 for right in (38, 30, 25)]
+    assert float(row["recovery_over_filtered"]) == pytest.approx(np.mean(back))
+    assert float(row["seed_sd"]) == pytest.approx(np.std(back, ddof=1)) and row["seeds"] == "3"
+    assert (float(row["lr"]), int(row["step"])) == (0.001, 20)  # the first seed's
+    # seeds far apart: the interval is no narrower than Student's over seeds
+    half = 4.303 * np.std(back, ddof=1) / np.sqrt(3)
+    assert float(row["ci_high"]) - float(row["ci_low"]) > 1.8 * half
+    with open(root / "out" / "recovery_seeds.csv", newline="") as file:
+        chosen = [r for r in csv.DictReader(file) if r["model"] == "cut"]
+    assert [(r["seed"], r["step"]) for r in chosen] == [("0", "20"), ("1", "5"), ("2", "5")]
+    assert [float(r["recovery_over_filtered"]) for r in chosen] == pytest.approx(back)
+
+
+def test_a_rate_that_breaks_base_is_chosen_for_no_model(tmp_path, capsys):
+    b = {0: 40, 5: (40, 34), 20: (39, 31)}
+    attack(tmp_path, "base", b, {0: 40, 5: 40, 20: 40})
+    attack(tmp_path, "filtered", {0: 10, 5: 12, 20: 8})
+    # A2 prefers the rate .01: step 20, at which Base has lost .225, then step 5, where it lost .15
+    attack(tmp_path, "cut", {0: 10, 5: (20, 25), 20: (21, 26)}, nll={0: 9, 5: (3, 2), 20: (3, 1)})
+    row = run(tmp_path, "cut")["cut"]
+    assert (float(row["lr"]), int(row["step"])) == (0.01, 5)
+    assert "the attack breaks Base: rate 0.01 takes more than 0.2" in capsys.readouterr().out
+
+
+def test_where_every_rate_breaks_base_nothing_is_reported(tmp_path, capsys):
+    attack(tmp_path, "base", {0: 40, 5: 20})
+    attack(tmp_path, "filtered", {0: 10, 5: 12})
+    attack(tmp_path, "cut", {0: 10, 5: 20})
+    row = run(tmp_path, "cut")["cut"]
+    assert {k: v for k, v in row.items() if v} == {"model": "cut", "role": "unlearned"}
+    assert "or breaks Base: not attacked. Use smaller ones" in capsys.readouterr().out
 
 
 def test_a_broken_rate_is_skipped(root):
@@ -171,12 +232,75 @@ def test_interval_is_the_bootstraps():
     attacked = {
         f: (2 * (f % 4 > 0), 2) for f in range(n)
     }  # both items of a fact alike: n clusters, not 2 n items
-    low, high = recovery.interval(attacked, filtered, base, level)
+
+    def interval(attacked, filtered, base):
+        return recovery.interval([recovery.Cell(attacked, filtered, base, level)])
+
+    low, high = interval(attacked, filtered, base)
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.75 * 0.25 / n), rel=0.1)
-    assert recovery.interval(attacked, filtered, base, level) == (low, high)  # seeded
-    assert recovery.interval(attacked, {}, {}, level) == pytest.approx((low, high))
-    assert recovery.interval(base, filtered, base, level) == (1.0, 1.0)
-    assert recovery.interval(attacked, base, base, level) == (None, None)
+    assert interval(attacked, filtered, base) == (low, high)  # seeded
+    assert interval(attacked, {}, {}) == pytest.approx((low, high))
+    assert interval(base, filtered, base) == (1.0, 1.0)
+    assert interval(attacked, base, base) == (None, None)
+
+
+def simulated_seeds(draw, seeds, facts, effects):
+    """Two questions a fact, and `seeds` attack seeds that share the facts' difficulty.
+
+    effects: (sd of seeds, sd of facts) on the probability of a right answer, whose mean is .6.
+    """
+    hard = draw.normal(0, effects[1], facts)
+    cells = []
+    for _ in range(seeds):
+        chance = np.clip(0.6 + draw.normal(0, effects[0]) + hard, 0, 1)
+        rights = draw.binomial(2, chance)
+        cells.append({fact: (int(right), 2) for fact, right in enumerate(rights)})
+    return cells
+
+
+@pytest.mark.parametrize("effects", [(0.0, 0.2), (0.02, 0.1), (0.1, 0.1)])
+def test_two_way_interval_covers_over_seeds_and_facts(effects):
+    """Each draw has new seeds and new facts: the interval holds .6 in at least 93 % of them.
+
+    That of the facts alone fails where seeds differ.
+    """
+    draw, level = np.random.default_rng(0), {"base": 1.0, "filtered": 0.0}
+    held, alone, summed, runs = 0, 0, 0, 250
+    for _ in range(runs):
+        seeds = simulated_seeds(draw, 3, 60, effects)
+        cells = [recovery.Cell(cell, {}, {}, level) for cell in seeds]
+        low, high = recovery.interval(cells, draws=300)
+        held += low <= 0.6 <= high
+        ends = [recovery.interval([cell], draws=300) for cell in cells]
+        alone += ends[0][0] <= 0.6 <= ends[0][1]
+        means = [sum(right for right, _ in cell.values()) / 120 for cell in seeds]
+        low, high = interval_of_intervals(means, *zip(*ends, strict=True))
+        summed += low <= 0.6 <= high
+    assert held / runs >= 0.93 and summed / runs >= 0.93
+    assert alone / runs < 0.75 or effects[0] < 0.1
+
+
+def test_recovery_is_undefined_where_base_and_filtered_do_not_differ_clearly():
+    def facts(right, count=10):
+        return {fact: (int(fact < right), 1) for fact in range(count)}
+
+    def clear(filtered, base):
+        level = {"filtered": sum(filtered.values()) / 10, "base": sum(base.values()) / 10}
+        return differs(
+            {fact: (right, 1) for fact, right in filtered.items()},
+            {fact: (right, 1) for fact, right in base.items()},
+            level,
+        )
+
+    right = {role: {f: r for f, (r, _) in facts(n).items()} for role, n in (("a", 2), ("b", 9))}
+    assert clear(right["a"], right["b"]) and not clear(right["b"], right["a"])
+    assert not clear(right["b"], right["b"])
+    # .2 apart, but on ten facts that may be chance: other facts are right
+    mixed = {fact: int(fact % 2) for fact in range(10)}
+    other = {fact: int(fact < 7) for fact in range(10)}
+    assert not clear(mixed, other)
+    assert differs({}, {}, {"filtered": 0.3, "base": 0.6})  # without items the levels alone count
+    assert not differs({}, {}, {"filtered": 0.3, "base": 0.45})
 
 
 def test_mistakes(root):

@@ -94,7 +94,7 @@ def test_failed_attacks_are_missing_values():
     )
     assert (
         table["ga", "weak"]["heldout_recovery"] is None
-        and "0.05 above Filtered" in table["ga", "weak"]["note"]
+        and "0.2 above Filtered" in table["ga", "weak"]["note"]
     )
     board["filtered"]["cut", 0] = failed
     row = next(r for r in scoreboard.rows(board, ["cut"], [0]) if r["method"] == "ga")
