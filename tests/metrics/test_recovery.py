@@ -75,7 +75,7 @@ def attack(
 
 
 def a_to_nll(a):
-    """{step: NLL} that falls as more of half A is right; in equal measure it rises with the step."""
+    """{step: NLL} that falls as more of half A is right; it rises a little with the step."""
 
     def fall(value, step):
         if isinstance(value, tuple | dict):
