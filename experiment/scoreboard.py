@@ -167,7 +167,7 @@ def row(method, attack, seed, cell, filtered, base, base_as_made=None):
         line["note"] = "; ".join(filter(None, [line["note"], broken]))
     if not differs(filtered["facts"], base["facts"], level):
         missing = f"no recovery: Base is not clearly {GAP} above Filtered under this attack"
-        line["note"] = line["note"] or missing
+        line["note"] = "; ".join(filter(None, [line["note"], missing]))
         return line
     value = heldout_recovery(share["forget_b"], level["filtered"], level["base"])
     low, high = interval([Cell(cell["facts"], filtered["facts"], base["facts"], level)])

@@ -96,6 +96,9 @@ def test_failed_attacks_are_missing_values():
         table["ga", "weak"]["heldout_recovery"] is None
         and "0.2 above Filtered" in table["ga", "weak"]["note"]
     )
+    # an attack that takes more than .2 of half B from Base says so
+    assert table["ga", "weak"]["note"].startswith("the attack breaks Base: half B falls from 1.00")
+    assert "breaks" not in (table["ga", "cut"]["note"] or "")
     board["filtered"]["cut", 0] = failed
     row = next(r for r in scoreboard.rows(board, ["cut"], [0]) if r["method"] == "ga")
     assert (
@@ -103,6 +106,26 @@ def test_failed_attacks_are_missing_values():
         and row["heldout_accuracy"] == 0.5
         and "failed on Base or on Filtered" in row["note"]
     )
+
+
+def test_the_interval_of_a_mean_over_seeds_is_over_seeds_and_facts():
+    def seed(value, half):
+        columns = ("heldout_recovery", "heldout_recovery_low", "heldout_recovery_high")
+        return dict(zip(columns, (value, value - half, value + half), strict=True))
+
+    one = [seed(0.5, 0.1)]
+    assert scoreboard_module.over_seeds(one) == pytest.approx((0.5, 0.4, 0.6))
+    same = [seed(0.5, 0.1)] * 3  # the facts are shared: more seeds alone do not narrow it
+    assert scoreboard_module.over_seeds(same) == pytest.approx((0.5, 0.4, 0.6))
+    apart = [seed(value, 0.1) for value in (0.3, 0.5, 0.7)]
+    mean, low, high = scoreboard_module.over_seeds(apart)
+    student = 4.302653 * 0.2 / 3**0.5
+    assert (mean, high - mean) == pytest.approx((0.5, (student**2 + 0.1**2) ** 0.5))
+    assert mean - low == pytest.approx(high - mean)
+    blank = dict.fromkeys(one[0])
+    assert scoreboard_module.over_seeds([blank, *one]) == pytest.approx((0.5, 0.4, 0.6))
+    assert scoreboard_module.over_seeds([blank]) == (None, None, None)
+    assert attacks_module.cell(apart) == f"0.50 [{low:.2f}, {high:.2f}]".replace("-", "−")
 
 
 def test_from_attacks_to_the_page(family, data, tmp_path, script):
