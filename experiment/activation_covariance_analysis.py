@@ -9,11 +9,15 @@ block k-1), of tokens and of texts (their token means): `unit`. effective_rank: 
 hold 99 % of the sum; spectral_entropy in nats. wasserstein: the 1-Wasserstein distance of the two
 models' spectra, each divided by its mean, so that scale does not count (mean |difference| of the
 sorted values). selectivity_ratio: wasserstein on forget over retain texts, on both rows of a pair.
-null_wasserstein: model A's spectrum on one half of the texts (every other) against the other half:
-the distance that texts alone make, at half the sample, so rather too large. Intervals: 95 %,
-bootstrap over texts, where an eigenvalue of a resampled covariance C is v^T C v, v the eigenvector
-of all texts (exact to first order; an eigenproblem a draw would take hours), and the resampled
-distances are scaled to the mean of the measured one (resampling alone makes distances larger).
+null_wasserstein: model A's spectrum on one random half of the texts against the other half, the
+mean over five splits that never part an entity: the distance that other texts alone make. (Each
+half has half of the texts, so it is larger than between two samples of this size.) The texts are
+drawn from the files by --seed. Intervals: 95 %, bootstrap over entities where the data name them
+(forget.facts.jsonl, or `entity` in JSONL), else over texts. They hold the sampling error, not the
+bias of a spectrum from few texts. An eigenvalue of a resampled covariance C is v^T C v, v the
+eigenvector of all texts (exact to first order; an eigenproblem a draw would take hours), and the
+resampled distances are scaled to the mean of the measured one (resampling alone makes distances
+larger).
 """
 
 import math
@@ -43,10 +47,10 @@ COLUMNS = [
 DRAWS = 400
 
 
-def measure(spectra, weights, device="cpu"):
+def measure(spectra, weights, units, device="cpu"):
     """(columns of one layer, split and unit; wasserstein of each draw).
 
-    spectra {model_a, model_b: as from `collect`}.
+    spectra {model_a, model_b: as from `collect`}; weights [draws, texts] of `units` drawn.
     """
     from brittle.diagnostics.covariance import resampled, wasserstein
     from brittle.maths.intervals import quantiles
@@ -58,7 +62,8 @@ def measure(spectra, weights, device="cpu"):
         row[f"{model}_effective_rank"] = empirical_rank(s)
         row[f"{model}_spectral_entropy"] = math.log(entropy_rank(s)) if s[0] > 0 else 0.0
     row["wasserstein"] = float(wasserstein(*(of["values"][None] for of in spectra.values())))
-    row["null_wasserstein"] = float(wasserstein(*spectra["model_a"]["halves"].split(1)))
+    halves = spectra["model_a"]["halves"]  # [splits, 2, D]
+    row["null_wasserstein"] = float(wasserstein(halves[:, 0], halves[:, 1]).mean())
     keys = ("energy", "linear", "count")
     draws = wasserstein(
         *(resampled(*(of[key].to(device) for key in keys), weights) for of in spectra.values())
@@ -66,29 +71,37 @@ def measure(spectra, weights, device="cpu"):
     draws *= row["wasserstein"] / float(
         draws.mean().clamp_min(1e-30)
     )  # a resampled text is noise, which moves spectra apart
-    row["wasserstein_low"], row["wasserstein_high"] = quantiles(draws)
+    row["wasserstein_low"], row["wasserstein_high"] = quantiles(draws, units)
     return row, draws
 
 
-def rows(collected, ids, seed, device="cpu"):
-    """A row a layer, split and unit; `collected` {split: {model: as from `collect`}}."""
+def rows(collected, ids, units, seed, device="cpu"):
+    """A row a layer, split and unit; `collected` {split: {model: as from `collect`}}.
+
+    units {split: what an interval draws} (`common.Comparison.units`).
+    """
     from brittle.base.tables import ratio
-    from brittle.maths.intervals import quantiles, resample
+    from brittle.maths.intervals import count_units, quantiles, resample
 
     weights = {
-        split: resample(len(texts), DRAWS, seed, split).float().to(device)
-        for split, texts in ids.items()
+        split: resample(drawn, DRAWS, seed, split).float().to(device)
+        for split, drawn in units.items()
     }
+    counts = {split: count_units(drawn) for split, drawn in units.items()}
     for layer in range(len(collected["forget"]["model_a"]["token"])):
         for unit in ("token", "text"):
             measured = {
                 split: measure(
-                    {m: of[unit][layer] for m, of in models.items()}, weights[split], device
+                    {m: of[unit][layer] for m, of in models.items()},
+                    weights[split],
+                    counts[split],
+                    device,
                 )
                 for split, models in collected.items()
             }
             forget, retain = (measured[split][0]["wasserstein"] for split in ("forget", "retain"))
-            low, high = quantiles(measured["forget"][1] / measured["retain"][1])
+            ratios = measured["forget"][1] / measured["retain"][1]
+            low, high = quantiles(ratios, min(counts.values()))
             for split in collected:
                 yield measured[split][0] | {
                     "layer": layer,
@@ -171,27 +184,36 @@ def main(
     from brittle.base.tables import of_seed
     from brittle.diagnostics.common import Texts, comparison
 
-    seeds = options.seed_list(seeds, seed, "the bootstrap samples (_low, _high)")
+    seeds = options.seed_list(
+        seeds, seed, "the bootstrap samples (_low, _high; the texts and halves: by the first seed)"
+    )
     texts = Texts(forget, retain, max_samples, max_length)
     with comparison(outdir, model_a, model_b, texts, seeds) as opened:
-        from brittle.diagnostics.covariance import collect
+        from brittle.diagnostics.covariance import PARTS, Streams, collect
+        from brittle.maths.intervals import split_groups
 
         pad, collected = opened.tokenizer.pad_token_id, {"forget": {}, "retain": {}}
+        units = opened.units()
+        parts = {
+            split: split_groups(drawn, PARTS, opened.seed, f"halves of {split}")
+            for split, drawn in units.items()
+        }
         for name in opened.folders:  # one model after the other: each leaves only its sums
             model = opened.load(name, device, dtype)
             if name == "model_a":
                 ids = opened.encode(model.config)
                 shortest = min(ids, key=lambda split: len(ids[split]))
-                if len(ids[shortest]) < 4:
+                if len(ids[shortest]) < PARTS:
                     raise UserError(
-                        f"a covariance needs at least 4 texts; "
+                        f"a covariance needs at least {PARTS} texts; "
                         f"the {shortest} file gives {len(ids[shortest])}."
                     )
             for split, texts in ids.items():
-                collected[split][name] = collect(model, texts, pad, batch_size, name == "model_a")
+                streams = Streams(model, texts, pad, batch_size)
+                collected[split][name] = collect(streams, parts[split], name == "model_a")
         used = model.device
         del model
-        table = [row for s in seeds for row in rows(collected, ids, s, used)]
+        table = [row for s in seeds for row in rows(collected, ids, units, s, used)]
         opened.run.figure(plot(of_seed(table, seeds[0]), opened.title), "covariance.png")
         opened.run.csv("covariance.csv", COLUMNS, table)
     print(f"{outdir}/covariance.csv: {len(table)} rows")

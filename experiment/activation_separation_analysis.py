@@ -7,12 +7,13 @@ that?
 
 A text is the mean of its real tokens' residual stream. At each layer (0: embeddings, k: after block
 k-1, before the final norm) and for each model: cosine distance of the two centroids; AUC of a
-logistic classifier on held-out texts (folds are contiguous stretches, grouped by fact where a JSONL
-file names facts; else the lines next to a held-out stretch are not learned from); variance_ratio,
-between-class over within-class variance. Intervals: 95 %, bootstrap over texts (AUC: DeLong). The
-null_ columns are the same with labels that mean nothing (every other stretch of each file).
-length_auc and bow_auc: what text length and token counts alone tell; layer 0 likewise has seen no
-context. What they reach is topic, not knowledge.
+logistic classifier on held-out texts (folds are stretches that keep an entity together where the
+data name entities; else the lines next to a held-out stretch are not learned from); variance_ratio,
+between-class over within-class variance. The texts are drawn from the files by --seed. Intervals:
+95 %, over entities where the data name them (forget.facts.jsonl, or `entity` in JSONL), else over
+texts; bootstrap, of the AUC DeLong's. The null_ columns are the same with labels that mean nothing
+(every other stretch of each file). length_auc and bow_auc: what text length and token counts alone
+tell; layer 0 likewise has seen no context. What they reach is topic, not knowledge.
 """
 
 from pathlib import Path
@@ -44,6 +45,7 @@ COLUMNS = [
     "folds",
     "seed",
 ]
+BOOTSTRAP = "the bootstrap samples (_low, _high, but not of auc; the texts: by the first seed)"
 DRAWS, MEASURES = 400, ("cosine_distance", "variance_ratio")
 
 
@@ -68,17 +70,17 @@ def separation(x, labels, weights=None):
     return 1 - torch.cosine_similarity(*centres, dim=1), between * total / within
 
 
-def resamples(labels, draws, seed):
-    """[draws, n]: bootstrap counts within each class."""
+def resamples(task, draws, seed):
+    """[draws, n]: bootstrap counts within each class of a `probes.Task`, of entities."""
     import torch
 
     from brittle.maths.intervals import resample
 
-    counts = torch.zeros(draws, len(labels), dtype=torch.float64)
+    counts = torch.zeros(draws, len(task.labels), dtype=torch.float64)
     for side in (1, 0):
-        counts[:, labels == side] = resample(
-            int((labels == side).sum()), draws, seed, f"class {side}"
-        )
+        places = (task.labels == side).nonzero()[:, 0]
+        units = [task.entities[i] for i in places.tolist()] if task.entities else len(places)
+        counts[:, places] = resample(units, draws, seed, f"class {side}")
     return counts
 
 
@@ -89,7 +91,7 @@ def rows(features, task, surface, folds, seeds, device="cpu"):
     from brittle.maths.intervals import quantiles
 
     labels, control = task.labels.to(device), task.control.to(device)
-    weights = {seed: resamples(task.labels, DRAWS, seed).to(device) for seed in seeds}
+    weights = {seed: resamples(task, DRAWS, seed).to(device) for seed in seeds}
     n_forget = int(task.labels.sum())
     known = surface | {
         "n_forget": n_forget,
@@ -111,7 +113,7 @@ def rows(features, task, surface, folds, seeds, device="cpu"):
                 for name, spread in zip(
                     MEASURES, separation(x, labels, weights[seed]), strict=True
                 ):
-                    row[f"{name}_low"], row[f"{name}_high"] = quantiles(spread.cpu())
+                    row[f"{name}_low"], row[f"{name}_high"] = quantiles(spread.cpu(), task.units)
                 yield row | known | {"seed": seed}
 
 
@@ -163,19 +165,20 @@ def main(
     that mean nothing.
     """
     from brittle.base.tables import of_seed
-    from brittle.data.items import facts
     from brittle.diagnostics.common import Texts, comparison
 
-    seeds = options.seed_list(seeds, seed, "the bootstrap samples (_low, _high, but not of auc)")
+    seeds = options.seed_list(seeds, seed, BOOTSTRAP)
     texts = Texts(forget, retain, max_samples, max_length)
     with comparison(outdir, model_a, model_b, texts, seeds) as opened:
         from brittle.diagnostics import probes
 
         models = {name: opened.load(name, device, dtype) for name in opened.folders}
         ids = opened.encode(models["model_a"].config)
-        groups = [facts(path, max_samples) for path in (forget, retain)]
         texts = ids["forget"] + ids["retain"]
-        task = probes.Task(len(ids["forget"]), len(ids["retain"]), folds, groups)
+        drawn = opened.drawn.values()
+        groups = [probes.fold_groups(of, folds) for of in drawn]
+        counts, entities = map(len, ids.values()), [of.entities for of in drawn]
+        task = probes.Task(*counts, folds, groups, entities)
         pad = opened.tokenizer.pad_token_id
         features = {
             name: probes.features(model, texts, pad, batch_size, ["mean"])["mean"]

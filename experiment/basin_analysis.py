@@ -8,8 +8,11 @@ weights?
 nll: mean token NLL (nats) of the model with weights (1 - alpha) W_a + alpha W_b. barrier: nll above
 the straight line between the two ends' nll (Frankle et al. 2020); a barrier near 0 at every alpha
 says that B is a short walk from A downhill. null_nll: the same step from A in a Gaussian direction,
-each tensor's as long as its dW: what a change of that size does where it was not chosen. Intervals:
-95 %, bootstrap over texts (of barrier: paired).
+each tensor's as long as its dW: what a change of that size does where it was not chosen; the mean
+over five directions. The texts are drawn from the files by --seed. Intervals: 95 %, bootstrap over
+entities where the data name them (forget.facts.jsonl, or `entity` in JSONL), else over texts (of
+barrier: paired). That of null_nll is a prediction interval: it holds the NLL of a further random
+direction on the same texts.
 """
 
 import json
@@ -36,7 +39,7 @@ COLUMNS = [
     "n_tokens",
     "seed",
 ]
-DRAWS = 1000
+DRAWS, DIRECTIONS = 1000, 5
 
 
 def text_nlls(model, ids, pad_id, batch_size):
@@ -68,16 +71,17 @@ def lengths(start, end):
     return {name: squared(w, start[name]) ** 0.5 for name, w in end.items()}
 
 
-def random_end(start, end, far, seed):
-    """Weights `far` {name: length} from `start`, each tensor in a Gaussian direction; they are
-    written over `end`.
+def random_end(start, end, far, seed, direction=0):
+    """Weights `far` {name: length} from `start`, each tensor in the Gaussian direction of that
+    number; they are written over `end`.
     """
     import torch
 
     from brittle.maths.intervals import generator
 
     for name, w in end.items():
-        drawn = torch.randn(w.shape, generator=generator(seed, name, w.device), device=w.device)
+        draw = generator(seed, f"{name} {direction}", w.device)
+        drawn = torch.randn(w.shape, generator=draw, device=w.device)
         drawn.mul_(far[name] / float(drawn.norm().clamp_min(1e-30)))
         w.copy_(drawn.add_(start[name].to(w.device)))
     return end
@@ -104,11 +108,14 @@ def walk(model, start, end, alphas, ids, pad_id, batch_size):
     return {split: torch.stack(values) for split, values in sums.items()}
 
 
-def rows(alphas, line, null, ids, seed):
-    """A row an alpha and split from `walk`'s sums along dW and along the null."""
+def rows(alphas, line, nulls, ids, units, seed):
+    """A row an alpha and split, from `walk`'s sums along dW, and those along each null direction.
+
+    units {split: what an interval draws} (`common.Comparison.units`).
+    """
     import torch
 
-    from brittle.maths.intervals import quantiles, resample
+    from brittle.maths.intervals import count_units, prediction_interval, quantiles, resample
 
     along = torch.tensor(alphas, dtype=torch.float64)
     for split, texts in ids.items():
@@ -116,12 +123,11 @@ def rows(alphas, line, null, ids, seed):
         weights = torch.cat(
             [
                 torch.ones(1, len(texts), dtype=torch.float64),
-                resample(len(texts), DRAWS, seed, split),
+                resample(units[split], DRAWS, seed, split),
             ]
         )
-        mean, chance = (
-            (weights @ sums[split].T) / (weights @ count)[:, None] for sums in (line, null)
-        )  # [1 + draws, alphas]
+        mean = (weights @ line[split].T) / (weights @ count)[:, None]  # [1 + draws, alphas]
+        chance = torch.stack([null[split].sum(1) / count.sum() for null in nulls])
         barrier = mean - torch.lerp(mean[:, :1], mean[:, -1:], along)
         for i, alpha in enumerate(alphas):
             row = {
@@ -131,9 +137,13 @@ def rows(alphas, line, null, ids, seed):
                 "n_tokens": int(count.sum()),
                 "seed": seed,
             }
-            for name, values in (("nll", mean), ("barrier", barrier), ("null_nll", chance)):
+            for name, values in (("nll", mean), ("barrier", barrier)):
                 row[name] = float(values[0, i])
-                row[f"{name}_low"], row[f"{name}_high"] = quantiles(values[1:, i])
+                low, high = quantiles(values[1:, i], count_units(units[split]))
+                row |= {f"{name}_low": low, f"{name}_high": high}
+            null, low, high = prediction_interval(chance[:, i])
+            # an NLL is not negative
+            row |= {"null_nll": null, "null_nll_low": max(low, 0.0), "null_nll_high": high}
             yield row
 
 
@@ -164,7 +174,7 @@ def plot(table, names):
         figures.line(
             ax, of_split.alpha, of_split.nll, split, low=of_split.nll_low, high=of_split.nll_high
         )
-        figures.null(ax, of_split.alpha, of_split.null_nll, "random direction")
+        figures.null(ax, of_split.alpha, of_split.null_nll, "random directions")
         figures.finish(
             ax, "alpha (0: model A, 1: model B)", "nll", integer=False, title=f"{split} texts"
         )
@@ -194,9 +204,8 @@ def main(
     from brittle.base.tables import of_seed
     from brittle.diagnostics.common import Texts, comparison
 
-    seeds = options.seed_list(
-        seeds, seed, "the random direction (null_) and the bootstrap samples (_low, _high)"
-    )
+    repeated = "the random directions (null_) and the bootstrap samples (_low, _high)"
+    seeds = options.seed_list(seeds, seed, f"{repeated} (the texts: by the first seed)")
     texts = Texts(forget, retain, max_samples, max_length)
     with comparison(outdir, model_a, model_b, texts, seeds) as opened:
         import torch
@@ -213,13 +222,15 @@ def main(
         line = walk(model, start, end, alphas, ids, pad, batch_size)
         far = lengths(start, end)
         for s in seeds:
-            null = walk(
-                model, start, random_end(start, end, far, s), alphas[1:], ids, pad, batch_size
-            )
-            null = {
-                split: torch.cat([line[split][:1], sums]) for split, sums in null.items()
-            }  # both start at model A
-            table += rows(alphas, line, null, ids, s)
+            nulls = []
+            for direction in range(DIRECTIONS):
+                there = random_end(start, end, far, s, direction)
+                null = walk(model, start, there, alphas[1:], ids, pad, batch_size)
+                # every direction starts at model A
+                nulls.append(
+                    {split: torch.cat([line[split][:1], sums]) for split, sums in null.items()}
+                )
+            table += rows(alphas, line, nulls, ids, opened.units(), s)
         shown = of_seed(table, seeds[0])
         opened.run.figure(plot(shown, opened.title), "basin.png")
         opened.run.path("summary.json").write_text(

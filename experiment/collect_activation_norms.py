@@ -5,7 +5,8 @@
         --forget data/mini/forget.txt --retain data/mini/retain.txt
 
 Mean over real tokens of the L1 and L2 norms of the residual stream h (model A, model B) and of dh =
-h_b - h_a. Both models read the same batches, once. `layer` 0 is the embeddings, k the stream after
+h_b - h_a. Both models read the same batches, once. The
+texts are drawn from the files by --seed. `layer` 0 is the embeddings, k the stream after
 block k-1, before the final norm.
 """
 
@@ -74,17 +75,18 @@ def main(
     batch_size: options.BatchSize = 128,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    seed: options.Seed = 0,
 ):
-    """Activation norms of two models, layer by layer, on forget and retain texts (the first
+    """Activation norms of two models, layer by layer, on forget and retain texts (a sample of
     --max-samples of each file).
     """
     from brittle.diagnostics.common import Texts, comparison
 
     texts = Texts(forget, retain, max_samples, max_length)
-    with comparison(outdir, model_a, model_b, texts) as opened:
+    with comparison(outdir, model_a, model_b, texts, [seed]) as opened:
         a, b = (opened.load(name, device, dtype) for name in opened.folders)
         ids, pad = opened.encode(a.config), opened.tokenizer.pad_token_id
-        opened.run.settings = {
+        opened.run.settings |= {
             split: {"texts": len(i), "tokens": sum(map(len, i))} for split, i in ids.items()
         }
         opened.run.csv("activation_stats.csv", COLUMNS, rows(a, b, ids, pad, batch_size))

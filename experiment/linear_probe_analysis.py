@@ -11,14 +11,15 @@ k-1). Tasks:
   truth_forget   a question with its true answer against the same question with a wrong one (one
   truth_retain   drawn by --seed). Words alone cannot tell them apart; a model that knows the fact
                  can. Only where --data holds mcq_<split>.jsonl.
-Accuracy and AUC are of held-out texts: folds are contiguous stretches, grouped by fact where the
-file names facts (JSONL `fact`); else the lines next to a held-out stretch are not learned from.
-selectivity is accuracy minus the majority class. null_: the same probe with labels that mean
-nothing. accuracy_low, accuracy_high: the texts of one entity (else fact) count for fewer by their
-design effect (brittle/maths/intervals.py). auc_low, auc_high: DeLong over texts, on the logit
-scale. They do not hold what the choice of questions does: a value that is by chance more often true
-among the texts learned from is less often so among the held-out ones, so at chance auc lies
-somewhat below 0.5 where bow_auc does; --seeds draws others.
+Texts and questions are drawn by --seed. Accuracy and AUC are of held-out texts: folds are stretches
+that keep an entity together where the data name entities (truth_: a fact); else the lines next to a
+held-out stretch are not learned from. selectivity is accuracy minus the majority class. null_: the
+same probe with labels that mean nothing. Intervals hold over entities where the data name them,
+else over texts. accuracy_low, accuracy_high: the texts of one entity count for fewer by their
+design effect. auc_low, auc_high: DeLong with the texts of one entity taken together, on the logit
+scale (brittle/maths/intervals.py). They do not hold what the choice of questions does: a value that
+is by chance more often true among the texts learned from is less often so among the held-out ones,
+so at chance auc lies somewhat below 0.5 where bow_auc does; --seeds draws others.
 """
 
 import json
@@ -69,10 +70,8 @@ def truth_texts(items, seed, name):
 
 def rows(name, x, task, surface, settings, c, max_iter, device="cpu"):
     """A row a layer of one task; x [texts, N+1, D], class 1 first."""
-    from brittle.data.items import entity_of
     from brittle.maths.intervals import share
 
-    entities = [entity_of({"fact": f}) if isinstance(f, str) else f for f in task.facts]
     n, ones = len(task.labels), int(task.labels.sum())
     majority = max(ones, n - ones) / n
     for layer in range(x.shape[1]):
@@ -80,7 +79,7 @@ def rows(name, x, task, surface, settings, c, max_iter, device="cpu"):
             x[:, layer], c, max_iter, device
         )
         right = (scores > 0) == (task.labels == 1)
-        accuracy, accuracy_low, accuracy_high = share(right, entities)
+        accuracy, accuracy_low, accuracy_high = share(right, task.entities)
         yield {
             "task": name,
             "layer": layer,
@@ -168,29 +167,32 @@ def main(
     """Linear probes of a model's layers: domain and truth, on held-out texts, against controls."""
     from brittle.base.tables import of_seed
     from brittle.data.batches import encode
-    from brittle.data.items import facts, facts_of, read_items, subset
-    from brittle.data.texts import read_texts
-    from brittle.diagnostics.common import of_model
+    from brittle.data.items import entities_of, facts_of, read_items, subset, text_files
+    from brittle.diagnostics.common import draw_splits, of_model
     from brittle.models.blocks import length_limit
 
-    seeds = options.seed_list(seeds, seed, "questions and wrong choices of truth_")
+    seeds = options.seed_list(
+        seeds, seed, "questions and wrong choices of truth_ (the texts: by the first seed)"
+    )
     files = {split: Path(data) / f"mcq_{split}.jsonl" for split in ("forget", "retain")}
     items = {split: path for split, path in files.items() if path.is_file()}
-    inputs = [forget, retain, *items.values()]
+    inputs = [*text_files(forget, retain), *items.values()]
     with of_model(outdir, model, inputs, seeds, device, dtype) as opened:
         from brittle.diagnostics import probes
 
         limit, pad = length_limit(max_length, opened.model.config), opened.tokenizer.pad_token_id
-        classes = {
-            ("domain", seeds[0]): (read_texts(forget, max_samples), read_texts(retain, max_samples))
-        }
-        groups = {("domain", seeds[0]): [facts(path, max_samples) for path in (forget, retain)]}
+        paths = {"forget": forget, "retain": retain}
+        drawn = draw_splits(opened.run, paths, max_samples, seeds[0]).values()
+        classes = {("domain", seeds[0]): tuple(of.texts for of in drawn)}
+        groups = {("domain", seeds[0]): [probes.fold_groups(of, folds) for of in drawn]}
+        entities = {("domain", seeds[0]): [of.entities for of in drawn]}
         for split, path in items.items():
             questions = read_items(path)
             for s in seeds:
                 asked, key = subset(questions, max_questions, s), (f"truth_{split}", s)
                 classes[key] = truth_texts(asked, s, split)
                 groups[key] = [facts_of(asked)] * 2  # both texts of an item lie in one fold
+                entities[key] = [entities_of(asked)] * 2
         ids = {
             key: [encode(opened.tokenizer, texts, limit, f"{key[0]} texts") for texts in pair]
             for key, pair in classes.items()
@@ -199,7 +201,8 @@ def main(
         x = probes.features(opened.model, every, pad, batch_size, ["last"])["last"]
         table, start = [], 0
         for (name, s), (one, zero) in ids.items():
-            task = probes.ProbeTask(len(one), len(zero), folds, groups[name, s])
+            named = groups[name, s], entities[name, s]
+            task = probes.ProbeTask(len(one), len(zero), folds, *named)
             inside = x[start : start + len(one) + len(zero)]
             start += len(inside)
             surface, known = task.surface(one + zero), {"folds": folds, "seed": s}

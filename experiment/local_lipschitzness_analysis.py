@@ -9,10 +9,11 @@ all logits is no change). For each eps, --perturbations Gaussian directions of l
 lipschitz is a text's largest ||df|| / ||de|| and output_variance the variance of a logit over them.
 Random directions miss the worst one, so jacobian_norm gives it: the largest singular value of
 df/de, by power iteration with exact products (a lower bound that rises with --iterations; the same
-on every eps row). gradient_norm: of the text's mean NLL by e. Means over texts, 95 % intervals by
-Student's t. The null: split `shuffled`, the forget texts with their tokens in random order, which
-no model was taught. Computed in float32; on a GPU the derivatives, where nothing cancels, with
-TensorFloat-32 products (1e-3 relative).
+on every eps row). gradient_norm: of the text's mean NLL by e. Means over texts, which are drawn
+from the files by --seed; 95 % intervals by Student's t over entities where the data name them
+(forget.facts.jsonl, or `entity` in JSONL), else over texts. The null: split `shuffled`, the forget
+texts with their tokens in random order, which no model was taught. Computed in float32; on a GPU
+the derivatives, where nothing cancels, with TensorFloat-32 products (1e-3 relative).
 """
 
 from contextlib import contextmanager
@@ -211,8 +212,8 @@ def measure(model, ids, pad_id, batch_size, sampling, split):
     return measured
 
 
-def rows(model, split, measured, eps, known):
-    """A row an eps from `measure`'s values."""
+def rows(model, split, measured, eps, known, entities=None):
+    """A row an eps from `measure`'s values; entities [texts] names the entity of each text."""
     from brittle.maths.intervals import mean_interval
 
     for size in eps:
@@ -223,9 +224,8 @@ def rows(model, split, measured, eps, known):
             ("gradient_norm", "gradient_norm"),
             ("jacobian_norm", "jacobian_norm"),
         ):
-            row[f"{name}_mean"], row[f"{name}_low"], row[f"{name}_high"] = mean_interval(
-                measured[key]
-            )
+            mean, low, high = mean_interval(measured[key], entities)
+            row |= {f"{name}_mean": mean, f"{name}_low": low, f"{name}_high": high}
         values = measured["lipschitz", size]
         yield row | {
             "lipschitz_std": float(values.std()) if len(values) > 1 else None,
@@ -305,7 +305,7 @@ def main(
             f"--epsilon {epsilon}: positive numbers separated by commas, such as 0.01,0.1."
         ) from None
     seeds = options.seed_list(
-        seeds, seed, "the directions and the shuffled texts (not gradient_norm of real texts)"
+        seeds, seed, "the directions and the shuffled texts (not which texts: by the first seed)"
     )
     texts = Texts(forget, retain, max_samples, max_length)
     with comparison(outdir, model_a, model_b, texts, seeds) as opened:
@@ -323,7 +323,8 @@ def main(
                 known = {"n_perturbations": perturbations, "n_iterations": iterations, "seed": s}
                 for split, texts in (*ids.items(), ("shuffled", shuffled(ids["forget"], s))):
                     measured = measure(model, texts, pad, batch_size, sampling, split)
-                    table += rows(name, split, measured, eps, known)
+                    drawn = opened.drawn["forget" if split == "shuffled" else split]
+                    table += rows(name, split, measured, eps, known, drawn.entities)
             del model
         opened.run.figure(plot(of_seed(table, seeds[0]), opened.title), "lipschitz.png")
         opened.run.csv("lipschitz.csv", COLUMNS, table)

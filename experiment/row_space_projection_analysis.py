@@ -8,14 +8,17 @@ For each MLP matrix: the energy of its inputs x (model A, real tokens) in the to
 directions of dW, over all of it: projection_ratio = sum |V_k^T x|^2 / sum |x|^2.
 null_projection_ratio is that of a random subspace, k / inputs; null_W_projection_ratio that of W's
 own top-k directions, which any input of the layer feeds. selectivity_ratio: forget over retain;
-null_selectivity_ratio: one half of the retain texts over the other. Intervals: 95 %, bootstrap over
-texts. k falls to the rank of dW where that is lower; a matrix that did not change has k 0 and
-zeros. n_tokens: those that reached the matrix (of an expert's, the tokens that are routed to it).
+null_selectivity_ratio: one random half of the retain texts over the other, the mean and the 95 %
+range over 200 splits that never part an entity. The texts are drawn from the files by --seed.
+Intervals: 95 %, bootstrap over entities where the data name them (forget.facts.jsonl, or `entity`
+in JSONL), else over texts. k falls to the rank of dW where that is lower; a matrix that did not
+change has k 0 and zeros. n_tokens: those that reached the matrix (of an expert's, the tokens that
+are routed to it).
 """
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -43,7 +46,7 @@ COLUMNS = [
     "n_tokens",
     "seed",
 ]
-DRAWS = 1000
+DRAWS, SPLITS = 1000, 200
 
 
 def directions(pairs, k_max, device):
@@ -67,31 +70,55 @@ def directions(pairs, k_max, device):
         yield name, {"rank": rank_of_change, "V": v, "W_V": base}
 
 
-def rows(name, sums, change, ks, tokens, seed):
-    """Rows of one matrix; sums {split: [texts, 2 k + 1]}, tokens {split: how many it read}, change
-    as from `directions`.
+class Read(NamedTuple):
+    """What one matrix read: energies {split: [texts, 2 k + 1]} and tokens {split: how many}."""
+
+    sums: dict
+    tokens: dict
+
+
+def selectivity(samples, seed):
+    """((ratio, low, high), (null, low, high)) of `intervals.Sample`s {forget, retain}.
+
+    Nothing is known of an expert that one of the sides never reaches.
+    """
+    from brittle.maths.intervals import count_units, quantiles, ratio_of_shares, ratios_of_halves
+
+    if not all(float(sample.whole.sum()) for sample in samples.values()):
+        return (None,) * 3, (None,) * 3
+    measured = ratio_of_shares(samples["forget"], samples["retain"], DRAWS, seed, "selectivity")
+    null = ratios_of_halves(samples["retain"], SPLITS, seed, "halves")
+    null = null[null.isfinite()]
+    if not len(null):
+        return measured, (None,) * 3
+    low, high = quantiles(null, count_units(samples["retain"].units))
+    return measured, (float(null.mean()), low, high)
+
+
+def rows(name, read, change, ks, units, seed):
+    """Rows of one matrix; read as `Read`, change as from `directions`.
+
+    units {split: what an interval draws} (`common.Comparison.units`).
     """
     from brittle.base.tables import ratio
-    from brittle.maths.intervals import quantiles, ratio_of_shares, resample
+    from brittle.maths.intervals import Sample, count_units, quantiles, resample
     from brittle.models.architectures import layer_of
 
     k_max, size = change["V"].shape[1], change["V"].shape[0]
     for k in sorted({min(k, change["rank"], k_max) for k in ks}):
-        inside = {split: s[:, :k].sum(1) for split, s in sums.items()}
-        whole = {split: s[:, 2 * k_max] for split, s in sums.items()}
-        half = [x["retain"][i::2] for i in (0, 1) for x in (inside, whole)]
-        selective = chance = (None,) * 3  # of an expert that one of the sides never reaches
-        if all(float(w.sum()) for w in (*whole.values(), *half[1::2])):
-            # The samples of each side are named, so that forget and retain are drawn independently.
-            sides = (inside["forget"], whole["forget"], inside["retain"], whole["retain"])
-            selective = ratio_of_shares(*sides, DRAWS, seed, "selectivity")
-            chance = ratio_of_shares(*half, DRAWS, seed, "halves")
-        for split, s in sums.items():
-            counts = resample(len(s), DRAWS, seed, split)
-            low, high = quantiles((counts @ inside[split]) / (counts @ whole[split]))
+        samples = {
+            split: Sample(s[:, :k].sum(1), s[:, 2 * k_max], units[split])
+            for split, s in read.sums.items()
+        }
+        selective, chance = selectivity(samples, seed)
+        for split, s in read.sums.items():
+            sample = samples[split]
+            counts = resample(units[split], DRAWS, seed, split)
+            drawn = (counts @ sample.inside) / (counts @ sample.whole)
+            low, high = quantiles(drawn, count_units(units[split]))
             share, of_w = (
-                ratio(float(x.sum()), float(whole[split].sum())) if tokens[split] else None
-                for x in (inside[split], s[:, k_max : k_max + k])
+                ratio(float(x.sum()), float(sample.whole.sum())) if read.tokens[split] else None
+                for x in (sample.inside, s[:, k_max : k_max + k])
             )
             yield {
                 "name": name,
@@ -111,7 +138,7 @@ def rows(name, sums, change, ks, tokens, seed):
                 "null_selectivity_ratio_low": chance[1],
                 "null_selectivity_ratio_high": chance[2],
                 "n_texts": len(s),
-                "n_tokens": tokens[split],
+                "n_tokens": read.tokens[split],
                 "seed": seed,
             }
 
@@ -195,7 +222,9 @@ def main(
     numbers = k.split(",")
     if not all(text.strip().isdigit() and int(text) for text in numbers):
         raise UserError(f"--k {k}: numbers from 1 on, separated by commas, such as 1,5,20.")
-    seeds = options.seed_list(seeds, seed, "the bootstrap samples (_low, _high)")
+    seeds = options.seed_list(
+        seeds, seed, "the bootstrap samples and halves (_low, _high; the texts: by the first seed)"
+    )
     ks = [int(text) for text in numbers]
     texts = Texts(forget, retain, max_samples, max_length)
     with comparison(outdir, model_a, model_b, texts, seeds) as opened:
@@ -227,7 +256,8 @@ def main(
         for s in seeds:
             for name, change in changes.items():
                 if name in sums:
-                    table += rows(name, sums[name], change, ks, tokens[name], s)
+                    read = Read(sums[name], tokens[name])
+                    table += rows(name, read, change, ks, opened.units(), s)
                 elif name not in skipped:
                     table += still_rows(name, ids, s, known=change is not None)
         opened.run.settings |= {"without_input": skipped}

@@ -120,13 +120,3 @@ class Stream:
             batch.n_tokens = tokens / len(micro_batches)
             batch.n_targets = targets / len(micro_batches)
         return micro_batches
-
-
-def encode_splits(tokenizer, paths, max_samples, max_length):
-    """{split: token ids of its first `max_samples` texts}, from {split: file}."""
-    from brittle.data.texts import read_texts
-
-    return {
-        split: encode(tokenizer, read_texts(path, max_samples), max_length, f"{split} texts")
-        for split, path in paths.items()
-    }

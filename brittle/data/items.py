@@ -99,6 +99,12 @@ class DrawnTexts(NamedTuple):
     texts: list
     entities: list | None  # None: the data do not name them
     facts: list | None
+    of: int  # how many texts the file holds
+
+    def about(self):
+        """{texts, of, entities}: what a record says of the sample."""
+        entities = len(set(self.entities)) if self.entities else None
+        return {"texts": len(self.texts), "of": self.of, "entities": entities}
 
 
 def sidecar(path):
@@ -146,4 +152,5 @@ def draw_texts(path, count=None, seed=0):
         drawn = torch.randperm(len(texts), generator=generator(seed, f"texts of {path.name}"))
         numbers = sorted(drawn[:count].tolist())
     rows = [subjects[number] for number in numbers] if subjects else []
-    return DrawnTexts([texts[number] for number in numbers], entities_of(rows), facts_of(rows))
+    chosen = [texts[number] for number in numbers]
+    return DrawnTexts(chosen, entities_of(rows), facts_of(rows), len(texts))

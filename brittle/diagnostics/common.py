@@ -12,6 +12,7 @@ from brittle.base import layout
 from brittle.base.errors import UserError
 from brittle.base.layout import model_name
 from brittle.base.record import Run
+from brittle.data.items import draw_texts, text_files
 from brittle.models.find import check_pair, model_folder
 
 # Tokens a batch, padding included. At 6.9B (33 layers of width 4096, in bfloat16) the streams of
@@ -24,7 +25,7 @@ class Texts(NamedTuple):
 
     forget: Path
     retain: Path
-    max_samples: int
+    max_samples: int  # texts a split, drawn by the first seed
     max_length: int | None = None  # tokens a text; None: what `length_limit` gives
 
 
@@ -37,6 +38,8 @@ class Comparison:
     named: tuple  # both models as the user named them
     texts: Texts | None = None
     tokenizer: object = None  # that of model A; None where no texts are read
+    seed: int = 0  # draws the texts
+    drawn: dict | None = None  # {split: DrawnTexts}; None where no texts are read
 
     @property
     def title(self):
@@ -56,12 +59,21 @@ class Comparison:
 
         The default is `--max-length`, or else what a model of this `config` can read (at most 512).
         """
-        from brittle.data.batches import encode_splits
+        from brittle.data.batches import encode
         from brittle.models.blocks import length_limit
 
         limit = limit or length_limit(self.texts.max_length, config)
-        paths = {"forget": self.texts.forget, "retain": self.texts.retain}
-        return encode_splits(self.tokenizer, paths, self.texts.max_samples, limit)
+        return {
+            split: encode(self.tokenizer, drawn.texts, limit, f"{split} texts")
+            for split, drawn in self.drawn.items()
+        }
+
+    def units(self):
+        """{split: what an interval draws}: the entity of each text, or how many texts there are.
+
+        The second where the data do not name the entity of each text.
+        """
+        return {split: of.entities or len(of.texts) for split, of in self.drawn.items()}
 
     def matrices(self, device, keep=None):
         """Yield (name, W_a, W_b) of every weight matrix, or of those whose name `keep` accepts."""
@@ -84,15 +96,27 @@ def comparison(outdir, model_a, model_b, texts=None, seeds=None):
     together.
     """
     folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
-    inputs = [texts.forget, texts.retain] if texts else []
+    inputs = text_files(texts.forget, texts.retain) if texts else []
     with Run(outdir, inputs, folders, **_randomness(seeds)) as run:
         opened = Comparison(run, folders, (model_a, model_b), texts)
         if texts:
+            opened.seed = seeds[0] if seeds else 0
+            paths = {"forget": texts.forget, "retain": texts.retain}
+            opened.drawn = draw_splits(run, paths, texts.max_samples, opened.seed)
             from brittle.models.load import load_tokenizer
 
             check_pair(*folders.values())
             opened.tokenizer = load_tokenizer(folders["model_a"])
         yield opened
+
+
+def draw_splits(run, paths, count, seed):
+    """{split: DrawnTexts} of {split: file}, at most `count` each; the record says what was
+    drawn.
+    """
+    drawn = {split: draw_texts(path, count, seed) for split, path in paths.items()}
+    run.settings["samples"] = {split: of.about() for split, of in drawn.items()} | {"seed": seed}
+    return drawn
 
 
 class Single(NamedTuple):

@@ -15,6 +15,13 @@ KEPT = (
 )  # bytes of residual streams to keep; where they are more, the texts are read a second time
 
 
+# The null's halves. Texts are dealt into PARTS random parts, and each of HALVES names the parts of
+# one half; the others are the other half. Second moments are kept by part: at 6.9B the six take
+# 27 GB.
+PARTS = 6
+HALVES = ((0, 1, 2), (0, 2, 3), (0, 3, 4), (0, 4, 5), (0, 1, 5))
+
+
 class Streams:
     """The residual streams of one model over texts, to be gone through twice: (text of each token,
     [h_0 ... h_N]) a batch.
@@ -49,9 +56,9 @@ class Streams:
                 yield owner, streams
 
 
-def moments(streams, parts):
+def moments(streams, dealt, parts=PARTS):
     """(sum [parts, N+1, D], second moment [parts, N+1, D, D], text means [texts, N+1, D]), float64;
-    text i is in i % parts.
+    text i is in the part `dealt[i]`.
     """
     n, layers, width = len(streams.ids), streams.layers, streams.width
     new = {"dtype": torch.float64, "device": streams.model.device}
@@ -59,14 +66,16 @@ def moments(streams, parts):
         torch.zeros(n, layers, width, **new),
         torch.zeros(parts, layers, width, width, **new),
     )
+    dealt = dealt.to(streams.model.device)
     for owner, hidden in streams:
+        inside = [dealt[owner] == p for p in range(parts)]
         for layer, h in enumerate(hidden):
             h = h.double()
             total[:, layer].index_add_(0, owner, h)
             for p in range(parts):
-                x = h[owner % parts == p]
+                x = h[inside[p]]
                 square[p, layer].addmm_(x.T, x)
-    sums = torch.stack([total[p::parts].sum(0) for p in range(parts)])
+    sums = torch.stack([total[dealt == p].sum(0) for p in range(parts)])
     return sums, square, total / torch.tensor([len(i) for i in streams.ids], **new)[:, None, None]
 
 
@@ -108,23 +117,36 @@ def resampled(energy, linear, count, weights):
     return values.clamp_min(0).sort(descending=True)[0]
 
 
-def by_token(streams, halves):
-    """(text means, [{values, halves, energy, linear, count} a layer]) of the tokens' covariance;
-    `halves` asks for the null's.
+def in_halves(dealt):
+    """[splits, 2, texts] bool: which texts are in each half of each split; dealt [texts]."""
+    first = torch.stack([isin(dealt, half) for half in HALVES])
+    return torch.stack([first, ~first], 1)
+
+
+def isin(dealt, half):
+    """[texts] bool: is a text dealt into one of `half`?"""
+    return torch.isin(dealt, torch.tensor(half))
+
+
+def by_token(streams, dealt, halves):
+    """(text means, [{values, halves, energy, linear, count} a layer]) of the tokens' covariance.
+
+    dealt [texts]: each text's part; `halves` asks for the null's spectra [splits, 2, D].
     """
-    # In halves also where they are not asked for: the sums of both models must round alike.
-    total, square, means = moments(streams, 2)
+    # In parts also where no halves are asked for: the sums of both models must round alike.
+    total, square, means = moments(streams, dealt)
     count = torch.tensor([len(i) for i in streams.ids])
     vectors = torch.zeros(streams.layers, streams.width, streams.width, device=square.device)
     layers = []
     for layer in range(streams.layers):
         row = {}
         if halves:
-            two = [
-                covariance(total[p, layer], square[p, layer], int(count[p::2].sum()))
-                for p in (0, 1)
-            ]
-            row["halves"] = torch.stack([eigenvalues(c).flip(0) for c in two]).clamp_min(0).cpu()
+            row["halves"] = torch.stack(
+                [
+                    half_spectra(total[:, layer], square[:, layer], count, dealt, half)
+                    for half in HALVES
+                ]
+            )
         values, v = eigenvectors(
             covariance(total[:, layer].sum(0), square[:, layer].sum(0), int(count.sum()))
         )
@@ -137,11 +159,24 @@ def by_token(streams, halves):
     return means, layers
 
 
-def by_text(x, halves):
+def half_spectra(total, square, count, dealt, half):
+    """[2, D] eigenvalues, descending, of the covariances of one half's tokens and the other's.
+
+    total [parts, D] and square [parts, D, D] of one layer; count and dealt [texts].
+    """
+    spectra = []
+    for parts in (half, tuple(set(range(PARTS)) - set(half))):
+        tokens, chosen = int(count[isin(dealt, parts)].sum()), list(parts)
+        values = eigenvalues(covariance(total[chosen].sum(0), square[chosen].sum(0), tokens))
+        spectra.append(values.flip(0).clamp_min(0).cpu())
+    return torch.stack(spectra)
+
+
+def by_text(x, dealt, halves):
     """{values, halves, energy, linear, count} of the covariance of texts x [n, D], float64."""
 
-    def centred(part):
-        return part - part.mean(0)
+    def centred(texts):
+        return texts - texts.mean(0)
 
     def values(s, n):
         padded = torch.zeros(min(x.shape), dtype=torch.float64)
@@ -156,21 +191,23 @@ def by_text(x, halves):
         "linear": y.float().cpu(),
         "count": torch.ones(len(x)),
     }
-    return row | (
-        {"halves": torch.stack([values(spectrum(centred(p)), len(p)) for p in (x[::2], x[1::2])])}
-        if halves
-        else {}
-    )
+    if halves:
+        spectra = [
+            values(spectrum(centred(x[inside.to(x.device)])), int(inside.sum()))
+            for inside in in_halves(dealt).flatten(0, 1)
+        ]
+        row["halves"] = torch.stack(spectra).unflatten(0, (len(HALVES), 2))
+    return row
 
 
-def collect(model, ids, pad_id, batch_size, halves):
+def collect(streams, dealt, halves):
     """{token, text: what `by_token` and `by_text` find a layer} of one model on the texts of one
-    split.
+    split; dealt [texts]: each text's part.
     """
-    means, tokens = by_token(Streams(model, ids, pad_id, batch_size), halves)
+    means, tokens = by_token(streams, dealt, halves)
     return {
         "token": tokens,
-        "text": [by_text(means[:, layer], halves) for layer in range(means.shape[1])],
+        "text": [by_text(means[:, layer], dealt, halves) for layer in range(means.shape[1])],
     }
 
 

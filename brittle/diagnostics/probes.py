@@ -187,35 +187,48 @@ def stretches(groups, count):
     return stretch_of_group[[order[group] for group in groups]]
 
 
+def fold_groups(drawn, k):
+    """What the folds keep together of one class, [n] names or None, from its `DrawnTexts`.
+
+    The texts of one entity; where there are too few entities for k folds, those of one fact.
+    """
+    if drawn.entities and len(set(drawn.entities)) >= 2 * k:
+        return drawn.entities
+    return drawn.facts or drawn.entities
+
+
 class ProbeTask:
     """Two classes of texts for a probe: labels, folds, and a control whose labels mean nothing.
 
-    Folds are stretches of each class that keep together the texts of one fact: `groups` names each
-    text's. Where a file does not name its facts (groups None), lines of one fact stand side by
-    side, so a fold does not learn from the NEIGHBOURS lines before and behind what it is tested on.
+    Folds are stretches of each class that keep together the texts of one group (entity or fact):
+    `groups` names each text's. Where a file names neither (groups None), lines about one thing
+    stand side by side, so a fold does not learn from the NEIGHBOURS lines before and behind what it
+    is tested on.
+
+    Intervals count `entities`, a name for each text of each class, by default the groups; a text
+    that names none counts by itself.
 
     The control's labels are 1 in every other of 2 k stretches of each class. They are balanced in
     each fold, and a classifier that beats chance on them uses what neighbouring texts share.
 
     labels, fold, control [n], class 1 first; train [k, n]: what each fold's classifier learns from;
-    facts [n]: each text's fact, and its own where it names none; units: facts of the smaller class.
-    Raises UserError where there are too few facts or texts for k folds.
+    entities [n]: each text's entity, and its own where it names none, or None where no text names
+    one; units: entities of the smaller class.
+    Raises UserError where there are too few groups or texts for k folds.
     """
 
-    def __init__(self, n_one, n_zero, k, groups=(None, None)):
+    def __init__(self, n_one, n_zero, k, groups=(None, None), entities=None):
         classes = list(zip(groups, (n_one, n_zero), strict=True))
         sizes = [len(set(named)) if named else n for named, n in classes]
         if min(sizes) < 2 * k:
-            what = "facts" if groups[sizes.index(min(sizes))] else "texts"
+            named = groups[sizes.index(min(sizes))]
+            what = "entities or facts" if named else "texts"
             raise UserError(
                 f"a probe with {k} folds needs at least {2 * k} {what} a class; "
                 f"there are {min(sizes)}."
             )
-        self.units = min(sizes)
         self.labels = torch.cat([torch.ones(n_one), torch.zeros(n_zero)]).long()
-        self.facts = []
-        for side, (named, n) in enumerate(classes):
-            self.facts += named or [(side, i) for i in range(n)]
+        self._name_entities(entities or groups, (n_one, n_zero))
         halves = [stretches(named or range(n), 2 * k) for named, n in classes]
         self.fold, self.control = torch.cat(halves) // 2, torch.cat(halves) % 2
         if len(self.fold.unique()) < k:
@@ -227,6 +240,15 @@ class ProbeTask:
             for half, (named, _) in zip(halves, classes, strict=True)
         ]
         self.train = torch.cat(learned, 1)
+
+    def _name_entities(self, entities, counts):
+        """Set `entities` and `units` from the names of each class or None."""
+        by_class = [
+            named or [(side, i) for i in range(n)]
+            for side, (named, n) in enumerate(zip(entities, counts, strict=True))
+        ]
+        self.units = min(len(set(names)) for names in by_class)
+        self.entities = [name for names in by_class for name in names] if any(entities) else None
 
     @staticmethod
     def _learned(fold, k, grouped):
@@ -245,7 +267,7 @@ class ProbeTask:
         labelings = (self.labels, self.control)
         scores = held_out_scores(x, labelings, self.fold, self.train, c, max_iter, device)
         return [
-            (fold_auc(s, labels, self.fold, self.units), s)
+            (fold_auc(s, labels, self.fold, self.units, self.entities), s)
             for s, labels in zip(scores, labelings, strict=True)
         ]
 

@@ -4,7 +4,7 @@ Where a model was trained with several seeds, the interval also holds what furth
 """
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtr, stdtrit
 
 
 def means(seeds):
@@ -24,7 +24,7 @@ def levels(n):
     """
     if n < 2:
         return 0.0, 1.0
-    low = stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(0.025, n - 1))
+    low = float(ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.025)))
     return low, 1 - low
 
 

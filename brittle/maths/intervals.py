@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 Z = 1.959963984540054  # two-sided 95 % of the normal distribution
+FEWEST = 3  # units: fewer are no basis for an interval
 
 
 def generator(seed, name="", device="cpu"):
@@ -82,15 +83,37 @@ def _design_effect(sizes, hits, n, proportion):
     return over_groups / (proportion * (1 - proportion) / (n - 1))
 
 
-def mean_interval(values):
-    """(mean, low, high) of independent values by Student's t; no interval from a single one."""
+def number_groups(groups, count):
+    """([count] int64 number of each one's group, how many groups there are).
+
+    groups: a name for each of `count` texts, or None, and then each is a group of its own.
+    """
+    if groups is None:
+        return torch.arange(count), count
+    assert len(groups) == count, "a group for each text is wanted"
+    numbers = {}
+    for group in groups:
+        numbers.setdefault(group, len(numbers))
+    return torch.tensor([numbers[group] for group in groups]), len(numbers)
+
+
+def mean_interval(values, groups=None):
+    """(mean, low, high) of values by Student's t; no interval from a single one.
+
+    groups [n]: what each value is about, where values of one group (an entity) are not independent.
+    The variance is then that of a mean over groups (Liang and Zeger 1986, with G / (G - 1) for G
+    groups), with G - 1 degrees of freedom, and there is no interval from fewer than FEWEST groups.
+    Groups of one value each give Student's interval.
+    """
     values = torch.as_tensor(values, dtype=torch.float64)
-    mean = float(values.mean())
-    if len(values) < 2:
+    mean, numbers, count = float(values.mean()), *number_groups(groups, len(values))
+    if count < (2 if groups is None else FEWEST):
         return mean, None, None
     from scipy.special import stdtrit
 
-    half = float(stdtrit(len(values) - 1, 0.975) * values.std() / len(values) ** 0.5)
+    sums = torch.zeros(count, dtype=torch.float64).index_add_(0, numbers, values - mean)
+    variance = float(sums.square().sum()) * count / (count - 1) / len(values) ** 2
+    half = float(stdtrit(count - 1, 0.975)) * variance**0.5
     return mean, mean - half, mean + half
 
 
@@ -118,14 +141,23 @@ def auc(scores, labels):
     return float(roc_auc_score(torch.as_tensor(labels).cpu().numpy(), ranks.cpu().numpy()))
 
 
-def auc_variance(scores, labels):
-    """AUC and its variance (DeLong, DeLong and Clarke-Pearson 1988)."""
+def placements(scores, labels):
+    """(AUC, [positives], [negatives]): of each text, the share of the other class that it beats.
+
+    Of a positive it is the share of negatives that score lower, of a negative the share of
+    positives that score higher; ties count one half. Both have the AUC as their mean.
+    """
     scores, positive = torch.as_tensor(scores, dtype=torch.float64), torch.as_tensor(labels).bool()
     x, y = scores[positive], scores[~positive]
     above = (x[:, None] > y).double() + 0.5 * (x[:, None] == y).double()  # [positives, negatives]
-    by_x, by_y = above.mean(1), above.mean(0)
+    return float(above.mean()), above.mean(1), above.mean(0)
+
+
+def auc_variance(scores, labels):
+    """AUC and its variance (DeLong, DeLong and Clarke-Pearson 1988)."""
+    value, by_x, by_y = placements(scores, labels)
     spread = [float(v.var()) / len(v) if len(v) > 1 else 0.0 for v in (by_x, by_y)]
-    return float(above.mean()), sum(spread)
+    return value, sum(spread)
 
 
 def edge(units):
@@ -136,8 +168,8 @@ def edge(units):
     return 0.025 ** (1 / units)
 
 
-def auc_bounds(value, variance, units):
-    """(low, high) of an AUC by its variance on the logit scale.
+def auc_bounds(value, variance, units, z=Z):
+    """(low, high) of an AUC by its variance on the logit scale; z: the quantile.
 
     That covers near 0 and 1, where the plain scale does not. At 0 or 1 the variance is 0 and says
     nothing. There the bound is `edge` of `units`, the independent texts or facts of the smaller
@@ -145,56 +177,152 @@ def auc_bounds(value, variance, units):
     """
     if value in (0, 1):
         return (edge(units), 1.0) if value == 1 else (0.0, 1 - edge(units))
-    half = Z * math.sqrt(variance) / (value * (1 - value))
+    half = z * math.sqrt(variance) / (value * (1 - value))
     ends = torch.tensor([-half, half], dtype=torch.float64) + math.log(value / (1 - value))
     low, high = ends.sigmoid().tolist()
     return min(low, value), max(high, value)
 
 
-def fold_auc(scores, labels, fold, units=None):
+def fold_auc(scores, labels, fold, units=None, groups=None):
     """(AUC, low, high), the mean over folds.
 
     The folds' scores come from different classifiers, so they do not compare with each other.
     units: how many of the smaller class are independent, by default all its texts; see
-    `auc_bounds`.
+    `auc_bounds`. groups [n]: what each text is about, where the texts of one group (an entity) are
+    not independent. The variance is then DeLong's with the placements of a group's texts summed, of
+    both classes and all folds (Obuchowski 1997), and the quantile is Student's, with the groups of
+    the smaller class less one in each fold. No interval from fewer than FEWEST groups.
     """
+    labels = torch.as_tensor(labels).cpu()
+    if groups is not None:
+        return _grouped_fold_auc(
+            torch.as_tensor(scores).cpu(), labels, torch.as_tensor(fold).cpu(), units, groups
+        )
     folds = [auc_variance(scores[fold == f], labels[fold == f]) for f in fold.unique()]
     mean = sum(value for value, _ in folds) / len(folds)
     variance = sum(variance for _, variance in folds) / len(folds) ** 2
-    ones = int(torch.as_tensor(labels).bool().sum())
+    ones = int(labels.bool().sum())
     units = units or min(ones, len(labels) - ones)
     return mean, *auc_bounds(mean, variance, units)
 
 
-def resample(count, draws, seed, name=""):
-    """[draws, count] float64: how often a bootstrap sample holds each of `count` items."""
+def _grouped_fold_auc(scores, labels, fold, units, groups):
+    """`fold_auc` where the texts of a group are not independent."""
+    numbers, count = number_groups(groups, len(labels))
+    every, values = fold.unique(), []
+    influence = torch.zeros(count, dtype=torch.float64)  # of a group on the mean over folds
+    freedom = [0, 0]
+    for f in every:
+        inside = fold == f
+        value, *by_class = placements(scores[inside], labels[inside])
+        values.append(value)
+        for side, placed in zip((1, 0), by_class, strict=True):
+            members = numbers[inside & (labels == side)]
+            own = len(members.unique())
+            freedom[side] += own - 1
+            correction = math.sqrt(own / (own - 1)) if own > 1 else 0.0
+            share = correction / len(members) / len(every)
+            influence.index_add_(0, members, (placed - value) * share)
+    mean = sum(values) / len(values)
+    sizes = [len(numbers[labels == side].unique()) for side in (1, 0)]
+    if min(sizes) < FEWEST or min(freedom) < 1:
+        return mean, None, None
+    from scipy.special import stdtrit
+
+    z = float(stdtrit(min(freedom), 0.975))
+    return mean, *auc_bounds(mean, float(influence.square().sum()), units or min(sizes), z)
+
+
+def resample(units, draws, seed, name=""):
+    """[draws, n] float64: how often a bootstrap sample holds each of n items.
+
+    units: n, and then items are drawn; or [n] names of groups (entities), and then groups are
+    drawn, each with all its items.
+    """
+    groups = None if isinstance(units, int) else units
+    numbers, count = number_groups(groups, units if groups is None else len(groups))
     picked = torch.randint(count, (draws, count), generator=generator(seed, name))
-    return torch.zeros(draws, count, dtype=torch.float64).scatter_add_(
+    drawn = torch.zeros(draws, count, dtype=torch.float64).scatter_add_(
         1, picked, torch.ones_like(picked, dtype=torch.float64)
     )
+    return drawn if groups is None else drawn[:, numbers]
 
 
-def quantiles(values):
-    """(2.5 %, 97.5 %) of the finite values of a bootstrap, None where there is none."""
+def count_units(units):
+    """How many `units` of `resample` are drawn: n, or the different names of groups."""
+    return units if isinstance(units, int) else len(set(units))
+
+
+def quantiles(values, units=None):
+    """(2.5 %, 97.5 %) of the finite values of a bootstrap, None where there is none.
+
+    units: how many items or groups were drawn. The quantiles are then widened for so many
+    (`entities.levels`), and from fewer than FEWEST there are none.
+    """
     values = torch.as_tensor(values, dtype=torch.float64)
     values = values[values.isfinite()]
-    if not len(values):
+    if not len(values) or (units is not None and units < FEWEST):
         return None, None
-    low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    ends = 0.025, 0.975
+    if units is not None:
+        from brittle.maths.entities import levels
+
+        ends = levels(units)
+    low, high = torch.quantile(values, torch.tensor(ends, dtype=torch.float64)).tolist()
     return low, high
 
 
-def ratio_of_shares(part, whole, part_other, whole_other, draws=1000, seed=0, name=""):
-    """(ratio, low, high) of (sum part / sum whole) over the same of another sample.
+def split_groups(units, parts, seed, name=""):
+    """[n] int64: which of `parts` random parts each item is in; the parts have one size.
 
-    Each sample is two tensors [texts]. Texts are drawn with replacement, each sample by itself.
+    units: as in `resample`; the items of a group are never parted. Where there are fewer groups
+    than parts, items are parted.
+    """
+    if not isinstance(units, int) and count_units(units) < parts:
+        units = len(units)
+    groups = None if isinstance(units, int) else units
+    numbers, count = number_groups(groups, units if groups is None else len(groups))
+    order = torch.randperm(count, generator=generator(seed, name))
+    of_group = torch.empty(count, dtype=torch.int64)
+    of_group[order] = torch.arange(count) * parts // count
+    return of_group[numbers]
+
+
+class Sample(NamedTuple):
+    """One side of a ratio of shares: two tensors [n], and what is drawn (see `resample`)."""
+
+    inside: torch.Tensor
+    whole: torch.Tensor
+    units: object  # n, or [n] names of groups
+
+
+def ratio_of_shares(one, other, draws=1000, seed=0, name=""):
+    """(ratio, low, high) of (sum inside / sum whole) of one `Sample` over that of another.
+
+    The units of each sample are drawn with replacement, each sample by itself.
     """
 
-    def shares(p, w, side):
-        counts = resample(len(p), draws, seed, name + side)
-        return float(p.sum() / w.sum()), (counts @ p.double()) / (counts @ w.double())
+    def shares(sample, side):
+        counts = resample(sample.units, draws, seed, name + side)
+        drawn = (counts @ sample.inside.double()) / (counts @ sample.whole.double())
+        return float(sample.inside.sum() / sample.whole.sum()), drawn
 
-    (one, many), (other, others) = shares(part, whole, "/a"), shares(part_other, whole_other, "/b")
-    if other == 0:
-        return (0.0, 0.0, 0.0) if one == 0 else (None, None, None)
-    return one / other, *quantiles(many / others)
+    (value, many), (against, others) = shares(one, "/a"), shares(other, "/b")
+    if against == 0:
+        return (0.0, 0.0, 0.0) if value == 0 else (None, None, None)
+    units = min(count_units(one.units), count_units(other.units))
+    return value / against, *quantiles(many / others, units)
+
+
+def ratios_of_halves(sample, splits=200, seed=0, name=""):
+    """[splits]: (sum inside / sum whole) of one random half of a `Sample` over that of the other.
+
+    The halves part groups (entities), never the items of one. Not finite where a half has no
+    whole.
+    """
+    half = torch.stack([split_groups(sample.units, 2, seed, f"{name}{i}") for i in range(splits)])
+    shares = [
+        (weights @ sample.inside.double()) / (weights @ sample.whole.double())
+        for weights in (half.double(), 1 - half.double())
+    ]
+    return shares[0] / shares[1]

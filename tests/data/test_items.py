@@ -37,7 +37,8 @@ def test_every_line_is_as_likely(tmp_path):
 def test_json_lines_say_themselves_what_they_are_about(tmp_path, jsonl):
     jsonl(tmp_path / "own.jsonl", [{"text": "a", "entity": "x"}, {"text": "b", "fact": "y/0/c"}])
     drawn = draw_texts(tmp_path / "own.jsonl")
-    assert drawn == (["a", "b"], ["x", "y/0"], None)
+    assert drawn == (["a", "b"], ["x", "y/0"], None, 2)
+    assert drawn.about() == {"texts": 2, "of": 2, "entities": 2}
     jsonl(tmp_path / "some.jsonl", [{"text": "a", "entity": "x"}, {"text": "b"}, "c"])
     assert draw_texts(tmp_path / "some.jsonl").entities is None  # not of all
 

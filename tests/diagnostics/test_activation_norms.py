@@ -1,5 +1,7 @@
 """Steps 4 and 5: identity, hand-computed means, padding and batch size, families, bad input."""
 
+import json
+
 import pytest
 import torch
 
@@ -103,11 +105,22 @@ def test_scaled_embeddings_scale_their_norms(root, tmp_path):
     assert row.mean_dh_L1 == pytest.approx(2 * row.model_a_norm_L1, rel=1e-5)
 
 
-def test_only_the_first_texts(root, tmp_path):
-    write_texts(tmp_path / "few.txt", texts(21, seed=1)[:5])
-    few = run(root, tmp_path / "1", forget=tmp_path / "few.txt")
-    first = run(root, tmp_path / "2", max_samples=5)
-    assert few[few.split == "forget"].equals(first[first.split == "forget"])
+def test_a_sample_is_drawn_by_seed(root, tmp_path):
+    """--max-samples draws texts (not the first ones), and the record says by which seed."""
+    from brittle.data.items import draw_texts
+
+    drawn = run(root, tmp_path / "1", max_samples=5, seed=3)
+    chosen = draw_texts(root / "forget.txt", 5, 3).texts
+    assert chosen != (root / "forget.txt").read_text(encoding="utf-8").splitlines()[:5]
+    write_texts(tmp_path / "few.txt", chosen)
+    few = run(root, tmp_path / "2", forget=tmp_path / "few.txt")
+    assert few[few.split == "forget"].equals(drawn[drawn.split == "forget"])
+    record = json.loads((tmp_path / "1/activation_stats/activation_stats.run.json").read_text())
+    assert record["seed"] == 3 and record["settings"]["samples"] == {
+        "forget": {"texts": 5, "of": 21, "entities": None},
+        "retain": {"texts": 5, "of": 17, "entities": None},
+        "seed": 3,
+    }
 
 
 def test_long_texts_are_cut_and_counted(root, tmp_path, capsys):

@@ -67,8 +67,10 @@ def test_moments_of_one_pass_are_the_unbiased_covariance_of_all_tokens():
     from brittle.models.hooks import residual_stream
 
     model, ids = make_model(), make_tokenizer()(texts(13))["input_ids"]
-    total, square, means = covariance_module.moments(covariance_module.Streams(model, ids, 1, 4), 2)
-    found = covariance_module.by_token(covariance_module.Streams(model, ids, 1, 4), True)[1]
+    dealt = torch.arange(13) * 5 % 6
+    streams = [covariance_module.Streams(model, ids, 1, 4) for _ in range(2)]
+    total, square, means = covariance_module.moments(streams[0], dealt)
+    found = covariance_module.by_token(streams[1], dealt, True)[1]
     with torch.no_grad():
         streams = [residual_stream(model, pad([i], 1)) for i in ids]
     for layer in range(4):
@@ -87,12 +89,13 @@ def test_moments_of_one_pass_are_the_unbiased_covariance_of_all_tokens():
         )
         exact = torch.linalg.eigvalsh(wanted).flip(0)
         assert torch.allclose(found[layer]["values"], exact, rtol=1e-4, atol=1e-6 * float(exact[0]))
-        odd = torch.cov(torch.cat([s[layer][0] for s in streams[1::2]]).double().T)
-        assert torch.allclose(
-            found[layer]["halves"][1],
-            torch.linalg.eigvalsh(odd).flip(0),
-            atol=1e-6 * float(exact[0]),
-        )
+        for split, half in enumerate(covariance_module.HALVES):
+            inside = [int(p) in half for p in dealt]
+            for side in (True, False):
+                rows = [s[layer][0] for s, x in zip(streams, inside, strict=True) if x == side]
+                own = torch.linalg.eigvalsh(torch.cov(torch.cat(rows).double().T)).flip(0)
+                null = found[layer]["halves"][split, 0 if side else 1]
+                assert torch.allclose(null, own, atol=1e-6 * float(exact[0]))
         again = covariance_module.resampled(
             *(found[layer][k].double() for k in ("energy", "linear", "count")),
             torch.ones(1, 13).double(),
@@ -102,11 +105,12 @@ def test_moments_of_one_pass_are_the_unbiased_covariance_of_all_tokens():
 
 def test_streams_are_the_same_when_read_again(monkeypatch):
     model, ids = make_model(), make_tokenizer()(texts(9))["input_ids"]
-    kept = covariance_module.by_token(covariance_module.Streams(model, ids, 1, 4), False)[1]
+    dealt = torch.arange(9) % 6
+    kept = covariance_module.by_token(covariance_module.Streams(model, ids, 1, 4), dealt, False)[1]
     monkeypatch.setattr(covariance_module, "KEPT", 0)
     for one, other in zip(
         kept,
-        covariance_module.by_token(covariance_module.Streams(model, ids, 1, 4), False)[1],
+        covariance_module.by_token(covariance_module.Streams(model, ids, 1, 4), dealt, False)[1],
         strict=True,
     ):
         assert all(torch.equal(one[key], other[key]) for key in one)
@@ -115,11 +119,11 @@ def test_streams_are_the_same_when_read_again(monkeypatch):
 @pytest.mark.parametrize("shape", [(40, 6), (6, 20)])
 def test_resampled_spectrum_is_exact_to_first_order(shape):
     x, tilt = draw(*shape) * torch.arange(1, shape[1] + 1), draw(1, shape[0], seed=1).sign()
-    found = covariance_module.by_text(x, True)
+    found = covariance_module.by_text(x, torch.arange(len(x)) % 6, True)
     wanted = torch.linalg.eigvalsh(torch.cov(x.T)).flip(0)[: min(shape)]
     assert torch.allclose(found["values"], wanted, atol=1e-9 * float(wanted[0])) and found[
         "halves"
-    ].shape == (2, min(shape))
+    ].shape == (5, 2, min(shape))
     parts = [found[key].double() for key in ("energy", "linear", "count")]
 
     def error(size):
@@ -180,7 +184,7 @@ def test_covariance_of_different_models(root, tmp_path):
 
 def test_covariance_needs_texts(root, tmp_path):
     write_texts(tmp_path / "one.txt", ["w1 w2"])
-    with pytest.raises(UserError, match="at least 4 texts; the forget file gives 1"):
+    with pytest.raises(UserError, match="at least 6 texts; the forget file gives 1"):
         run(covariance, "covariance.csv", root, tmp_path, forget=tmp_path / "one.txt")
 
 
@@ -193,7 +197,8 @@ def test_random_update_gets_the_random_share():
         energies = inputs.Energies(found, 50)
         energies.add(draw(4000, 30, seed=10 + seed), torch.arange(50).repeat_interleave(80))
         sums[split] = energies.sums
-    for row in row_space.rows("h.0.mlp.x", sums, found, [1, 5], dict.fromkeys(sums, 4000), 0):
+    read, units = row_space.Read(sums, dict.fromkeys(sums, 4000)), dict.fromkeys(sums, 50)
+    for row in row_space.rows("h.0.mlp.x", read, found, [1, 5], units, 0):
         assert (
             row["projection_ratio_low"] - 0.01
             < row["null_projection_ratio"]
@@ -428,7 +433,9 @@ def test_barrier_of_a_parabola():
         * 4
     )
     rows = list(
-        basin.rows(alphas, {"forget": loss}, {"forget": loss}, {"forget": [[1] * 5] * 6}, 0)
+        basin.rows(
+            alphas, {"forget": loss}, [{"forget": loss}] * 6, {"forget": [[1] * 5] * 6}, {"forget": 6}, 0
+        )
     )
     assert [r["barrier"] for r in rows] == pytest.approx([a * (1 - a) for a in alphas], abs=1e-12)
     assert all(r["n_tokens"] == 24 for r in rows)

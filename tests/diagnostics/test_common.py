@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from brittle.base.errors import UserError
+from brittle.data.items import draw_texts
 from brittle.diagnostics.common import Texts, comparison, of_model
 from support.tiny_models import make_model, save, write_texts
 
@@ -38,19 +39,23 @@ def write(run):
 def test_a_comparison_records_models_texts_and_seeds(root, tmp_path):
     texts = Texts(root / "forget.txt", root / "retain.txt", 2, 3)
     with begin(root, tmp_path, texts=texts, seeds=[3, 4]) as opened:
-        ids = opened.encode(make_model().config)
+        ids, drawn = opened.encode(make_model().config), opened.drawn
         models = [opened.load(name, "cpu", "float32") for name in opened.folders]
         write(opened.run)
-    assert {split: list(map(len, i)) for split, i in ids.items()} == {
-        "forget": [3, 2],  # the first two texts, cut to three tokens
-        "retain": [3],
-    }
+    assert len(drawn["forget"].texts) == 2 and opened.units() == {"forget": 2, "retain": 1}
+    for split, texts_of_split in drawn.items():  # drawn by the first seed, cut to three tokens
+        assert texts_of_split == draw_texts(root / f"{split}.txt", 2, 3)
+        longest = [min(3, len(text.split())) for text in texts_of_split.texts]
+        assert list(map(len, ids[split])) == longest
     for model, seed in zip(models, (0, 1), strict=True):
         wanted = dict(make_model(seed=seed).named_parameters())
         assert all(torch.equal(p, wanted[name]) for name, p in model.named_parameters())
     made = record(tmp_path)
     assert made["models"] == {"model_a": str(root / "a"), "model_b": str(root / "b")}
-    assert made["seed"] == 3 and made["settings"] == {"seeds": [3, 4]}
+    assert made["seed"] == 3 and made["settings"] == {
+        "seeds": [3, 4],
+        "samples": {split: of.about() for split, of in drawn.items()} | {"seed": 3},
+    }
     read = set(made["inputs"])
     assert {str(root / "forget.txt"), str(root / "a/model.safetensors")} <= read
     assert opened.title == "a → b"

@@ -144,7 +144,7 @@ def test_a_fact_is_never_learned_from_and_tested_on():
                 for j in learn.nonzero()[:, 0]
                 if (i < 100) == (j < 100)
             )
-    with pytest.raises(UserError, match="at least 10 facts a class; there are 3"):
+    with pytest.raises(UserError, match="at least 10 entities or facts a class; there are 3"):
         probes.ProbeTask(60, 60, 5, ([i % 3 for i in range(60)], facts))
 
 
@@ -297,7 +297,7 @@ def test_texts_of_one_fact_are_not_independent_in_the_accuracys_interval():
     assert (
         apart["accuracy"] == together["accuracy"]
         and task.units == 20
-        and len(set(task.facts)) == 40
+        and len(set(task.entities)) == 40
     )
     wide, narrow = (row["accuracy_high"] - row["accuracy_low"] for row in (together, apart))
     assert (

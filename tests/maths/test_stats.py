@@ -65,10 +65,14 @@ def test_resampling_keeps_the_count_and_the_seed():
 
 def test_ratio_of_shares():
     part, whole = torch.rand(60, generator=torch.Generator().manual_seed(0)), torch.ones(60)
-    ratio, low, high = intervals.ratio_of_shares(part, whole, part / 2, whole, seed=1)
+
+    def sample(inside):
+        return intervals.Sample(inside, whole, 60)
+
+    ratio, low, high = intervals.ratio_of_shares(sample(part), sample(part / 2), seed=1)
     assert ratio == pytest.approx(2) and low < 2 < high
-    assert intervals.ratio_of_shares(part * 0, whole, part * 0, whole) == (0, 0, 0)
-    assert intervals.ratio_of_shares(part, whole, part * 0, whole) == (None, None, None)
+    assert intervals.ratio_of_shares(sample(part * 0), sample(part * 0)) == (0, 0, 0)
+    assert intervals.ratio_of_shares(sample(part), sample(part * 0)) == (None, None, None)
 
 
 def test_no_quantile_of_nothing():
