@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from brittle.base.errors import UserError
+from brittle.data.tokens import join
 
 MAKE_DATA = "Make the mini data with: uv run create_datasets.py"
 WANTED = {
@@ -130,7 +131,9 @@ def _text_of(row):
     question, answer = row.get("question"), answer_of(row)
     if "choices" in row and isinstance(row.get("answer"), str):
         return None  # where there are choices, only an index says which is the answer
-    return f"{question} {answer}" if isinstance(question, str) and answer is not None else None
+    if not isinstance(question, str) or answer is None:
+        return None
+    return join(question, answer)
 
 
 def write_lines(path, lines):
