@@ -21,17 +21,14 @@ def read_items(path):
     items = []
     for number, item in numbered_jsonl(path, KEYS):
         question, choices = item["question"], item["choices"]
-        _check_item(f"{path} line {number}", question, choices, item["answer"])
+        check_item(f"{path} line {number}", choices, item["answer"])
         stripped = {"question": question.strip(), "choices": [text.strip() for text in choices]}
         items.append({**item, **stripped})
     return items
 
 
-def _check_item(where, question, choices, answer):
-    if not isinstance(choices, list):
-        raise UserError(f"{where}: choices must be a list of texts, not {choices!r:.40}.")
-    if not all(isinstance(text, str) for text in [question, *choices]):
-        raise UserError(f"{where}: question and choices must be text.")
+def check_item(where, choices, answer):
+    """Raises UserError, which begins with `where`, for what is no item."""
     if not all(text.strip() for text in choices):
         raise UserError(f"{where}: a choice is empty.")
     is_index = isinstance(answer, int) and not isinstance(answer, bool)
