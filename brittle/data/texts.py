@@ -181,20 +181,18 @@ def _text_of(row):
     return join(question, answer)
 
 
-def write_lines(path, lines):
-    """Write one text a line; `read_lines` reads the texts again.
+def write_lines(path, lines, *, line_feeds=False):
+    """Write one text a line; white space within a text becomes one blank.
 
-    White space within a text becomes one blank. A text with line feeds keeps all of it (they may be
-    those of a chat template), and stands in the file as a JSON string.
+    With `line_feeds` a text that holds some keeps all its white space (it may be a chat template's)
+    and stands in the file as a JSON string, which `read_lines` reads.
     """
     with open(path, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(_escape(line) + "\n" for line in lines)
-
-
-def _escape(text):
-    if "\n" in text.strip():
-        return json.dumps(text, ensure_ascii=False)
-    return " ".join(text.split())
+        for line in lines:
+            if line_feeds and "\n" in line.strip():
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            else:
+                file.write(" ".join(line.split()) + "\n")
 
 
 def write_jsonl(path, rows):

@@ -134,7 +134,7 @@ def test_json_that_is_not_jsonl(tmp_path):
 
 def test_written_lines_are_read_back(tmp_path):
     """One text a line whatever it holds; JSONL keeps every character."""
-    odd = ["plain", "  spaces \t tabs ", "ä 漢字 🙂", "carriage\rreturn"]
+    odd = ["plain", "two\nlines", "  spaces \t tabs ", "ä 漢字 🙂", "carriage\rreturn"]
     write_lines(tmp_path / "t.txt", odd)
     assert read_lines(tmp_path / "t.txt") == [" ".join(line.split()) for line in odd]
     write_jsonl(tmp_path / "t.jsonl", [{"text": line} for line in odd])
@@ -274,7 +274,7 @@ CHAT = '<|im_start|>user\n  Who?<|im_end|>\n<|im_start|>assistant\nä "7"\n'
 
 def test_line_feeds_inside_a_text_survive(tmp_path):
     texts = [CHAT, "plain", '"a quoted line"', "tex \\nabla", '"\\nabla"']
-    write_lines(tmp_path / "t.txt", texts)
+    write_lines(tmp_path / "t.txt", texts, line_feeds=True)
     assert len((tmp_path / "t.txt").read_text(encoding="utf-8").splitlines()) == len(texts)
     # what is no JSON string with a line feed in it is the line itself
     assert read_texts(tmp_path / "t.txt")[:4] == texts[:4]
