@@ -127,7 +127,8 @@ def _from_hub(datasets, name, config, split):
 
 
 def write_files(outdir, forget_file, retain_file, limit=None):
-    """Write the user's own texts as forget.txt and retain.txt, one text a line; line feeds inside a text stay.
+    """Write the user's own texts as forget.txt and retain.txt, one text a line; line feeds inside a
+    text stay.
 
     Returns {file: lines}.
     """
@@ -156,7 +157,8 @@ def texts_of(rows, path, config, columns):
 def write_sets(outdir, texts, tables, inputs, seed, settings=None, *, line_feeds=False):
     """Write `texts` {file: lines} and `tables` {file: rows} into `outdir`, with their record.
 
-    `line_feeds` as of texts.write_lines. Returns {file: lines}. Prints a note where a file of questions of earlier data stays.
+    `line_feeds` as of texts.write_lines. Returns {file: lines}. Prints a note where a file of
+    questions of earlier data stays.
     """
     with Run(outdir, inputs=inputs, seed=seed, settings=settings) as run:
         for name, rows in tables.items():

@@ -1,5 +1,6 @@
 """create_datasets.py: the mini world, WMDP and WikiText from local folders of the hub's schema, and the user's own files."""
 
+import json
 import re
 from collections import Counter
 
@@ -197,7 +198,10 @@ def test_own_files(tmp_path, script, jsonl):
     )
     assert done.code == 0, done.err
     assert lines(tmp_path / "out" / "forget.txt") == ["first", "second"]
-    assert lines(tmp_path / "out" / "retain.txt") == ["over two lines", "Q? A"]  # one text a line
+    assert lines(tmp_path / "out" / "retain.txt") == [
+        json.dumps("over\ntwo lines"),
+        "Q? A",
+    ]
 
 
 def test_questions_of_other_data_are_pointed_out(hub_like, tmp_path, script):
