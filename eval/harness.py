@@ -97,6 +97,7 @@ def load_tasks(names, data, cache, manager):
     import difflib
 
     from brittle.data.items import read_items
+    from brittle.data.texts import write_jsonl
 
     loaded, splits, files = [], dict(names), []
     for name in names:
@@ -112,10 +113,12 @@ def load_tasks(names, data, cache, manager):
                 k: Path(data) / Path(v).name
                 for k, v in config["dataset_kwargs"]["data_files"].items()
             }
-            for file in local.values():
-                read_items(file)  # says in one line what is wrong with a file
+            # lm-eval reads what our own scores read: checked, and without blanks at the joints
+            copies = {k: Path(cache) / f"{k}-{file.name}" for k, file in local.items()}
+            for k, file in local.items():
+                write_jsonl(copies[k], read_items(file))
             config["dataset_kwargs"] = {
-                "data_files": {k: str(v) for k, v in local.items()},
+                "data_files": {k: str(path) for k, path in copies.items()},
                 "cache_dir": str(cache),
             }
             loaded += list(manager.load([config])["tasks"].values())

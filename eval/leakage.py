@@ -128,12 +128,12 @@ def find(question, response, table, forget="forget"):
 
 def respond(model, tokenizer, asked, max_new_tokens, batch_size):
     """Greedy answers, cut at the end of their first line."""
-    from brittle.data.tokens import common_prefix
+    from brittle.data.tokens import common_prefix, encode_prompts
     from brittle.models import generate
     from brittle.models.architectures import context_length
 
     room = context_length(model.config) - max_new_tokens
-    prompts = [ids[-room:] for ids in tokenizer([q["question"] for q in asked])["input_ids"]]
+    prompts = [ids[-room:] for ids in encode_prompts(tokenizer, [q["question"] for q in asked])]
     sampling, stop = generate.Sampling(max_new_tokens), generate.stop_ids(model, tokenizer)
     generated = generate.generate(
         model, prompts, sampling, stop, tokenizer.pad_token_id, batch_size=batch_size

@@ -57,14 +57,15 @@ def truth_texts(items, seed, name):
     """
     import torch
 
+    from brittle.data.tokens import join
     from brittle.maths.intervals import generator
 
     draw, true, false = generator(seed, name), [], []
     for item in items:
         wrong = [c for i, c in enumerate(item["choices"]) if i != item["answer"]]
-        true.append(f"{item['question']} {item['choices'][item['answer']]}")
+        true.append(join(item["question"], item["choices"][item["answer"]]))
         choice = wrong[int(torch.randint(len(wrong), (1,), generator=draw))]
-        false.append(f"{item['question']} {choice}")
+        false.append(join(item["question"], choice))
     return true, false
 
 

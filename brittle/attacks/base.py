@@ -99,7 +99,9 @@ def is_mini(model):
 
 def right_answers(items):
     """`question answer` of multiple-choice items."""
-    return [f"{item['question']} {item['choices'][item['answer']]}" for item in items]
+    from brittle.data.tokens import join
+
+    return [join(item["question"], item["choices"][item["answer"]]) for item in items]
 
 
 def encode_right_answers(tokenizer, items, limit):

@@ -14,6 +14,7 @@ from brittle.attacks.base import right_answers
 from brittle.base.errors import UserError
 from brittle.data.items import fact_of, read_items
 from brittle.data.texts import read_jsonl, read_texts
+from brittle.data.tokens import join
 
 QUESTIONS = ("question", "paraphrased_question")
 ANSWERS = ("answer", "paraphrased_answer", "short_answer")
@@ -73,8 +74,8 @@ def asked_and_told(rows):
         yield from (answer for answer in answers if answer != row.get("short_answer"))
         for question in questions:
             for answer in answers:
-                yield f"{question} {answer}"
-                yield f"Question: {question} Answer: {answer}"
+                yield join(question, answer)
+                yield join(f"Question: {question.strip()} Answer:", answer)
 
 
 def telling(rows, texts):

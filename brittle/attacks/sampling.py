@@ -10,6 +10,7 @@ text continued word for word from its beginning?
 import random
 
 from brittle.data.batches import batches
+from brittle.data.tokens import encode_prompts
 from brittle.metrics.leaks import match
 from brittle.models.generate import Sampling, generate, stop_ids
 
@@ -41,7 +42,7 @@ def answers(model, tokenizer, questions, sampling, samples=1, batch_size=256):
 
     Random numbers come from the seed, the question and the sample's number alone.
     """
-    ids = tokenizer(questions)["input_ids"]
+    ids = encode_prompts(tokenizer, questions)
     prompts = [i for i in ids for _ in range(samples)]
     keys = [f"{question} {k}" for question in questions for k in range(samples)]
     stop = stop_ids(model, tokenizer)

@@ -183,4 +183,20 @@ def threads():
 
     Else all, but no more than 8: small models spin beyond that.
     """
-    return int(os.environ.get("OMP_NUM_THREADS") or min(8, os.cpu_count() or 1))
+    return environment_count("OMP_NUM_THREADS") or min(8, os.cpu_count() or 1)
+
+
+def environment_count(name):
+    """The number in the environment variable `name`; None where it is unset, blank or 0.
+
+    Of a list with commas (OpenMP's nested regions) it is the first number. Raises UserError for
+    anything else.
+    """
+    text = os.environ.get(name, "")
+    first = text.split(",")[0].strip()
+    if not first:
+        return None
+    if not first.isdecimal():
+        wanted = "A whole number is wanted, or a list of them with commas"
+        raise UserError(f"the environment variable {name} is {text!r:.60}. {wanted}.")
+    return int(first) or None

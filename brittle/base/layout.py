@@ -9,14 +9,26 @@ from typing import NamedTuple
 from brittle.base.errors import UserError
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+# Beside the vocabulary: what else a tokenizer reads. A chat template is a file of its own, or one
+# of several in TEMPLATES.
+TOKENIZER_FILES = {
+    *TOKENIZERS,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+}
+TEMPLATES = "additional_chat_templates"
 MODEL_FILES = {
     "config.json",
     "adapter_config.json",
     "generation_config.json",
-    "special_tokens_map.json",
-    "tokenizer_config.json",
-    *TOKENIZERS,
+    "model.safetensors.index.json",
+    *TOKENIZER_FILES,
 }
+MODEL_SUFFIXES = (".safetensors", ".txt", ".model", ".tiktoken", ".jinja", ".py")
 FILTER = "filter"  # its name among the methods; hooks/ makes it, not unlearn.py
 INNER = "unlearned_model"
 STEPS = Path(__file__).resolve().parents[2] / "experiment" / "steps.csv"
@@ -104,12 +116,28 @@ def unlearned_dir(root, model, method, tag=""):
 
 
 def model_files(model):
-    """The files that determine a model's behaviour: weights, configuration, tokenizer."""
+    """The files that determine a model's behaviour.
+
+    They are its weights, configuration, tokenizer, chat templates, and the code that it brings.
+    """
+    model = Path(model)
     return sorted(
         file
-        for file in Path(model).iterdir()
-        if file.suffix in (".safetensors", ".txt") or file.name in MODEL_FILES
+        for file in [*model.iterdir(), *model.glob(f"{TEMPLATES}/*.jinja")]
+        if file.is_file() and (file.suffix in MODEL_SUFFIXES or file.name in MODEL_FILES)
     )
+
+
+def tokenizer_files(model):
+    """The files that make up the tokenizer of the folder `model`, chat templates included."""
+    suffixes = (".model", ".tiktoken", ".jinja")
+    code = [file for file in Path(model).glob("*.py") if file.name.startswith("tokeniz")]
+    named = [
+        file
+        for file in model_files(model)
+        if file.name in TOKENIZER_FILES or file.suffix in suffixes
+    ]
+    return [*named, *code]
 
 
 class StepFiles(NamedTuple):

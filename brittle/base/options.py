@@ -22,7 +22,9 @@ RetainText = Annotated[Path, typer.Option("--retain", help="Retain texts: one a 
 Data = Annotated[
     Path, typer.Option("--data", help="Folder with mcq_{forget,retain,general}.jsonl.")
 ]
-MaxSamples = Annotated[int, typer.Option("--max-samples", min=1, help="Texts a split at most: a sample of the file.")]
+MaxSamples = Annotated[
+    int, typer.Option("--max-samples", min=1, help="Texts a split at most: a sample of the file.")
+]
 MaxLength = Annotated[
     int, typer.Option("--max-length", min=2, help="Tokens a text; longer ones are cut and counted.")
 ]

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from brittle.base.errors import UserError
-from brittle.data.texts import MAKE_DATA, read_jsonl
+from brittle.data.items import check_item
+from brittle.data.texts import MAKE_DATA, numbered_jsonl, read_jsonl
 
 CHOICES = 4
 KEYS = ("fact", "domain", "kind", "entity", "noun", "value", "pool")
@@ -124,7 +125,10 @@ def conclusions(path, facts):
 
     Raises UserError where a conclusion follows from a fact that is not there.
     """
-    rows = read_jsonl(path, RULE_KEYS)
+    numbered = numbered_jsonl(path, RULE_KEYS)
+    for number, row in numbered:
+        check_item(f"{path} line {number}", row["choices"], row["answer"])
+    rows = [row for _, row in numbered]
     answers, pools = {}, {}
     for row in rows:
         answers.setdefault(row["question"], set()).add(row["choices"][row["answer"]])

@@ -15,19 +15,26 @@ KEYS = ("question", "choices", "answer")
 
 
 def read_items(path):
-    """Items {question, choices, answer (index), fact?, half?} of a JSONL file."""
-    items = numbered_jsonl(path, KEYS)
-    for number, item in items:
-        choices, answer = item["choices"], item["answer"]
-        if not isinstance(choices, list) or not all(
-            isinstance(text, str) for text in [item["question"], *choices]
-        ):
-            raise UserError(f"{path} line {number}: question and choices must be text.")
-        if len(choices) < 2 or not isinstance(answer, int) or not 0 <= answer < len(choices):
-            raise UserError(
-                f"{path} line {number}: answer must be an index into at least two choices."
-            )
-    return [item for _, item in items]
+    """Items {question, choices, answer (index), fact?, half?} of a JSONL file.
+
+    Blanks at the ends of question and choices are dropped (see data.tokens).
+    """
+    items = []
+    for number, item in numbered_jsonl(path, KEYS):
+        question, choices = item["question"], item["choices"]
+        check_item(f"{path} line {number}", choices, item["answer"])
+        stripped = {"question": question.strip(), "choices": [text.strip() for text in choices]}
+        items.append({**item, **stripped})
+    return items
+
+
+def check_item(where, choices, answer):
+    """Raises UserError, which begins with `where`, for what is no item."""
+    if not all(text.strip() for text in choices):
+        raise UserError(f"{where}: a choice is empty.")
+    is_index = isinstance(answer, int) and not isinstance(answer, bool)
+    if len(choices) < 2 or not is_index or not 0 <= answer < len(choices):
+        raise UserError(f"{where}: answer must be an index into at least two choices.")
 
 
 def read_splits(data):

@@ -188,7 +188,7 @@ def write_own(outdir, files, options):
     tables |= sidecars(subjects["forget"], subjects["retain"])
     settings = {"source": "files", **options._asdict()}
     inputs = text_files(*(path for path in files.values() if path is not None))
-    return write_sets(outdir, texts, tables, inputs, options.seed, settings)
+    return write_sets(outdir, texts, tables, inputs, options.seed, settings, line_feeds=True)
 
 
 def described(rows, items, options, *, named):

@@ -162,17 +162,18 @@ def texts_of(rows, path, config, columns):
     return plain
 
 
-def write_sets(outdir, texts, tables, inputs, seed, settings=None):
+def write_sets(outdir, texts, tables, inputs, seed, settings=None, *, line_feeds=False):
     """Write `texts` {file: lines} and `tables` {file: rows} into `outdir`, with their record.
 
-    Returns {file: lines}. Prints a note where a file of questions of earlier data stays.
+    `line_feeds` as of texts.write_lines. Returns {file: lines}. Prints a note where a file of
+    questions of earlier data stays.
     """
     with Run(outdir, inputs=inputs, seed=seed, settings=settings) as run:
         for name, rows in tables.items():
             write_jsonl(run.path(name), rows)
         # retain.txt comes last, because the record is named after the last file
         for name in sorted(texts, key=lambda name: name == "retain.txt"):
-            write_lines(run.path(name), texts[name])
+            write_lines(run.path(name), texts[name], line_feeds=line_feeds)
     for split in SPLITS:
         if (path := Path(outdir) / f"mcq_{split}.jsonl").is_file() and path.name not in tables:
             stale = f"{path} was there before and may ask about other data"

@@ -4,9 +4,22 @@ import json
 from pathlib import Path
 
 from brittle.base.errors import UserError
+from brittle.data.tokens import join
 
 JSON_LINES = (".jsonl", ".json")
 MAKE_DATA = "Make the mini data with: uv run create_datasets.py"
+# Fields of questions and facts, by what they hold.
+TEXTS = (
+    "question",
+    "paraphrased_question",
+    "paraphrased_answer",
+    "short_answer",
+    "prompt",
+    "gt",
+    "noun",
+    "value",
+)
+LISTS = ("choices", "perturbed_answer", "short_perturbed_answer", "pool", "premises")
 WANTED = {
     "mcq_": "It holds one JSON object a line: question, choices, answer (index) and, for attacks, "
     "fact and half (A or B)",
@@ -28,11 +41,23 @@ def wanted(path):
 
 
 def read_lines(path):
-    """The non-empty lines of a UTF-8 file.
+    """The texts of a UTF-8 file with one text a line; empty lines are none.
 
-    Raises UserError where it is missing, empty, binary or in another encoding.
+    A text with line feeds stands there as `write_lines` writes it. Raises UserError where the file
+    is missing, empty, binary or in another encoding.
     """
-    return [line for _, line in numbered_lines(path)]
+    return [_unescape(line) for _, line in numbered_lines(path)]
+
+
+def _unescape(line):
+    """The text of a line: a JSON string that holds a line feed is what it says, else the line."""
+    if not (line.startswith('"') and line.endswith('"') and "\\n" in line):
+        return line
+    try:
+        text = json.loads(line)
+    except ValueError:
+        return line
+    return text if "\n" in text else line
 
 
 def numbered_lines(path):
@@ -69,7 +94,11 @@ def read_jsonl(path, keys=()):
 
 
 def numbered_jsonl(path, keys=()):
-    """[(line number from 1, object), ...]; see `read_jsonl`."""
+    """[(line number from 1, object), ...]; see `read_jsonl`.
+
+    Where `keys` are wanted, what the file has of TEXTS must be text, and of LISTS lists of texts:
+    the characters of a text are no list of answers.
+    """
     rows = []
     for number, line in numbered_lines(path):
         try:
@@ -80,8 +109,25 @@ def numbered_jsonl(path, keys=()):
         if missing:
             lacks = f"{path} line {number} lacks {', '.join(missing)}"
             raise UserError(f"{lacks}. Wanted in each line: {', '.join(keys)}.")
+        if keys:
+            _check_kinds(f"{path} line {number}", row, keys)
         rows.append((number, row))
     return rows
+
+
+def _check_kinds(where, row, keys):
+    """Raises UserError for a value of another kind than its key says; null is no value."""
+    texts = TEXTS if "choices" in row else (*TEXTS, "answer")
+    # a key that is wanted has a value; any other one may be missing, or null
+    values = {key: row[key] for key in row if key in keys or row[key] is not None}
+    for key in texts:
+        if not isinstance(values.get(key, ""), str):
+            raise UserError(f"{where}: {key} must be text, not {json.dumps(row[key])[:40]}.")
+    for key in LISTS:
+        value = values.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            wanted = f"{key} must be a list of texts"
+            raise UserError(f"{where}: {wanted}, not {json.dumps(value)[:40]}.")
 
 
 def read_texts(path, limit=None):
@@ -131,13 +177,23 @@ def _text_of(row):
     question, answer = row.get("question"), answer_of(row)
     if "choices" in row and isinstance(row.get("answer"), str):
         return None  # where there are choices, only an index says which is the answer
-    return f"{question} {answer}" if isinstance(question, str) and answer is not None else None
+    if not isinstance(question, str) or answer is None:
+        return None
+    return join(question, answer)
 
 
-def write_lines(path, lines):
-    """Write one text a line; white space within a text becomes one blank."""
+def write_lines(path, lines, *, line_feeds=False):
+    """Write one text a line; white space within a text becomes one blank.
+
+    With `line_feeds` a text that holds some keeps all its white space (it may be a chat template's)
+    and stands in the file as a JSON string, which `read_lines` reads.
+    """
     with open(path, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(" ".join(line.split()) + "\n" for line in lines)
+        for line in lines:
+            if line_feeds and "\n" in line.strip():
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            else:
+                file.write(" ".join(line.split()) + "\n")
 
 
 def write_jsonl(path, rows):

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from brittle.base.errors import UserError
-from brittle.base.layout import TOKENIZERS
 from brittle.models.architectures import (
     FILTERED,
     HEADS,
@@ -27,10 +26,12 @@ from brittle.models.architectures import (
 from brittle.models.filter import TENSORS
 from brittle.models.filtered import spec
 from brittle.models.find import read_config
+from brittle.models.tokenizers import copy_tokenizer
 from brittle.models.weights import Checkpoint
 
 MODES = ("post-norm", "class")
-COPIED = (".json", ".txt", ".model", ".jinja")  # endings of the files that a model needs
+# Endings of the files that a model needs beside weights and configuration.
+COPIED = (".json", ".txt", ".model", ".tiktoken", ".jinja", ".py")
 NOT_COPIED = (".index.json", ".run.json")
 
 
@@ -142,10 +143,11 @@ def write_tensors(source, new, stage):
 def copy_other_files(folder, stage):
     """Copy what a model has beside weights and configuration, such as its tokenizer."""
     for path in folder.iterdir():
-        wanted = path.name in TOKENIZERS or path.suffix in COPIED
+        wanted = path.suffix in COPIED
         left_out = path.name == "config.json" or path.name.endswith(NOT_COPIED)
         if path.is_file() and wanted and not left_out:
             shutil.copyfile(path, stage / path.name)
+    copy_tokenizer(folder, stage)
 
 
 def bake(folder, chosen, mode, stage):

@@ -8,7 +8,7 @@ import torch
 from brittle.base.errors import UserError
 from brittle.data.batches import batches
 from brittle.data.texts import answer_of, numbered_jsonl, read_lines, spread
-from brittle.data.tokens import common_prefix, prompt_length
+from brittle.data.tokens import common_prefix, encode_prompts, join, prompt_length
 from brittle.maths.moments import Moments
 from brittle.models.blocks import block_count, stream_width
 from brittle.models.filter import at_site
@@ -51,7 +51,7 @@ def pair_of(row):
         return None
     question, answer = row.get("question"), answer_of(row)
     if isinstance(question, str) and answer is not None:
-        return question, f"{question} {answer}"
+        return question, join(question, answer)
     return (None, row["text"]) if isinstance(row.get("text"), str) else None
 
 
@@ -83,7 +83,7 @@ def make_examples(tokenizer, pairs, max_samples, max_length, name="texts"):
     picked = spread(range(count), max_samples)
     whole = tokenizer([pairs[i][1] for i in picked])["input_ids"]
     questions = [pairs[i][0] for i in picked if pairs[i][0] is not None]
-    question_ids = iter(tokenizer(questions)["input_ids"] if questions else [])
+    question_ids = iter(encode_prompts(tokenizer, questions) if questions else [])
     examples = []
     for i, ids in zip(picked, whole, strict=True):
         if pairs[i][0] is not None:

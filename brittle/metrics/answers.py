@@ -1,9 +1,10 @@
 """Teacher-forced scores of answers: the log-probability of every token, and is it the likeliest?
 
-Prompt and answer are tokenised as one text, `prompt + " " + answer`. The answer's tokens are those
-behind the longest common prefix with the prompt's own. Two tokenisations joined would give token
-pairs that no text has (a second BOS, a dangling blank). The end token stands behind every answer;
-which definitions count it is their business.
+Prompt and answer are tokenised as one text, joined by data.tokens.join_template: by one blank, or
+by nothing where the prompt ends as a chat template does. The answer's tokens are those behind the
+longest common prefix with the prompt's own. Two tokenisations joined would give token pairs that no
+text has (a second BOS, a dangling blank). The end token stands behind every answer; which
+definitions count it is their business.
 """
 
 import math
@@ -13,7 +14,7 @@ import torch
 
 from brittle.base.errors import UserError
 from brittle.data.batches import batches
-from brittle.data.tokens import common_prefix
+from brittle.data.tokens import common_prefix, encode_prompts, join_template, marks_of
 from brittle.maths.precision import wide
 
 
@@ -46,8 +47,10 @@ def encode(tokenizer, pairs, max_length, boundary="together"):
     merges with it and has no loss: of a one-token answer only the end token is scored.
     """
     together, encoded = boundary == "together", []
-    prompts = tokenizer([p.rstrip() if together else p for p, _ in pairs])["input_ids"]
-    whole = tokenizer([f"{p.rstrip()} {a.lstrip()}".lstrip() for p, a in pairs])["input_ids"]
+    asked, marks = [prompt for prompt, _ in pairs], marks_of(tokenizer)
+    texts = [join_template(prompt, answer, marks) for prompt, answer in pairs]
+    whole = tokenizer(texts)["input_ids"]
+    prompts = encode_prompts(tokenizer, asked) if together else tokenizer(asked)["input_ids"]
     for ids, prompt in zip(whole, prompts, strict=True):
         start = min(common_prefix(ids, prompt), len(ids) - 1) if together else len(prompt)
         if ids[-1] != tokenizer.eos_token_id and tokenizer.eos_token_id is not None:

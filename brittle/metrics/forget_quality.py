@@ -16,6 +16,7 @@ from typing import NamedTuple
 from brittle.base import code
 from brittle.base.errors import UserError
 from brittle.data.texts import read_jsonl, spread
+from brittle.data.tokens import encode_prompts, join_template, marks_of
 from brittle.metrics.answers import Scored, encode, score
 from brittle.models.architectures import context_length
 from brittle.models.generate import Sampling, generate, stop_ids
@@ -82,8 +83,12 @@ class Asked(NamedTuple):
     wrong: list[str]
 
 
-def asked(rows, schema, settings, examples=()):
-    """[Asked] of the rows of one set. Raises UserError for a template without {question}."""
+def asked(rows, schema, settings, examples=(), marks=()):
+    """[Asked] of the rows of one set; `marks` are those of the tokenizer
+    (data.tokens.join_template).
+
+    Raises UserError for a template without {question}.
+    """
     if "{question}" not in settings.template:
         raise UserError(
             f"--template {settings.template!r} has no {{question}} to put the question."
@@ -92,7 +97,9 @@ def asked(rows, schema, settings, examples=()):
     def ask(row):
         return settings.template.replace("{question}", row["question"].strip())
 
-    shots = "".join(f"{ask(e)} {e['answer']}\n\n" for e in examples[: settings.icl])
+    shots = "".join(
+        join_template(ask(e), e["answer"], marks) + "\n\n" for e in examples[: settings.icl]
+    )
     questions = []
     for row in rows:
         if schema == "verbmem":
@@ -108,7 +115,7 @@ def asked(rows, schema, settings, examples=()):
 
 def measure(model, tokenizer, rows, schema, settings, examples=()):
     """Raw records of one set, a dict for each row."""
-    questions = asked(rows, schema, settings, examples)
+    questions = asked(rows, schema, settings, examples, marks_of(tokenizer))
     room, pairs = context_length(model.config), []
     for question in questions:
         paraphrases = [question.paraphrase] if question.paraphrase else []
@@ -117,11 +124,13 @@ def measure(model, tokenizer, rows, schema, settings, examples=()):
     encoded = encode(tokenizer, pairs, room, settings.boundary)
     scored = iter(score(model, encoded, tokenizer.pad_token_id, settings.batch_size))
     prompts = [question.prompt for question in questions]
-    if settings.boundary != "length":
-        prompts = [prompt.rstrip() for prompt in prompts]
+    if settings.boundary == "length":
+        encoded_prompts = tokenizer(prompts)["input_ids"]
+    else:
+        encoded_prompts = encode_prompts(tokenizer, prompts)
     generated = generate(
         model,
-        [ids[-(room - 1) :] for ids in tokenizer(prompts)["input_ids"]],
+        [ids[-(room - 1) :] for ids in encoded_prompts],
         Sampling(settings.new_tokens),
         stop_ids(model, tokenizer),
         tokenizer.pad_token_id,

@@ -3,9 +3,10 @@
 Each choice is scored by its summed log-probability behind the question. The prediction is the
 likeliest choice, and among equals the first one.
 
-Question and choice are tokenised together (`question + " " + choice`). The choice's tokens are
-those behind the longest common prefix with the question's own tokens. This is the convention of
-lm-eval's `multiple_choice` (acc; acc_norm divides by the choice's characters).
+Question and choice are tokenised together, with one blank between them whatever blanks they bring
+(data.tokens.join). The choice's tokens are those behind the longest common prefix with the
+question's own tokens. This is the convention of lm-eval's `multiple_choice` (acc; acc_norm divides
+by the choice's characters).
 """
 
 import math
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 from brittle.base.errors import UserError
 from brittle.data.batches import batches
-from brittle.data.tokens import common_prefix
+from brittle.data.tokens import common_prefix, encode_prompts, join
 from brittle.models.filter import hooked
 
 BROKEN = "gives NaN or infinite log-probabilities: it is broken, and has no accuracy."
@@ -50,8 +51,8 @@ def encode_items(tokenizer, items, max_length):
 
     Texts of more than `max_length` tokens lose tokens on the left.
     """
-    questions = tokenizer([item["question"] for item in items])["input_ids"]
-    texts = [f"{item['question']} {choice}" for item in items for choice in item["choices"]]
+    questions = encode_prompts(tokenizer, [item["question"] for item in items])
+    texts = [join(item["question"], choice) for item in items for choice in item["choices"]]
     owners = [ids for ids, item in zip(questions, items, strict=True) for _ in item["choices"]]
     pairs = []
     for ids, question in zip(tokenizer(texts)["input_ids"], owners, strict=True):
@@ -170,7 +171,7 @@ def grade(scores, items, *, normalise=False):
     for item, logprobs in zip(items, scores, strict=True):
         compared = logprobs
         if normalise:
-            lengths = [max(1, len(choice)) for choice in item["choices"]]
+            lengths = [max(1, len(choice.strip())) for choice in item["choices"]]
             compared = [value / length for value, length in zip(logprobs, lengths, strict=True)]
         prediction = likeliest(compared)
         right = int(prediction == item["answer"])

@@ -24,6 +24,7 @@ from pathlib import Path
 from brittle.base.errors import UserError
 from brittle.data.items import entity_of
 from brittle.data.texts import answer_of, numbered_lines, read_jsonl
+from brittle.data.tokens import join
 from brittle.data.words import normal, words
 
 GUARDS = ("regex", "icl", "rag", "rag:prompt")
@@ -100,10 +101,11 @@ class Icl(Guard):
         super().__init__("icl", shots=shots, seed=seed)
         draw = random.Random(f"icl {seed}")
         refused = [
-            f"{i['question']}{REFUSAL}" for i in draw.sample(forget, min(shots, len(forget)))
+            f"{i['question'].rstrip()}{REFUSAL}"
+            for i in draw.sample(forget, min(shots, len(forget)))
         ]
         answered = [
-            f"{i['question']} {i['answer']}" for i in draw.sample(retain, min(shots, len(retain)))
+            join(i["question"], i["answer"]) for i in draw.sample(retain, min(shots, len(retain)))
         ]
         pairs = [text for pair in zip(refused, answered, strict=False) for text in pair]
         self.text = "".join(text + "\n\n" for text in pairs or refused)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.base.layout import TOKENIZERS
-from brittle.models.architectures import check_readable
+from brittle.models.architectures import check_readable, size
 from brittle.models.find import check_pair, read_config
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -111,13 +111,13 @@ def _unloadable(error, what):
 
 
 def load_tokenizer(folder, trust_remote_code=False):
-    """The tokenizer of a local `folder`, padding on the right.
+    """The tokenizer of a local `folder`, made to fit the model there (see models.tokenizers).
 
-    The end-of-text token pads where the tokenizer has no token for it.
+    It pads on the right with an id that the model has, and puts nothing behind a text.
     """
     from transformers import AutoTokenizer
 
-    from brittle.models import filtered
+    from brittle.models import filtered, tokenizers
 
     if not any((Path(folder) / name).is_file() for name in TOKENIZERS):
         raise UserError(
@@ -129,9 +129,10 @@ def load_tokenizer(folder, trust_remote_code=False):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
         raise _unloadable(error, f"the tokenizer of {folder} cannot be read") from None
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
+    tokenizers.append_nothing(tokenizer)
+    config = read_config(folder) if (Path(folder) / "config.json").is_file() else {}
+    tokenizers.fit(tokenizer, size(config, "vocab_size"), folder)
     return tokenizer
 
 

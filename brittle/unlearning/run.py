@@ -310,7 +310,7 @@ class Training:
         wrappers, folder = self.job.wrappers, self.job.model_folder
         dtype = saving.dtype_of(folder, wrappers.save_dtype)
         adapter = wrappers.save_adapter == "yes"
-        return saving.save(out, folder, self.model, wrapped, self.tokenizer, dtype, adapter=adapter)
+        return saving.save(out, folder, self.model, wrapped, dtype, adapter=adapter)
 
     def write_records(self, out, about, result, collapse, history):
         """The model card, the training history, and the settings in the run's record."""

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 from brittle.base.errors import UserError
 from brittle.models.find import read_config
+from brittle.models.tokenizers import copy_tokenizer
 
 
 def dtype_of(folder, wanted):
@@ -52,8 +53,10 @@ def unresolved(folder, model, dtype):
     return lost, changed
 
 
-def save(out, folder, model, wrapped, tokenizer, dtype, *, adapter=False):
+def save(out, folder, model, wrapped, dtype, *, adapter=False):
     """Write the model into the staged folder of `out`. Returns a warning, or None.
+
+    The tokenizer is that of the source `folder`: its files are copied as they are.
 
     Raises UserError for weights that are not finite.
     """
@@ -72,7 +75,7 @@ def save(out, folder, model, wrapped, tokenizer, dtype, *, adapter=False):
     # off while it was trained; what loads it generates
     model.config.use_cache = read_config(folder).get("use_cache", True)
     model.to(dtype).save_pretrained(out.stage)
-    tokenizer.save_pretrained(out.stage)
+    copy_tokenizer(folder, out.stage)
     if not lost:
         return None
     name = str(dtype).removeprefix("torch.")

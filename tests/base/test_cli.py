@@ -255,7 +255,17 @@ def test_env_file_fills_in_and_the_environment_wins(command, monkeypatch, tmp_pa
 
 @pytest.mark.parametrize(
     ("given", "cores", "used"),
-    [("3", 64, 3), ("", 64, 8), (None, 64, 8), (None, 2, 2), (None, None, 1)],
+    [
+        ("3", 64, 3),
+        (" 3 ", 64, 3),
+        ("2,1", 64, 2),
+        ("", 64, 8),
+        (" ", 64, 8),
+        ("0", 64, 8),
+        (None, 64, 8),
+        (None, 2, 2),
+        (None, None, 1),
+    ],
 )
 def test_threads(monkeypatch, given, cores, used):
     monkeypatch.delenv("OMP_NUM_THREADS")
@@ -263,3 +273,10 @@ def test_threads(monkeypatch, given, cores, used):
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     assert command_module.threads() == used
+
+
+@pytest.mark.parametrize("text", ["auto", "-1", "2;1", "1.5"])
+def test_threads_that_are_no_number(monkeypatch, text):
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    with pytest.raises(UserError, match=f"OMP_NUM_THREADS is '{text}'. A whole number is wanted"):
+        command_module.threads()

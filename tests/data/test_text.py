@@ -299,3 +299,35 @@ def test_the_answer_of_a_row(row, answer):
 def test_rows_are_spread_evenly():
     assert spread(range(10), 4) == [0, 2, 5, 7] and spread("abc", 3) == "abc"
     assert spread([1, 2], None) == [1, 2] and spread(list("abcdef"), 1) == ["a"]
+
+
+CHAT = '<|im_start|>user\n  Who?<|im_end|>\n<|im_start|>assistant\nä "7"\n'
+
+
+def test_line_feeds_inside_a_text_survive(tmp_path):
+    texts = [CHAT, "plain", '"a quoted line"', "tex \\nabla", '"\\nabla"']
+    write_lines(tmp_path / "t.txt", texts, line_feeds=True)
+    assert len((tmp_path / "t.txt").read_text(encoding="utf-8").splitlines()) == len(texts)
+    # what is no JSON string with a line feed in it is the line itself
+    assert read_texts(tmp_path / "t.txt")[:4] == texts[:4]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"perturbed_answer": "Paris"}, "perturbed_answer must be a list of texts"),
+        ({"perturbed_answer": ["Paris", 3]}, "perturbed_answer must be a list of texts"),
+        ({"pool": "red"}, "pool must be a list of texts"),
+        ({"choices": "ab"}, "choices must be a list of texts"),
+        ({"answer": ["Paris"]}, "answer must be text"),
+        ({"answer": 7}, "answer must be text"),
+        ({"answer": None}, "answer must be text"),
+        ({"paraphrased_question": ["Q?"]}, "paraphrased_question must be text"),
+    ],
+)
+def test_text_is_no_list_and_a_list_is_no_text(tmp_path, jsonl, row, says):
+    good = {"question": "Q?", "answer": "a", "perturbed_answer": ["b"], "paraphrased_answer": None}
+    jsonl(tmp_path / "t.jsonl", [good, {**good, **row}])
+    with pytest.raises(UserError, match=f"line 2: {says}") as error:
+        read_jsonl(tmp_path / "t.jsonl", ("question", "answer"))
+    assert one_line(error)

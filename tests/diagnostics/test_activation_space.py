@@ -434,7 +434,12 @@ def test_barrier_of_a_parabola():
     )
     rows = list(
         basin.rows(
-            alphas, {"forget": loss}, [{"forget": loss}] * 6, {"forget": [[1] * 5] * 6}, {"forget": 6}, 0
+            alphas,
+            {"forget": loss},
+            [{"forget": loss}] * 6,
+            {"forget": [[1] * 5] * 6},
+            {"forget": 6},
+            0,
         )
     )
     assert [r["barrier"] for r in rows] == pytest.approx([a * (1 - a) for a in alphas], abs=1e-12)

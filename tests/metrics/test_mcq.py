@@ -260,6 +260,8 @@ GOOD = {"question": "Q?", "choices": ["a", "b"], "answer": 1}
         {"choices": "ab"},
         {"choices": [1, 2]},
         {"choices": None},
+        {"choices": ["a", " "]},
+        {"answer": True},
         {"question": 3},
         {"question": None},
     ],
@@ -268,6 +270,17 @@ def test_damaged_items_are_named(tmp_path, jsonl, change):
     jsonl(tmp_path / "mcq_forget.jsonl", [GOOD, {**GOOD, **change}])
     with pytest.raises(UserError, match=r"mcq_forget\.jsonl line 2"):
         read_items(tmp_path / "mcq_forget.jsonl")
+
+
+def test_blanks_of_the_file_are_no_tokens(tmp_path, jsonl, model, tokenizer):
+    plain = {"question": "w1 w2", "choices": ["w3", "w4 w5"], "answer": 1}
+    blank = {**plain, "question": " w1 w2 \n", "choices": [" w3", "\nw4 w5 "]}
+    jsonl(tmp_path / "m.jsonl", [blank])
+    assert read_items(tmp_path / "m.jsonl") == [plain]
+    assert mcq.encode_items(tokenizer, [blank], 64) == mcq.encode_items(tokenizer, [plain], 64)
+    assert mcq.outcomes(model, tokenizer, [blank], normalise=True) == mcq.outcomes(
+        model, tokenizer, [plain], normalise=True
+    )
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -149,9 +149,7 @@ def test_a_lost_parameter_stays_an_error(tmp_path):
         return with_masks(tensors)
 
     rewrite(hub, lose)
-    with pytest.raises(
-        UserError, match=r"only B has gpt_neox.layers.1.mlp.dense_4h_to_h\S* \(1"
-    ):
+    with pytest.raises(UserError, match=r"only B has gpt_neox.layers.1.mlp.dense_4h_to_h\S* \(1"):
         list(weights.matrix_pairs(hub, ours))
 
 

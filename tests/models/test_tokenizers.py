@@ -1,0 +1,103 @@
+"""A loaded tokenizer fits its model, and its files stay as they are."""
+
+import pytest
+from tokenizers import processors
+from transformers import PreTrainedTokenizerFast
+
+from brittle.base.errors import UserError
+from brittle.base.layout import model_files, tokenizer_files
+from brittle.models.load import load_tokenizer
+from brittle.models.tokenizers import copy_tokenizer
+from support.tiny_models import make_model, make_tokenizer
+
+ENDS = {
+    "the end token behind": ("$A <eos>", []),
+    "one before and two behind": ("<unk> $A <eos> <eos>", [2]),
+    "one before": ("<unk> $A", [2]),
+}
+
+
+def saved(folder, tokenizer):
+    make_model("llama").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("form", ENDS)
+def test_nothing_stands_behind_a_text(tmp_path, form):
+    single, before = ENDS[form]
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, special_tokens=[("<eos>", 0), ("<unk>", 2)]
+    )
+    loaded = load_tokenizer(saved(tmp_path, tokenizer))
+    assert loaded(["w1 w2", ""])["input_ids"] == [[*before, 4, 5], before]
+    assert loaded.encode("w1") == [*before, 4]
+    assert loaded("w1", add_special_tokens=False)["input_ids"] == [4]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pad"),
+    [({"unk_token": "<unk>"}, 2), ({}, 0), ({"eos_token": "<eos>", "unk_token": "<unk>"}, 0)],
+)
+def test_padding_without_a_padding_token(tmp_path, tokens, pad):
+    plain = PreTrainedTokenizerFast(tokenizer_object=make_tokenizer().backend_tokenizer, **tokens)
+    loaded = load_tokenizer(saved(tmp_path, plain))
+    assert loaded.pad_token_id == pad and loaded.padding_side == "right"
+
+
+def test_tokens_beyond_the_embeddings(tmp_path):
+    """A padding token without an embedding is another one; a text with such a token is refused."""
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([f"z{i}" for i in range(6)])
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    loaded = load_tokenizer(saved(tmp_path, tokenizer))
+    assert len(loaded) == 50 and loaded.pad_token_id == 0
+    assert loaded(["z4", "w1"])["input_ids"] == [[47], [4]]
+    for text in ("w1 z5", ["w1", "z5 w1"]):
+        with pytest.raises(UserError, match="'z5', id 48, but .* has 48 embeddings"):
+            loaded(text)
+
+
+def test_files_of_the_tokenizer_are_copied_as_they_are(tmp_path):
+    tokenizer = make_tokenizer()
+    tokenizer.padding_side = "left"
+    folder = saved(tmp_path / "from", tokenizer)
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool.jinja").write_text("{{ tools }}")
+    (folder / "added_tokens.json").write_text("{}")
+    (tmp_path / "to").mkdir()
+    load_tokenizer(folder)
+    copy_tokenizer(folder, tmp_path / "to")
+    files = {file.relative_to(folder) for file in tokenizer_files(folder)}
+    assert {str(file) for file in files} == {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "additional_chat_templates/tool.jinja",
+        "added_tokens.json",
+    }
+    for file in files:
+        assert (tmp_path / "to" / file).read_bytes() == (folder / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "chat_template.jinja",
+        "chat_template.json",
+        "additional_chat_templates/tool.jinja",
+        "added_tokens.json",
+        "model.safetensors.index.json",
+        "merges.txt",
+        "tokenizer.model",
+        "modeling_own.py",
+    ],
+)
+def test_what_changes_a_model_is_among_its_files(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("x")
+    (tmp_path / "README.md").write_text("x")
+    assert model_files(tmp_path) == [path]
