@@ -71,6 +71,12 @@ def with_questions(names, data):
     return there or names
 
 
+def shown_name(name, data):
+    """What a task of ours is called in tables: `mini_` stands before the mini world's alone."""
+    is_mini = (Path(data) / "world.json").is_file()
+    return name if is_mini else name.removeprefix("mini_")
+
+
 def task_manager(names):
     """lm-eval's index of our tasks and of those ours refer to.
 
@@ -121,8 +127,10 @@ def load_tasks(names, data, cache, manager):
                 "data_files": {k: str(path) for k, path in copies.items()},
                 "cache_dir": str(cache),
             }
+            shown = shown_name(name, data)
+            config["task"] = shown
             loaded += list(manager.load([config])["tasks"].values())
-            splits[name] = splits[name] or config["metadata"].get("split")
+            splits[shown] = splits.pop(name) or config["metadata"].get("split")
             files += [entry.yaml_path, *local.values()]
         else:
             loaded.append(_hub_task(name, manager))

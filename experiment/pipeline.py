@@ -81,6 +81,9 @@ def main(
         )
     for note in notes:
         print(note, flush=True)
+    wanted = given.without_left_out(wanted, data)
+    if not wanted:
+        return 0
     return runner.run(
         wanted,
         Path(study.root),

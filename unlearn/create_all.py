@@ -2,6 +2,8 @@
 
     ./unlearn/create_all_unlearning_models.sh
         every method on the mini family -> outputs/methods.csv
+    uv run unlearn/create_all.py --base B --filtered F --data DIR --methods ga,npo
+        two methods on a model and data of your own
     uv run unlearn/create_all.py --methods ga,npo,rmu --no-attack
         the same, some of them, without the attacks
     uv run unlearn/create_all.py --methods filter --no-attack
@@ -79,6 +81,10 @@ def main(
     filtered: Annotated[
         str | None, typer.Option(help="Filtered model, instead of the preset's.")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Data folder, instead of the preset's, which is then not made."),
+    ] = None,
     root: Annotated[str | None, typer.Option(help="Root of the results.")] = None,
     attack: Annotated[
         bool, typer.Option("--attack/--no-attack", help="Run the relearning attack on every model.")
@@ -99,18 +105,30 @@ def main(
     ] = None,
 ):
     """Make every unlearned model that is missing, attack each, and end with a table."""
-    from brittle.pipeline import runner, steps
+    from brittle.pipeline import given, runner, steps
     from brittle.pipeline.methods import NAMES
 
     names = [name.strip() for name in methods.split(",")] if methods else NAMES
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         raise UserError(f"--methods {unknown[0]}: no such method. Methods: {', '.join(NAMES)}.")
-    study = steps.override(steps.read_study(preset), base=base, filtered=filtered, root=root)
+    study = steps.read_study(preset)
+    own_base = base is not None and not given.is_same(base, study.base)
+    if own_base and filtered is None and attack:
+        raise UserError(
+            f"--base {base} needs --filtered, which the attacks are compared with. "
+            "Give it, or --no-attack."
+        )
+    for note in given.data_notes(study, base, data):
+        print(note, flush=True)
+    study = steps.override(study, base=base, filtered=filtered, data=data, root=root)
     if "unlearn" not in study.makes:
         study.makes = [*study.makes, "unlearn"]
+    # a model of one's own has no twin that could be trained
+    rows = [row for row in steps.read_steps() if not (own_base and row["step"] == "filtered")]
+    tasks = all_tasks(study, rows, names, attack=attack)
     status = runner.run(
-        all_tasks(study, steps.read_steps(), names, attack=attack),
+        given.without_left_out(tasks, data),
         Path(study.root),
         force=force,
         dry_run=dry_run,

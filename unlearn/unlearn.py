@@ -42,7 +42,9 @@ def main(
     ] = None,
     data: Annotated[
         MaybePath,
-        typer.Option(help="Folder of mcq_*.jsonl, for the accuracies (beside the forget texts)."),
+        typer.Option(
+            help="Data folder: forget and retain texts, and mcq_*.jsonl for the accuracies."
+        ),
     ] = None,
     root: Annotated[Path, typer.Option(help="Root of the results.")] = Path("outputs"),
     name: Annotated[
@@ -149,9 +151,11 @@ def main(
     rule = build(method_type, method, chosen, seed=seed)
     wrappers = build(Wrappers, method, wrapper_knobs)
     home = Path("data/mini") if preset == "mini" else Path("data")
+    if data and any((data / name).is_file() for name in ("forget.txt", "forget.jsonl")):
+        home = data
     forget = forget or home / "forget.txt"
     retain = retain or forget.with_name("retain.txt")
-    if data and not any(data.glob("mcq_*.jsonl")):
+    if data and forget.parent != data and not any(data.glob("mcq_*.jsonl")):
         raise UserError(
             f"--data {data} holds no mcq_forget.jsonl, mcq_retain.jsonl or mcq_general.jsonl "
             "to measure on."

@@ -15,6 +15,7 @@ import typer
 
 from brittle.base import code
 from brittle.base.errors import UserError
+from brittle.base.own_data import follow
 
 # what typer raises for a wrong command line; recent versions carry their own copy of click
 ClickException = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -115,7 +116,7 @@ def run(main):
     SIGTERM exits 143 and says nothing: it is how one process of ours ends another.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(_finite(main))
+    app.command()(_finite(follow(main)))
     received = _listen()
     message, status = None, 0
     code.start()

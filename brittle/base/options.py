@@ -17,10 +17,19 @@ ModelB = Annotated[
     str, typer.Option("--model-b", help="Model B, the changed model: folder or Hugging Face id.")
 ]
 Outdir = Annotated[Path, typer.Option("--outdir", help="Folder for the results.")]
-ForgetText = Annotated[Path, typer.Option("--forget", help="Forget texts: one a line, or JSONL.")]
-RetainText = Annotated[Path, typer.Option("--retain", help="Retain texts: one a line, or JSONL.")]
+ForgetText = Annotated[
+    Path, typer.Option("--forget", help="Forget texts: one a line, or JSONL (of the data folder).")
+]
+RetainText = Annotated[
+    Path, typer.Option("--retain", help="Retain texts: one a line, or JSONL (of the data folder).")
+]
 Data = Annotated[
-    Path, typer.Option("--data", help="Folder with mcq_{forget,retain,general}.jsonl.")
+    Path,
+    typer.Option(
+        "--data",
+        help="Folder with mcq_{forget,retain,general}.jsonl. Left out: what the model's record "
+        "names, else the mini world's.",
+    ),
 ]
 MaxSamples = Annotated[
     int, typer.Option("--max-samples", min=1, help="Texts a split at most: a sample of the file.")

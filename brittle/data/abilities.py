@@ -40,9 +40,10 @@ def _halves(folder):
         return absent
     halves = [item.get("half") for item in read_items(folder / "mcq_forget.jsonl")]
     if not halves.count("A"):
-        return "no question of mcq_forget.jsonl has half A"
+        return "no question of half A in mcq_forget.jsonl"
     if halves.count("B") < FEWEST:
-        return f"mcq_forget.jsonl has {halves.count('B')} questions of half B, fewer than {FEWEST}"
+        count = halves.count("B")
+        return f"{count} questions of half B in mcq_forget.jsonl, fewer than {FEWEST}"
     return ""
 
 

@@ -8,12 +8,22 @@ import re
 from pathlib import Path
 
 from brittle.base.errors import UserError
+from brittle.data import abilities
 from brittle.models.find import model_folder
 from brittle.pipeline import methods
 
 TEXTS = ("forget.txt", "retain.txt")
 TABLES = ("mcq_forget.jsonl", "mcq_retain.jsonl", "mcq_general.jsonl")
 HUB_ID = r"(?!outputs/|data/)\w[\w.-]*/[\w.-]+"  # the two folders are ours
+# what a step needs of the data folder, beside the texts: the names of data.abilities
+READS = {
+    "tamper": "attacks",
+    "harness": "accuracies",
+    "recovery": "attacks",
+    "significance": "accuracies",
+    "14": "accuracies",
+    "14t": "accuracies",
+}
 WORLD = "pretrain_base.txt"  # what the mini family is trained on
 
 
@@ -37,8 +47,18 @@ def check_given(study, base=None, filtered=None, unlearned=None, method=None, da
             f"--base {base} needs --filtered: "
             f"preset {study.name} has a filtered model for {study.base} alone."
         )
+    return data_notes(study, base, data)
+
+
+def data_notes(study, base=None, data=None):
+    """Lines about the data that are read: what a folder lacks, or that it is the mini world.
+
+    Raises UserError for a folder that cannot serve.
+    """
+    makes_models = "family" in study.makes
     if data is not None:
         return check_data(data, trains=makes_models and base is None)
+    is_strange = base is not None and not is_same(base, study.base)
     if makes_models and is_strange and family(base) != "mini":
         return [
             f"note: {base} is asked about the mini world ({study.data}). "
@@ -112,8 +132,27 @@ def check_data(data, *, trains):
         raise UserError(
             f"--data {data} has no {WORLD} to train the mini models on. Give --base and --filtered."
         )
-    lacks = [name for name in TABLES if not (folder / name).is_file()]
-    if not lacks:
+    return left_out_notes(data)
+
+
+def left_out(data):
+    """{step: what the data folder lacks for it} of the steps that read what is not there."""
+    lacks = abilities.lacking(Path(data).expanduser())
+    return {step: lacks[name] for step, name in READS.items() if lacks[name]}
+
+
+def left_out_notes(data):
+    """One line on the files that a data folder lacks, and what is left out for it; or none."""
+    lacks = [name for name in TABLES if not (Path(data).expanduser() / name).is_file()]
+    steps = left_out(data)
+    if not lacks and not steps:
         return []
-    names = ", no ".join(lacks)
-    return [f"note: {data} has no {names}: what reads it will fail; see docs/data.md."]
+    reasons = [f"no {name}" for name in lacks] or sorted(set(steps.values()))
+    without = ", ".join(steps) or "general questions"
+    return [f"note: {data} has {', '.join(reasons)}: left out are {without}; see docs/data.md."]
+
+
+def without_left_out(tasks, data):
+    """The tasks whose files the data folder has; all of them where no folder was given."""
+    steps = left_out(data) if data else {}
+    return [task for task in tasks if task.step not in steps]

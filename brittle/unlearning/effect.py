@@ -1,4 +1,5 @@
-"""Did the training unlearn anything? And what to change where it did not, or where it broke the model.
+"""Did the training unlearn anything? And what to change where it did not, or where it broke the
+model.
 
 Nothing was unlearned where each measure of the forget set moved by less than its noise: the half
 width of its 95 % interval before the training.

@@ -78,6 +78,7 @@ def model_and_data(tmp_path_factory):
     (root / "data").mkdir()
     for number, split in enumerate(SPLITS):
         write_items(root / "data" / f"mcq_{split}.jsonl", 12, number)
+    (root / "data" / "world.json").write_text("{}")  # so the tasks keep the mini world's names
     return root / "tiny", root / "data"
 
 
@@ -402,3 +403,12 @@ def test_mistakes_take_one_line(model_and_data, tmp_path):
     with pytest.raises(UserError, match=r"from_hub: .* cannot be fetched") as error:
         harness.load_tasks({"from_hub": "forget"}, data, tmp_path, manager)
     assert "\n" not in str(error.value)
+
+
+def test_other_peoples_questions_are_not_called_mini(tmp_path):
+    """First use 13: `mini_forget` stood over a stranger's questions in tables and figures."""
+    harness = load(SCRIPT)
+    assert harness.shown_name("mini_forget", tmp_path) == "forget"
+    assert harness.shown_name("wmdp_bio_robust_rewritten", tmp_path) == "wmdp_bio_robust_rewritten"
+    (tmp_path / "world.json").write_text("{}")
+    assert harness.shown_name("mini_forget", tmp_path) == "mini_forget"

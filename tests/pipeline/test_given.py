@@ -129,6 +129,50 @@ def test_data_of_ones_own_are_read_and_not_made(mini, data, family, tmp_path):
     assert not [part for t in tasks for part in t.command if "data/mini" in part]
 
 
+def own_data(folder, halves="AB"):
+    """A data folder with texts and four-way forget and retain questions of the given halves."""
+    folder.mkdir()
+    for name in given.TEXTS:
+        (folder / name).write_text("a text\n")
+    for split in ("forget", "retain"):
+        items = [
+            {"question": f"q{i}", "choices": ["a", "b"], "answer": 0, "half": halves[i % 2]}
+            for i in range(12)
+        ]
+        lines = "".join(json.dumps(item) + "\n" for item in items)
+        (folder / f"mcq_{split}.jsonl").write_text(lines)
+    return str(folder)
+
+
+def test_what_lacks_its_file_is_left_out_in_one_line(mini, family, tmp_path):
+    """First use 10: 23 ran, 19 failed, exit 1, though the files were known to be missing."""
+    folder = own_data(tmp_path / "own")
+    models = {"base": family.base, "filtered": family.filtered}
+    (note,) = given.check_given(mini, **models, data=folder)
+    assert "no mcq_general.jsonl: left out are general questions; see" in note
+    chosen = steps.override(mini, **models, unlearned=["my/one"], data=folder)
+    tasks = steps.tasks(chosen, steps.read_steps())
+    assert given.without_left_out(tasks, folder) == tasks
+    for split in ("forget", "retain"):
+        (tmp_path / "own" / f"mcq_{split}.jsonl").unlink()
+    (note,) = given.check_given(mini, **models, data=folder)
+    assert "left out are tamper, harness, recovery, significance, 14, 14t; see" in note
+    left = {task.step for task in given.without_left_out(tasks, folder)}
+    assert {"report", "13", "1", "basin"} <= left
+    assert not left & {"tamper", "harness", "recovery", "significance", "14", "14t"}
+    assert given.without_left_out(tasks, None) == tasks
+
+
+def test_questions_without_halves_leave_the_attack_out(mini, family, tmp_path):
+    folder = own_data(tmp_path / "own", halves="AA")
+    (tmp_path / "own" / "mcq_general.jsonl").write_bytes(
+        (tmp_path / "own" / "mcq_retain.jsonl").read_bytes()
+    )
+    (note,) = given.check_given(mini, base=family.base, filtered=family.filtered, data=folder)
+    assert "has 0 questions of half B in mcq_forget.jsonl, fewer than 5: left out are " in note
+    assert "tamper, recovery; see" in note
+
+
 # --- which method is made how is known in one place
 
 

@@ -1,4 +1,6 @@
-"""The notes of a run: nothing was unlearned, collapsed, and what to change. Both compare with before."""
+"""The notes of a run: nothing was unlearned, collapsed, and what to change. Both compare with
+before.
+"""
 
 import math
 from types import SimpleNamespace

@@ -139,3 +139,17 @@ def test_the_table_has_a_row_a_model(family, data, tmp_path, script):
         len(shown) == 2 + len(METHODS)
         and len({len(re.findall(r"(?<!\\)\|", line)) for line in shown}) == 1
     )
+
+
+def test_data_of_ones_own_are_unlearned_on(script, family, data, tmp_path):
+    """First use 16: a model of one's own was to be unlearned on the mini world without a word."""
+    models = ["--base", family.base, "--filtered", family.filtered]
+    plan = ["unlearn/create_all.py", "--dry-run", "--methods", "npo", "--root", tmp_path / "out"]
+    done = script(*plan, *models, "--data", data)
+    assert done.code == 0, done.err
+    assert f"--forget {data}/forget.txt" in done.out and "data/mini" not in done.out
+    assert "create_models.py" not in done.out
+    done = script(*plan, *models[:2])
+    assert done.code == 2 and "needs --filtered" in done.err
+    done = script(*plan, *models[:2], "--no-attack", "--data", data)
+    assert done.code == 0 and "create_models.py" not in done.out and "mini-filtered" not in done.out
