@@ -138,6 +138,14 @@ def model_type(config):
     return str(read(config, "model_type")).removeprefix(FILTERED)
 
 
+def model_types(config):
+    """The names of the model and of the language model in it.
+
+    transformers loads and saves the language model alone of some nested models (Llama 4).
+    """
+    return {model_type(config), model_type(text_config(config))}
+
+
 def architecture(config):
     """What an activation filter belongs to: the model type and three sizes."""
     return {

@@ -149,9 +149,7 @@ def test_a_lost_parameter_stays_an_error(tmp_path):
         return with_masks(tensors)
 
     rewrite(hub, lose)
-    with pytest.raises(
-        UserError, match=r"only B has gpt_neox.layers.1.mlp.dense_4h_to_h\S* \(1"
-    ):
+    with pytest.raises(UserError, match=r"only B has gpt_neox.layers.1.mlp.dense_4h_to_h\S* \(1"):
         list(weights.matrix_pairs(hub, ours))
 
 
@@ -234,6 +232,14 @@ def test_the_language_model_of_a_nested_configuration(tmp_path):
     names = blocks.down_projections(model, [0])
     assert names == ["model.language_model.layers.0.mlp.down_proj.weight"]
     assert len(residual_stream(model, {"input_ids": torch.arange(3, 9)[None]})) == 4
+
+
+def test_a_nested_model_fits_its_language_model_alone():
+    """transformers loads Llama 4 as its language model, and saves that alone."""
+    whole = {"model_type": "llama4", "text_config": {"model_type": "llama4_text"}}
+    assert architectures.model_types(whole) == {"llama4", "llama4_text"}
+    assert architectures.model_types({"model_type": "filtered_llama"}) == {"llama"}
+    assert not architectures.model_types(whole) & architectures.model_types({"model_type": "llama"})
 
 
 def test_a_vision_tower_is_in_no_block(tmp_path):
