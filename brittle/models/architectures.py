@@ -73,7 +73,7 @@ QUANTISED = re.compile(
 STATE_SPACE = re.compile(
     r"mamba|ssm|rwkv|recurrent|xlstm|jamba|bamba|zamba|hybrid|nemotron_h|falcon_h1|lfm2|hyena"
 )
-# Kinds of blocks, in the configuration's list of them, that are no attention over all earlier tokens.
+# Kinds of blocks, in the configuration's list of them, that are no attention.
 STATE_BLOCK = re.compile(r"mamba|linear|recurrent|conv|ssm|rwkv")
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
