@@ -124,11 +124,11 @@ def costs(model, folder, methods, root="outputs"):
     from brittle.filters.states import site_count
     from brittle.models.architectures import size
     from brittle.models.find import read_config
-    from brittle.models.weights import Checkpoint
+    from brittle.models.weights import Checkpoint, Parameters
 
     with ExitStack() as stack:
-        source = Checkpoint(folder, stack)
-        weights = sum(source.tensor(name).numel() for name in source.files)
+        source = Parameters(Checkpoint(folder, stack))
+        weights = sum(source.tensor(name).numel() for name in source)
     config = read_config(folder)
     width, sites = size(config, "hidden_size"), site_count(size(config, "num_hidden_layers"))
     own = table_row(root, model)

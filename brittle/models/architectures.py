@@ -73,7 +73,7 @@ QUANTISED = re.compile(
 STATE_SPACE = re.compile(
     r"mamba|ssm|rwkv|recurrent|xlstm|jamba|bamba|zamba|hybrid|nemotron_h|falcon_h1|lfm2|hyena"
 )
-# Kinds of blocks, in the configuration's list of them, that are no attention over all earlier tokens.
+# Kinds of blocks, in the configuration's list of them, that are no attention.
 STATE_BLOCK = re.compile(r"mamba|linear|recurrent|conv|ssm|rwkv")
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
@@ -136,6 +136,14 @@ def size(config, name):
 def model_type(config):
     """The architecture's name in transformers, also where a filter was baked into the model."""
     return str(read(config, "model_type")).removeprefix(FILTERED)
+
+
+def model_types(config):
+    """The names of the model and of the language model in it.
+
+    transformers loads and saves the language model alone of some nested models (Llama 4).
+    """
+    return {model_type(config), model_type(text_config(config))}
 
 
 def architecture(config):

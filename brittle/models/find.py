@@ -5,7 +5,7 @@ from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.base.layout import how_to_make, inner, looks_like_folder
-from brittle.models.architectures import SIZES, model_type, size
+from brittle.models.architectures import SIZES, model_type, model_types, size
 
 WEIGHTS = "*.safetensors"
 
@@ -117,7 +117,7 @@ def check_pair(folder_a, folder_b):
     if not (Path(folder_b) / "config.json").is_file():
         return
     a, b = read_config(folder_a), read_config(folder_b)
-    if model_type(a) != model_type(b):
+    if not model_types(a) & model_types(b):
         raise UserError(
             f"A and B differ in model_type: {model_type(a)} and {model_type(b)}. Compare models of "
             "one architecture."

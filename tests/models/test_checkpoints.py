@@ -234,6 +234,14 @@ def test_the_language_model_of_a_nested_configuration(tmp_path):
     assert len(residual_stream(model, {"input_ids": torch.arange(3, 9)[None]})) == 4
 
 
+def test_a_nested_model_fits_its_language_model_alone():
+    """transformers loads Llama 4 as its language model, and saves that alone."""
+    whole = {"model_type": "llama4", "text_config": {"model_type": "llama4_text"}}
+    assert architectures.model_types(whole) == {"llama4", "llama4_text"}
+    assert architectures.model_types({"model_type": "filtered_llama"}) == {"llama"}
+    assert not architectures.model_types(whole) & architectures.model_types({"model_type": "llama"})
+
+
 def test_a_vision_tower_is_in_no_block(tmp_path):
     folder = save(nested(), tmp_path / "m")
     for name, _, _ in weights.matrix_pairs(folder, folder):
