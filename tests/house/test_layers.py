@@ -100,3 +100,28 @@ def test_nobody_uses_a_script():
             first = name.split(".")[0]
             assert first not in ("experiment", "eval", "hooks", "unlearn"), (path, node.lineno)
             assert first not in scripts, (path, node.lineno)
+
+
+def defined(path):
+    """The names that a module defines or imports at its top level."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+            continue
+        stored = (n for n in ast.walk(node) if isinstance(n, ast.Name))
+        names |= {n.id for n in stored if isinstance(n.ctx, ast.Store)}
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+def test_every_imported_name_exists():
+    """Imports inside functions fail only when they run; here each is looked up."""
+    names = {name: defined(path) for name, path in MODULES.items()}
+    for path in [*FILES, *SCRIPTS, *sorted((ROOT / "tests").rglob("*.py"))]:
+        for name, node in imports(path):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("brittle"):
+                last = name.rpartition(".")[2]
+                there = name in MODULES or last in names.get(node.module, ())
+                assert there, f"{path} line {node.lineno}: {name}"

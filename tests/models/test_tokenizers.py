@@ -55,7 +55,7 @@ def test_tokens_beyond_the_embeddings(tmp_path):
     assert len(loaded) == 50 and loaded.pad_token_id == 0
     assert loaded(["z4", "w1"])["input_ids"] == [[47], [4]]
     for text in ("w1 z5", ["w1", "z5 w1"]):
-        with pytest.raises(UserError, match="'z5', id 48, but .* has 48 embeddings"):
+        with pytest.raises(UserError, match=r"'z5', id 48, but .* has 48 embeddings"):
             loaded(text)
 
 
