@@ -77,7 +77,7 @@ ITEMS = ("model", "lr", "step", "fact", "template", "correct", "seed")
 EARLY = 20
 
 
-class Measured(NamedTuple):
+class MeasuredAttack(NamedTuple):
     """What eval/tamper.py wrote of one model.
 
     points: {seed: {(lr, step): {split: row}}} of the rates that did not break; items: a table of
@@ -93,7 +93,7 @@ class Measured(NamedTuple):
 
 
 def read_attack(folder):
-    """The `Measured` in a folder of eval/tamper.py."""
+    """The `MeasuredAttack` in a folder of eval/tamper.py."""
     import pandas as pd
 
     from brittle.base.tables import read_table
@@ -113,8 +113,8 @@ def read_attack(folder):
             of_seed.setdefault((row["lr"], row["step"]), {})[row["split"]] = row
     items = folder / "tamper_items.csv"
     if items.is_file():
-        return Measured(points, read_table(items, ITEMS))
-    return Measured(points, pd.DataFrame(columns=list(ITEMS)))
+        return MeasuredAttack(points, read_table(items, ITEMS))
+    return MeasuredAttack(points, pd.DataFrame(columns=list(ITEMS)))
 
 
 def accuracy(splits, split="forget_b"):
@@ -237,7 +237,7 @@ def seed_rows(attacks, ends):
 def rows(attacks, roles, ends, chosen):
     """A row of COLUMNS a model.
 
-    attacks: {model: Measured}; roles: {model: base | filtered | unlearned}; chosen: the rows of
+    attacks: {model: MeasuredAttack}; roles: {model: base | filtered | unlearned}; chosen: the rows of
     `seed_rows`.
     """
     for model, measured in attacks.items():

@@ -14,7 +14,7 @@ from brittle.maths.intervals import mean_interval, share
 RETAIN_KNOBS = ("retain_weight", "retain_alpha", "retain_coef")
 
 
-class Noise(NamedTuple):
+class MeasureNoise(NamedTuple):
     """Half widths of the 95 % intervals before the training; None is not measured."""
 
     accuracy: float | None  # forget accuracy
@@ -22,7 +22,7 @@ class Noise(NamedTuple):
 
 
 def noise_of(rights, items, nlls):
-    """The `Noise` of a model before training.
+    """The `MeasureNoise` of a model before training.
 
     rights [n] of 0 and 1 are its answers to the forget `items` [n], either empty where there are
     none. nlls are its NLL a token on each held-out forget text.
@@ -34,7 +34,7 @@ def noise_of(rights, items, nlls):
     if len(nlls) > 1:
         mean, _, high = mean_interval(nlls)
         nll = high - mean
-    return Noise(accuracy, nll)
+    return MeasureNoise(accuracy, nll)
 
 
 def unmoved(accuracy, nll, noise):

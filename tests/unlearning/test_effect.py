@@ -38,7 +38,7 @@ def test_noise_is_the_half_width_before():
     ],
 )
 def test_nothing_was_unlearned_where_nothing_moved_beyond_its_noise(accuracy, nll, says):
-    noise = effect.Noise(None if None in accuracy else 0.17, None if None in nll else 0.5)
+    noise = effect.MeasureNoise(None if None in accuracy else 0.17, None if None in nll else 0.5)
     words = effect.unmoved(accuracy, nll, noise)
     assert bool(words) == says
     if says and accuracy[0]:
