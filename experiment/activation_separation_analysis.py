@@ -71,7 +71,7 @@ def separation(x, labels, weights=None):
 
 
 def resamples(task, draws, seed):
-    """[draws, n]: bootstrap counts within each class of a `probes.Task`, of entities."""
+    """[draws, n]: bootstrap counts within each class of a `probes.ProbeTask`, of entities."""
     import torch
 
     from brittle.maths.intervals import resample
@@ -178,7 +178,7 @@ def main(
         drawn = opened.drawn.values()
         groups = [probes.fold_groups(of, folds) for of in drawn]
         counts, entities = map(len, ids.values()), [of.entities for of in drawn]
-        task = probes.Task(*counts, folds, groups, entities)
+        task = probes.ProbeTask(*counts, folds, groups, entities)
         pad = opened.tokenizer.pad_token_id
         features = {
             name: probes.features(model, texts, pad, batch_size, ["mean"])["mean"]

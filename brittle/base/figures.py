@@ -5,6 +5,8 @@ Ito). A figure's axes carry the CSV's column names, and its title names both mod
 number is dashed grey.
 """
 
+import math
+
 import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
@@ -76,7 +78,8 @@ def figure(title, subtitle, rows=1, columns=1, height=3.6, *, sharex=False):
 def line(ax, x, y, label, colour=None, low=None, high=None, **style):
     """A line over layers, in the colour and marker of its label's first word.
 
-    Where `low` and `high` are given a band is drawn between them. Returns the line.
+    Where `low` and `high` are given a band is drawn between them; an end that is None has none.
+    Returns the line.
     """
     key = colour or label.split()[0]
     look = {"color": COLOURS.get(key), "marker": MARKERS.get(key, "o")} | style
@@ -84,7 +87,8 @@ def line(ax, x, y, label, colour=None, low=None, high=None, **style):
         look["marker"] = None
     (drawn,) = ax.plot(x, y, label=label, **look)
     if low is not None:
-        ax.fill_between(x, list(low), list(high), color=drawn.get_color(), alpha=0.18, linewidth=0)
+        ends = [[math.nan if v is None else v for v in end] for end in (low, high)]
+        ax.fill_between(x, *ends, color=drawn.get_color(), alpha=0.18, linewidth=0)
     return drawn
 
 

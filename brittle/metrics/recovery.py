@@ -18,7 +18,7 @@ recovery_over_start     Zero is the unlearned model itself as made, one is Base 
                         results.csv (unlearn/sequential_grid.py).
 
 Each is None (an empty cell) where Base and the zero do not differ clearly: where Base is less than
-GAP above the zero, or where the 95 % interval of their difference holds 0 (`differs`).
+GAP (START_GAP) above the zero, or where the 95 % interval of their difference holds 0 (`differs`).
 
 `interval` is the only interval of a recovery: it varies over the attack's seeds and over facts.
 """
@@ -28,12 +28,15 @@ import math
 from typing import NamedTuple
 
 GAP = 0.2  # below this difference of Base and the zero, recovery is a ratio of noise
+# The sequential log's models forgot less than GAP of their small Base: its own published values are
+# defined down to here.
+START_GAP = 0.05
 BREAKS = 0.2  # an attack that takes more than this from the untouched Base on half B breaks it
 
 
-def _way_back(accuracy, zero, base):
+def _way_back(accuracy, zero, base, gap=GAP):
     """(accuracy - zero) / (base - zero), or None where that would be a ratio of noise."""
-    if None in (accuracy, zero, base) or base - zero < GAP:
+    if None in (accuracy, zero, base) or base - zero < gap:
         return None
     return (accuracy - zero) / (base - zero)
 
@@ -50,7 +53,7 @@ def recovery_over_filtered(accuracy, filtered, base):
 
 def recovery_over_start(accuracy, start, base):
     """Recovery under an attack between the unlearned model (`start`) and Base, both as made."""
-    return _way_back(accuracy, start, base)
+    return _way_back(accuracy, start, base, START_GAP)
 
 
 def breaks_base(as_made, attacked):

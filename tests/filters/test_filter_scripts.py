@@ -121,10 +121,12 @@ def test_a_filter_hooked_for_good_is_the_hooked_one(family, home):
         assert torch.equal(again(**ids).logits, plain)
 
 
-def test_mistakes_are_one_line(family, data, home, tmp_path, script):
+def test_mistakes_are_one_line(family, data, tmp_path, script):
     model = ["--model", family.base]
     texts = ["--forget", data / "forget.txt", "--retain", data / "retain.txt"]
-    out, where = ["--out", tmp_path / "f"], home / "filter"
+    out, where = ["--out", tmp_path / "f"], tmp_path / "fitting"
+    where.mkdir()
+    Filter("post_norm", torch.eye(32)[:, :2], about={"status": "matched"}).save(where)
     fit = ["hooks/fit_filter.py", *model, *texts, *out]
     baked = ["--out", tmp_path / "b"]
     bake = ["hooks/bake_filter.py", *model, *baked, "--filter"]
