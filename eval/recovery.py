@@ -237,8 +237,8 @@ def seed_rows(attacks, ends):
 def rows(attacks, roles, ends, chosen):
     """A row of COLUMNS a model.
 
-    attacks: {model: MeasuredAttack}; roles: {model: base | filtered | unlearned}; chosen: the rows of
-    `seed_rows`.
+    attacks: {model: MeasuredAttack}; roles: {model: base | filtered | unlearned}; chosen: the rows
+    of `seed_rows`.
     """
     for model, measured in attacks.items():
         of_model = [row for row in chosen if row["model"] == model]
