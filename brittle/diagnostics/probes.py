@@ -96,7 +96,10 @@ def scikit_learns(x, y, c=1.0, max_iter=100):
 
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
+    # As many threads as torch: where steps run side by side, idle BLAS threads wait by spinning.
+    threadpool_limits(torch.get_num_threads(), user_api="blas")
     probe = LogisticRegression(C=c, max_iter=max_iter, tol=TOLERANCE, solver="newton-cholesky")
     with warnings.catch_warnings():
         # A small --max-iter is what the user asked for.
