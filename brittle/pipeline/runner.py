@@ -27,6 +27,13 @@ PRELOAD = (
     "sklearn.linear_model",
     "scipy.stats",
 )
+# transformers imports the module of a class only when the class is asked for
+PRELOADED_CLASSES = (
+    "AutoModelForCausalLM",
+    "AutoTokenizer",
+    "GPTNeoXForCausalLM",
+    "PreTrainedTokenizerFast",
+)
 OUTCOMES = {"ran": "✓", "skipped": "·", "failed": "✗", "blocked": "✗", "would run": "→"}
 
 
@@ -240,9 +247,13 @@ def preload():
 
 
 def _warm_libraries():
+    import transformers
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     from brittle.base import figures
+
+    for name in PRELOADED_CLASSES:
+        getattr(transformers, name)
 
     get_checkpoint_conversion_mapping("gpt_neox")
     figure, axes = figures.figure("0", "1")
