@@ -5,9 +5,9 @@ never written over.
 import csv
 import hashlib
 import json
+import multiprocessing
 import re
 import shutil
-import threading
 
 import pandas as pd
 import pytest
@@ -195,19 +195,25 @@ def test_prompts_of_lines_and_json_lines(tmp_path):
 
 
 def test_two_sweeps_into_one_table_lose_nothing(family, tmp_path, monkeypatch):
-    """Both have asked before either writes; threads stand for processes."""
-    both, real = threading.Barrier(2, timeout=60), sweep.locked
+    """Both have asked before either writes.
+
+    Processes, not threads: transformers patches its classes while it loads a model, and two loads
+    in one process can leave it unable to tie weights.
+    """
+    fork = multiprocessing.get_context("fork")
+    both, real = fork.Barrier(2, timeout=60), sweep.locked
     monkeypatch.setattr(sweep, "locked", lambda folder: (both.wait(), real(folder))[1])
     setup = loaded.Setup(device="cpu")
 
     def one(model):
         sweep.sweep([(model, setup)], sweep.Sweep(["a", "b"], Sampling(2), tmp_path))
 
-    threads = [threading.Thread(target=one, args=(m,)) for m in (family.base, family.filtered)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    runs = [fork.Process(target=one, args=(m,)) for m in (family.base, family.filtered)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(120)
+    assert [run.exitcode for run in runs] == [0, 0]
     for prompt in "ab":
         assert {r["model"] for r in rows_of(tmp_path / sweep.prompt_file(prompt))} == {
             "mini-base",
