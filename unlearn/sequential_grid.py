@@ -8,9 +8,12 @@ Runs every row of unlearn/sequential_log.csv here and writes results.csv. The ro
 log (GPT-NeoX 6.9B, WMDP-bio robust, MMLU) with their settings and numbers, and controls of our own:
 pairs that differ in one thing. A row is scaled to the model: blocks by relative depth, steps and
 learning rates by --steps-scale and --lora-lr-scale / --full-lr-scale. The model is trained,
-measured on forget, retain, general and held-out questions, and attacked by fine-tuning on half A of
-the forget facts; half B is measured after 0, 10 and 100 steps. The log's definition of recovery is
+measured on forget, retain, general and held-out questions, and attacked by fine-tuning on a part of
+half A of the forget facts. Half B is measured after 0, 10 and 100 steps, as in the log, and after
+the step at which the answer NLL on the rest of half A is lowest (`attack_step`), as in all other
+attacks. The log's definition of recovery is
     recovery_over_start(t) = (heldout(t) - heldout(0)) / (heldout of the base - heldout(0))
+and `recovery_over_start` without a number is that at `attack_step`.
 findings.csv compares the controls over seeds, paired by seed, with 95 % intervals by Student's t.
 """
 
@@ -64,6 +67,11 @@ MEASURED = [
     "heldout_high_100",
     "recovery_over_start_10",
     "recovery_over_start_100",
+    "attack_step",
+    "heldout_accuracy_attacked",
+    "heldout_low_attacked",
+    "heldout_high_attacked",
+    "recovery_over_start",
     "forget_loss_end",
     "retain_loss_end",
 ]
@@ -80,8 +88,16 @@ COLUMNS = [*CONFIG, *MEASURED, "n", *LOG, "filled", "note"]
 SHOWN = [
     column
     for column in MEASURED
-    if column.endswith(("accuracy", "_10", "_100")) and "low" not in column and "high" not in column
+    if column.endswith(("accuracy", "_10", "_100", "over_start"))
+    and "low" not in column
+    and "high" not in column
 ]
+# recovery in the columns of MEASURED, and the column of half B's accuracy that each is made from
+RECOVERIES = {
+    "recovery_over_start_10": "heldout_accuracy_10",
+    "recovery_over_start_100": "heldout_accuracy_100",
+    "recovery_over_start": "heldout_accuracy_attacked",
+}
 FINDINGS = ["finding", "measure", "mean", "low", "high", "n", "seeds"]
 LOG_FILE = Path(__file__).with_name("sequential_log.csv")
 
@@ -131,10 +147,8 @@ def rows(lab, log, seeds, first_seed, steps, lr):
             knobs, settings, measures = lab.run(row, seed, steps, lr.get(row["adapter"], 1.0))
             start = measures.get("heldout_accuracy")
             recoveries = {
-                f"recovery_over_start_{t}": recovery_over_start(
-                    measures.get(f"heldout_accuracy_{t}"), start, base
-                )
-                for t in (10, 100)
+                column: recovery_over_start(measures.get(attacked), start, base)
+                for column, attacked in RECOVERIES.items()
             }
             note = "; ".join(text for text in (row["note"], measures.pop("note", "")) if text)
             blank = row["role"] == "log" and not row["log_wmdp"] and start is not None
@@ -159,7 +173,7 @@ def selectivity(row):
 def findings(table):
     """The log's findings on the controls, with intervals.
 
-    They are differences paired by seed, and recovery after 10 and 100 steps of the attack.
+    They are differences paired by seed, and recovery under the attack.
     """
     from brittle.maths.intervals import mean_interval
 
@@ -201,16 +215,12 @@ def findings(table):
                 )
             )
     for run, by_seed in runs.items():
-        for t in (10, 100):
-            back = {
-                s: r[f"recovery_over_start_{t}"]
-                for s, r in by_seed.items()
-                if r[f"recovery_over_start_{t}"] is not None
-            }
+        for column in RECOVERIES:
+            back = {s: r[column] for s, r in by_seed.items() if r.get(column) is not None}
             if len(back) > 1 and all(r["forget_accuracy"] <= 0.6 for r in by_seed.values()):
                 values = (
                     f"recovery of {run}",
-                    f"recovery_over_start_{t}",
+                    column,
                     *mean_interval(list(back.values())),
                     len(back),
                     " ".join(map(str, back)),
@@ -278,15 +288,18 @@ def make_lab(folder, study, device):
     """(brittle.unlearning.grid.Lab, the files that it reads)"""
     import torch
 
+    from brittle.attacks import meter
     from brittle.attacks.base import right_answers
+    from brittle.attacks.material import split_half_a
     from brittle.attacks.relearn import FineTuning, fine_tune
     from brittle.data.batches import encode
     from brittle.data.items import SPLITS, read_splits, subset
     from brittle.data.texts import read_texts
+    from brittle.metrics import mcq
     from brittle.models.architectures import context_length
     from brittle.models.load import load_model, load_tokenizer
     from brittle.training.loop import make_accelerator
-    from brittle.unlearning.grid import AT, Lab
+    from brittle.unlearning.grid import STEPS, Lab
     from brittle.unlearning.sets import read_chats
 
     model, tokenizer = load_model(folder, device, "float32"), load_tokenizer(folder)
@@ -310,11 +323,17 @@ def make_lab(folder, study, device):
     texts = {
         split: encoded(read_texts(data / f"{split}.txt"), split) for split in ("forget", "retain")
     }
-    attack_ids = encoded(right_answers(halves["A"]), "attack texts")
 
     def relearn(attacked, run_seed, measure):
-        tuning = FineTuning(study.attack_lr, max(AT), AT, batch_size, run_seed)
-        fine_tune(attacked, tokenizer.pad_token_id, attack_ids, tuning, measure)
+        train, judging = split_half_a(halves["A"], run_seed)
+
+        def measure_step(step):
+            outcomes = mcq.outcomes(attacked, tokenizer, judging)
+            measure(step, meter.merit(meter.measure_split(meter.JUDGE, judging, outcomes)))
+
+        tuning = FineTuning(study.attack_lr, max(STEPS), STEPS, batch_size, run_seed)
+        ids = encoded(right_answers(train), "attack texts")
+        fine_tune(attacked, tokenizer.pad_token_id, ids, tuning, measure_step)
 
     lab = Lab(
         base=model,

@@ -29,9 +29,11 @@ RATES = {
 class FineTuning:
     """One run of the attack's training.
 
-    at          steps behind which the model is measured batch_size  texts an optimizer step
+    at          steps behind which the model is measured
+    batch_size  texts an optimizer step
     lora_rank   rank of adapters on all linear modules, which train in place of the weights; 0 is
-    none label       what the progress bar is called; None shows none
+                none
+    label       what the progress bar is called; None shows none
     """
 
     lr: float

@@ -3,6 +3,7 @@ memory, measured, attacked.
 """
 
 import copy
+import math
 from dataclasses import dataclass
 
 from brittle.base.errors import UserError
@@ -11,7 +12,8 @@ from brittle.maths.intervals import share
 from brittle.models.blocks import block_count, stream_width
 
 LOG_BLOCKS, LOG_WIDTH, LOG_LENGTH = 32, 4096, 2048  # of the log's model and texts
-AT = (0, 10, 100)  # steps of the attack at which the log measured
+AT = (10, 100)  # steps of the attack at which the log measured
+STEPS = (5, 10, 20, 50, 100)  # steps among which the attack chooses
 KNOBS = ("forget_loss", "probe_start", "retain_ramp", "schedule_scope", "gradients")
 NUMBERS = ("remove_coef", "l2sp_coef")
 
@@ -64,10 +66,11 @@ def scaled(row, blocks, width, tokens, steps, lr):
 class Lab:
     """What all rows share.
 
-    sets      {forget, retain: token ids of texts} items     {split: multiple-choice items}, with
-    `heldout`, half B of the forget facts relearn   relearn(model, seed, measure) attacks the model
-    in place: it trains on half A and calls
-              measure(step) behind the steps of AT
+    sets      {forget, retain: token ids of texts}
+    items     {split: multiple-choice items}; the split `heldout` is half B of the forget facts
+    relearn   relearn(model, seed, measure) attacks the model in place. It trains on a part of half
+              A, and calls measure(step, merit) behind each of STEPS. `merit` is that of
+              attacks/meter: the higher it is, the more of the rest of half A has come back.
     chats     token ids of texts
     """
 
@@ -130,8 +133,8 @@ class Lab:
         unlearned = wrapped.merge_and_unload() if wrapped else model
         return (knobs, {**settings, "lr": chosen.lr}), unlearned, ends
 
-    def measure(self, model, splits, suffix=""):
-        """{column: accuracy and its interval} of the splits; `suffix` ends the columns' names."""
+    def measure(self, model, splits):
+        """{column: accuracy and its interval} of the splits."""
         from brittle.metrics import mcq
 
         measures = {}
@@ -139,19 +142,34 @@ class Lab:
             items = self.items[split]
             right = [outcome.right for outcome in mcq.outcomes(model, self.tokenizer, items)]
             accuracy, low, high = share(right, groups_of(items))
-            measures[f"{split}_accuracy{suffix}"] = accuracy
-            measures[f"{split}_low{suffix}"] = low
-            measures[f"{split}_high{suffix}"] = high
+            measures[f"{split}_accuracy"] = accuracy
+            measures[f"{split}_low"] = low
+            measures[f"{split}_high"] = high
         return measures
 
     def attack(self, model, seed):
-        """{column: held-out accuracy and its interval} after 10 and 100 steps of the attack."""
+        """{column: held-out accuracy and its interval} under attack.
+
+        After the log's steps AT, and (without a suffix of a step) at the step with the highest
+        merit, `attack_step`. Half B takes no part in that choice.
+        """
         for p in model.parameters():
             p.requires_grad_()
         measures = {}
+        best = -math.inf
 
-        def measure(step):
-            measures.update(self.measure(model, ("heldout",), f"_{step}"))
+        def measure(step, merit):
+            nonlocal best
+            is_best = merit > best
+            if not is_best and step not in AT:
+                return
+            now = self.measure(model, ("heldout",))
+            if step in AT:
+                measures.update({f"{column}_{step}": value for column, value in now.items()})
+            if is_best:
+                best = merit
+                measures.update({f"{column}_attacked": value for column, value in now.items()})
+                measures["attack_step"] = step
 
         self.relearn(model, seed, measure)
         return measures

@@ -6,6 +6,7 @@ import csv
 import runpy
 
 import pytest
+import torch
 
 from brittle.base.knobs import build
 from brittle.base.tables import write_csv
@@ -13,7 +14,7 @@ from brittle.methods import method_class
 from brittle.methods.sequential import phases
 from brittle.metrics.recovery import recovery_over_start
 from brittle.report import sequential
-from brittle.unlearning.grid import scaled
+from brittle.unlearning.grid import AT, STEPS, Lab, scaled
 
 SCRIPT = "unlearn/sequential_grid.py"
 
@@ -130,9 +131,13 @@ def test_the_grid_runs_a_row_and_the_report_shows_it(family, data, tmp_path, scr
         0 <= float(row[f"{s}_low"]) <= float(row[f"{s}_accuracy"]) <= float(row[f"{s}_high"]) <= 1
         for s in ("forget", "retain", "general", "heldout")
     )
+    assert int(row["attack_step"]) in STEPS
+    if int(row["attack_step"]) in AT:
+        assert row["heldout_accuracy_attacked"] == row[f"heldout_accuracy_{row['attack_step']}"]
     assert (
         row["heldout_accuracy_10"]
         and row["heldout_accuracy_100"]
+        and row["heldout_accuracy_attacked"]
         and row["n"] == "5"
         and row["log_wmdp"] == ""
     )
@@ -163,3 +168,25 @@ def test_a_row_that_broke_has_empty_cells(tmp_path, grid):
     }
     write_csv(tmp_path / "results.csv", grid["COLUMNS"], [row])
     assert "– / – / –" in sequential.markdown(tmp_path)
+
+
+def test_the_attack_chooses_its_step_without_half_b(monkeypatch):
+    """The step with the highest merit counts, not the one at which half B is answered best."""
+    half_b = {5: 0.9, 10: 0.5, 20: 0.6, 50: 0.3, 100: 0.2}
+    merits = {5: -3.0, 10: -2.0, 20: -1.0, 50: -1.0, 100: -4.0}
+    now = []
+
+    def relearn(model, seed, measure):
+        for step in STEPS:
+            now[:] = [step]
+            measure(step, merits[step])
+
+    nothing = dict.fromkeys(("base", "tokenizer", "sets", "items", "chats", "accelerator"))
+    lab = Lab(**nothing, relearn=relearn, batch_size=1)
+    monkeypatch.setattr(lab, "measure", lambda model, splits: {"heldout_accuracy": half_b[now[0]]})
+    assert lab.attack(torch.nn.Linear(1, 1), 0) == {
+        "heldout_accuracy_attacked": 0.6,
+        "attack_step": 20,
+        "heldout_accuracy_10": 0.5,
+        "heldout_accuracy_100": 0.2,
+    }
