@@ -159,6 +159,9 @@ def evaluate(model, tokenizer, tasks, manager, limit=None, batch_size=64, seed=0
 
     import lm_eval
 
+    from brittle.base import bars
+
+    bars.everywhere()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     lm = _language_model()(
         pretrained=model,

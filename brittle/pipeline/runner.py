@@ -15,7 +15,7 @@ from collections import Counter
 from typing import NamedTuple
 
 import brittle
-from brittle.base import code
+from brittle.base import bars, code
 from brittle.base.errors import UserError
 
 PRELOAD = (
@@ -186,6 +186,7 @@ class _Work:
             print("\r\033[K", end="")
         child = self.running.pop(pid)
         task, why = child.task, child.why
+        _bar_file(_log_file(task, self.logs)).unlink(missing_ok=True)
         exit_code = os.waitstatus_to_exitcode(status)
         outcome = "failed"
         if exit_code:
@@ -200,7 +201,7 @@ class _Work:
 
     def _show_progress(self):
         last = (
-            f"{child.task.name}: {_last_line(_log_file(child.task, self.logs))[:60]}"
+            f"{child.task.name}: {_last_said(_log_file(child.task, self.logs))[:60]}"
             for child in self.running.values()
         )
         width = os.get_terminal_size().columns - 4
@@ -267,6 +268,11 @@ def _log_file(task, logs):
     return logs / (task.name.replace(" ", "_").replace("/", "_")[:120] + ".log")
 
 
+def _bar_file(log):
+    """Where a step leaves the last state of its progress bar, beside its log."""
+    return log.with_suffix(".bar")
+
+
 def _fork(task, logs, *, accept_older_code):
     """Start `task` in a child of this process. Returns the child's process id."""
     print(f"  {task.name} started", flush=True)
@@ -285,7 +291,10 @@ def _fork(task, logs, *, accept_older_code):
         # Ctrl-C reaches the pipeline alone, which passes it on once. A second one would break the
         # clean-up.
         os.setpgid(0, 0)
-        _redirect(_log_file(task, logs))
+        log = _log_file(task, logs)
+        if sys.stdout.isatty():  # somebody watches
+            bars.draw_in(_bar_file(log))
+        _redirect(log)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if accept_older_code:
             code.accept_older()
@@ -335,8 +344,17 @@ def _script(task):
     return 0
 
 
+def _last_said(log):
+    """What a step says or shows last: a line of its log, or the state of its bar."""
+    with contextlib.suppress(OSError):
+        bar = _bar_file(log)
+        if bar.stat().st_mtime_ns >= log.stat().st_mtime_ns:
+            return _last_line(bar)
+    return _last_line(log)
+
+
 def _last_line(path):
-    """The last thing a log says; progress bars rewrite their line, so \\r separates too."""
+    """The last thing a log says; some libraries rewrite their line, so \\r separates too."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 2000))
         lines = file.read().decode("utf-8", "replace").replace("\r", "\n").split("\n")

@@ -4,33 +4,17 @@ It never asks which method runs. What acts around its steps is a list of hooks (
 """
 
 import math
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 
 import torch
 
+from brittle.base.bars import progress_bar
 from brittle.base.errors import UserError
 from brittle.training.distributed import averaged, is_sharded, means, whole
 from brittle.training.settings import lr_factor, make_optimizers
 
 NO_TERMS = ("step", "grad_norm", "lr")  # columns of the history that are no losses
-
-
-@contextmanager
-def progress_bar(total, start, label):
-    """tqdm's bar with `label`; none where that is None."""
-    from tqdm import tqdm
-
-    with tqdm(
-        total=total,
-        initial=start,
-        desc=label,
-        disable=label is None,
-        mininterval=1,
-        dynamic_ncols=True,
-    ) as bar:
-        yield bar
 
 
 def check_terms(values, step):
