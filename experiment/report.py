@@ -31,6 +31,19 @@ COLUMNS = [
     "forget_accuracy",
     "retain_accuracy",
     "general_accuracy",
+    "forget_difference_low",
+    "forget_difference_high",
+    "retain_difference_low",
+    "retain_difference_high",
+    "general_difference_low",
+    "general_difference_high",
+    "neutral_nll",
+    "neutral_nll_change",
+    "neutral_nll_change_low",
+    "neutral_nll_change_high",
+    "neutral_kl",
+    "neutral_kl_low",
+    "neutral_kl_high",
     "recovery_over_filtered",
     "recovery_over_filtered_low",
     "recovery_over_filtered_high",
@@ -38,7 +51,8 @@ COLUMNS = [
     "update_stable_rank",
 ]
 # The steps that the first screen reads, and the file beside the step's output that it wants.
-SOURCES = {"harness": None, "recovery": None, "1": "per_matrix.csv"}
+SOURCES = {"harness": None, "recovery": None, "1": "per_matrix.csv", "neutral": None}
+SPLITS = ("forget", "retain", "general")
 LEAD = "recovery"  # the step whose figure stands right after the first screen
 # Studies that are no step. Each has sections(root) -> [(anchor, heading, HTML)], none where its
 # CSVs are absent, and sources(root) -> the files it reads. A file that does not exist yet makes the
@@ -48,24 +62,88 @@ REPO = Path(__file__).resolve().parents[1]
 MOST = 24  # lines of a section's table
 PRESENT = "the present code"
 MEANING = (
-    "Accuracies are of the models as made. Recovery over Filtered: fine-tune on half A of the "
-    "forget facts, then ask for half B; 0 is Filtered as made, which never saw them, 1 is Base; in "
-    "brackets the 95 % bootstrap interval over facts. Size of ΔW: |ΔW|/|W| (Frobenius) over all "
+    "Accuracies are of the models as made. NLL on neutral text: nats a token on texts of neither "
+    "set. Moved on neutral text: KL from Base's predictions, in nats a token; in brackets the 95 % "
+    "interval over texts. Recovery over Filtered: fine-tune on half A of the forget facts, then "
+    "ask for half B; 0 is Filtered as made, which never saw them, and 1 is Base as made, by "
+    "definition; in brackets its 95 % interval. Size of ΔW: |ΔW|/|W| (Frobenius) over all "
     "matrices; stable rank: mean weighted by |ΔW|²."
 )
 
 
 def source(root, step, base, model):
     """The file of SOURCES that holds the numbers of `model`."""
-    homes = {"harness": root / model, "recovery": root, "1": root / f"{base}__to__{model}"}
+    pair = root / f"{base}__to__{model}"
+    homes = {"harness": root / model, "recovery": root, "1": pair, "neutral": pair}
     return layout.step(step).path(homes[step], SOURCES[step])
+
+
+def samples_of(root, model):
+    """The file of a model's answers, one row an item."""
+    return source(root, "harness", model, model).with_name("samples.csv")
+
+
+def items_of(root, model):
+    """{split: rows of samples.csv} of one model, for the tasks that stand for a split."""
+    accuracy = read_rows(source(root, "harness", model, model))
+    tasks = {r["split"]: r["task"] for r in reversed(accuracy) if r["metric"] == "acc"}
+    samples = read_rows(samples_of(root, model))
+    return {split: [r for r in samples if r["task"] == task] for split, task in tasks.items()}
+
+
+def accuracy_difference(rows, other):
+    """(low, high), 95 %, of the mean over entities of rows' answers less that of `other`'s.
+
+    (None, None) where the two were not asked about the same entities.
+    """
+    from brittle.data.items import per_entity
+    from brittle.maths.entities import difference
+
+    means = [{e: s / n for e, (s, n) in per_entity(side).items()} for side in (rows, other)]
+    if not means[0] or set(means[0]) != set(means[1]):
+        return None, None
+    entities = list(means[0])
+    return difference(*([[of_model[e] for e in entities]] for of_model in means))
+
+
+def differences(items, others):
+    """{column: end of an interval} of one model; others {split: the rows that it is held against}.
+
+    Those are Filtered's on the forget questions, and Base's on the others.
+    """
+    columns = {}
+    for split in SPLITS:
+        low, high = accuracy_difference(items.get(split, []), others.get(split, []))
+        columns |= {f"{split}_difference_low": low, f"{split}_difference_high": high}
+    return columns
+
+
+def neutral(root, base, roles, model):
+    """{column: number} of what the step `neutral` measured; None for what is not known."""
+    measured = next(iter(read_rows(source(root, "neutral", base, model))), {})
+    names = {
+        "neutral_nll": "nll_b",
+        "neutral_nll_change": "nll_change",
+        "neutral_nll_change_low": "nll_change_low",
+        "neutral_nll_change_high": "nll_change_high",
+        "neutral_kl": "kl",
+        "neutral_kl_low": "kl_low",
+        "neutral_kl_high": "kl_high",
+    }
+    row = {new: number(measured.get(old)) for new, old in names.items()}
+    if roles[model] == "base":
+        # Base stands in every comparison, as its model A.
+        paths = [source(root, "neutral", base, other) for other in roles if other != base]
+        tables = [rows for path in paths if (rows := read_rows(path))]
+        row["neutral_nll"] = number(tables[0][0]["nll_a"]) if tables else None
+    return row
 
 
 def summary(root, roles):
     """A row of COLUMNS (and `split_a_accuracy`, which the verdict reads) a model; None for what is
     not known.
     """
-    base = next(iter(roles))
+    base, filtered = list(roles)[:2]
     attacks = {row["model"]: row for row in read_rows(source(root, "recovery", base, base))}
     renamed = {
         "recovery_over_filtered": "recovery_over_filtered",
@@ -73,14 +151,20 @@ def summary(root, roles):
         "ci_high": "recovery_over_filtered_high",
         "split_a_accuracy": "split_a_accuracy",
     }
+    items = {model: items_of(root, model) for model in roles}
+    others = items[base] | {"forget": items[filtered].get("forget", [])}
     for model, role in roles.items():
         row = {"model": model, "role": role}
         right = [r for r in read_rows(source(root, "harness", base, model)) if r["metric"] == "acc"]
-        for split in ("forget", "retain", "general"):
+        for split in SPLITS:
             row[f"{split}_accuracy"] = next(
                 (number(r["value"]) for r in right if r["split"] == split), None
             )
+        row |= differences(items[model], others) | neutral(root, base, roles, model)
         row |= {new: number(attacks.get(model, {}).get(old)) for old, new in renamed.items()}
+        if role == "base":
+            # Base is 1 by definition, and what is defined has no interval.
+            row |= {"recovery_over_filtered_low": None, "recovery_over_filtered_high": None}
         norm, rank = update_size(
             [] if role == "base" else read_rows(source(root, "1", base, model))
         )
@@ -107,6 +191,8 @@ def first_screen(table, verdicts, root, names):
 
     def cells(row):
         role, recovered = row["role"], cell(row, "recovery_over_filtered", "recovery")
+        if role == "base" and row["recovery_over_filtered"] is not None:
+            recovered += " <small>by definition</small>"
         if role == "unlearned":
             word = verdicts[row["model"]][0]
             role += f': <span class="{word}">{WORDS[word]}</span>'
@@ -117,14 +203,19 @@ def first_screen(table, verdicts, root, names):
             recovered += f" <small>[{low}, {high}]</small>"
         yield from (("model", esc(row["model"])), ("role", role))
         yield from (
-            (f"{split} accuracy", cell(row, f"{split}_accuracy", "harness"))
-            for split in ("forget", "retain", "general")
+            (f"{split} accuracy", cell(row, f"{split}_accuracy", "harness")) for split in SPLITS
         )
-        yield "recovery over Filtered", recovered
-        size = rank = "–"
+        yield "NLL on neutral text", cell(row, "neutral_nll", "neutral")
+        moved = size = rank = "–"
         if row["role"] != "base":
+            moved = cell(row, "neutral_kl", "neutral")
+            if None not in (row["neutral_kl_low"], row["neutral_kl_high"]):
+                low, high = (cell(row, f"neutral_kl_{end}", "neutral") for end in ("low", "high"))
+                moved += f" <small>[{low}, {high}]</small>"
             size = cell(row, "update_relative_norm", "1", "{:.3f}")
             rank = cell(row, "update_stable_rank", "1", "{:.1f}")
+        yield "moved on neutral text", moved
+        yield "recovery over Filtered", recovered
         yield from (("size of ΔW", size), ("stable rank of ΔW", rank))
 
     shown = [dict(cells(row)) for row in table]
@@ -306,6 +397,7 @@ def main(
         for m in roles
         if (path := source(root, step, next(iter(roles)), m)).is_file()
     }
+    files |= {path for m in roles if (path := samples_of(root, m)).is_file()}
     # The page says which results are of older code: it is made anew where such a file is mended.
     named = {path for record in by_path.values() for path in record.get("code") or {}}
     files |= {file for path in named if (file := code.ROOT / path).is_file()}

@@ -82,6 +82,34 @@ def quiz(root, model, forget, retain=1.0, general=1.0):
             for m in ("acc_norm", "acc")
         ],
     )
+    write(
+        root / model / "harness" / "samples.csv",
+        [r for s, v in values.items() for r in answers(s, v)],
+    )
+
+
+def answers(split, share, entities=20, questions=25):
+    """Answers of which `share` are right, one more about every other entity, one less about the
+    next.
+    """
+    for entity in range(entities):
+        right = round(share * questions) + (0 if share in (0, 1) else (-1) ** entity)
+        for question in range(questions):
+            yield {
+                "task": f"mini_{split}",
+                "item": entity * questions + question,
+                "fact": f"{split}/{entity:03d}/a",
+                "correct": int(question < right),
+            }
+
+
+def neutral(root, model, kl, change):
+    """kl, change: (value, low, high) on neutral text."""
+    ends = ("", "_low", "_high")
+    row = {f"kl{end}": value for end, value in zip(ends, kl, strict=True)}
+    row |= {f"nll_change{end}": value for end, value in zip(ends, change, strict=True)}
+    path = root / f"base__to__{model}" / "neutral_text" / "neutral.csv"
+    write(path, [{"nll_a": 0.5, "nll_b": 0.5 + change[0], **row}])
 
 
 def back(root, **found):
@@ -123,6 +151,8 @@ def root(tmp_path):
     back(root, base=(1, 1, 1), filtered=(-0.04, -0.1, 0.03), cut=(0.8, 0.7, 0.9))
     weights(root, "filtered", (6.0, 6.0, 4.0), (8.0, 8.0, 4.0))
     weights(root, "cut", (3.0, 30.0, 1.0), (4.0, 40.0, 2.0), (0.0, 10.0, ""))
+    neutral(root, "filtered", (0.1, 0.09, 0.11), (0.0, -0.01, 0.01))
+    neutral(root, "cut", (0.2, 0.15, 0.25), (0.1, 0.05, 0.15))
     return root
 
 
@@ -147,11 +177,22 @@ def test_numbers_and_words(root):
         "unlearned",
     ]
     cut = {k: float(v) for k, v in found["cut"].items() if k not in ("model", "role")}
+    apart = [cut.pop(f"forget_difference_{end}") for end in ("low", "high")]
+    assert apart == pytest.approx([0.02, 0.02], abs=0.03) and apart[0] <= apart[1]
+    for split in ("retain", "general"):
+        assert [cut.pop(f"{split}_difference_{end}") for end in ("low", "high")] == [0, 0]
     assert cut == pytest.approx(
         {
             "forget_accuracy": 0.28,
             "retain_accuracy": 1,
             "general_accuracy": 1,
+            "neutral_nll": 0.6,
+            "neutral_nll_change": 0.1,
+            "neutral_nll_change_low": 0.05,
+            "neutral_nll_change_high": 0.15,
+            "neutral_kl": 0.2,
+            "neutral_kl_low": 0.15,
+            "neutral_kl_high": 0.25,
             "recovery_over_filtered": 0.8,
             "recovery_over_filtered_low": 0.7,
             "recovery_over_filtered_high": 0.9,
@@ -163,6 +204,10 @@ def test_numbers_and_words(root):
         float(found["filtered"]["update_relative_norm"]) == 1
         and found["base"]["update_relative_norm"] == ""
     )
+    base = found["base"]
+    assert float(base["recovery_over_filtered"]) == 1 and base["recovery_over_filtered_low"] == ""
+    assert base["neutral_nll"] == "0.5" and base["neutral_kl"] == ""
+    assert "1.00 <small>by definition</small>" in text and "0.20 <small>[0.15, 0.25]" in text
     assert (
         "<h1>cut only hid the forget facts</h1>" in text
         and "80% of half B (95 % interval 70% to 90%)" in text
@@ -183,11 +228,13 @@ def test_the_page_stands_alone(root):
 
 def test_what_is_missing_is_named_not_zero(root):
     (root / "recovery" / "recovery.csv").unlink()
-    (root / "cut" / "harness" / "accuracy.csv").unlink()
+    for name in ("accuracy.csv", "samples.csv"):
+        (root / "cut" / "harness" / name).unlink()
     (root / "base__to__cut" / "param_stats" / "per_matrix.csv").unlink()
+    (root / "base__to__cut" / "neutral_text" / "neutral.csv").unlink()
     found, text = run(root)
     assert {k for k, v in found["cut"].items() if v} == {"model", "role"}
-    for step in ("quiz", "back", "1"):
+    for step in ("quiz", "back", "1", "neutral"):
         assert f"not measured: run step {step}<" in text
     assert SAYS["inconclusive"].format("cut") in text
     command = json.loads((root / "summary.run.json").read_text())["command"]
@@ -256,7 +303,10 @@ def test_names_are_escaped(root):
     assert "a&lt;b&gt;&amp;c still knows" in text and Checker(text)
 
 
-def model(forget=0.27, retain=1.0, general=1.0, found=(0.0, -0.1, 0.1), half_a=1.0):
+def model(
+    forget=0.27, retain=1.0, general=1.0, found=(0.0, -0.1, 0.1), half_a=1.0, half=0.02, **more
+):
+    """A row of the summary; `half` the half width of its differences from Filtered and Base."""
     keys = ("recovery_over_filtered", "recovery_over_filtered_low", "recovery_over_filtered_high")
     row = {
         "forget_accuracy": forget,
@@ -264,7 +314,19 @@ def model(forget=0.27, retain=1.0, general=1.0, found=(0.0, -0.1, 0.1), half_a=1
         "general_accuracy": general,
         "split_a_accuracy": half_a,
     }
+    for split, was in (("forget", 0.27), ("retain", 1.0), ("general", 1.0)):
+        if half is not None and row[f"{split}_accuracy"] is not None:
+            off = row[f"{split}_accuracy"] - was
+            row |= {f"{split}_difference_low": off - half, f"{split}_difference_high": off + half}
+    row |= more
     return row | dict(zip(keys, found, strict=True))
+
+
+def moved(kl, change):
+    """What the summary says of neutral text; kl, change: (value, low, high)."""
+    ends = ("", "_low", "_high")
+    row = {f"neutral_kl{end}": value for end, value in zip(ends, kl, strict=True)}
+    return row | {f"neutral_nll_change{e}": v for e, v in zip(ends, change, strict=True)}
 
 
 @pytest.mark.parametrize(
@@ -289,6 +351,19 @@ def model(forget=0.27, retain=1.0, general=1.0, found=(0.0, -0.1, 0.1), half_a=1
         (model(retain=0.8), model(), "damaged"),
         (model(general=0.5, found=(0.8, 0.7, 0.9)), model(), "damaged"),
         (model(retain=None, general=None), model(), "removed"),
+        # a word only where the whole interval lies on its side
+        (model(forget=0.38), model(), "inconclusive"),
+        (model(forget=0.36), model(), "inconclusive"),
+        (model(forget=0.36, found=(0.8, 0.7, 0.9)), model(), "hidden"),
+        (model(forget=0.5, half=None), model(), "inconclusive"),
+        (model(retain=0.89), model(), "inconclusive"),
+        (model(retain=0.91), model(), "inconclusive"),
+        (model(general=0.89, found=(0.8, 0.7, 0.9)), model(), "hidden"),
+        # neutral text: moved by more than a nat, and worse
+        (model(**moved((1.3, 1.1, 1.5), (1.0, 0.8, 1.2))), model(), "damaged"),
+        (model(**moved((1.3, 1.1, 1.5), (-1.0, -1.2, -0.8))), model(), "removed"),
+        (model(**moved((1.05, 0.9, 1.2), (1.0, 0.8, 1.2))), model(), "inconclusive"),
+        (model(**moved((0.5, 0.4, 0.6), (0.4, 0.3, 0.5))), model(), "removed"),
     ],
 )
 def test_verdict(row, filtered, word):
