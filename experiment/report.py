@@ -37,6 +37,7 @@ COLUMNS = [
     "retain_difference_high",
     "general_difference_low",
     "general_difference_high",
+    "neutral_texts",
     "neutral_nll",
     "neutral_nll_change",
     "neutral_nll_change_low",
@@ -63,11 +64,11 @@ MOST = 24  # lines of a section's table
 PRESENT = "the present code"
 MEANING = (
     "Accuracies are of the models as made. NLL on neutral text: nats a token on texts of neither "
-    "set. Moved on neutral text: KL from Base's predictions, in nats a token; in brackets the 95 % "
-    "interval over texts. Recovery over Filtered: fine-tune on half A of the forget facts, then "
-    "ask for half B; 0 is Filtered as made, which never saw them, and 1 is Base as made, by "
-    "definition; in brackets its 95 % interval. Size of ΔW: |ΔW|/|W| (Frobenius) over all "
-    "matrices; stable rank: mean weighted by |ΔW|²."
+    "set, or on retain texts where the data have no others. Moved on neutral text: KL from Base's "
+    "predictions, in nats a token; in brackets its 95 % interval. Recovery over Filtered: "
+    "fine-tune on half A of the forget facts, then ask for half B; 0 is Filtered as made, which "
+    "never saw them, and 1 is Base as made, by definition; in brackets its 95 % interval. Size of "
+    "ΔW: |ΔW|/|W| (Frobenius) over all matrices; stable rank: mean weighted by |ΔW|²."
 )
 
 
@@ -92,9 +93,10 @@ def items_of(root, model):
 
 
 def accuracy_difference(rows, other):
-    """(low, high), 95 %, of the mean over entities of rows' answers less that of `other`'s.
+    """(low, high), 95 %, of the accuracy in `rows` less that in `other`, means over entities.
 
-    (None, None) where the two were not asked about the same entities.
+    Both are rows of samples.csv, of two models. (None, None) where the two were not asked about
+    the same entities, or about one entity alone.
     """
     from brittle.data.items import per_entity
     from brittle.maths.entities import difference
@@ -102,14 +104,14 @@ def accuracy_difference(rows, other):
     means = [{e: s / n for e, (s, n) in per_entity(side).items()} for side in (rows, other)]
     if not means[0] or set(means[0]) != set(means[1]):
         return None, None
-    entities = list(means[0])
-    return difference(*([[of_model[e] for e in entities]] for of_model in means))
+    one, two = ([[of_model[entity] for entity in means[0]]] for of_model in means)
+    return difference(one, two)
 
 
 def differences(items, others):
-    """{column: end of an interval} of one model; others {split: the rows that it is held against}.
+    """{column: end of an interval} of one model.
 
-    Those are Filtered's on the forget questions, and Base's on the others.
+    items: its answers {split: rows}; others: those of the model that it is held against.
     """
     columns = {}
     for split in SPLITS:
@@ -118,9 +120,16 @@ def differences(items, others):
     return columns
 
 
-def neutral(root, base, roles, model):
-    """{column: number} of what the step `neutral` measured; None for what is not known."""
-    measured = next(iter(read_rows(source(root, "neutral", base, model))), {})
+def neutral_columns(root, base, others, model):
+    """{column: number} of what the step `neutral` measured; None for what is not known.
+
+    Base stands in the comparison with each of `others`, as model A: of it only the NLL is known.
+    """
+    paths = [source(root, "neutral", base, other) for other in others]
+    if model != base:
+        paths = [source(root, "neutral", base, model)]
+    tables = [rows for path in paths if (rows := read_rows(path))]
+    measured = tables[0][0] if tables else {}
     names = {
         "neutral_nll": "nll_b",
         "neutral_nll_change": "nll_change",
@@ -130,13 +139,10 @@ def neutral(root, base, roles, model):
         "neutral_kl_low": "kl_low",
         "neutral_kl_high": "kl_high",
     }
-    row = {new: number(measured.get(old)) for new, old in names.items()}
-    if roles[model] == "base":
-        # Base stands in every comparison, as its model A.
-        paths = [source(root, "neutral", base, other) for other in roles if other != base]
-        tables = [rows for path in paths if (rows := read_rows(path))]
-        row["neutral_nll"] = number(tables[0][0]["nll_a"]) if tables else None
-    return row
+    columns = {"neutral_texts": measured.get("texts")}
+    if model == base:
+        return columns | dict.fromkeys(names) | {"neutral_nll": number(measured.get("nll_a"))}
+    return columns | {new: number(measured.get(old)) for new, old in names.items()}
 
 
 def summary(root, roles):
@@ -152,6 +158,7 @@ def summary(root, roles):
         "split_a_accuracy": "split_a_accuracy",
     }
     items = {model: items_of(root, model) for model in roles}
+    # What a model is held against: Filtered on the forget questions, Base on the others.
     others = items[base] | {"forget": items[filtered].get("forget", [])}
     for model, role in roles.items():
         row = {"model": model, "role": role}
@@ -160,7 +167,8 @@ def summary(root, roles):
             row[f"{split}_accuracy"] = next(
                 (number(r["value"]) for r in right if r["split"] == split), None
             )
-        row |= differences(items[model], others) | neutral(root, base, roles, model)
+        row |= differences(items[model], others)
+        row |= neutral_columns(root, base, list(roles)[1:], model)
         row |= {new: number(attacks.get(model, {}).get(old)) for old, new in renamed.items()}
         if role == "base":
             # Base is 1 by definition, and what is defined has no interval.
@@ -205,7 +213,10 @@ def first_screen(table, verdicts, root, names):
         yield from (
             (f"{split} accuracy", cell(row, f"{split}_accuracy", "harness")) for split in SPLITS
         )
-        yield "NLL on neutral text", cell(row, "neutral_nll", "neutral")
+        nll = cell(row, "neutral_nll", "neutral")
+        if row["neutral_texts"] not in (None, "neutral"):
+            nll += f" <small>({esc(row['neutral_texts'])} text)</small>"
+        yield "NLL on neutral text", nll
         moved = size = rank = "–"
         if row["role"] != "base":
             moved = cell(row, "neutral_kl", "neutral")

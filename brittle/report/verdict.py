@@ -1,8 +1,10 @@
-"""What follows from the numbers of an unlearned model: still known, damaged, only hidden, removed,
-or that it cannot be told, by the rules below.
+"""What follows from the numbers of an unlearned model: still known, damaged, only hidden, removed
+or inconclusive, by the rules below.
 """
 
 from typing import NamedTuple
+
+from brittle.metrics.neutral import LIMIT
 
 NEAR = 0.10  # accuracies within this of each other count as equal
 # recovery: where its interval lies above a quarter of the way from Filtered back to Base, the
@@ -10,19 +12,19 @@ NEAR = 0.10  # accuracies within this of each other count as equal
 HIDDEN = 0.25
 # The accuracy that the attack must reach on half A, which it trains on, before half B counts.
 RELEARNED = 0.75
-# Neutral text: nats a token by which predictions may move from Base's, as in the collapse check.
-MOVED = 1.0
 RULES = (
-    "a word is said only where the whole 95 % interval lies on its side; intervals of differences "
-    "of accuracies are over entities, those of neutral text over texts",
+    "a word is said only where the whole 95 % interval lies on its side; the intervals of "
+    "accuracies are of differences over entities, those of neutral text over texts or entities",
     f"still known: forget accuracy more than {NEAR:.2f} above Filtered's",
     f"damaged: retain or general accuracy more than {NEAR:.2f} below Base's, or predictions on "
-    f"neutral text moved by more than {MOVED:.1f} nats a token from Base's (KL) and became worse",
-    f"only hidden: recovery over Filtered lies above {HIDDEN:.2f}",
-    f"removed: recovery lies below {HIDDEN:.2f}, the attack relearned half A "
-    f"(accuracy at least {RELEARNED:.2f}), and the model is neither still known nor damaged",
-    "cannot be told: anything else, and where Filtered itself recovers more than "
+    f"neutral text moved by more than {LIMIT:.1f} nats a token from Base's (KL) and became worse",
+    f"only hidden: recovery over Filtered above {HIDDEN:.2f}",
+    f"removed: recovery over Filtered below {HIDDEN:.2f}, and the attack relearned half A "
+    f"(accuracy at least {RELEARNED:.2f}); and it is clear that the model is neither still known "
+    "nor damaged",
+    "inconclusive: anything else, and where Filtered itself recovers more than "
     f"{NEAR:.2f} (then relearning A teaches B)",
+    "the first of these words that holds is said",
 )
 SAYS = {
     "kept": "{} still knows the forget facts",
@@ -36,7 +38,7 @@ WORDS = {
     "removed": "removed",
     "damaged": "damaged",
     "kept": "still known",
-    "inconclusive": "cannot be told",
+    "inconclusive": "inconclusive",
 }
 
 
@@ -53,9 +55,10 @@ def percent(share):
 
 
 class Side(NamedTuple):
-    """On which side of a limit a number's interval lies; `text` says the number and its interval.
+    """On which side of a limit the interval of a number lies.
 
-    above, below: the whole interval does. Neither where it holds the limit, or is not known.
+    above, below: the whole interval does. Neither holds where the interval spans the limit, or is
+    not known. text: the number and its interval in words.
     """
 
     above: bool
@@ -63,67 +66,71 @@ class Side(NamedTuple):
     text: str
 
 
-def side(low, high, limit, text):
-    """The `Side` of the interval (low, high), either of which may be None."""
+def side_of(low, high, limit, text):
+    """The `Side` of the interval (low, high); None where it is not known."""
     if low is None or high is None:
         return Side(above=False, below=False, text=f"{text}, without an interval")
     return Side(above=low > limit, below=high <= limit, text=text)
 
 
-def of_difference(row, split, than):
-    """The `Side` of how much `row`'s accuracy differs from that of `than`: its row, and its name.
+def _points(share):
+    return f"{100 * share:.0f}".replace("-0", "0").replace("-", "−")
 
-    Above the limit is: more than NEAR above Filtered on the forget questions, more than NEAR below
-    Base on others.
+
+def accuracy_side(row, split, other, name):
+    """The `Side` of how far `row`'s accuracy lies from that of the row `other`, called `name`.
+
+    It counts upwards on the forget questions, where `other` is Filtered, and downwards on all
+    others, where it is Base. The limit is NEAR.
     """
-    model, name = than
-    now, was = row[f"{split}_accuracy"], model[f"{split}_accuracy"]
+    now, was = row[f"{split}_accuracy"], other[f"{split}_accuracy"]
     low, high = (row.get(f"{split}_difference_{end}") for end in ("low", "high"))
     text = (
         f"it answers {percent(now)} of the {split} questions, where {name} answers {percent(was)}"
     )
-    if low is not None and high is not None:
-        text += f" (difference {percent(low)} to {percent(high)})"
-    if split == "forget":
-        return side(low, high, NEAR, text)
-    fell = [None if end is None else -end for end in (high, low)]
-    return side(*fell, NEAR, text)
+    if None in (low, high):
+        return side_of(None, None, NEAR, text)
+    text += f" (difference {_points(low)} to {_points(high)} points)"
+    if split != "forget":
+        low, high = -high, -low
+    return side_of(low, high, NEAR, text)
 
 
-def of_neutral(row):
-    """The `Side` of how far predictions on neutral text moved; None where it was not measured.
+def neutral_side(row):
+    """The `Side` of how far predictions on neutral text moved; None where that was not measured.
 
-    What moved without becoming worse is no damage.
+    What moved and did not become worse is no damage.
     """
-    value, low, high = (row.get(f"neutral_kl{end}") for end in ("", "_low", "_high"))
-    change, worse_low, worse_high = (
-        row.get(f"neutral_nll_change{end}") for end in ("", "_low", "_high")
-    )
-    if value is None:
+    kl, kl_low, kl_high = (row.get(f"neutral_kl{end}") for end in ("", "_low", "_high"))
+    if kl is None:
         return None
-    text = f"its predictions on neutral text moved by {value:.2f} nats a token from Base's"
-    if low is not None and high is not None:
-        text += f" ({low:.2f} to {high:.2f})"
-    moved = side(low, high, MOVED, text)
-    if None in (change, worse_low, worse_high):
-        return moved
-    return Side(
-        above=moved.above and worse_low > 0, below=moved.below or worse_high <= 0, text=text
-    )
+    texts = "neutral text"
+    if row.get("neutral_texts") not in (None, "neutral"):
+        texts = f"{row['neutral_texts']} text (there is no neutral one)"
+    text = f"its predictions on {texts} moved by {kl:.2f} nats a token from Base's"
+    if None not in (kl_low, kl_high):
+        text += f" ({kl_low:.2f} to {kl_high:.2f})"
+    nll, change = row.get("neutral_nll"), row.get("neutral_nll_change")
+    if None not in (nll, change):
+        text += f", and its NLL there went from {nll - change:.2f} to {nll:.2f}"
+    moved = side_of(kl_low, kl_high, LIMIT, text)
+    worse = side_of(row.get("neutral_nll_change_low"), row.get("neutral_nll_change_high"), 0.0, "")
+    return Side(moved.above and worse.above, moved.below or worse.below, moved.text)
 
 
-def damages(row, base):
-    """[Side] of everything that would be damage, as far as it was measured."""
+def damage_sides(row, base):
+    """[Side] of everything that may be damage, as far as it was measured."""
     sides = [
-        of_difference(row, split, (base, "Base"))
+        accuracy_side(row, split, base, "Base")
         for split in ("retain", "general")
         if None not in (row[f"{split}_accuracy"], base[f"{split}_accuracy"])
     ]
-    return [*sides, *filter(None, [of_neutral(row)])]
+    neutral = neutral_side(row)
+    return sides if neutral is None else [*sides, neutral]
 
 
-def joined(*reasons):
-    return "; ".join(filter(None, reasons))
+def _joined(*reasons):
+    return "; ".join(reason for reason in reasons if reason)
 
 
 def verdict(row, base, filtered):
@@ -137,37 +144,43 @@ def verdict(row, base, filtered):
     """
     if row["forget_accuracy"] is None or filtered["forget_accuracy"] is None:
         return Verdict("inconclusive", "its forget accuracy, or Filtered's, is not known")
-    known = of_difference(row, "forget", (filtered, "Filtered"))
+    known = accuracy_side(row, "forget", filtered, "Filtered")
+    damages = damage_sides(row, base)
+    broken = [damage.text for damage in damages if damage.above]
     if known.above:
-        return Verdict("kept", known.text)
+        return Verdict("kept", _joined(known.text, *broken))
     value, low, high = (row[f"recovery_over_filtered{end}"] for end in ("", "_low", "_high"))
     measured = None not in (value, low, high)
     came_back = ""
     if measured:
         span = f"95 % interval {percent(low)} to {percent(high)}"
         came_back = f"relearning half A brought back {percent(value)} of half B ({span})"
-    sides = damages(row, base)
-    broken = [harm.text for harm in sides if harm.above]
     if broken:
-        return Verdict("damaged", joined(*broken, came_back))
-    open_questions = []
-    if not known.below:
-        open_questions.append(f"{known.text}: whether it still knows some cannot be told")
-    open_questions += [
-        f"{harm.text}: whether that is damage cannot be told" for harm in sides if not harm.below
-    ]
+        return Verdict("damaged", _joined(*broken, came_back))
+    left_open = _open_questions(known, damages)
     if value is None:
         return Verdict(
-            "inconclusive", joined("its recovery over Filtered is not known", *open_questions)
+            "inconclusive", _joined("its recovery over Filtered is not known", *left_open)
         )
     if not measured:
         return Verdict(
-            "inconclusive", joined("its recovery over Filtered has no interval", *open_questions)
+            "inconclusive", _joined("its recovery over Filtered has no interval", *left_open)
         )
     word, reason = _recovered(row, filtered["recovery_over_filtered"], came_back)
-    if word == "removed" and open_questions:
+    if word == "removed" and left_open:
         word = "inconclusive"
-    return Verdict(word, joined(reason, *open_questions))
+    return Verdict(word, _joined(reason, *left_open))
+
+
+def _open_questions(known, damages):
+    """[what the intervals leave open, in words] of a model that is not clearly known or damaged."""
+    texts = []
+    if not known.below:
+        texts.append(f"{known.text}: whether it still knows some of them cannot be told")
+    texts += [f"{of.text}: whether that is damage cannot be told" for of in damages if not of.below]
+    if not damages:
+        texts.append("whether it was damaged was not measured")
+    return texts
 
 
 def _recovered(row, control, came_back):

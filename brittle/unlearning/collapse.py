@@ -16,13 +16,12 @@ from brittle.data.items import subset
 from brittle.data.texts import read_texts
 from brittle.maths.precision import wide
 from brittle.metrics import mcq
+from brittle.metrics.neutral import LENGTH, LIMIT, kl_of_targets, neutral_file
 from brittle.models.architectures import size
-from brittle.models.logprobs import mean_nll, token_mean
+from brittle.models.logprobs import mean_nll, target_mean
 
-# Neutral texts and tokens of each: enough for a mean KL, and the start's log-probabilities fit
-# beside a 7B model.
-TEXTS, LENGTH = 32, 64
-KL_LIMIT = 1.0  # nats a token
+# Neutral texts: enough for a mean KL, and the start's log-probabilities fit beside a 7B model.
+TEXTS = 32
 SHARE_LIMIT = 0.9
 
 
@@ -35,8 +34,8 @@ class NeutralTexts(NamedTuple):
 
 def neutral_texts(texts):
     """Neutral texts of the data folder (job.TextSets), else the retain set."""
-    path = texts.data / "neutral.txt"
-    if path.is_file():
+    path = neutral_file(texts.data)
+    if path:
         return NeutralTexts(read_texts(path), "neutral text")
     return NeutralTexts(texts.retain, "the retain texts (there is no neutral.txt)")
 
@@ -70,15 +69,12 @@ class CollapseCheck:
             yield batch, wide(model(**batch).logits).log_softmax(-1).half().cpu()
 
     def kl(self, model):
-        """Mean over tokens of KL(p_start || p), in nats."""
+        """Mean over predicted tokens of KL(p_start || p), in nats."""
         total = count = 0.0
         for (batch, before), (_, now) in zip(self.before, self._logprobs(model), strict=True):
-            before, now = before.float(), now.float()
-            batch = {"attention_mask": batch["attention_mask"].cpu()}
-            tokens = int(batch["attention_mask"].sum())
-            divergence = (before.exp() * (before - now)).nan_to_num(0.0, posinf=math.inf).sum(-1)
-            total += token_mean(divergence, batch).item() * tokens
-            count += tokens
+            mask = {"attention_mask": batch["attention_mask"].cpu()}
+            total += target_mean(kl_of_targets(before, now), mask).item() * batch.n_targets
+            count += batch.n_targets
         return total / count
 
     def constant_share(self, model):
@@ -107,7 +103,7 @@ class CollapseCheck:
         if above and not (self.forget_nll_before or 0) > limit:
             signs.append(f"forget NLL {forget_nll:.2f} a token is above ln V = {limit:.2f}")
         # what moved and became better was learned: the retain texts may be trained on
-        if measures["neutral_kl"] > KL_LIMIT and not self._nll(model) <= self.nll_before:
+        if not measures["neutral_kl"] <= LIMIT and not self._nll(model) <= self.nll_before:
             signs.append(
                 f"predictions on {self.words} moved by {measures['neutral_kl']:.2f} nats a token"
             )

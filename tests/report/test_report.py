@@ -19,6 +19,7 @@ import pytest
 from brittle.base.errors import UserError
 from brittle.base.record import why_run
 from brittle.report import condense
+from brittle.report import verdict as verdict_module
 from brittle.report.page import png_width, shown
 from brittle.report.verdict import SAYS, headline, verdict
 
@@ -109,7 +110,7 @@ def neutral(root, model, kl, change):
     row = {f"kl{end}": value for end, value in zip(ends, kl, strict=True)}
     row |= {f"nll_change{end}": value for end, value in zip(ends, change, strict=True)}
     path = root / f"base__to__{model}" / "neutral_text" / "neutral.csv"
-    write(path, [{"nll_a": 0.5, "nll_b": 0.5 + change[0], **row}])
+    write(path, [{"texts": "neutral", "nll_a": 0.5, "nll_b": 0.5 + change[0], **row}])
 
 
 def back(root, **found):
@@ -176,7 +177,8 @@ def test_numbers_and_words(root):
         "filtered",
         "unlearned",
     ]
-    cut = {k: float(v) for k, v in found["cut"].items() if k not in ("model", "role")}
+    words = ("model", "role", "neutral_texts")
+    cut = {k: float(v) for k, v in found["cut"].items() if k not in words}
     apart = [cut.pop(f"forget_difference_{end}") for end in ("low", "high")]
     assert apart == pytest.approx([0.02, 0.02], abs=0.03) and apart[0] <= apart[1]
     for split in ("retain", "general"):
@@ -350,7 +352,13 @@ def moved(kl, change):
         (model(forget=None), model(), "inconclusive"),
         (model(retain=0.8), model(), "damaged"),
         (model(general=0.5, found=(0.8, 0.7, 0.9)), model(), "damaged"),
-        (model(retain=None, general=None), model(), "removed"),
+        # damage that was not measured at all is not ruled out
+        (model(retain=None, general=None), model(), "inconclusive"),
+        (
+            model(retain=None, general=None, **moved((0.2, 0.1, 0.3), (0.1, 0.0, 0.2))),
+            model(),
+            "removed",
+        ),
         # a word only where the whole interval lies on its side
         (model(forget=0.38), model(), "inconclusive"),
         (model(forget=0.36), model(), "inconclusive"),
@@ -364,11 +372,48 @@ def moved(kl, change):
         (model(**moved((1.3, 1.1, 1.5), (-1.0, -1.2, -0.8))), model(), "removed"),
         (model(**moved((1.05, 0.9, 1.2), (1.0, 0.8, 1.2))), model(), "inconclusive"),
         (model(**moved((0.5, 0.4, 0.6), (0.4, 0.3, 0.5))), model(), "removed"),
+        (model(**moved((1.3, 1.1, 1.5), (0.1, -0.1, 0.3))), model(), "inconclusive"),
+        (model(**moved((1.3, None, None), (1.0, None, None))), model(), "inconclusive"),
+        # an end on the limit is not beyond it
+        (model(**moved((1.2, 1.0, 1.4), (1.0, 0.8, 1.2))), model(), "inconclusive"),
+        (model(**moved((0.8, 0.6, 1.0), (1.0, 0.8, 1.2))), model(), "removed"),
+        (model(found=(0.3, 0.25, 0.4)), model(), "inconclusive"),
+        (model(found=(0.2, 0.1, 0.25)), model(), "inconclusive"),
     ],
 )
 def test_verdict(row, filtered, word):
     found, reason = verdict(row, model(forget=1.0, found=(1, 1, 1)), filtered)
     assert found == word and reason and "None" not in reason
+
+
+def test_sides_of_a_limit():
+    ends = {(0.2, 0.3): (True, False), (0.1, 0.3): (False, False), (0.0, 0.1): (False, True)}
+    for (low, high), expected in ends.items():
+        assert verdict_module.side_of(low, high, 0.1, "")[:2] == expected
+    unknown = verdict_module.side_of(None, 0.3, 0.1, "moved")
+    assert unknown == (False, False, "moved, without an interval")
+
+
+def test_the_reason_says_everything_that_counts_against_a_model():
+    base, filtered = model(forget=1.0, found=(1, 1, 1)), model()
+    row = model(forget=0.6, retain=0.5, **moved((1.3, 1.1, 1.5), (1.0, 0.8, 1.2)))
+    word, reason = verdict(row | {"neutral_nll": 1.5, "neutral_texts": "neutral"}, base, filtered)
+    assert word == "kept"
+    assert (
+        "60% of the forget questions, where Filtered answers 27% (difference 31 to 35 p" in reason
+    )
+    assert "50% of the retain questions, where Base answers 100% (difference −52 to −48 p" in reason
+    assert "neutral text moved by 1.30 nats a token from Base's (1.10 to 1.50)" in reason
+    assert "its NLL there went from 0.50 to 1.50" in reason
+    row |= {"neutral_texts": "retain"}
+    assert "on retain text (there is no neutral one)" in verdict(row, base, filtered)[1]
+
+
+def test_hidden_is_said_with_what_stays_open():
+    row = model(found=(0.8, 0.7, 0.9), **moved((0.95, 0.86, 1.05), (1.0, 0.9, 1.1)))
+    word, reason = verdict(row, model(forget=1.0, found=(1, 1, 1)), model())
+    assert word == "hidden" and reason.startswith("relearning half A brought back 80%")
+    assert "moved by 0.95" in reason and reason.endswith("whether that is damage cannot be told")
 
 
 def test_headline_counts():

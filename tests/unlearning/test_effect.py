@@ -84,7 +84,7 @@ def test_texts_that_moved_because_they_were_learned_are_no_sign(family, data):
     start = load_model(family.base)
     for watch in (learned, spoiled):
         watch.before, watch.nll_before = list(watch._logprobs(start)), watch._nll(start)
-    assert learned.kl(model) > collapse.KL_LIMIT
+    assert learned.kl(model) > collapse.LIMIT
     assert learned.check(model, None)[0] == []
     spoiled.nll_before = 0.0
     assert "predictions on the retain texts moved by" in spoiled.check(model, None)[0][0]
