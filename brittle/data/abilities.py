@@ -79,7 +79,7 @@ ABILITIES = (
     ),
     Ability("forget quality", "truth ratio and forget quality", _truth),
     Ability("membership", "membership, the filter's target", _files("holdout.txt")),
-    Ability("neutral", "the collapse check on neutral text", _files("neutral.txt")),
+    Ability("neutral", "neutral text (collapse check, verdict)", _files("neutral.txt")),
     Ability("leakage", "leakage of private data", _files("private.jsonl")),
     Ability("deduction", "deduction and neighbours", _facts),
 )

@@ -176,10 +176,14 @@ def _open_questions(known, damages):
     """[what the intervals leave open, in words] of a model that is not clearly known or damaged."""
     texts = []
     if not known.below:
-        texts.append(f"{known.text}: whether it still knows some of them cannot be told")
-    texts += [f"{of.text}: whether that is damage cannot be told" for of in damages if not of.below]
+        texts.append(f"it is open whether it still knows some of them: {known.text}")
+    texts += [
+        f"it is open whether it was damaged: {damage.text}"
+        for damage in damages
+        if not damage.below
+    ]
     if not damages:
-        texts.append("whether it was damaged was not measured")
+        texts.append("it was not measured whether it was damaged")
     return texts
 
 
