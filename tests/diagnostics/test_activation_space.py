@@ -444,3 +444,37 @@ def test_barrier_of_a_parabola():
     )
     assert [r["barrier"] for r in rows] == pytest.approx([a * (1 - a) for a in alphas], abs=1e-12)
     assert all(r["n_tokens"] == 24 for r in rows)
+
+
+def test_null_of_a_few_texts_is_added_to_the_nll_of_all():
+    """Model A has 2 nats a token over all texts, 1 over the first two. Five directions add 0.1 to
+    0.5 nats a token to these at alpha 1: their mean is 0.3.
+    """
+    line = torch.tensor([[4.0, 4.0, 8.0, 8.0, 8.0, 16.0]] * 2, dtype=torch.float64)
+    start = line[0, :2]
+    nulls = [
+        {"forget": torch.stack([start, start + 4 * added])} for added in (0.1, 0.2, 0.3, 0.4, 0.5)
+    ]
+    ids = {"forget": [[1] * 5] * 6}
+    first, last = basin.rows([0.0, 1.0], {"forget": line}, nulls, ids, {"forget": 6}, 0)
+    assert first["null_nll"] == first["nll"] == first["null_nll_low"] == 2
+    assert last["null_nll"] == pytest.approx(2.3)
+    # Student's t with 4 degrees of freedom, for a further draw
+    half = 2.776445 * 0.025**0.5 * 1.2**0.5
+    assert last["null_nll_high"] - last["null_nll"] == pytest.approx(half, rel=1e-6)
+
+
+def test_random_directions_read_the_first_texts_alone(root, tmp_path, monkeypatch):
+    read = []
+    walk = basin.walk
+
+    def noted(model, start, end, alphas, ids, *rest):
+        read.append((len(alphas), {split: len(texts) for split, texts in ids.items()}))
+        return walk(model, start, end, alphas, ids, *rest)
+
+    monkeypatch.setattr(basin, "walk", noted)
+    monkeypatch.setattr(basin, "NULL_TEXTS", 7)
+    table = run(basin, "basin.csv", root, tmp_path, points=2)
+    few = {"forget": 7, "retain": 7}
+    assert read == [(2, {"forget": 24, "retain": 24}), (1, few), *[(1, few)] * basin.DIRECTIONS]
+    assert (table.n_texts == 24).all() and (table.null_nll >= 0).all()
