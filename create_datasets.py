@@ -194,5 +194,27 @@ def main(
         print(line)
 
 
+HELP_GROUPS = {
+    "The mini world": ("entities", "private_entities", "overlap", "overlap_of"),
+    "Your own files": (
+        "forget_file",
+        "retain_file",
+        "holdout_file",
+        "general_file",
+        "passage_length",
+        "rows_per_entity",
+    ),
+    "WMDP, TOFU and MUSE": (
+        "forget_corpus",
+        "wmdp_path",
+        "wikitext_path",
+        "mmlu_path",
+        "path",
+        "forget_split",
+        "corpus",
+    ),
+}
+
+
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, HELP_GROUPS)

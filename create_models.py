@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from brittle.base import command, options
+from brittle.base import command, groups, options
 from brittle.base.errors import UserError
 from brittle.base.files import missing_folders, remove_empty
 
@@ -134,5 +134,12 @@ def both(outdir):
     return base or filtered
 
 
+HELP_GROUPS = {
+    groups.DATA: ("data", "entities"),
+    "Size": ("hidden_size", "layers", "heads", "vocab_size"),
+    "Training": ("steps", "batch_size", "lr", "muon_lr"),
+}
+
+
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, HELP_GROUPS)

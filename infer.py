@@ -235,5 +235,20 @@ def main(
     show.side_by_side(sides, sampling, prompt, Console(), probs=probs)
 
 
+HELP_GROUPS = {
+    "Several models, many prompts": (
+        "sweep",
+        "models",
+        "include_base",
+        "preset",
+        "prompts_file",
+        "force",
+        "outdir",
+    ),
+    "Answers": ("probs", "max_new_tokens", "temperature", "top_p", "greedy", "raw"),
+    "On the model": ("adapter", "filter", "quantize"),
+}
+
+
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, HELP_GROUPS)

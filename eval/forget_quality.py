@@ -228,5 +228,10 @@ def shown(row):
     return f"{row['value']:.3g}"
 
 
+HELP_GROUPS = {
+    "How answers are asked and read": ("template", "answers", "new_tokens", "icl", "definitions"),
+}
+
+
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, HELP_GROUPS)

@@ -94,5 +94,10 @@ def main(
     )
 
 
+HELP_GROUPS = {
+    "What runs": ("only", "force", "dry_run", "accept_older_code", "jobs"),
+}
+
+
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, HELP_GROUPS)

@@ -370,5 +370,18 @@ def unlearned_models(root, base, names, given):
     return models, absent
 
 
+HELP_GROUPS = {
+    "What runs": (
+        "attacks",
+        "seeds",
+        "max_items",
+        "claims",
+        "force",
+        "accept_older_code",
+        "jobs",
+    ),
+}
+
+
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, HELP_GROUPS)

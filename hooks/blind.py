@@ -24,7 +24,7 @@ from typing import Annotated
 
 import typer
 
-from brittle.base import command, options
+from brittle.base import command, groups, options
 from brittle.base.errors import UserError
 
 AUDIT = ["kind", "n", "left", "removed", "ci_low", "ci_high"]
@@ -355,5 +355,13 @@ def main(
     fit(outdir, folder, forget, public, retain, setup, max_samples, device)
 
 
+HELP_GROUPS = {
+    "Stage anonymise": ("table", "domain", "how", "drop_left", "salt_file"),
+    "Stage fit": ("public", "site", "basis", "gate", "limit", "draws"),
+    "Stage evaluate": ("filters",),
+    groups.DATA: ("forget",),
+}
+
+
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, HELP_GROUPS)

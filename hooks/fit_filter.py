@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from brittle.base import command, options
+from brittle.base import command, groups, options
 from brittle.base.errors import UserError
 from brittle.filters.basis import BASES
 
@@ -169,5 +169,11 @@ def main(
     )
 
 
+HELP_GROUPS = {
+    groups.DATA: ("forget", "retain", "general"),
+    "The filter": ("site", "basis", "k", "gate"),
+}
+
+
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, HELP_GROUPS)

@@ -25,7 +25,7 @@ from typing import Annotated
 
 import typer
 
-from brittle.base import command, options
+from brittle.base import command, groups, options
 
 
 def text_files(forget, retain, general, unseen):
@@ -237,5 +237,17 @@ def main(
     print(f"Next: uv run hooks/bake_filter.py --model {model} --filter {filter_dir}")
 
 
+HELP_GROUPS = {
+    groups.DATA: ("forget", "retain", "general", "unseen", "data", "tune_samples"),
+    "Limits and strength": (
+        "retain_limit",
+        "general_limit",
+        "strength",
+        "allow_reflection",
+        "items",
+    ),
+}
+
+
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, HELP_GROUPS)

@@ -160,5 +160,10 @@ def _short(cell):
         return cell
 
 
+HELP_GROUPS = {
+    "What runs": ("attack", "force", "dry_run", "accept_older_code", "jobs"),
+}
+
+
 if __name__ == "__main__":
-    run(main)
+    run(main, HELP_GROUPS)

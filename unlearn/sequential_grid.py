@@ -23,7 +23,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from brittle.base import command, options
+from brittle.base import command, groups, options
 from brittle.base.errors import UserError
 
 CONFIG = [
@@ -429,5 +429,18 @@ def main(
         run.csv("results.csv", COLUMNS, table)
 
 
+HELP_GROUPS = {
+    groups.DATA: ("data", "chat", "max_items"),
+    "Which rows, at which scale": (
+        "only",
+        "seeds",
+        "steps_scale",
+        "lora_lr_scale",
+        "full_lr_scale",
+        "attack_lr",
+    ),
+}
+
+
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, HELP_GROUPS)

@@ -13,15 +13,16 @@ Defaults come from unlearn/presets.toml (--preset): `mini` for a model of the mi
 (the publications' values at 7B scale) for every other. A flag wins over both.
 """
 
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from brittle.base import command, options
+from brittle.base import command, groups, options
 from brittle.base.errors import UserError
-from brittle.base.knobs import all_knobs, build, values
+from brittle.base.knobs import all_knobs, build, show, values
 from brittle.methods import METHODS, method_class
 from brittle.methods.wrappers import Wrappers
 
@@ -235,6 +236,76 @@ def merge_defaults(defaults, settings, knobs):
     return merged_settings, merged_knobs
 
 
+HELP_GROUPS = {
+    groups.DATA: ("forget", "retain", "data", "max_length", "max_samples", "eval_split"),
+    "Training": (
+        "steps",
+        "lr",
+        "batch_size",
+        "grad_accum",
+        "warmup",
+        "weight_decay",
+        "grad_clip",
+        "optimizer",
+        "schedule",
+        "checkpointing",
+    ),
+    "Evaluations on the way": ("eval_every", "keep", "rule", "filtered"),
+    groups.SAVING: (
+        "root",
+        "name",
+        "save_every",
+        "resume",
+        "save_dtype",
+        "save_adapter",
+        "push_to_hub",
+        "public",
+        "wandb",
+    ),
+}
+
+
+def named_method(arguments):
+    """The method that a command line names; None where it names none that there is."""
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    named = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--method"]
+    return named[-1] if named and named[-1] in METHODS else None
+
+
+def presets_of(method):
+    """What the presets set for a method, for its --help."""
+    from brittle.unlearning.job import read_defaults
+
+    file = Path(__file__).with_name("presets.toml")
+    listed = []
+    for preset in ("default", "mini"):
+        defaults = read_defaults(file, preset, method)
+        values = ", ".join(
+            f"{name} {show(value)}"
+            for name, value in {**defaults.settings, **defaults.knobs}.items()
+        )
+        listed.append(f"--preset {preset} of {method}: {values}.")
+    return " ".join(listed)
+
+
+def parser(arguments):
+    """(`main` with the flags that `arguments` need, what its --help ends with).
+
+    The --help of one method lists the knobs of that method alone.
+    """
+    method = named_method(arguments)
+    if method and "--help" in arguments:
+        title, listed = f"Knobs of {method}", [method]
+        epilog = presets_of(method)
+    else:
+        title, listed = "Knobs of the methods", METHODS
+        epilog = "Knobs of one method alone: --method NAME --help."
+    own = all_knobs({name: method_class(name) for name in listed})
+    wrappers = all_knobs({"wrappers": Wrappers})
+    with_own = command.with_knobs(main, own, title)
+    return command.with_knobs(with_own, wrappers, "Wrappers, with any method"), epilog
+
+
 if __name__ == "__main__":
-    methods = all_knobs({name: method_class(name) for name in METHODS})
-    command.run(command.with_knobs(main, {**methods, **all_knobs({"default": Wrappers})}))
+    flags, ending = parser(sys.argv[1:])
+    command.run(flags, HELP_GROUPS, ending)

@@ -82,7 +82,7 @@ class SingleAttack:
             _parameter("model", options.Model),
             _parameter("outdir", options.Outdir),
             _parameter("data", options.Data, Path("data/mini")),
-            *typed_options(self.attack, defaults),
+            *typed_options(self.attack, defaults, "The attack"),
         ]
         if self.has_steps():
             parameters.append(_parameter("every", Every, None))

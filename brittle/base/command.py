@@ -15,6 +15,7 @@ import typer
 
 from brittle.base import code
 from brittle.base.errors import UserError
+from brittle.base.groups import command_class
 from brittle.base.own_data import follow
 
 # what typer raises for a wrong command line; recent versions carry their own copy of click
@@ -109,14 +110,15 @@ def _finite(main):
     return checked
 
 
-def run(main):
-    """Run `main` as a command.
+def run(main, groups=None, epilog=None):
+    """Run `main` as a command. `groups` of its options ({name: names of arguments}) and `epilog`
+    are for its --help.
 
     Mistakes print one line to stderr and exit 2, Ctrl-C exits 130, and bugs keep their traceback.
     SIGTERM exits 143 and says nothing: it is how one process of ours ends another.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(_finite(follow(main)))
+    app.command(cls=command_class(groups), epilog=epilog)(_finite(follow(main)))
     received = _listen()
     message, status = None, 0
     code.start()
@@ -144,10 +146,10 @@ def run(main):
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def with_knobs(main, knobs):
-    """Give `main(..., **knobs)` one text option for each knob {name: help}.
+def with_knobs(main, knobs, group="Knobs of the methods"):
+    """Give `main(..., **knobs)` one text option for each knob {name: help}, in one group of --help.
 
-    Knobs that are not set arrive as None.
+    Knobs that are not set arrive as None. Given twice, knobs of both stand there.
     """
     signature = inspect.signature(main)
     fixed = [
@@ -162,9 +164,7 @@ def with_knobs(main, knobs):
             default=None,
             annotation=Annotated[
                 str | None,
-                typer.Option(
-                    "--" + name.replace("_", "-"), help=text, rich_help_panel="Knobs of the methods"
-                ),
+                typer.Option("--" + name.replace("_", "-"), help=text, rich_help_panel=group),
             ],
         )
         for name, text in knobs.items()

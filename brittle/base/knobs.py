@@ -122,7 +122,7 @@ def build(cls, name, given, **more):
 
 def all_knobs(classes):
     """{knob: help with the choices, the defaults, and whose they are} over {method name: class},
-    for one --help.
+    for one --help. Of a single class the defaults are its own.
     """
     texts, owners, choices = {}, {}, {}
     for name, cls in classes.items():
@@ -132,9 +132,17 @@ def all_knobs(classes):
             choices.setdefault(key, {}).update(dict.fromkeys(spec.metadata["choices"] or ()))
     helps = {}
     for key, text in texts.items():
-        defaults = "; ".join(f"{value}: {', '.join(names)}" for value, names in owners[key].items())
-        helps[key] = f"{text}{_unnamed(text, choices[key])} [{defaults}]"
+        helps[key] = f"{text}{_unnamed(text, choices[key])}{_defaults(owners[key], classes)}"
     return helps
+
+
+def _defaults(owners, classes):
+    """The end of a knob's help: {default: names of the classes that have it}."""
+    if len(classes) == 1:
+        (value,) = owners
+        return f" [default: {value}]" if value else ""
+    listed = "; ".join(f"{value}: {', '.join(names)}" for value, names in owners.items())
+    return f" [{listed}]"
 
 
 def _unnamed(text, choices):
@@ -144,12 +152,12 @@ def _unnamed(text, choices):
     return f" One of: {', '.join(choices)}."
 
 
-def typed_options(cls, defaults=None):
+def typed_options(cls, defaults=None, group=None):
     """[inspect.Parameter] for typer: an option for each knob of `cls`, with its type, bounds, help
     and default.
 
     A knob with several values is an option that can be repeated. `defaults` {knob: value} replaces
-    defaults.
+    defaults. `group` is theirs in --help.
     """
     import typer
 
@@ -160,10 +168,11 @@ def typed_options(cls, defaults=None):
         if isinstance(default, tuple):
             # typer's message for a list does not say which flag was wrong as `parse` does
             kind = list[type(default[0])]
-            option = typer.Option(flag(name), help=f"{text[:-1]} (repeatable).")
+            text = f"{text[:-1]} (repeatable)."
+            option = typer.Option(flag(name), help=text, rich_help_panel=group)
         else:
             kind = type(default)
-            option = typer.Option(flag(name), min=low, max=high, help=text)
+            option = typer.Option(flag(name), min=low, max=high, help=text, rich_help_panel=group)
         parameters.append(
             inspect.Parameter(
                 name,

@@ -5,15 +5,21 @@ answers at once.
 import ast
 import functools
 import importlib.metadata
+import inspect
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 
 import pytest
 
+from brittle.base.knobs import flag as flag_of
+from brittle.base.knobs import knobs as knobs_of
+from brittle.methods import METHODS, method_class
+from brittle.methods.wrappers import Wrappers
 from brittle.pipeline import steps
 from support.places import ROOT
 
@@ -128,32 +134,37 @@ def test_what_is_imported_is_declared_and_what_is_not_imported_is_not_there():
 
 HELP = """
 import io, json, os, runpy, sys
-scripts, heavy = json.loads(sys.argv[1])
+commands, heavy = json.loads(sys.argv[1])
 import typer
-for script in scripts:
+for command in commands:
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
         out, code = sys.stdout, None
-        sys.stdout, sys.argv = io.StringIO(), [script, "--help"]
+        sys.stdout, sys.argv = io.StringIO(), [*command.split(), "--help"]
         try:
-            runpy.run_path(script, run_name="__main__")
+            runpy.run_path(sys.argv[0], run_name="__main__")
         except SystemExit as stop:
             code = stop.code
         loaded = sorted({m.partition(".")[0] for m in sys.modules} & set(heavy))
-        print(json.dumps([script, code, sys.stdout.getvalue(), loaded]), file=out, flush=True)
+        print(json.dumps([command, code, sys.stdout.getvalue(), loaded]), file=out, flush=True)
         os._exit(0)
     os.waitpid(pid, 0)
 """
 
 
+OF_A_METHOD = "unlearn/unlearn.py --method "
+METHODS_ASKED = ("npo", "sequential", "ga_simple", "nonsense")
+
+
 @pytest.fixture(scope="module")
 def helps():
-    """{script: (exit status, text, heavy modules that were loaded)} of every script's --help, in
-    processes without them.
+    """{command: (exit status, text, heavy modules that were loaded)} of every script's --help, and
+    of that of some methods, in processes without them.
     """
+    commands = [*map(name, SCRIPTS), *(OF_A_METHOD + method for method in METHODS_ASKED)]
     environment = {**os.environ, "COLUMNS": "200", "TERM": "dumb"}
-    command = [sys.executable, "-c", HELP, json.dumps([[name(s) for s in SCRIPTS], sorted(HEAVY)])]
+    command = [sys.executable, "-c", HELP, json.dumps([commands, sorted(HEAVY)])]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     return {row[0]: row[1:] for row in map(json.loads, run.stdout.splitlines())}
 
@@ -163,6 +174,56 @@ def test_help_answers_without_heavy_imports(helps, path):
     code, text, loaded = helps[name(path)]
     assert code == 0 and "Usage" in text and "--help" in text
     assert loaded == []
+
+
+def sections(text):
+    """{heading: flags} of a help."""
+    listed, heading = {}, None
+    for line in text.splitlines():
+        if re.fullmatch(r"[A-Z].*:", line):
+            heading = line.rstrip(":")
+        elif line.startswith("  --"):
+            listed.setdefault(heading, []).append(line.split()[0].rstrip(","))
+    return listed
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name)
+def test_long_helps_are_in_groups(helps, path):
+    """What does not fit into a screen has headings, and no list is long but that of all knobs."""
+    listed = sections(helps[name(path)][1])
+    listed.pop("Knobs of the methods", None)
+    too_long = {heading: flags for heading, flags in listed.items() if len(flags) > 12}
+    assert not too_long, "a script's table of groups goes to command.run"
+    assert next(iter(listed)) == "Options" and "--help" in listed["Options"]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name)
+def test_groups_name_options_that_there_are(path):
+    """A group that names an option which is gone would lose it without a word."""
+    names = runpy.run_path(str(path), run_name="groups")
+    listed = [option for group in names.get("HELP_GROUPS", {}).values() for option in group]
+    knobs = set(knobs_of(Wrappers)) if path.name == "unlearn.py" else set()
+    parameters = inspect.signature(names["main"]).parameters if listed else {}
+    assert set(listed) <= {*parameters, *knobs}
+    assert len(set(listed)) == len(listed)
+
+
+@pytest.mark.parametrize("method", METHODS_ASKED)
+def test_help_of_a_method_lists_its_own_knobs_and_no_others(helps, method):
+    code, text, loaded = helps[OF_A_METHOD + method]
+    assert code == 0 and loaded == []
+    listed = sections(text)
+    if method not in METHODS:
+        assert "--steering-coeff" in listed["Knobs of the methods"]  # as without a method
+        return
+    own = set(map(flag_of, knobs_of(method_class(method))))
+    assert set(listed.get(f"Knobs of {method}", [])) == own
+    others = {flag_of(knob) for other in METHODS for knob in knobs_of(method_class(other))} - own
+    assert not others & {option for options in listed.values() for option in options}
+    assert "--lora-rank" in listed["Wrappers, with any method"]
+    assert "--lr" in listed["Training"] and "--push-to-hub" in listed["Hub and saving"]
+    words = " ".join(text.split())
+    assert f"preset default of {method}: lr" in words and f"preset mini of {method}: lr" in words
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name)

@@ -52,7 +52,7 @@ def main_of(script):
     """What a script hands to `command.run`: its `main`, knobs included."""
     if script not in _MAINS:
         handed = []
-        original, command_module.run = command_module.run, handed.append
+        original, command_module.run = command_module.run, lambda main, *_: handed.append(main)
         try:
             runpy.run_path(str(ROOT / script), run_name="__main__")
         finally:
