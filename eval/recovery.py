@@ -246,7 +246,11 @@ def rows(attacks, roles, ends, chosen):
         if not of_model:
             yield blank
             continue
-        yield blank | row_of_model(measured, of_model, ends)
+        columns = row_of_model(measured, of_model, ends)
+        if roles[model] != "unlearned" and all(row["step"] == 0 for row in of_model):
+            # as made it is an end of the scale: 1 or 0 by definition, which has no interval
+            columns |= {"ci_low": None, "ci_high": None}
+        yield blank | columns
 
 
 def row_of_model(measured, chosen, ends):

@@ -146,8 +146,10 @@ def neutral_columns(root, base, others, model):
 
 
 def summary(root, roles):
-    """A row of COLUMNS (and `split_a_accuracy`, which the verdict reads) a model; None for what is
-    not known.
+    """A row of COLUMNS a model, None for what is not known.
+
+    It also holds `split_a_accuracy`, which the verdict reads, and `attack_step`: 0 where the attack
+    left the model as made.
     """
     base, filtered = list(roles)[:2]
     attacks = {row["model"]: row for row in read_rows(source(root, "recovery", base, base))}
@@ -170,13 +172,19 @@ def summary(root, roles):
         row |= differences(items[model], others)
         row |= neutral_columns(root, base, list(roles)[1:], model)
         row |= {new: number(attacks.get(model, {}).get(old)) for old, new in renamed.items()}
-        if role == "base":
-            # Base is 1 by definition, and what is defined has no interval.
-            row |= {"recovery_over_filtered_low": None, "recovery_over_filtered_high": None}
+        row["attack_step"] = number(attacks.get(model, {}).get("step"))
         norm, rank = update_size(
             [] if role == "base" else read_rows(source(root, "1", base, model))
         )
         yield row | {"update_relative_norm": norm, "update_stable_rank": rank}
+
+
+def by_definition(row):
+    """Whether a row's recovery is an end of its scale: that of Base or Filtered as made."""
+    if row["role"] == "unlearned" or row["recovery_over_filtered"] is None:
+        return False
+    low, high = (row[f"recovery_over_filtered_{end}"] for end in ("low", "high"))
+    return row["attack_step"] == 0 and low == high
 
 
 def first_screen(table, verdicts, root, names):
@@ -197,18 +205,22 @@ def first_screen(table, verdicts, root, names):
         text = "undefined" if known.get(step, there) else f"not measured: run step {name}"
         return f'<span class="missing">{esc(text)}</span>'
 
+    def with_interval(row, column, step):
+        value = cell(row, column, step)
+        if None in (row[f"{column}_low"], row[f"{column}_high"]):
+            return value
+        low, high = (cell(row, f"{column}_{end}", step) for end in ("low", "high"))
+        return f"{value} <small>[{low}, {high}]</small>"
+
     def cells(row):
-        role, recovered = row["role"], cell(row, "recovery_over_filtered", "recovery")
-        if role == "base" and row["recovery_over_filtered"] is not None:
-            recovered += " <small>by definition</small>"
+        role = row["role"]
         if role == "unlearned":
             word = verdicts[row["model"]][0]
             role += f': <span class="{word}">{WORDS[word]}</span>'
-        if row["recovery_over_filtered_low"] is not None:
-            low, high = (
-                cell(row, f"recovery_over_filtered_{end}", "recovery") for end in ("low", "high")
-            )
-            recovered += f" <small>[{low}, {high}]</small>"
+        recovered = with_interval(row, "recovery_over_filtered", "recovery")
+        if by_definition(row):
+            shown = cell(row, "recovery_over_filtered", "recovery")
+            recovered = f"{shown} <small>by definition</small>"
         yield from (("model", esc(row["model"])), ("role", role))
         yield from (
             (f"{split} accuracy", cell(row, f"{split}_accuracy", "harness")) for split in SPLITS
@@ -219,10 +231,7 @@ def first_screen(table, verdicts, root, names):
         yield "NLL on neutral text", nll
         moved = size = rank = "–"
         if row["role"] != "base":
-            moved = cell(row, "neutral_kl", "neutral")
-            if None not in (row["neutral_kl_low"], row["neutral_kl_high"]):
-                low, high = (cell(row, f"neutral_kl_{end}", "neutral") for end in ("low", "high"))
-                moved += f" <small>[{low}, {high}]</small>"
+            moved = with_interval(row, "neutral_kl", "neutral")
             size = cell(row, "update_relative_norm", "1", "{:.3f}")
             rank = cell(row, "update_stable_rank", "1", "{:.1f}")
         yield "moved on neutral text", moved

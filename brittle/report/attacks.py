@@ -3,16 +3,20 @@
 from pathlib import Path
 
 from brittle.base.tables import number, read_rows
-from brittle.report import page
-from brittle.report.claims import claims
-from brittle.report.scoreboard import over_seeds
+from brittle.report import claims, page
+from brittle.report.scoreboard import ENDS, over_seeds
 
 MEANS = (
     "Each cell: half B of the forget facts, which no attack read, after the attack. "
-    "0 is Filtered's level under the same attack, 1 is Base's; "
+    "0 is Filtered's level under the same attack, 1 is Base's, by definition: so of these two the "
+    "rows show the accuracy; "
     "in brackets the 95 % interval over facts and, where there are several, attack seeds. "
     "A dash is a missing value: the attack failed, or left Base not clearly above Filtered. "
     "The second number, where there is one, is the retain accuracy left."
+)
+CLAIMS_MEAN = (
+    "Claims and what we measured. Brackets: of a mean over methods the least and the most of these "
+    "methods, of steps the 95 % interval over seeds."
 )
 
 
@@ -35,12 +39,12 @@ def _signed(number, digits=2):
     return f"{number + 0:.{digits}f}".replace("-0.00", "0.00").replace("-", "−")
 
 
-def cell(rows):
-    """Recovery with its interval, and the retain accuracy where that fell; the mean over seeds.
+def cell(rows, column="heldout_recovery"):
+    """A column with its interval, and the retain accuracy where that fell; the mean over seeds.
 
     The interval is over facts and, where there are several, seeds.
     """
-    mean, low, high = over_seeds(rows)
+    mean, low, high = over_seeds(rows, column)
     if low is None:
         return "–"
     text = f"{_signed(mean)} [{_signed(low)}, {_signed(high)}]"
@@ -57,7 +61,14 @@ def board_table(rows):
     cells = {}
     for row in rows:
         cells.setdefault((row["method"], row["attack"]), []).append(row)
-    body = [[m, *(cell(cells.get((m, a), [])) for a in attacks)] for m in methods]
+    body = []
+    for method in methods:
+        of_method = [cells.get((method, attack), []) for attack in attacks]
+        if method in ENDS:
+            shown = [cell(rows, "heldout_accuracy") for rows in of_method]
+            body.append([f"{method} (accuracy)", *shown])
+        else:
+            body.append([method, *(cell(rows) for rows in of_method)])
     seeds = sorted({str(row["seed"]) for row in rows})
     return page.table(
         ["method", *attacks],
@@ -67,17 +78,20 @@ def board_table(rows):
 
 
 def claims_table(root, rows=None):
+    """The literature's claims, and what must be so whatever the literature says, as HTML."""
+    return _judged(claims.claims(root, rows), "claim", CLAIMS_MEAN) + _judged(
+        claims.checks(root, rows), "check", "A check of the attacks, not a finding"
+    )
+
+
+def _judged(listed, kind, caption):
     body = []
-    for claim in claims(root, rows):
+    for claim in listed:
         number = "–" if claim.number is None else _signed(claim.number)
         if claim.low is not None:
             number += f" [{_signed(claim.low)}, {_signed(claim.high)}]"
         body.append([claim.claim, claim.source, number, claim.verdict, claim.detail])
-    return page.table(
-        ["claim", "source", "our number", "verdict", "what it is"],
-        body,
-        "Claims and what we measured",
-    )
+    return page.table([kind, "source", "our number", "verdict", "what it is"], body, caption)
 
 
 def board_html(rows, png, absent=()):

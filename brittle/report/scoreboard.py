@@ -31,21 +31,21 @@ def board(rows):
     return cells
 
 
-def over_seeds(rows):
-    """(mean, low, high) of recovery over the seeds of one cell, rows of the scoreboard.
+def over_seeds(rows, column="heldout_recovery"):
+    """(mean, low, high) of a column over the seeds of one cell, rows of the scoreboard.
 
     The interval is `recovery.interval_of_intervals`: the seeds' variance is added to that of the
     facts. It is None where a seed with a value has no interval.
     """
-    columns = ("heldout_recovery", "heldout_recovery_low", "heldout_recovery_high")
+    columns = (column, f"{column}_low", f"{column}_high")
     seeds = [[number(row.get(column)) for column in columns] for row in rows]
     known = [values for values in seeds if values[0] is not None]
     if not known:
         return None, None, None
-    recovery = mean(value for value, _, _ in known)
+    average = mean(value for value, _, _ in known)
     if any(None in values for values in known):
-        return recovery, None, None
-    return recovery, *interval_of_intervals(*zip(*known, strict=True))
+        return average, None, None
+    return average, *interval_of_intervals(*zip(*known, strict=True))
 
 
 def forgotten(cells):

@@ -116,6 +116,8 @@ def test_definition(root):
     assert (
         float(found["base"]["recovery_over_filtered"]) == 1 and found["base"]["step"] == "0"
     )  # a tie takes the smallest step
+    # 1 by definition, which has no interval; Filtered was attacked
+    assert found["base"]["ci_low"] == "" and found["filtered"]["ci_low"]
     assert float(found["filtered"]["recovery_over_filtered"]) == pytest.approx(-2 / 30)
     assert (root / "out" / "tamper.png").stat().st_size > 10_000
 

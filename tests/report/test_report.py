@@ -124,6 +124,7 @@ def back(root, **found):
                 "ci_low": low,
                 "ci_high": high,
                 "split_a_accuracy": 1.0,
+                "step": 0 if m == "base" else 20,
             }
             for m, (r, low, high) in found.items()
         ],
@@ -149,7 +150,7 @@ def root(tmp_path):
     root = tmp_path / "out"
     for model, forget in (("base", 1.0), ("filtered", 0.26), ("cut", 0.28)):
         quiz(root, model, forget)
-    back(root, base=(1, 1, 1), filtered=(-0.04, -0.1, 0.03), cut=(0.8, 0.7, 0.9))
+    back(root, base=(1, None, None), filtered=(-0.04, -0.1, 0.03), cut=(0.8, 0.7, 0.9))
     weights(root, "filtered", (6.0, 6.0, 4.0), (8.0, 8.0, 4.0))
     weights(root, "cut", (3.0, 30.0, 1.0), (4.0, 40.0, 2.0), (0.0, 10.0, ""))
     neutral(root, "filtered", (0.1, 0.09, 0.11), (0.0, -0.01, 0.01))
@@ -215,6 +216,17 @@ def test_numbers_and_words(root):
         and "80% of half B (95 % interval 70% to 90%)" in text
     )
     assert "not measured" not in text
+
+
+def test_what_is_so_by_definition_is_said_to_be():
+    row = {"role": "base", "attack_step": 0, "recovery_over_filtered": 1.0}
+    no_width = dict.fromkeys(("recovery_over_filtered_low", "recovery_over_filtered_high"))
+    assert report.by_definition(row | no_width)
+    assert report.by_definition(row | dict.fromkeys(no_width, 1.0))  # as older results have it
+    for other in ({"role": "unlearned"}, {"attack_step": 20}, {"recovery_over_filtered": None}):
+        assert not report.by_definition(row | no_width | other)
+    wide = {"recovery_over_filtered_low": 0.9, "recovery_over_filtered_high": 1.0}
+    assert not report.by_definition(row | wide)  # the other attack seeds moved it
 
 
 def test_the_page_stands_alone(root):

@@ -13,7 +13,7 @@ from brittle.pipeline import methods
 from brittle.report import attacks as attacks_module
 from brittle.report import claims
 from brittle.report import scoreboard as scoreboard_module
-from brittle.report.claims import HELD, MISSING, NOT, OPEN
+from brittle.report.claims import DIFFERS, FAILED, HELD, MISSING, NOT, OPEN, PASSED
 from support.places import ROOT
 
 spec = importlib.util.spec_from_file_location("scoreboard", ROOT / "experiment" / "scoreboard.py")
@@ -233,7 +233,7 @@ def written(retain=1, **methods):
     return rows
 
 
-def test_claims_are_judged_by_their_intervals(tmp_path):
+def test_claims_about_methods_are_judged_by_all_of_them(tmp_path):
     rows = written(
         filtered={"none": 0, "relearn": 0.02, "lens": 0.05},
         base={"none": 1},
@@ -250,26 +250,63 @@ def test_claims_are_judged_by_their_intervals(tmp_path):
         kept={"none": 0.9, "relearn": 0.0, "quantize": 0.0, "relearn_benign": 0.0, "lens": 0.0},
     )
     found = {c.source: c for c in claims.claims(tmp_path, rows)}
-    relearning, near, quantised, benign, collapse, lens, greedy, withstands = found.values()
-    assert relearning.verdict == near.verdict == benign.verdict == withstands.verdict == HELD
+    relearning, near, quantised, benign, collapse, lens, greedy = found.values()
+    assert relearning.verdict == near.verdict == benign.verdict == HELD
     assert (
         relearning.number == 1
         and near.number == pytest.approx(0.925)
-        and near.low < 0.925 < near.high
+        and (near.low, near.high)
+        == pytest.approx((0.9, 0.95))  # the spread of these methods, no interval
     )
     assert (
         quantised.verdict == NOT and quantised.number == 0
     )  # the model that still knew everything does not count
-    assert lens.verdict == OPEN and lens.low < claims.GAIN < lens.high
+    assert lens.verdict == DIFFERS and lens.low < claims.GAIN < lens.high
+    assert "mean and spread of the 6 methods" in lens.detail and "above 0.1 in 3" in lens.detail
     assert (
         collapse.verdict == greedy.verdict == MISSING
         and "collapse.py" in collapse.detail
         and greedy.number is None
     )
-    assert withstands.low < withstands.number == pytest.approx(0.25 + 0.75 * 0.05)
-    broken = claims.claims(tmp_path, [*rows[1:], *written(filtered={"none": 0, "gcg": 0.8})])
-    assert broken[-1].verdict == NOT and "gcg" in broken[-1].detail
     assert all(c.verdict == MISSING for c in claims.claims(tmp_path, []))
+
+
+def test_few_methods_tell_nothing_of_methods(tmp_path):
+    def verdicts(**methods):
+        return [c.verdict for c in claims.claims(tmp_path, written(base={"none": 1}, **methods))]
+
+    back = {"none": 0.0, "relearn": 0.9}
+    assert verdicts(a=back, b=back)[:2] == [OPEN, OPEN]
+    assert verdicts(a=back, b=back, c=back)[:2] == [HELD, HELD]
+    assert verdicts(a=back, b=back, c=back | {"relearn": 0.6})[:2] == [HELD, DIFFERS]
+    assert verdicts(a=back, b=back, c=back | {"relearn": 0.1})[:2] == [DIFFERS, DIFFERS]
+    gone = back | {"relearn": 0.0}
+    assert verdicts(a=gone, b=gone, c=gone)[:2] == [NOT, NOT]
+
+
+def test_what_is_so_by_construction_is_a_check_and_no_claim(tmp_path):
+    rows = written(filtered={"none": 0, "relearn": 0.02, "lens": 0.05}, base={"none": 1})
+    (stays,) = claims.checks(tmp_path, rows)
+    assert stays.verdict == PASSED and "by construction" in stays.source
+    assert stays.low < stays.number == pytest.approx(0.25 + 0.75 * 0.05)
+    (leaks,) = claims.checks(tmp_path, [*written(filtered={"none": 0, "gcg": 0.8}), rows[-1]])
+    assert leaks.verdict == FAILED and "gcg" in leaks.detail
+    assert claims.checks(tmp_path, [])[0].verdict == MISSING
+    assert not any("never saw" in claim.claim for claim in claims.claims(tmp_path, rows))
+    table = attacks_module.claims_table(tmp_path, rows)
+    assert table.index("Claims and what we measured") < table.index("A check of the attacks")
+    assert table.count("passed") and ">held<" not in table
+
+
+def test_the_ends_of_the_scale_show_their_accuracies():
+    rows = [
+        row | {f"heldout_accuracy_{end}": row["heldout_accuracy"] for end in ("low", "high")}
+        for row in written(base={"none": 1}, filtered={"none": 0}, npo={"none": 0.1})
+    ]
+    table = attacks_module.board_table(rows)
+    assert "<td>base (accuracy)</td><td>1.00 [1.00, 1.00]</td>" in table
+    assert "<td>filtered (accuracy)</td><td>0.25 [0.25, 0.25]</td>" in table
+    assert "<td>npo</td>" in table
 
 
 def test_collapse_is_paired_by_seed(tmp_path):
@@ -362,22 +399,22 @@ def test_median_steps_count_zero_never_and_the_boards_models_alone(tmp_path):
 def test_filtered_is_compared_with_the_interval_it_has_as_made(tmp_path):
     def claim(attacked, base=1.0, as_made=0.0, n=400):
         rows = written(base={"none": base}, filtered={"none": as_made, "cut": attacked})
-        return claims.filtered_withstands(
+        return claims.filtered_stays(
             scoreboard_module.board([row | {"n_heldout": n} for row in rows]), tmp_path
         )
 
     # 200 facts, .25 as made: [.19, .31]; low > .25 is no longer enough, low > .31 is
-    assert claim(0.02).verdict == HELD and claim(0.1).low > 0.25 and claim(0.1).verdict != NOT
-    assert claim(0.4).low > 0.32 and claim(0.4).verdict == NOT
+    assert claim(0.02).verdict == PASSED and claim(0.1).low > 0.25 and claim(0.1).verdict != FAILED
+    assert claim(0.4).low > 0.32 and claim(0.4).verdict == FAILED
     # a third of the way to Base: with Base at .55 that is .35, and .29 with its interval of 200
     # facts does not end below
     assert (
-        claim(0.05).verdict == HELD
+        claim(0.05).verdict == PASSED
         and claim(0.05, base=0.4).verdict == OPEN
         and "below 0.35" in claim(0.05, base=0.4).detail
     )
     assert (
-        claims.filtered_withstands(
+        claims.filtered_stays(
             scoreboard_module.board(written(filtered={"none": 0, "cut": 1})), tmp_path
         ).verdict
         == MISSING
