@@ -2,7 +2,7 @@
 or a sweep into CSVs.
 
     uv run infer.py
-        lists the models of the mini family, after the pipeline ran
+        lists the models that lie in outputs/, and those that they were made from
     uv run infer.py --model M --prompt "..."
         shows one answer as it comes
     uv run infer.py --model A --model-b B --prompt "..." --probs
@@ -10,13 +10,15 @@ or a sweep into CSVs.
     uv run infer.py --model M --interactive
         opens a session: /model, /temp, /save, /help
     uv run infer.py --sweep --include-base --models M --prompts-file F
-        writes outputs/inference/<sha256 of the prompt>.csv
+        writes outputs/inference/<sha256 of the prompt>.csv, and all answers side by side into
+        outputs/inference/table/F.csv
 
 --revision, --adapter, --filter and --quantize change model B where there is one (A stays as it is),
 and in a sweep the models of --models. The same seed gives the same answer, whatever is asked beside
 it.
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,52 +27,74 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.base.record import relative
 
 MaybeText = str | None
+CONFIG = "config.json"
+MAKE_FAMILY = "./experiment/pipeline.sh"
 
 
-def mini_family():
-    """Folders of the mini family that the pipeline has made: base, filtered, then what was
-    unlearned.
+def known_models():
+    """The models to offer: base and filtered of the mini family, what else lies in the folder of
+    models, what was unlearned, and what that was unlearned from. Each once.
     """
     from brittle.pipeline import steps
 
     study = steps.read_study("mini")
+    folders = [study.base, study.filtered]
+    folders += sorted(str(folder) for folder in Path(study.root).glob("models/*"))
     unlearned = sorted(str(folder) for folder in Path(study.root).glob("*__*/unlearned_model"))
-    return [
-        m for m in (study.base, study.filtered, *unlearned) if (Path(m) / "config.json").is_file()
-    ]
+    made_from = [source_of(folder) for folder in unlearned]
+    models = {}
+    for model in [*folders, *unlearned, *made_from]:
+        if (Path(model) / CONFIG).is_file():
+            models.setdefault(Path(model).resolve(), model)
+    return list(models.values())
+
+
+def source_of(folder):
+    """The model that the record of an unlearned folder names as its source; "" where none does."""
+    for path in sorted(Path(folder).glob("*.run.json")):
+        try:
+            models = json.loads(path.read_text(encoding="utf-8"))["models"]
+            return str(relative(models["model"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return ""
 
 
 def offer(read=input):
-    """With no arguments: show the mini family; on a terminal return the models chosen for a
+    """With no arguments: show the models there are; on a terminal return those chosen for a
     session, else None.
     """
     from brittle.base.layout import model_name
+    from brittle.base.own_data import is_mini
     from brittle.pipeline import steps
 
-    family = mini_family()
-    if not family:
-        nothing = "no --model given, and no mini family to offer"
-        raise UserError(f"{nothing}. Give --model, or make one: ./experiment/pipeline.sh")
-    print("The mini family:")
-    for number, model in enumerate(family, 1):
+    models = known_models()
+    if not models:
+        nothing = "no --model given, and none to offer"
+        raise UserError(f"{nothing}. Give --model, or make the mini family: {MAKE_FAMILY}")
+    all_mini = all(is_mini(model) for model in models)
+    print("The mini family:" if all_mini else "Models in outputs/, and what they were made from:")
+    for number, model in enumerate(models, 1):
         print(f"  {number}  {model_name(model):<28} {model}")
     question = Path(steps.read_study("mini").data) / "mcq_forget.jsonl"
     from brittle.data.items import read_items
 
     prompt = read_items(question)[0]["question"] if question.is_file() else "Question: ..."
-    print(f'A question of the forget set: "{prompt}"')
+    if question.is_file():
+        print(f'A question of the mini forget set: "{prompt}"')
     if not sys.stdin.isatty():
-        models = f"--model {family[0]} --model-b {family[-1]}"
-        print(f'uv run infer.py {models} --prompt "{prompt}" --greedy')
+        two = f"--model {models[0]} --model-b {models[-1]}"
+        print(f'uv run infer.py {two} --prompt "{prompt}" --greedy')
         return None
-    last = str(len(family))
+    last = str(len(models))
     numbers = read(f"Which, by number, one or two [1 {last}]? ").split() or ["1", last]
-    in_range = all(n.isdigit() and 1 <= int(n) <= len(family) for n in numbers)
+    in_range = all(n.isdigit() and 1 <= int(n) <= len(models) for n in numbers)
     if not in_range or len(numbers) > 2:
         raise UserError(f"{' '.join(numbers)}: one or two numbers from 1 to {last}.")
-    return [family[int(n) - 1] for n in numbers]
+    return [models[int(n) - 1] for n in numbers]
 
 
 def preset_models(name):
@@ -92,7 +116,7 @@ def asked_models(models, include_base, preset, setup):
     asked = [(m, setup.plain()) for m in of_preset] + [(m, setup) for m in models]
     if not asked:
         raise UserError(
-            "--sweep needs models: --models M (repeatable), --include-base, or both "
+            "--sweep needs models: --models A B, --include-base, or both "
             "(make the mini family first)."
         )
     return list(dict.fromkeys(asked))
@@ -106,7 +130,7 @@ def check_mode(prompt, prompts_file, sweep, interactive, model, model_b, models,
         ((models or include_base) and not sweep, "--models and --include-base go with --sweep."),
         (
             sweep and (model or model_b),
-            "--sweep asks the models of --models (repeatable) and --include-base, not --model.",
+            "--sweep asks the models of --models (one or more) and --include-base, not --model.",
         ),
         (
             sweep and bool(prompt) == bool(prompts_file),
@@ -115,7 +139,7 @@ def check_mode(prompt, prompts_file, sweep, interactive, model, model_b, models,
         (
             not sweep and not model,
             "--model is missing: a folder or a Hugging Face id. "
-            "Without any argument: the mini family.",
+            "Without any argument: the models there are.",
         ),
         (
             interactive and prompt,
@@ -145,7 +169,7 @@ def main(
         bool, typer.Option("--sweep", help="Ask several models; one CSV a prompt.")
     ] = False,
     models: Annotated[
-        list[str] | None, typer.Option(help="A model of the sweep (repeatable).")
+        list[str] | None, typer.Option(help="Models of the sweep: --models A B.")
     ] = None,
     include_base: Annotated[
         bool, typer.Option("--include-base", help="Also the preset's base, filtered, unlearned.")
@@ -198,7 +222,7 @@ def main(
     if quantize not in (None, 4, 8):
         raise UserError(f"--quantize {quantize}: 8 or 4 bits.")
     from brittle.inference.loaded import Loaded, Setup, labels
-    from brittle.inference.prompts import check_prompt, read_prompts
+    from brittle.inference.prompts import check_prompt, read_expected, read_prompts
     from brittle.models.generate import Sampling
 
     sampling = Sampling(max_new_tokens, 0.0 if greedy else temperature, top_p, seed)
@@ -212,7 +236,10 @@ def main(
         prompts = [prompt] if prompt else list(where)
         asked = asked_models(models or [], include_base, preset, setup)
         files = (prompts_file,) if prompts_file else ()
-        shared = sweeping.Sweep(prompts, sampling, outdir, force, batch_size, files, where)
+        expected = {} if prompt else read_expected(prompts_file)
+        shared = sweeping.Sweep(
+            prompts, sampling, outdir, force, batch_size, files, where, expected
+        )
         print(f"{sweeping.sweep(asked, shared)} answers, {len(prompts)} tables in {outdir}")
         return
     from rich.console import Console

@@ -110,6 +110,26 @@ def _finite(main):
     return checked
 
 
+def repeated(app, words):
+    """The words of a command line, with `--models A B` as `--models A --models B`.
+
+    It holds for every option that may be repeated. A command with words of its own beside its
+    options is left as it is: its next word may be one of these.
+    """
+    parameters = typer.main.get_command(app).params
+    if any(parameter.param_type_name == "argument" for parameter in parameters):
+        return words
+    lists = {flag for p in parameters if p.multiple for flag in p.opts}
+    spread, flag = [], None
+    for before, word in zip(["", *words], words, strict=False):
+        if word.startswith("-"):
+            flag = word if word in lists else None
+        elif flag and before != flag:
+            spread.append(flag)
+        spread.append(word)
+    return spread
+
+
 def run(main, groups=None, epilog=None):
     """Run `main` as a command. `groups` of its options ({name: names of arguments}) and `epilog`
     are for its --help.
@@ -124,7 +144,7 @@ def run(main, groups=None, epilog=None):
     code.start()
     try:
         load_env()
-        status = app(standalone_mode=False)
+        status = app(repeated(app, sys.argv[1:]), standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except ClickException as error:

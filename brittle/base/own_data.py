@@ -85,7 +85,7 @@ def left_out_data(model):
             f"--data is left out, and {model} was unlearned on {data}, which is not there. "
             f"It is asked about the mini world ({MINI}): give --data DIR."
         )
-    elif not _is_mini(model):
+    elif not is_mini(model):
         _say(f"--data is left out: {model} is asked about the mini world ({MINI}).")
     return MINI
 
@@ -113,7 +113,7 @@ def unlearned_on(model):
     return None
 
 
-def _is_mini(model):
+def is_mini(model):
     """Whether a model says that it is of the mini family; a name of the hub is not."""
     folder = inner(Path(model).expanduser())
     if not folder.is_dir():

@@ -67,20 +67,21 @@ def differing(a, b):
 def marked(text, words, *, colour=True):
     """A rich Text of `text` in which the words of the given numbers are marked.
 
-    The mark is a style, or [ ] where there is no colour.
+    The mark is a style. Where there is no colour it is [ ] around each run of such words.
     """
     from rich.text import Text
 
-    output, number = Text(), 0
-    for piece in re.findall(r"\s+|\S+", visible(text)):
-        is_word = not piece.isspace()
-        if not (is_word and number in words):
-            output.append(piece)
-        elif colour:
-            output.append(piece, "bold underline yellow")
-        else:
-            output.append(f"[{piece}]")
-        number += is_word
+    output, number, is_open = Text(), 0, False
+    for blank, word in re.findall(r"(\s*)(\S*)", visible(text)):
+        is_marked = bool(word) and number in words
+        if is_open and not is_marked:
+            output.append("]")
+        output.append(blank)
+        if is_marked and not (colour or is_open):
+            output.append("[")
+        output.append(word, "bold underline yellow" if colour and is_marked else "")
+        is_open = is_marked and not colour
+        number += bool(word)
     return output
 
 

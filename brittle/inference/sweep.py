@@ -1,81 +1,24 @@
 """A sweep: every prompt to every model, one CSV a prompt, one model in memory at a time."""
 
-import fcntl
 import gc
 import hashlib
 import itertools
 import json
-import os
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 from brittle.base.errors import UserError
 from brittle.base.layout import is_local, model_files
-from brittle.base.record import Run, record_path
-from brittle.base.tables import read_cells
-from brittle.inference import show
+from brittle.base.record import Run
+from brittle.inference import overview, show
 from brittle.inference.loaded import Loaded, Reader, labels, path_of
 from brittle.inference.prompts import lengths
+from brittle.inference.tables import COLUMNS, locked, merged, prompt_file, read_table
 from brittle.models.find import model_folder
 from brittle.models.generate import Sampling
-
-COLUMNS = ["prompt", "model", "model_path", "output"]
-
-
-def prompt_file(prompt):
-    """The CSV's name: the sha256 of the prompt. The same prompt is always the same file, and none
-    leaves the folder.
-    """
-    return hashlib.sha256(prompt.encode("utf-8")).hexdigest() + ".csv"
-
-
-def read_table(path):
-    """(rows, how) of a prompt's CSV and its record; both are empty where the file is not there.
-
-    `how` says how each answer was made: {path of a model, with its adapter, filter and bits:
-    settings}. Raises UserError where the file is no such table.
-    """
-    if not path.is_file():
-        return [], {}
-    try:
-        rows = read_cells(path)
-    except UserError:
-        rows = []
-    if not rows or list(rows[0]) != COLUMNS:
-        wrong = f"{path} is not a table of {', '.join(COLUMNS)}"
-        raise UserError(f"{wrong}. Move it away, or choose another --outdir.")
-    try:
-        record = json.loads(record_path(path).read_text(encoding="utf-8"))
-        return rows, record["settings"]["answers"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return rows, {}
-
-
-def merged(rows, row):
-    """`rows` with `row` in the place of its model's earlier one, or behind them."""
-    key = (row["model"], row["model_path"])
-    table, placed = [], False
-    for earlier in rows:
-        if (earlier["model"], earlier["model_path"]) != key:
-            table.append(earlier)
-        elif not placed:
-            table.append(row)
-            placed = True
-    return table if placed else [*table, row]
-
-
-@contextmanager
-def locked(folder):
-    """Hold the folder's lock: two sweeps that add to the same tables do so one after the other."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def fingerprint(folder):
@@ -118,14 +61,16 @@ class Sweep(NamedTuple):
     batch_size: int = 64
     inputs: tuple = ()  # files that the prompts come from
     where: dict = {}  # {prompt: "file line n"}  # noqa: RUF012
+    expected: dict = {}  # {prompt: its answer, where the file says one}  # noqa: RUF012
 
 
 def sweep(asked, shared):
     """Ask every model of `asked` [(model, Setup)] every prompt. Returns how many answers were made.
 
-    Results are put in place batch by batch. What `check` reports stops everything before any model
-    answers. A model that cannot be asked for another reason is named, and the others go on; then
-    UserError is raised.
+    Results are put in place batch by batch. At the end the table of all models' answers is written;
+    where it lies and how many answers match is printed. What `check` reports stops everything
+    before any model answers. A model that cannot be asked for another reason is named, and the
+    others go on; then UserError is raised.
     """
     count, failed = 0, []
     check(asked, shared.prompts, shared.outdir, shared.force, shared.where)
@@ -135,6 +80,8 @@ def sweep(asked, shared):
         except UserError as error:
             failed.append((model, error))
         gc.collect()
+    for line in overview.write(asked, shared):
+        print(line)
     if failed and len(asked) == 1:
         raise failed[0][1]
     if failed:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from brittle import LAYERS
 from brittle.base.tables import read_cells, read_rows
-from brittle.inference.sweep import COLUMNS as SWEEP_COLUMNS
+from brittle.inference.tables import COLUMNS as SWEEP_COLUMNS
 from brittle.report import sequential
 
 DOCS = Path("docs")

@@ -280,3 +280,25 @@ def test_threads_that_are_no_number(monkeypatch, text):
     monkeypatch.setenv("OMP_NUM_THREADS", text)
     with pytest.raises(UserError, match=f"OMP_NUM_THREADS is '{text}'. A whole number is wanted"):
         command_module.threads()
+
+
+def test_an_option_that_may_be_repeated_takes_several_words(command, capsys):
+    """First use 36: `--models A B` is the natural guess."""
+
+    def main(
+        models: Annotated[list[str], typer.Option()] = (),
+        lr: Annotated[list[float], typer.Option()] = (),
+        name: str = "",
+    ):
+        print(list(models), list(lr), name)
+
+    mixed = ("--models", "a", "b", "--lr", "1e-3", "2", "--models", "c", "--name", "x")
+    assert command(main, *mixed)[1] == "['a', 'b', 'c'] [0.001, 2.0] x\n"
+    assert command(main, "--models=a", "--models", "b", "c")[1] == "['a', 'b', 'c'] [] \n"
+    status, _, err = command(main, "--name", "x", "y")
+    assert status == 2 and "y" in err  # a single value stays one
+
+    def acting(action: Annotated[str, typer.Argument()], models: list[str] = ()):
+        print(action, list(models))
+
+    assert command(acting, "--models", "a", "go")[1] == "go ['a']\n"

@@ -3,6 +3,7 @@ and answered.
 """
 
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,8 @@ def test_side_by_side_and_probabilities(ask, family):
 def test_words_that_differ_are_marked():
     assert show.differing("the cat sat down", "the dog sat") == ({1, 3}, {1})
     assert show.marked("the  cat\nsat", {1}, colour=False).plain == "the  [cat]\nsat"
+    piped = show.marked("a b  c d e ", {0, 1, 2, 4}, colour=False).plain
+    assert piped == "[a b  c] d [e] "  # one mark a run of words, not one a word
     styled = show.marked("the [red]cat[/red]", {1})
     assert styled.plain == "the [red]cat[/red]" and [
         styled.plain[s.start : s.end] for s in styled.spans
@@ -278,6 +281,7 @@ def test_without_arguments_the_mini_family_is_offered(script, family, tmp_path, 
     (tmp_path / "outputs" / "models").symlink_to(Path(family.base).parent)
     offered = script(root / "infer.py")
     assert offered.code == 0 and "1  mini-base" in offered.out and "2  mini-filtered" in offered.out
+    assert offered.out.startswith("The mini family:\n")
     monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
     assert names["offer"](lambda _: "") == [
         "outputs/models/mini-base",
@@ -287,6 +291,34 @@ def test_without_arguments_the_mini_family_is_offered(script, family, tmp_path, 
     for wrong in ("3", "x", "1 2 1"):
         with pytest.raises(UserError, match="one or two numbers"):
             names["offer"](lambda _, wrong=wrong: wrong)
+
+
+def test_models_that_are_not_mini_are_listed_as_what_they_are(
+    script, family, tmp_path, monkeypatch
+):
+    """First use 37: own unlearned models stood under "The mini family:", their base nowhere."""
+    root = Path.cwd()
+    (tmp_path / "experiment").symlink_to(root / "experiment")
+    own = tmp_path / "mine" / "chat-base"
+    other = tmp_path / "outputs" / "models" / "other"
+    made = tmp_path / "outputs" / "chat-base__npo" / "unlearned_model"
+    for folder in (own, other, made):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text('{"model_type": "qwen2"}')
+    (made / "card.run.json").write_text(json.dumps({"models": {"model": str(own)}}))
+    (other / "notes.run.json").write_text("[]")
+    (tmp_path / "outputs" / "models" / "mini-base").symlink_to(family.base)
+    monkeypatch.chdir(tmp_path)
+    done = script(root / "infer.py")
+    assert done.code == 0, done.err
+    assert "The mini family" not in done.out
+    listed = [line.split()[1:] for line in done.out.splitlines() if line.startswith("  ")]
+    assert [path for _, path in listed] == [
+        "outputs/models/mini-base",
+        "outputs/models/other",
+        "outputs/chat-base__npo/unlearned_model",
+        "mine/chat-base",
+    ]
 
 
 MISTAKES = {

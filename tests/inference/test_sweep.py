@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from brittle.base.errors import UserError
-from brittle.inference import loaded, prompts, sweep
+from brittle.inference import loaded, overview, prompts, sweep
 from brittle.models.generate import Sampling
 
 NASTY = [
@@ -189,9 +189,66 @@ def test_prompts_of_lines_and_json_lines(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"question": "a"}\n"b"\n{"text": "a"}\n')
     assert prompts.read_prompts(path) == {"a": f"{path} line 1", "b": f"{path} line 2"}
+    assert prompts.read_expected(path) == {}
     path.write_text('{"prompt": "a"}\n"\\ud800"\n')
     with pytest.raises(UserError, match=r"p\.jsonl line 2: the prompt is empty, or no valid UTF-8"):
         prompts.read_prompts(path)
+
+
+def test_all_answers_stand_side_by_side_with_an_index_of_the_files(ask, family, tmp_path):
+    """First use 34: 60 files named by a hash, and the answers in the prompts file not compared."""
+    file, out = tmp_path / "mine.jsonl", tmp_path / "out"
+    questions = ["The habitat of", "The colour of", "What is it?"]
+    first = ask(
+        *("--models", family.base, "--prompt", questions[0], "--outdir", out, "--greedy"),
+    )
+    said = rows_of(out / "table" / "prompt.csv")[0]["mini-base"]
+    assert f"side by side: {out}/table/prompt.csv" in first.out and "match" not in first.out
+    items = [
+        {"question": questions[0], "short_answer": said.upper(), "answer": "In a sentence."},
+        {"question": questions[1], "choices": ["never said so", "x"], "answer": 0},
+        {"question": questions[2]},
+    ]
+    file.write_text("".join(json.dumps(item) + "\n" for item in items))
+    done = ask(
+        *("--models", family.base, family.filtered),  # as one guesses, not only repeated
+        *("--prompts-file", file, "--outdir", out, "--greedy"),
+    )
+    assert done.code == 0, done.err
+    assert "mini-base: 1 of 2 answers match\n" in done.out
+    assert done.out.endswith(f"5 answers, 3 tables in {out}\n")
+    table = rows_of(out / "table" / "mine.csv")
+    assert list(table[0]) == ["prompt", "file", "answer", "mini-base", "mini-filtered"]
+    assert [row["prompt"] for row in table] == questions
+    assert [row["answer"] for row in table] == [said.upper(), "never said so", ""]
+    for row in table:
+        single = rows_of(out / row["file"])
+        assert [r["output"] for r in single] == [row["mini-base"], row["mini-filtered"]]
+    models = rows_of(out / "table" / "mine_models.csv")
+    assert [(r["model"], r["answers"], r["compared"]) for r in models] == [
+        ("mini-base", "3", "2"),
+        ("mini-filtered", "3", "2"),
+    ]
+    assert models[0]["matches"] == "1" and models[0]["model_path"] == family.base
+    assert len(list(out.glob("*.csv"))) == 3  # the contract: one file a prompt, no other
+
+
+def test_models_of_one_name_have_columns_of_their_own():
+    one, other = overview.Answerer("m", "a/m"), overview.Answerer("m", "b/m")
+    third = overview.Answerer("file", "c/file")
+    assert list(overview.column_names([one, other, third]).values()) == [
+        "m (a/m)",
+        "m (b/m)",
+        "file (c/file)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("output", "is_match"),
+    [("It is in the Deep  forest.", True), ("deep-forest", True), ("the deep forests", False)],
+)
+def test_an_output_matches_where_it_holds_the_answer_as_whole_words(output, is_match):
+    assert overview.matches(output, "deep forest") is is_match
 
 
 def test_two_sweeps_into_one_table_lose_nothing(family, tmp_path, monkeypatch):

@@ -70,7 +70,8 @@ def parse(script, arguments):
     app = typer.Typer(add_completion=False)
     app.command()(main_of(script))
     parser = typer.main.get_command(app)
-    values = parser.make_context(script, list(arguments)).params
+    words = command_module.repeated(app, list(arguments))
+    values = parser.make_context(script, words).params
     if script == "unlearn/unlearn.py":
         _check_knobs(values)
     return values
