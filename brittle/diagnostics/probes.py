@@ -10,6 +10,7 @@ import torch
 from brittle.base.errors import UserError
 from brittle.data.batches import batches
 from brittle.diagnostics.common import TOKENS
+from brittle.maths import linalg
 from brittle.maths.intervals import fold_auc
 from brittle.models.blocks import block_count, stream_width
 from brittle.models.hooks import residual_stream
@@ -96,10 +97,8 @@ def scikit_learns(x, y, c=1.0, max_iter=100):
 
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
 
-    # As many threads as torch: where steps run side by side, idle BLAS threads wait by spinning.
-    threadpool_limits(torch.get_num_threads(), user_api="blas")
+    linalg.limit_blas(torch.get_num_threads())
     probe = LogisticRegression(C=c, max_iter=max_iter, tol=TOLERANCE, solver="newton-cholesky")
     with warnings.catch_warnings():
         # A small --max-iter is what the user asked for.

@@ -17,12 +17,24 @@ CHUNK = 4096
 
 
 @cache
-def lapack():
-    """scipy.linalg on as many threads as torch: no CSV depends on the processors there are."""
-    import scipy.linalg
+def limit_blas(threads):
+    """Let the BLAS of numpy, scipy and scikit-learn use `threads` threads from here on.
+
+    With as many as torch no CSV depends on the processors there are, and where steps run side by
+    side no idle thread waits by spinning. To find the libraries takes 2 ms, so it is done once.
+    """
+    import scipy.linalg  # noqa: F401  (only a BLAS that is loaded can be limited)
     from threadpoolctl import threadpool_limits
 
-    threadpool_limits(torch.get_num_threads(), user_api="blas")
+    threadpool_limits(threads, user_api="blas")
+
+
+@cache
+def lapack():
+    """scipy.linalg on as many threads as torch."""
+    import scipy.linalg
+
+    limit_blas(torch.get_num_threads())
     return scipy.linalg
 
 

@@ -104,3 +104,13 @@ def test_finite(dtype):
         assert not linalg.finite(w, broken)
     broken[0, 0], broken[1, 1] = float("inf"), -float("inf")
     assert not linalg.finite(broken)
+
+
+def test_blas_has_the_threads_it_is_given():
+    from threadpoolctl import threadpool_info
+
+    for threads in (2, 1):
+        linalg.limit_blas.cache_clear()
+        linalg.limit_blas(threads)
+        pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+        assert pools and all(pool["num_threads"] == threads for pool in pools)
