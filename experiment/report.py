@@ -60,7 +60,8 @@ LEAD = "recovery"  # the step whose figure stands right after the first screen
 # report run again once it does.
 EXTRA = (sequential, filter, attacks)
 REPO = Path(__file__).resolve().parents[1]
-MOST = 24  # lines of a section's table
+MOST = 60  # lines of a section's table
+UNFOLDED = 8  # lines that stand open on the page
 PRESENT = "the present code"
 MEANING = (
     "Accuracies are of the models as made. NLL on neutral text: nats a token on texts of neither "
@@ -68,7 +69,8 @@ MEANING = (
     "predictions, in nats a token; in brackets its 95 % interval. Recovery over Filtered: "
     "fine-tune on half A of the forget facts, then ask for half B; 0 is Filtered as made, which "
     "never saw them, and 1 is Base as made, by definition; in brackets its 95 % interval. Size of "
-    "ΔW: |ΔW|/|W| (Frobenius) over all matrices; stable rank: mean weighted by |ΔW|²."
+    "ΔW: |ΔW|/|W| (Frobenius) over all matrices; stable rank: mean weighted by |ΔW|². Filtered is "
+    "another training run: beside it any fine-tune looks small and of low rank."
 )
 
 
@@ -255,6 +257,18 @@ def first_screen(table, verdicts, root, names):
     )
 
 
+def condensed_table(table, output):
+    """The HTML of a `Condensed` CSV, folded where it is long."""
+    says = [f"{output}: {table.count} rows"] if table.note else [output]
+    says += [table.note] if table.note else []
+    if len(table.rows) > MOST:
+        says.append(f"the first {MOST} of {len(table.rows)} lines")
+    shown = page.table(table.columns, table.rows[:MOST], "; ".join(says))
+    if len(table.rows) <= UNFOLDED:
+        return shown
+    return f"<details><summary>Table: {page.esc(output)}</summary>{shown}</details>"
+
+
 def section(row, units, lead=False):
     """(anchor, heading, HTML) of one step. units: {label: folder}; their figures side by side, then
     the CSV condensed.
@@ -277,19 +291,9 @@ def section(row, units, lead=False):
         ]
         parts.append(page.figures(drawn))
     if row["output"].endswith(".csv"):
-        columns, rows, count = condense(done, row["output"])
-        if rows:
-            cut = f"; the first {MOST} of {len(rows)} lines" if len(rows) > MOST else ""
-            caption = (
-                f"{row['output']}: its {count} rows averaged, a line for each group{cut}"
-                if count > len(rows)
-                else row["output"]
-            )
-            shown = page.table(columns, rows[:MOST], caption)
-            if len(rows) > 8 and "<img" in "".join(parts):
-                summary = f"<summary>Table: {esc(row['output'])}</summary>"
-                shown = f"<details>{summary}{shown}</details>"
-            parts.append(shown)
+        table = condense(done, row["output"])
+        if table.rows:
+            parts.append(condensed_table(table, row["output"]))
     heading = f"{step} · {title}" if step.isdigit() and not lead else title
     return f"step-{step}", heading, "".join(parts)
 
@@ -304,6 +308,8 @@ def level_section(level, listed, units, compared):
         f"<p>{page.esc(asked)}</p>",
         page.side_by_side(said, levels.rules(level, named)),
     ]
+    if level in levels.CAUTIONS:
+        parts.append(f'<p class="soft">{page.esc(levels.CAUTIONS[level])}</p>')
     for row in steps_of_it:
         anchor, heading, body = section(row, units[row["step"]])
         opening = f'<section id="{page.esc(anchor)}"><h3>{page.esc(heading)}</h3>'

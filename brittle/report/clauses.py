@@ -3,6 +3,10 @@
 A clause is None where it is not defined for those rows. The limits below are the rules that
 `levels.CLAUSES` states beside each clause. Means are over rows. A matrix that did not change has no
 shape and is left out; so is layer 0, the embeddings, which has seen no context.
+
+What is measured on a sample of texts has an interval, and a word is said only where the interval
+bears it. A difference that does not show is no absence: the words are then "no difference is seen"
+or "is open". That there is none is said where the interval lies within a stated limit.
 """
 
 import math
@@ -19,6 +23,7 @@ LOW_RANK, AVOIDS, PREFERS = 0.5, 0.8, 1.25  # against noise
 TARGETED = 1.2  # forget against retain
 BARRIER = 0.1  # nats a token
 READABLE = 0.6  # AUC
+ALIKE = 0.1  # a change within this share of a number is none
 
 
 class Bounds(NamedTuple):
@@ -30,7 +35,7 @@ class Bounds(NamedTuple):
 
 
 class LayerAccuracy(NamedTuple):
-    """What one layer answers rightly, read through a lens; chance None where it is not known."""
+    """The share that one layer answers rightly, read through a lens; chance: None if not known."""
 
     layer: float
     value: float
@@ -58,12 +63,18 @@ def pick(x, low, high, words):
 
 
 def compare(one, other, words):
-    """One of three `words`: the interval of `other` lies below that of `one`, overlaps it, or lies
-    above.
+    """One of four `words`, for the `Bounds` of a positive number before and after.
+
+    The interval of `other` lies below that of `one`; both lie so close that the change is within
+    ALIKE; it lies above; or none of these, and no difference is seen.
     """
     if other.high < one.low:
         return words[0]
-    return words[2] if other.low > one.high else words[1]
+    if other.low > one.high:
+        return words[2]
+    if other.high <= one.low * (1 + ALIKE) and other.low >= one.high * (1 - ALIKE):
+        return words[1]
+    return words[3]
 
 
 def values(rows, column, **where):
@@ -130,15 +141,34 @@ def location(rows):
 
 
 def rank_of_update(rows):
-    moved = [r for r in rows if (number(r.get("effective_rank")) or 0) > 0]
-    rank, null = average(moved, "effective_rank"), average(moved, "null_effective_rank")
-    if not rank or not null:
-        return "no matrix changed" if values(rows, "effective_rank") else None
+    moved = [r for r in rows if r.get("matrix") == "dW" and (number(r.get("fro")) or 0) > 0]
+    rank, null = (energy_mean(moved, c) for c in ("stable_rank", "null_stable_rank"))
+    if rank is None or not null:
+        return "no matrix changed" if values(rows, "fro", matrix="dW") and not moved else None
     word = "low-rank" if rank / null < LOW_RANK else "of high rank"
-    text = (
-        f"{word}: 99 % of ΔW lies in {short(rank)} directions a matrix, "
-        f"where noise fills {short(null)}"
-    )
+    text = f"{word}: its stable rank is {short(rank)}, where noise has {short(null)}"
+    above_noise = average(moved, "energy_above_noise")
+    if above_noise is None:
+        return text
+    return f"{text}; {percent(above_noise)} of its energy stands out of noise"
+
+
+def energy_mean(rows, column):
+    """Mean of a column over matrices, weighted by |ΔW|² as on the first screen; None where a number
+    is missing.
+    """
+    pairs = [(number(r.get("fro")), number(r.get(column))) for r in rows]
+    if not pairs or any(None in pair for pair in pairs):
+        return None
+    return math.fsum(f * f * x for f, x in pairs) / math.fsum(f * f for f, _ in pairs)
+
+
+def directions(rows):
+    moved = [r for r in rows if (number(r.get("effective_rank")) or 0) > 0]
+    count, null = average(moved, "effective_rank"), average(moved, "null_effective_rank")
+    if not count or not null:
+        return "no matrix changed" if values(rows, "effective_rank") else None
+    text = f"99 % of its energy takes {short(count)} directions a matrix (noise: {short(null)})"
     overlap = average(moved, "subspace_alignment")
     under_noise = average(moved, "null_subspace_alignment")
     if None in (overlap, under_noise):
@@ -163,11 +193,6 @@ def nullspace(rows):
         f"it {word} the quarter of directions that W uses least "
         f"({short(over_null)} times what chance puts there)"
     )
-
-
-def out_of_noise(rows):
-    share = average(rows, "energy_above_noise", matrix="dW")
-    return None if share is None else f"{percent(share)} of its energy stands out of noise"
 
 
 def moved_activations(rows):
@@ -201,11 +226,14 @@ def apart(rows):
     a, b = distances.get("model_a"), distances.get("model_b")
     if a is None or b is None:
         return None
-    word = compare(a, b, ("closer together", "as far apart as before", "farther apart"))
-    return (
-        f"in the last layer forget and retain texts lie {word} "
-        f"(cosine distance {short(a.value)} → {short(b.value)})"
+    words = (
+        "forget and retain texts lie closer together",
+        f"forget and retain texts lie as far apart as before, within {percent(ALIKE)}",
+        "forget and retain texts lie farther apart",
+        "no difference is seen in how far forget and retain texts lie apart",
     )
+    change = f"cosine distance {short(a.value)} → {short(b.value)}"
+    return f"in the last layer {compare(a, b, words)} ({change})"
 
 
 def covariance(rows):
@@ -235,18 +263,31 @@ def targeted(rows):
     pairs = [pair for pair in pairs if None not in pair]
     if not pairs:
         return "no MLP matrix changed" if rows and not any(values(rows, "k")) else None
-    share = sum(ratio.low > null.high for ratio, null in pairs) / len(pairs)
+    aimed = sum(ratio.low > max(null.high, TARGETED) for ratio, null in pairs)
+    plain = sum(ratio.high <= TARGETED for ratio, _ in pairs)
+    word = "whether ΔW is targeted is open"
+    if 2 * aimed > len(pairs):
+        word = "targeted"
+    elif 2 * plain > len(pairs):
+        word = "not targeted"
+    elif aimed:
+        word = "targeted in part"
     middle = median(ratio.value for ratio, _ in pairs)
-    word = "targeted" if share > 0.5 and middle > TARGETED else "not targeted"
     return (
         f"{word}: forget texts feed the directions that ΔW reads {short(middle)} times as much as "
-        f"retain texts do, and more than chance allows in {percent(share)} of the MLP matrices"
+        f"retain texts do (median of {len(pairs)} MLP matrices); more than {TARGETED} times in "
+        f"{aimed} of them, not so in {plain}"
     )
 
 
 def sensitivity(rows):
     said = []
-    words = ("smoother", "neither rougher nor smoother", "rougher")
+    words = (
+        "the output became smoother",
+        f"the output is as rough as before, within {percent(ALIKE)}",
+        "the output became rougher",
+        "no difference is seen in how rough the output is",
+    )
     for split in ("forget", "retain"):
         norms = {
             r.get("model"): bounds(r, "jacobian_norm", ("_mean", "_low", "_high"))
@@ -257,49 +298,72 @@ def sensitivity(rows):
         if a is None or b is None:
             return None
         change = f"Jacobian norm {short(a.value)} → {short(b.value)}"
-        said.append(f"{compare(a, b, words)} on {split} texts ({change})")
-    return "the output became " + " and ".join(said)
+        said.append(f"on {split} texts {compare(a, b, words)} ({change})")
+    return ", ".join(said)
 
 
 def barrier(rows):
-    heights, high = [], False
+    heights, every = [], []
     for split in ("forget", "retain"):
         known = [bounds(r, "barrier") for r in rows if r.get("split") == split]
         known = [b for b in known if b is not None]
         if not known:
             return None
-        top = max(known)
-        high = high or top.low > BARRIER
-        heights.append(f"{short(max(0.0, top.value))} nats on {split} texts")
-    word = "a barrier lies" if high else "no barrier lies"
-    return f"{word} on the straight line between the models (at most {' and '.join(heights)})"
+        every += known
+        heights.append(f"{short(max(0.0, max(known).value))} nats on {split} texts")
+    word = "whether a barrier lies on the straight line between the models is open"
+    if any(height.low > BARRIER for height in every):
+        word = "a barrier lies on the straight line between the models"
+    elif all(height.high <= BARRIER for height in every):
+        word = "no barrier lies on the straight line between the models"
+    return f"{word} (highest: {' and '.join(heights)})"
 
 
-def best_layer(rows, task):
-    """`Bounds` of the AUC in the layer with the highest, None where the task is not there."""
-    known = [bounds(r, "auc") for r in rows if r.get("task") == task]
-    return max((b for b in known if b is not None), default=None)
+def best_layer(known):
+    """The AUC of the layer with the highest one."""
+    return max(auc.value for auc in known)
+
+
+def readable(known):
+    """Whether some layer's AUC is above READABLE (True), or none's (False), beyond the intervals.
+
+    None where it is open. known: the `Bounds` of all layers.
+    """
+    if any(auc.low > READABLE for auc in known):
+        return True
+    return False if all(auc.high <= READABLE for auc in known) else None
+
+
+# What a probe could tell of Base and can tell of the other model: True, False, or None for open.
+PROBE_SAYS = {
+    (True, True): "still can tell {}",
+    (False, True): "now can tell {}",
+    (None, True): "can tell {}, and whether it could before is open",
+    (True, False): "can no longer tell {}",
+    (False, False): "could not and cannot tell {}",
+    (None, False): "cannot tell {}, and whether it could before is open",
+    (True, None): "could tell {}, and whether it still can is open",
+    (False, None): "could not tell {}, and whether it now can is open",
+    (None, None): "may or may not tell {}: that is open",
+}
 
 
 def probe(base, other):
-    verbs = {
-        (True, True): "still can",
-        (False, True): "now can",
-        (True, False): "can no longer",
-        (False, False): "never could",
-    }
     tasks = {
         "truth_forget": "whether a forget statement is true",
         "domain": "forget from retain texts",
     }
     said = []
     for task, what in tasks.items():
-        was, now = best_layer(base, task), best_layer(other, task)
-        if was is None or now is None:
+        layers = [
+            [bounds(r, "auc") for r in rows if r.get("task") == task] for rows in (base, other)
+        ]
+        was, now = layers
+        if not was or not now or None in was + now:
             continue
-        readable = tuple(auc.low > 0.5 and auc.value > READABLE for auc in (was, now))
-        change = f"best layer's AUC {was.value:.2f} → {now.value:.2f}"
-        said.append(f"{verbs[readable]} tell {what} ({change})")
+        change = f"best layer's AUC {best_layer(was):.2f} → {best_layer(now):.2f}"
+        says = PROBE_SAYS[readable(was), readable(now)].format(what)
+        said.append(f"{says} ({change})")
     return f"a linear probe {', and '.join(said)}" if said else None
 
 
@@ -318,17 +382,24 @@ def lens(base, other):
     was, now = forget_accuracies(base), forget_accuracies(other)
     if not was or not now:
         return None
-    above = [
-        x.layer
-        for x in now
-        if x.chance is not None and x.low > x.chance and x.value > x.chance + NEAR
-    ]
+    if any(x.chance is None for x in now):
+        return None
     final = max(now)  # the last layer: tuples compare by their first entry
-    if not above:
-        word = "no layer answers above chance"
+    # the best of several layers lies above chance by chance: an inner one must do so by NEAR
+    above = [x.layer for x in now if x.low > x.chance and (x is final or x.value > x.chance + NEAR)]
+    inside = [x.layer for x in now if x.low > max(x.chance, final.high)]
+    if inside:
+        word = f"layer {inside[0]:.0f} answers more than the output gives"
     elif final.layer in above:
-        word = f"the answers are read from layer {above[0]:.0f} on, and at the output"
+        word = f"answers above chance stand from layer {above[0]:.0f} on, and at the output"
+    elif above:
+        word = (
+            f"layer {above[0]:.0f} answers above chance, and whether it answers more than the "
+            "output is open"
+        )
+    elif all(x.high <= x.chance + NEAR for x in now):
+        word = f"no layer answers more than {percent(NEAR)} above chance"
     else:
-        word = f"layer {above[0]:.0f} knows answers that the output does not give"
+        word = "no layer is seen to answer above chance"
     output = f"output {percent(max(was).value)} → {percent(final.value)}"
     return f"{word} ({output}, best layer {percent(max(x.value for x in now))})"

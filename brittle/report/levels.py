@@ -27,6 +27,13 @@ LEVELS = {  # level: (question, steps)
     "localisation": ("Where can a linear readout find the knowledge?", ("13",)),
     "depth": ("At which layer does the model know the answers?", ("14", "14t")),
 }
+# What a level's numbers cannot show; stands below its sentences.
+RETRAINED = (
+    "Filtered is another training run, so its ΔW is large and of many directions whatever it "
+    "knows. Beside it any fine-tune looks small and of low rank: the size and the rank of ΔW say "
+    "nothing of removed or hidden."
+)
+CAUTIONS = {"magnitude": RETRAINED, "geometry": RETRAINED}
 
 
 @dataclass(frozen=True)
@@ -66,10 +73,18 @@ CLAUSES = (
     ),
     Clause(
         "geometry",
-        "7",
+        "spectrum",
         clauses.rank_of_update,
-        f"low-rank: mean effective_rank below {clauses.LOW_RANK} of that of Gaussian noise "
-        "of the same shape",
+        "rank is stable rank, mean over matrices weighted by |ΔW|² as on the first screen; "
+        f"low-rank below {clauses.LOW_RANK} of that of Gaussian noise of the same shape; "
+        "energy_above_noise: mean over matrices",
+    ),
+    Clause(
+        "geometry",
+        "7",
+        clauses.directions,
+        "effective_rank, another count: the directions that hold 99 % of the energy, mean over "
+        "matrices; a flat rest of little energy counts in full",
     ),
     Clause(
         "geometry",
@@ -79,21 +94,19 @@ CLAUSES = (
         f"avoids below {clauses.AVOIDS}",
     ),
     Clause(
-        "geometry", "spectrum", clauses.out_of_noise, "energy_above_noise of dW, mean over matrices"
-    ),
-    Clause(
         "function",
         "4",
         clauses.moved_activations,
         "mean_dh_L2 / model_a_norm_L2 over layers from 1 on; mostly on one kind of text beyond a "
-        f"ratio of {clauses.MORE}; longer or shorter beyond 10 %",
+        f"ratio of {clauses.MORE}; longer or shorter beyond 10 %; means over the texts read, "
+        "without intervals",
     ),
     Clause(
         "function",
         "8",
         clauses.apart,
         "cosine_distance at the last layer; a change is one where the 95 % intervals do not "
-        "overlap",
+        f"overlap; none where both ends of both lie within {clauses.ALIKE:.0%}",
     ),
     Clause(
         "function",
@@ -105,37 +118,40 @@ CLAUSES = (
         "precision",
         "11",
         clauses.targeted,
-        "selectivity_ratio at the largest k; targeted where its median is above "
-        f"{clauses.TARGETED} and in most matrices its interval lies above that of one half of the "
-        "retain texts against the other",
+        "selectivity_ratio at the largest k, of each matrix: aimed at forget texts where its 95 % "
+        f"interval lies above {clauses.TARGETED} and above that of one half of the retain texts "
+        f"against the other, not aimed where it lies below {clauses.TARGETED}; targeted, or not, "
+        "where that holds of more than half of the matrices",
     ),
     Clause(
         "stability",
         "12",
         clauses.sensitivity,
-        "jacobian_norm; rougher or smoother where the 95 % intervals do not overlap",
+        "jacobian_norm; rougher or smoother where the 95 % intervals do not overlap; as before "
+        f"where both ends of both lie within {clauses.ALIKE:.0%}",
     ),
     Clause(
         "stability",
         "basin",
         clauses.barrier,
-        f"a barrier: its 95 % interval lies above {clauses.BARRIER} nats a token at some point "
-        "of the line",
+        f"a barrier: its 95 % interval lies above {clauses.BARRIER} nats a token at some point of "
+        "the line; none: it lies below at every point",
     ),
     Clause(
         "localisation",
         "13",
         clauses.probe,
-        f"truth_forget and domain: can where the best layer's AUC is above {clauses.READABLE} "
-        "and its interval above 0.5",
+        f"truth_forget and domain: can where the 95 % interval of some layer's AUC lies above "
+        f"{clauses.READABLE}, cannot where those of all layers lie below",
         of_models=True,
     ),
     Clause(
         "depth",
         "14",
         clauses.lens,
-        "a layer knows answers where its interval lies above chance and its accuracy "
-        f"{NEAR:.0%} above it",
+        "above chance: the 95 % interval lies above it, and of a layer inside also the accuracy by "
+        f"more than {NEAR:.0%}; more than the output: the interval lies above the output's; no "
+        f"layer: all intervals end within {NEAR:.0%} of chance",
         of_models=True,
         before="logit lens: ",
     ),

@@ -9,6 +9,7 @@ import pytest
 from brittle.base.tables import read_rows
 from brittle.pipeline import steps
 from brittle.report import clauses, levels
+from brittle.report.condense import update_size
 
 
 def norms(forget, retain, grown=1.0):
@@ -95,8 +96,27 @@ RANKS = [
 SHARES = {"nullspace_share": 0.5, "column_space_share": 0.5, "subspace": "bottom", "level": 0.25}
 
 
+def spectrum(rank, fro=1.0, above=0.5):
+    return {
+        "matrix": "dW",
+        "fro": fro,
+        "stable_rank": rank,
+        "null_stable_rank": 40,
+        "energy_above_noise": above,
+    }
+
+
 def barriers(height):
     return [interval("barrier", height, 0.1, split=s) for s in ("forget", "retain")]
+
+
+def selective_matrices(*values):
+    """Rows of matrices whose ratios have intervals of 0.2 on both sides."""
+    null = interval("null_selectivity_ratio", 1.0, 0.1)
+    return [
+        interval("selectivity_ratio", x, 0.2, name=f"m{i}", split="forget", k=20) | null
+        for i, x in enumerate(values)
+    ]
 
 
 # What each clause must say of rows whose answer is plain: the word that its rule chooses, and its
@@ -114,8 +134,17 @@ def barriers(height):
         (clauses.location, [blocks([0, 0], [1, 1])], "only attention, 2 of 2"),
         (clauses.location, [blocks([1, 1], [0, 0])], "only the MLPs, 2 of 2"),
         (clauses.location, [blocks([0], [0])], "no block"),
-        (clauses.rank_of_update, [RANKS], "low-rank, 4.00, 100"),
-        (clauses.rank_of_update, [RANKS[1:]], "no matrix"),
+        (clauses.rank_of_update, [[spectrum(4)]], "low-rank, rank is 4.00, noise has 40, 50% of"),
+        (clauses.rank_of_update, [[spectrum(30)]], "of high rank, 30"),
+        # weighted by energy: (9 x 2 + 1 x 12) / 10; what did not change has no rank
+        (
+            clauses.rank_of_update,
+            [[spectrum(2, 3.0), spectrum(12, 1.0), spectrum(0, 0.0)]],
+            "low-rank, 3.00",
+        ),
+        (clauses.rank_of_update, [[spectrum(0, 0.0)]], "no matrix"),
+        (clauses.directions, [RANKS], "99 %, 4.00 directions, noise: 100, !rank"),
+        (clauses.directions, [RANKS[1:]], "no matrix"),
         (clauses.nullspace, [[SHARES | {"share_over_null": 2}]], "it seeks, 2.00"),
         (clauses.nullspace, [[SHARES | {"share_over_null": 1}]], "neither seeks nor avoids, 1.00"),
         (clauses.nullspace, [[SHARES | {"share_over_null": 0.5}]], "it avoids, 0.50"),
@@ -125,24 +154,46 @@ def barriers(height):
         (clauses.moved_activations, [norms(0, 0)], "no activation"),
         (clauses.apart, [apart(0.3, 0.6)], "farther apart, 0.30 → 0.60"),
         (clauses.apart, [apart(0.6, 0.3)], "closer, 0.60 → 0.30"),
-        (clauses.apart, [apart(0.3, 0.35)], "as far apart as before"),
-        (clauses.targeted, [selective(2)], "targeted, 2.00, 100%, !not targeted"),
-        (clauses.targeted, [selective(1.1)], "not targeted"),
+        (clauses.apart, [apart(0.3, 0.35)], "no difference is seen, !as far apart"),
+        (clauses.apart, [apart(20, 20.1)], "as far apart as before, within 10%, !no difference"),
+        (clauses.targeted, [selective(2)], "targeted, 2.00, in 1 of them, !not targeted, !in part"),
+        (clauses.targeted, [selective(1.1)], "is open, !not targeted"),  # up to 1.3
+        (clauses.targeted, [selective(0.9)], "not targeted, not so in 1"),
+        (clauses.targeted, [selective(2, null=2)], "is open"),  # halves of retain texts differ so
+        (clauses.targeted, [selective_matrices(2, 2, 0.9)], "targeted, 2 of them, !not t, !part"),
+        (clauses.targeted, [selective_matrices(2, 0.9)], "targeted in part, 1 of them, so in 1"),
+        (clauses.targeted, [selective_matrices(2, 0.9, 0.9)], "not targeted, not so in 2"),
         (clauses.targeted, [[{"name": "m", "split": "forget", "k": 0}]], "no MLP matrix"),
         (clauses.sensitivity, [jacobian(5, 9)], "rougher, 5.00 → 9.00, !smoother"),
         (clauses.sensitivity, [jacobian(9, 5)], "smoother, 9.00 → 5.00, !rougher"),
-        (clauses.sensitivity, [jacobian(5, 6)], "neither rougher nor smoother"),
-        (clauses.barrier, [barriers(0.5)], "a barrier, 0.50"),
-        (clauses.barrier, [barriers(0.15)], "no barrier, 0.15"),  # its interval reaches below 0.1
+        (clauses.sensitivity, [jacobian(5, 6)], "no difference is seen, !as before, !rougher"),
+        (clauses.sensitivity, [jacobian(50, 51)], "as rough as before, within 10%"),
+        (clauses.barrier, [barriers(0.5)], "a barrier, 0.50, !no barrier, !open"),
+        (clauses.barrier, [barriers(0.15)], "open, 0.15, !no barrier"),  # from 0.05 to 0.25
+        (clauses.barrier, [barriers(-0.1)], "no barrier, 0.00, !open"),
+        # not the highest point alone: one that is lower, and known better, shows the barrier
+        (
+            clauses.barrier,
+            [[*barriers(0.19), interval("barrier", 0.15, 0.01, split="retain")]],
+            "a barrier, 0.19, !no barrier",
+        ),
         (clauses.probe, [probe(0.9), probe(0.52)], "can no longer, 0.90 → 0.52"),
         (clauses.probe, [probe(0.9), probe(0.8)], "still can, 0.90 → 0.80"),
         (clauses.probe, [probe(0.52), probe(0.9)], "now can, 0.52 → 0.90"),
+        (clauses.probe, [probe(0.52), probe(0.52)], "could not and cannot"),
+        (clauses.probe, [probe(0.9), probe(0.62)], "still can is open, !no longer"),
+        (clauses.probe, [probe(0.62), probe(0.52)], "cannot, could before is open"),
+        (clauses.probe, [probe(0.62), probe(0.62)], "that is open, !cannot"),
         (
             clauses.lens,
             [lens(0.25, 1.0), lens(0.6, 0.3)],
-            "layer 0, does not give, 100% → 30%, 60%",
+            "layer 0 answers more than the output, 100% → 30%, 60%",
         ),
-        (clauses.lens, [lens(0.25, 1.0), lens(0.3, 0.28)], "no layer, 100% → 28%"),
+        # an output of 31 to 41 % is above chance, and layer 0, up to 45 %, is not above it
+        (clauses.lens, [lens(0.25, 1.0), lens(0.4, 0.36)], "from layer 0 on, at the output"),
+        (clauses.lens, [lens(0.25, 1.0), lens(0.38, 0.29)], "layer 0 answers above, is open"),
+        (clauses.lens, [lens(0.25, 1.0), lens(0.29, 0.28)], "no layer answers more than 10%, 28%"),
+        (clauses.lens, [lens(0.25, 1.0), lens(0.32, 0.28)], "no layer is seen to, 100% → 28%"),
         (clauses.lens, [lens(0.25, 1.0), lens(0.25, 0.9)], "from layer 1 on, at the output"),
     ],
 )
@@ -150,6 +201,18 @@ def test_clauses(say, tables, words):
     text = say(*tables)
     for word in words.split(", "):
         assert (word[1:] not in text) if word.startswith("!") else (word in text), text
+
+
+def test_rank_is_one_number_on_the_whole_page():
+    """The sentence on geometry and the first screen: stable rank, weighted by energy."""
+    shapes = {"a": (3.0, 2.0), "b": (1.0, 12.0), "c": (0.0, 0.0)}
+    first_screen = [
+        {"dW_fro": fro, "W_fro": 9.0, "dW_stable_rank": rank} for fro, rank in shapes.values()
+    ]
+    sentence = clauses.rank_of_update([spectrum(rank, fro) for fro, rank in shapes.values()])
+    assert f"stable rank is {clauses.short(update_size(first_screen)[1])}," in sentence
+    ranks = [clause for clause in levels.CLAUSES if "rank" in clause.rule.split("_rank")[0]]
+    assert [clause.say for clause in ranks] == [clauses.rank_of_update]
 
 
 def test_a_clause_is_not_defined_where_a_number_is_missing():

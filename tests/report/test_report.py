@@ -5,6 +5,7 @@ named, nothing fetched.
 import base64
 import csv
 import importlib.util
+import itertools
 import json
 import math
 import re
@@ -436,23 +437,65 @@ def test_headline_counts():
     )
 
 
-def test_condense_averages_what_shares_its_words(tmp_path):
-    rows = [
-        {"layer": i, "split": s, "name": f"m{i}", "x": i + 10 * (s == "retain")}
-        for i in range(8)
-        for s in ("forget", "retain")
-    ]
-    write(tmp_path / "t.csv", rows)
-    assert condense.condense({"": tmp_path}, "t.csv") == (
-        ["split", "x"],
-        [["forget", 3.5], ["retain", 13.5]],
-        16,
+def measured(names, **places):
+    """Rows: a name and every combination of the places; x is the sum of their numbers."""
+    for name in range(names):
+        for values in itertools.product(*places.values()):
+            at = dict(zip(places, values, strict=True))
+            x = name + sum(v for v in values if not isinstance(v, str))
+            yield {"name": f"m{name}", **at, "x": x, "x_low": x - 1, "x_high": x + 1}
+
+
+def test_condense_averages_over_names_and_repeats_alone(tmp_path):
+    write(tmp_path / "t.csv", list(measured(8, split=("forget", "retain"), k=(1, 20), seed=(0, 2))))
+    table = condense.condense({"": tmp_path}, "t.csv")
+    # 3.5, the mean over names, with that over seeds, and k; ends of intervals are not averaged
+    assert table == (
+        ["split", "k", "x"],
+        [
+            ["forget", 1, 3.5 + 1 + 1],
+            ["forget", 20, 3.5 + 1 + 20],
+            ["retain", 1, 3.5 + 1 + 1],
+            ["retain", 20, 3.5 + 1 + 20],
+        ],
+        64,
+        "means over name, seed",
     )
-    write(tmp_path / "t.csv", rows[:2])
-    assert condense.condense({"A": tmp_path}, "t.csv")[1] == [
-        ["A", 0, "forget", "m0", 0],
-        ["A", 0, "retain", "m0", 10],
+
+
+def test_condense_never_averages_over_places(tmp_path):
+    rows = list(measured(1, split=("a", "b"), layer=range(40)))
+    for row in rows:
+        row["dimension"] = 7 * row["layer"]
+    write(tmp_path / "t.csv", rows)
+    table = condense.condense({"": tmp_path}, "t.csv")
+    # the last of forty layers, a row of the CSV with its interval
+    assert table.columns == ["split", "layer", "x", "x_low", "x_high", "dimension"]
+    assert table.rows == [["a", 39, 39, 38, 40, 273], ["b", 39, 39, 38, 40, 273]]
+    assert table.note == "at the largest layer alone"
+    # few values, too many lines: the place with the most gives way
+    write(tmp_path / "t.csv", list(measured(9, layer=range(6), k=range(5), eps=(0, 1, 2))))
+    table = condense.condense({"": tmp_path}, "t.csv")
+    assert table.columns == ["k", "eps", "layer", "x"] and len(table.rows) == 15
+    assert table.rows[0] == [0, 0, 5, 4.0 + 5]
+    assert table.note == "means over name; at the largest layer alone"
+
+
+def test_condense_shows_what_describes_rows_where_they_agree(tmp_path):
+    rows = [{"name": f"m{i}", "n_texts": 500, "rank": i, "x": i} for i in range(70)]
+    write(tmp_path / "t.csv", rows)
+    table = condense.condense({"": tmp_path}, "t.csv")
+    assert (table.columns, table.rows) == (["n_texts", "rank", "x"], [[500, None, 34.5]])
+
+
+def test_condense_shows_a_small_csv_as_it_is(tmp_path):
+    write(tmp_path / "t.csv", list(measured(1, layer=(0,), split=("forget", "retain"))))
+    table = condense.condense({"A": tmp_path}, "t.csv")
+    assert table.rows == [
+        ["A", "m0", 0, "forget", 0, -1, 1],
+        ["A", "m0", 0, "retain", 0, -1, 1],
     ]
+    assert table.note == "" and condense.condense({"A": tmp_path}, "none.csv").rows == []
 
 
 def test_png_width_and_numbers():
@@ -470,7 +513,11 @@ def test_png_width_and_numbers():
 
 def test_the_real_list_of_steps_works(tmp_path):
     report.main(base="base", filtered="filtered", unlearned=["cut"], root=tmp_path)
-    assert Checker((tmp_path / "report.html").read_text(encoding="utf-8"))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert Checker(text)
+    # size and rank beside a training anew are no evidence: said where they stand
+    caution = "beside it any fine-tune looks small and of low rank"
+    assert caution in text and text.count(caution.capitalize()) == 2
 
 
 def test_mistakes(root):
