@@ -2,6 +2,7 @@
 
     uv run eval/forget_quality.py --model M --reference outputs/models/mini-filtered \\
         --outdir outputs/mini-base/forget_quality
+    uv run eval/forget_quality.py --models A B C --reference R --outdir outputs/forget_quality
 
 TOFU's and MUSE's metrics on any data folder of their schemas (--data: qa_*, verbmem_*, knowmem_*;
 create_datasets.py makes them for the mini world, TOFU and MUSE): probability, ROUGE-L, truth ratio,
@@ -16,10 +17,13 @@ entities. forget_quality_items.csv has all items. --definitions tofu|muse|open-u
 that are computed as they do (brittle/metrics/definitions.py). TOFU_EVAL.json and MUSE_EVAL.json are
 written in open-unlearning's format. --read FILE adds the rows of such a file, recomputed from its
 items.
+
+With --models, each model and the reference have these files in a folder of their own below
+--outdir. models.csv and models.png set them side by side: forget quality against utility.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -71,8 +75,14 @@ def plot(table, name):
 
 
 def main(
-    model: options.Model,
     outdir: options.Outdir,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Model folder or Hugging Face id.")
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--models", help="Several models instead, side by side: --models A B C."),
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(help="A model that never saw the forget set, or its TOFU_EVAL.json."),
@@ -108,54 +118,104 @@ def main(
     wrapper: options.Wrapper = None,
     wrapper_rules: options.WrapperRules = None,
 ):
-    """TOFU's and MUSE's metrics of one model, beside a model that never saw the forget set."""
-    from brittle.metrics import forget_quality, forget_quality_rows, open_unlearning
-    from brittle.metrics.definitions import DEFINITIONS, named
-    from brittle.models.evaluation import Subject, evaluation
+    """TOFU's and MUSE's metrics of one model or several, beside one that never saw the forget
+    set.
+    """
+    from brittle.metrics import forget_quality, forget_quality_rows
+    from brittle.metrics.definitions import named
+    from brittle.models.evaluation import Subject
 
     chosen = named(definitions)
     if answers not in ("auto", "short", "full"):
         raise UserError(f"--answers {answers}: choose auto, short or full.")
+    if bool(model) == bool(models):
+        raise UserError("one of --model M and --models A B is wanted, and not both.")
     settings = forget_quality.AskSettings(
         template, answers, "together", new_tokens, icl, batch_size, max_samples
     )
-    sets = forget_quality.find(data, max_samples)
-    read = read or []
-    imported = [row for path in read for row in forget_quality_rows.imported_rows(path)]
-    forget_quality.asked([], "tofu", settings)  # says what is wrong with the template
-    log = reference if reference and reference.endswith(".json") else None
-    texts = [data / f"{name}.txt" for name in forget_quality_rows.TEXTS]
-    inputs = [data / forget_quality.SETS[name][0] for name in sets]
-    inputs += [path for path in texts if path.is_file()]
-    inputs += [*read, *([log] if log else [])]
-    subject = Subject(
-        model,
+    question = Question(
         data,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        revision=revision,
-        wrapper=wrapper,
-        wrapper_rules=wrapper_rules,
+        settings,
+        chosen,
+        reference,
+        forget_quality.find(data, max_samples),
+        tuple(read or ()),
+        cache,
+        {},
     )
-    about = {**vars(settings), "definitions": definitions}
-    other = None if log else reference
+    for path in question.read:
+        list(forget_quality_rows.imported_rows(path))  # says what is wrong with the file
+    forget_quality.asked([], "tofu", settings)  # says what is wrong with the template
+
+    def subject(asked, guard):
+        return Subject(
+            asked,
+            data,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            revision=revision,
+            wrapper=guard,
+            wrapper_rules=wrapper_rules,
+        )
+
+    if model:
+        say(measure(question, outdir, subject(model, wrapper)), chosen)
+        return
+    measure_all(question, outdir, [subject(asked, wrapper) for asked in models])
+
+
+class Question(NamedTuple):
+    """What all models are asked, and what they are held against.
+
+    reference: a model, the TOFU_EVAL.json of one, or None. sets: {set: rows}. read: files of
+    others. controls: {reference: its Asker}, which the models share.
+    """
+
+    data: Path
+    settings: object
+    chosen: object
+    reference: str | None
+    sets: dict
+    read: tuple
+    cache: Path | None
+    controls: dict
+
+    def log(self):
+        """The reference where it is a file, else None."""
+        return self.reference if self.reference and self.reference.endswith(".json") else None
+
+
+def measure(question, outdir, subject):
+    """Measure one model into `outdir`. Returns the rows of its forget_quality.csv."""
+    from brittle.metrics import forget_quality, forget_quality_rows, open_unlearning
+    from brittle.metrics.definitions import DEFINITIONS
+    from brittle.models.evaluation import evaluation
+
+    data, settings, log = question.data, question.settings, question.log()
+    texts = [data / f"{name}.txt" for name in forget_quality_rows.TEXTS]
+    inputs = [data / forget_quality.SETS[name][0] for name in question.sets]
+    inputs += [path for path in texts if path.is_file()]
+    inputs += [*question.read, *([log] if log else [])]
+    about = {**vars(settings), "definitions": question.chosen.name}
+    other = None if log else question.reference
+    of_device = {"device": subject.device, "dtype": subject.dtype}
     with evaluation(outdir, subject, inputs, about, reference=other) as opened:
         run, name, folders = opened.run, opened.name, opened.folders
-        asker = forget_quality.Asker(folders["model"], data, cache, device, dtype, opened.guard)
-        control = None
-        if other:
-            control = forget_quality.Asker(folders["reference"], data, cache, device, dtype)
+        cache, controls = question.cache, question.controls
+        asker = forget_quality.Asker(folders["model"], data, cache, guard=opened.guard, **of_device)
+        if other and other not in controls:
+            controls[other] = forget_quality.Asker(folders["reference"], data, cache, **of_device)
         table, every = [], []
-        for definition in dict.fromkeys((DEFINITIONS["paper"], chosen)):
-            items = items_of(asker, sets, settings, definition)
+        for definition in dict.fromkeys((DEFINITIONS["paper"], question.chosen)):
+            items = items_of(asker, question.sets, settings, definition)
             others = None
             if log:
                 ratios = open_unlearning.read(log).get("forget_truth_ratio", {})
                 others = {"forget": open_unlearning.scores(ratios)}
-            elif control:
-                others = items_of(control, sets, settings, definition)
-            table += forget_quality_rows.rows(name, items, others, definition, seed)
+            elif other:
+                others = items_of(controls[other], question.sets, settings, definition)
+            table += forget_quality_rows.rows(name, items, others, definition, subject.seed)
             every += items
         every_text = list(forget_quality_rows.perplexity_items(*asker.loaded, data, settings))
         table += forget_quality_rows.perplexity_rows(name, every_text)
@@ -163,8 +223,47 @@ def main(
             open_unlearning.write(run.path(open_unlearning.FILES[schema]), metrics)
         run.figure(plot(table, name), "forget_quality.png")
         write_items(run, name, [*every, *every_text])
+        imported = [
+            row for path in question.read for row in forget_quality_rows.imported_rows(path)
+        ]
         run.csv("forget_quality.csv", COLUMNS, [*table, *imported])
-    say(table, chosen)
+    return table
+
+
+def measure_all(question, outdir, subjects):
+    """Measure every `Subject` into a folder of its own below `outdir`, then all side by side.
+
+    The reference is measured as well, without a guard; its p is 1 by construction.
+    """
+    from dataclasses import replace
+
+    from brittle.base.layout import model_name
+    from brittle.base.record import Run
+    from brittle.metrics import quality_overview
+
+    role_of = {}
+    if question.reference and not question.log():
+        of_reference = replace(subjects[0], model=question.reference, wrapper=None)
+        role_of = {model_name(question.reference): quality_overview.REFERENCE}
+        subjects = [s for s in subjects if model_name(s.model) not in role_of]
+        subjects.append(of_reference)
+    names = [model_name(subject.model) for subject in subjects]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two of the models are called {name}. Give their folders other names.")
+    rows = []
+    for name, subject in zip(names, subjects, strict=True):
+        print(f"{name} ...", flush=True)
+        table = measure(question, outdir / name, subject)
+        rows.append(quality_overview.row_of(table, role_of.get(name, ""), question.chosen.name))
+    files = [outdir / name / "forget_quality.csv" for name in names]
+    with Run(outdir, files, seed=subject.seed) as run:
+        run.figure(quality_overview.plot(rows), quality_overview.FIGURE)
+        run.csv(quality_overview.FILE, quality_overview.COLUMNS, rows)
+    print("\n".join(quality_overview.lines(rows)))
+    print(
+        f"{outdir / quality_overview.FILE}: {len(rows)} models; {outdir / quality_overview.FIGURE}"
+    )
 
 
 def items_of(asker, sets, settings, definition):
@@ -202,21 +301,26 @@ def totals(table, definition):
 
 
 def say(table, chosen):
-    """Print the main scores by the chosen definition, and how far each lies from the paper's."""
+    """Print the main scores by the chosen definition: how each is read, and what the paper's
+    definition gives.
+    """
     from brittle.metrics.forget_quality_items import PRINTED
+    from brittle.metrics.quality_overview import direction
 
-    paper = {(r["metric"], r["set"]): r["value"] for r in table if r["definition"] == "paper"}
+    paper = {(r["metric"], r["set"]): r for r in table if r["definition"] == "paper"}
     for row in table:
         if row["metric"] not in (*PRINTED, "model_utility", "forget_quality"):
             continue
         if row["definition"] == "paper" and chosen.name != "paper":
             continue
         before = paper.get((row["metric"], row["set"]))
-        moved = ""
-        if row["definition"] != "paper" and None not in (before, row["value"]):
-            moved = f"   {row['value'] - before:+.3f} to the paper's"
-        note = f"   {row['note']}" if row["note"] else ""
-        print(f"{row['set']:<15} {row['metric']:<20} {shown(row):>7}{moved}{note}")
+        texts = [f"{row['set']:<15} {row['metric']:<20} {shown(row):>7}"]
+        if row["value"] is not None:
+            texts.append(direction(row["metric"], row["set"]))
+        if row["definition"] != "paper" and before and None not in (before["value"], row["value"]):
+            texts.append(f"by the paper's definition {shown(before)}")
+        texts.append(row["note"])
+        print("   ".join(text for text in texts if text))
 
 
 def shown(row):

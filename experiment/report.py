@@ -21,7 +21,7 @@ from brittle.base.layout import model_name
 from brittle.base.record import Run, older_code
 from brittle.base.tables import number, read_rows
 from brittle.pipeline import steps
-from brittle.report import attacks, filter, levels, page, sequential
+from brittle.report import attacks, filter, levels, page, quality, sequential
 from brittle.report.condense import condense, question, records, update_size
 from brittle.report.verdict import RULES, SAYS, WORDS, headline, verdict
 
@@ -58,7 +58,7 @@ LEAD = "recovery"  # the step whose figure stands right after the first screen
 # Studies that are no step. Each has sections(root) -> [(anchor, heading, HTML)], none where its
 # CSVs are absent, and sources(root) -> the files it reads. A file that does not exist yet makes the
 # report run again once it does.
-EXTRA = (sequential, filter, attacks)
+EXTRA = (sequential, filter, attacks, quality)
 REPO = Path(__file__).resolve().parents[1]
 MOST = 60  # lines of a section's table
 UNFOLDED = 8  # lines that stand open on the page

@@ -20,7 +20,7 @@ from brittle.base.layout import inner, looks_like_folder
 
 MINI = Path("data/mini")
 # the argument that names the model, the first that there is: it may have been unlearned
-MODELS = ("model", "model_b", "unlearned", "base", "model_a")
+MODELS = ("model", "models", "model_b", "unlearned", "base", "model_a")
 
 
 def follow(main):

@@ -108,6 +108,9 @@ def utility_row(means, definition):
     }
     value, missing = model_utility(sets)
     note = f"skipped: {missing}" if missing else ""
+    if value == 0:
+        zero = [f"{of} {term}" for of in sets for term, mean in sets[of].items() if mean <= 0]
+        note = f"0 because a harmonic mean is 0 where one term is: {', '.join(zero)}"
     return Row("model_utility", "utility", definition.name, value, note=note)
 
 
@@ -156,7 +159,10 @@ def quality_rows(items, others, definition, seed):
         return
     test = forget_quality(ours, theirs, entities, their_entities, seed=seed)
     n, count, p_entities = test["n"], test["entities"], test["p_entities"]
-    note = f"the smallest D that {n} items tell from 0 is {test['detectable']:.3f}"
+    note = (
+        f"{n} items tell a distance D from 0 where it is above {test['detectable']:.3f}: "
+        "with few items a high p says little"
+    )
     if test["p"] < 1e-16:
         note += "; p < 1e-16"
     if test["identical"]:

@@ -20,10 +20,12 @@ from brittle.metrics import (
     forget_quality_rows,
     generated_text,
     open_unlearning,
+    quality_overview,
 )
 from brittle.metrics import tofu as tofu_module
 from brittle.metrics.answers import Scored
 from brittle.metrics.definitions import DEFINITIONS, named
+from brittle.report import quality
 
 SCRIPT = "eval/forget_quality.py"
 
@@ -447,7 +449,110 @@ def test_the_floor_of_p_is_no_measured_value(capsys):
             "note": "",
         }
         say([row], DEFINITIONS["paper"])
-        assert capsys.readouterr().out == f"{'forget':<15} {'forget_quality':<20} {said}\n"
+        way = "higher p: closer to never having seen it"
+        assert capsys.readouterr().out == f"{'forget':<15} {'forget_quality':<20} {said}   {way}\n"
+
+
+def test_the_term_that_makes_utility_0_is_named():
+    """First use 32: utility is 0 as soon as one term is 0, and nothing said which."""
+    means = {
+        of: {
+            "probability": 0.5,
+            "option_probability": 0.5,
+            "rouge_l_recall": 0.4,
+            "truth_score": 0.9,
+        }
+        for of in tofu_module.UTILITY_SETS
+    }
+    definition = named("paper")
+    assert forget_quality_rows.utility_row(means, definition).note == ""
+    means["real_authors"]["rouge_l_recall"] = 0.0
+    row = forget_quality_rows.utility_row(means, definition)
+    assert row.value == 0 and row.note.endswith("one term is: real_authors rouge")
+
+
+@pytest.mark.parametrize(
+    ("metric", "of", "way"),
+    [
+        ("forget_quality", "forget", "higher p: closer to never having seen it"),
+        ("forget_quality_d", "forget", "lower"),
+        ("model_utility", "utility", "higher"),
+        ("probability", "forget", "lower"),
+        ("rouge_l_recall", "knowmem_forget", "lower"),
+        ("extraction_strength", "retain", "higher"),
+        ("truth_score", "forget", "higher"),
+        ("perplexity", "forget.txt", "higher"),
+        ("perplexity", "retain.txt", "lower"),
+    ],
+)
+def test_every_score_says_which_way_is_good(metric, of, way):
+    assert quality_overview.direction(metric, of).startswith(way)
+
+
+def quality_table(model, utility, p, distance):
+    """Rows of a forget_quality.csv with a utility and a forget quality."""
+    rows = [
+        forget_quality_rows.Row("model_utility", "utility", "paper", utility),
+        forget_quality_rows.Row("forget_quality_d", "forget", "paper", distance, (0.1, 0.3), 40),
+        forget_quality_rows.Row("forget_quality", "forget", "paper", p, note="40 items"),
+        forget_quality_rows.Row("probability", "retain", "paper", 0.7),
+    ]
+    return [row.cells(model) for row in rows]
+
+
+def test_several_models_stand_in_one_table_and_one_figure():
+    tables = {"a": (0.9, 1e-4, 0.5), "b": (0.2, 0.6, 0.1), "c": (None, None, None)}
+    table = [
+        quality_overview.row_of(quality_table(name, *scores), "", "paper")
+        for name, scores in tables.items()
+    ]
+    assert table[0]["model_utility"] == 0.9 and table[0]["forget_quality"] == 1e-4
+    assert table[0]["forget_quality_d_low"] == 0.1 and table[0]["n"] == 40
+    assert table[0]["retain_probability"] == 0.7 and table[0]["note"] == "40 items"
+    assert table[0]["forget_probability"] is None  # not in this file
+    (axis,) = quality_overview.plot(table).axes
+    assert axis.get_yscale() == "log" and "higher p" in axis.get_ylabel()
+    marks = [line for line in axis.lines if len(line.get_xdata()) == 1]
+    drawn = [(*line.get_xdata(), *line.get_ydata()) for line in marks]
+    assert drawn == [(0.9, 1e-4), (0.2, 0.6)]  # what is not known is not drawn
+    said = list(quality_overview.lines(table))
+    assert said[1].split() == ["a", "0.9", "0.0001", "0.5"]
+    assert "forget_quality (higher p: closer to never having seen it)" in said
+    without = [row | {"model_utility": None, "retain_rouge_l_recall": 0.4} for row in table]
+    assert quality_overview.kept_column(without) == "retain_rouge_l_recall"
+
+
+def test_one_command_measures_several_models(mini, family, tmp_path, script):
+    """First use 31: one model a command, no table and no figure of several."""
+    out = tmp_path / "out"
+    few = ["--data", mini, "--new-tokens", "2", "--max-samples", "6", "--outdir", out]
+    done = script(SCRIPT, "--models", family.base, "--reference", family.filtered, *few)
+    assert done.code == 0, done.err
+    rows = rows_of(out / "models.csv")
+    assert [(r["model"], r["role"]) for r in rows] == [
+        ("mini-base", ""),
+        ("mini-filtered", "reference"),
+    ]
+    own = {(r["metric"], r["set"]): r for r in rows_of(out / "mini-base" / "forget_quality.csv")}
+    assert rows[0]["forget_quality"] == own["forget_quality", "forget"]["value"]
+    assert rows[0]["model_utility"] == own["model_utility", "utility"]["value"]
+    assert float(rows[1]["forget_quality"]) == 1  # the reference against itself
+    assert (out / "models.png").is_file()
+    assert f"{out}/models.csv: 2 models" in done.out and "higher p: closer" in done.out
+    assert quality.sections(tmp_path) == []  # the report looks in <root>/forget_quality
+    out.rename(tmp_path / "forget_quality")
+    ((anchor, _, html),) = quality.sections(tmp_path)
+    assert anchor == "forget-quality" and "mini-filtered (reference)" in html
+    assert "higher p: closer to never having seen it" in html and "<img" in html
+    assert all(path.is_file() for path in quality.sources(tmp_path))
+
+
+def test_one_model_or_several(family, mini, tmp_path, script):
+    for models in ([], ["--model", family.base, "--models", family.filtered]):
+        done = script(SCRIPT, *models, "--data", mini, "--outdir", tmp_path / "out")
+        assert done.code == 2 and "--models A B" in done.err and done.err.count("\n") == 1
+    twice = script(SCRIPT, "--models", family.base, family.base, "--data", mini, "--outdir", "x")
+    assert twice.code == 2 and "two of the models are called mini-base" in twice.err
 
 
 COLUMNS = """
