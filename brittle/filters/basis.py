@@ -125,15 +125,23 @@ def contrastive(forget, retain, k):
     return Directions(orthonormal(u[:, :k]), values, {"ratio": float(values[0])})
 
 
+def contrastive_gradients(forget, retain, k):
+    """As `gep`, of the gradients of the loss with respect to the states, in place of the states."""
+    return contrastive(forget, retain, k)
+
+
 def principal(forget, retain, k):
-    """Principal components of the forget states."""
+    """Principal components: the directions in which the forget states vary most."""
     covariance, massive = without_massive(forget.covariance)
     values, u = top(covariance, k)
     return Directions(u, values, {"massive": massive})
 
 
 def contrastive_principal(forget, retain, k):
-    """Eigenvectors of C_F - beta C_R, for the beta that holds most forget energy above retain's."""
+    """Directions in which the forget states vary more than the retain states.
+
+    Eigenvectors of C_F - beta C_R, for the beta that holds most forget energy above retain's.
+    """
     forget_covariance, massive = without_massive(forget.covariance)
     best, most = None, None
     for beta in BETAS:
@@ -145,9 +153,10 @@ def contrastive_principal(forget, retain, k):
 
 
 def null_space(forget, retain, k, share=0.99):
-    """Principal components of forget states in what the retain set leaves: all but `share` of it.
+    """Principal components of the forget states in the directions that the retain set hardly uses.
 
-    Raises UserError where the retain set leaves no direction.
+    These hold what is left of the retain energy beyond `share` of it. Raises UserError where the
+    retain set leaves no direction.
     """
     values, v = top(retain.second, retain.width)
     used = int((values.cumsum(0) < share * values.sum()).sum()) + 1
@@ -170,8 +179,9 @@ def mean_difference(forget, retain, k):
 
 
 def least_squares_erasure(forget, retain, k):
-    """LEACE (Belrose et al. 2023, arXiv:2306.03819, theorem 4.3) of "forget or retain".
+    """LEACE: one direction, after which no linear predictor tells forget from retain states.
 
+    Belrose et al. 2023, arXiv:2306.03819, theorem 4.3:
     y - W^+ u u^T W (y - mean), with W the whitening matrix of both sets, evenly weighted, and u
     the whitened difference of means. It is oblique, so it has a `read`.
     """
@@ -226,7 +236,7 @@ MAKE = {
     "pca": principal,
     "cpca": contrastive_principal,
     "nullspace": null_space,
-    "loss": contrastive,  # of the moments of gradients
+    "loss": contrastive_gradients,
     "leace": least_squares_erasure,
     "mean_diff": mean_difference,
     "nspu_released": nspu_released,
@@ -255,7 +265,7 @@ def make_basis(name, forget, retain, k=None, known=None):
     if k is not None and not 1 <= k <= d:
         raise UserError(f"--k {k}, but states have {d} coordinates: 1 to {d}, or auto.")
     u, spectrum, about = MAKE[name](forget, retain, k or min(MOST, d))
-    if k is None and MAKE[name] is contrastive:
+    if k is None and name in ("gep", "loss"):
         u = u[:, : max(1, int((spectrum[: u.shape[1]] > CLEAR).sum()))]
     facts = {
         "basis": name,

@@ -327,6 +327,14 @@ def attacks_table():
     return markdown(["attack", "what it does"], rows)
 
 
+def bases_table():
+    """Every basis of the activation filter with the first paragraph of its function's docstring."""
+    from brittle.filters.basis import MAKE
+
+    rows = [[f"`{name}`", _first_paragraph(make.__doc__)] for name, make in MAKE.items()]
+    return markdown(["basis", "the directions that it removes"], rows)
+
+
 def sequential_log_table():
     """Every row of the published log of sequential unlearning, beside what was measured here."""
     rows = sequential.lines(read_rows(DOCS / "measured/sequential_log.csv"))
@@ -387,6 +395,7 @@ TABLES = {
     "methods": methods_table,
     "scoreboard": scoreboard_table,
     "attacks": attacks_table,
+    "bases": bases_table,
     "sequential log": sequential_log_table,
     "sequential findings": sequential_findings_table,
     "diagnostics": diagnostics_table,

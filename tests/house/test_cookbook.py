@@ -184,7 +184,7 @@ def test_the_template_of_an_attack_attacks(monkeypatch, clone, script):
     from brittle.attacks import ATTACKS
 
     import_template("An attack", "brittle.attacks.mine", clone, monkeypatch)
-    monkeypatch.setitem(ATTACKS, "mine", "mine:Mine")
+    monkeypatch.setitem(ATTACKS, "mine", "mine:MyAttack")
     call = [
         "--model",
         "my_model",
