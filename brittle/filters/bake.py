@@ -21,6 +21,7 @@ from brittle.models.architectures import (
     HEADS,
     embedding_name,
     head_name,
+    read,
     untied_head_name,
 )
 from brittle.models.filter import TENSORS
@@ -79,10 +80,11 @@ def folded(weight, chosen):
 def fold_into_unembedding(source, config, chosen):
     """{name: new tensor}: the unembedding, as a parameter of its own where it was tied.
 
-    Raises UserError where it is tied to an embedding of unknown name.
+    Raises UserError where it, or the embedding that it is tied to, has an unknown name.
     """
     head = head_name(source.files, config)
-    read_from = head or embedding_name(source.files)
+    untied = read(config, "tie_word_embeddings") is False
+    read_from = head if head or untied else embedding_name(source.files)
     if read_from is None:
         raise UserError(
             f"{source.folder} has no weight that is known as its unembedding "

@@ -50,11 +50,12 @@ TURNED_EXPERTS = re.compile(r"\.experts\.(gate_up_proj|down_proj|fc1\.weight|fc2
 # A stack of biases has the shape of a matrix.
 BIAS = re.compile(r"(^|[._])bias$")
 
-# Parts of a model that read images or sound, and what leads from there to the language model.
-# Their blocks are none of the language model's.
+# Parts of a model that read images or sound or speak, what leads from there to the language model,
+# and heads that predict several tokens. Their blocks are none of the language model's.
 TOWER = re.compile(
     r"(^|[._])"
-    r"(vision|visual|image|audio|speech|multi_modal|multimodal|mm)"
+    r"(vision|visual|image|video|audio|speech|protein|multi_modal|multimodal|mm|connector"
+    r"|projector|resampler|qformer|talker|codec|token2wav|code2wav|vqmodel|mtp)"
     r"([._]|$)"
 )
 
@@ -63,9 +64,11 @@ TOWER = re.compile(
 STORED_BUFFER = re.compile(
     r"(\.(attn|attention)\.(bias|masked_bias)|\.rotary_emb\.(inv_freq|cos_cached|sin_cached))$"
 )
+# Whole numbers that are no weights: a causal mask under the name of a module.
+STORED_MASK = re.compile(r"(^|[._])(causal_)?mask$")
 # What a quantised checkpoint holds beside or in place of a weight.
 QUANTISED = re.compile(
-    r"(\.(qweight|qzeros|g_idx|scales|weight_packed|weight_scale|weight_scale_inv|SCB)"
+    r"(\.(qweight|qzeros|W_q|g_idx|scales|weight_packed|weight_scale|weight_scale_inv|SCB)"
     r"|\.(absmax|quant_map|nested_absmax)|_(blocks|scales|scale_inv))$"
 )
 
@@ -75,6 +78,13 @@ STATE_SPACE = re.compile(
 )
 # Kinds of blocks, in the configuration's list of them, that are no attention.
 STATE_BLOCK = re.compile(r"mamba|linear|recurrent|conv|ssm|rwkv")
+
+# Families that read a text from both sides, unless they are made a decoder.
+ENCODERS = re.compile(
+    r"(distil|al|camem|megatron-|mobile|modern|rem|roc_)?bert|bert-generation"
+    r"|(xlm-)?roberta(-xl|-prelayernorm)?|big_bird|data2vec-text|deberta(-v2)?|electra|ernie"
+    r"|flaubert|reformer|roformer|xlm|xlnet|xmod"
+)
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
 ATTENTION = re.compile(
@@ -95,7 +105,9 @@ DOWN = re.compile(
     r"(\.weight)?$"
 )
 
-TOKEN_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight$")
+TOKEN_EMBEDDING = re.compile(
+    r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings|tok_embeddings|tokens_embed)\.weight$"
+)
 HEADS = ("lm_head.weight", "embed_out.weight")
 # The name of the unembedding, for families where it is not the first of HEADS.
 OWN_HEADS = {"gpt_neox": "embed_out.weight"}
@@ -247,6 +259,11 @@ def check_readable(config, folder):
             f"{folder} is a state-space or hybrid model ({family}). Only decoders whose blocks "
             "are all attention and MLP are read: Llama, Qwen, Mistral, Gemma, GPT-NeoX and others."
         )
+    if ENCODERS.fullmatch(family) and not _value(config, "is_decoder"):
+        raise UserError(
+            f"{folder} is an encoder ({family}), which reads a text from both sides. Only decoders "
+            "are read: Llama, Qwen, Mistral, Gemma, GPT-NeoX and others."
+        )
     if _value(config, "is_encoder_decoder"):
         raise UserError(
             f"{folder} is an encoder-decoder ({family}). Only decoders are read: Llama, Qwen, "
@@ -254,7 +271,7 @@ def check_readable(config, folder):
         )
     if family == "dbrx":
         raise UserError(f"{folder}: DBRX keeps all experts in one matrix, which is not read here.")
-    method = read(config, "quantization_config")
+    method = read(config, "quantization_config") or read(config, "compression_config")
     if method:
         refuse_quantised(folder, _value(method, "quant_method") or "quantization_config")
 

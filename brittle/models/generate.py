@@ -106,7 +106,8 @@ def stream(model, prompts, sampling, stop=(), pad_id=0, keys=None):
             **where,
             **last,
         )
-        logits, cache = out.logits[:, -1].float(), out.past_key_values
+        # a family without a cache (GPT) reads the whole text at every step
+        logits, cache = out.logits[:, -1].float(), getattr(out, "past_key_values", None)
         if not torch.isfinite(logits.amax(-1)).all():
             raise UserError(
                 "the model gives NaN or infinite logits: it is broken, and has no next token."
@@ -129,9 +130,11 @@ def stream(model, prompts, sampling, stop=(), pad_id=0, keys=None):
         if len(keep) < len(rows):
             chosen = torch.tensor(keep, dtype=torch.long, device=device)
             rows, tokens, mask = [rows[i] for i in keep], [tokens[i] for i in keep], mask[chosen]
-            if rows:
+            if rows and cache is not None:
                 cache.batch_select_indices(chosen)
-        ids = torch.tensor(tokens, device=device)[:, None]
+            ids = ids[chosen]
+        new = torch.tensor(tokens, device=device)[:, None]
+        ids = torch.cat([ids, new], 1) if cache is None else new
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
 
 

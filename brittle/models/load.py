@@ -155,15 +155,22 @@ def load_changed(folder, base, device="cpu", dtype="auto", trust_remote_code=Fal
         return load_model(folder, device, dtype, trust_remote_code)
     import peft
 
-    with ExitStack() as stack:
-        Adapter(folder, stack).parameters(Checkpoint(base, stack))  # PEFT would only warn
     model = load_model(base, device, dtype, trust_remote_code)
-    wrapped = peft.PeftModel.from_pretrained(model, folder)
-    # PEFT passes over tensors that it has no place for
-    lost = sorted(wrapped.load_adapter(folder, "default").unexpected_keys)
+    with ExitStack() as stack:
+        adapter = Adapter(folder, stack)
+        adapter.check_mergeable(getattr(model, "all_tied_weights_keys", None) or {})
+        if not adapter.config.get("target_parameters"):
+            adapter.parameters(Checkpoint(base, stack))  # PEFT would only warn
+    try:
+        wrapped = peft.PeftModel.from_pretrained(model, folder)
+        # PEFT passes over tensors that it has no place for
+        lost = sorted(wrapped.load_adapter(folder, "default").unexpected_keys)
+        merged = wrapped.merge_and_unload().eval()
+    except (*LOADING_ERRORS, NotImplementedError) as error:
+        raise _unloadable(error, f"{folder} cannot be merged into {base}") from None
     if lost:
         raise UserError(
             f"{folder} holds {lost[0]} ({len(lost)} such tensors), which has no place in {base}. "
             "Give the adapter's own base model."
         )
-    return wrapped.merge_and_unload().eval()
+    return merged

@@ -14,16 +14,21 @@ from brittle.maths.precision import natural
 from brittle.models.architectures import (
     HEADS,
     STORED_BUFFER,
+    STORED_MASK,
     as_rows,
     check_readable,
     check_tensors,
     is_matrix,
+    layer_of,
     read,
     refuse_quantised,
+    size,
     text_config,
 )
 
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# Of positions and masks, which are stored beside the parameters.
+INDICES = ("I64", "I32", "BOOL")
 # A block of the model at the start of a name: the file was saved without the prefix of the model.
 BARE_BLOCK = re.compile(r"^(layers|layer|h|blocks|block)\.\d")
 
@@ -64,8 +69,11 @@ class Checkpoint:
         check_readable(self.config, self.folder)
         check_tensors(self.files, self.folder)
         for name in self.files:
-            if name.endswith(".weight") and not self.is_float(name) and len(self.shape(name)) > 1:
-                refuse_quantised(self.folder, f"{name} is {self.stored_dtype(name)}")
+            stored = self.stored_dtype(name)
+            is_mask = STORED_BUFFER.search(name) or STORED_MASK.search(name)
+            is_weight = name.endswith(".weight") or stored not in INDICES
+            if is_weight and not is_mask and stored not in FLOATS and len(self.shape(name)) > 1:
+                refuse_quantised(self.folder, f"{name} is {stored}")
 
     def shape(self, name):
         return tuple(self.files[name].get_slice(name).get_shape())
@@ -231,14 +239,18 @@ def as_named(checkpoint):
     """The parameters of a checkpoint as they are named in its files, or None.
 
     None is for files that do not tell by themselves what they load as: blocks without the model's
-    prefix, an unembedding beside a configuration that ties it, parts that read images or sound.
+    prefix, an unembedding beside a configuration that ties it, parts that read images or sound,
+    blocks behind the last one that the configuration counts (heads that predict several tokens).
     """
     config, names = checkpoint.config, checkpoint.files
     nested = text_config(config) is not config
     bare = any(BARE_BLOCK.match(name) for name in names)
     has_head = any(head in names for head in HEADS)
     maybe_tied = has_head and read(config, "tie_word_embeddings") is not False
-    return None if nested or bare or maybe_tied else Parameters(checkpoint)
+    count = size(config, "num_hidden_layers")
+    surplus = count is not None and any(layer_of(name) >= count for name in names)
+    unclear = nested or bare or maybe_tied or surplus
+    return None if unclear else Parameters(checkpoint)
 
 
 def as_loaded(checkpoint, *, whole=False):
@@ -360,6 +372,26 @@ class Adapter:
                 "settings and tensors). Merge it into its model first."
             )
 
+    def check_mergeable(self, tied):
+        """Raise UserError for an adapter that is not what it was trained as once it is merged.
+
+        tied: {copy: source}, the parameters of the base model that share their numbers.
+        """
+        start = str(self.config.get("init_lora_weights"))
+        if start.startswith("pissa_niter"):
+            raise UserError(
+                f"{self.folder} was trained from a random decomposition (init_lora_weights "
+                f"{start}), which it does not hold. Convert it to a plain LoRA adapter, as PEFT's "
+                "save_pretrained(path_initial_model_for_weight_conversion=...) does."
+            )
+        for name in {*tied, *tied.values()}:
+            inside = f".{name.removesuffix('.weight')}.lora_"
+            if any(inside in f".{key}" for key in self.checkpoint.files):
+                raise UserError(
+                    f"{self.folder} adapts {name}, which the model also uses elsewhere (tied "
+                    "embeddings): merged, it would change both. Untie them first."
+                )
+
     def parameters(self, base):
         """The `Parameters` of the checkpoint `base` that the adapter changes.
 
@@ -369,7 +401,12 @@ class Adapter:
         if a is None or not set(self.factors) <= set(a):
             a = as_loaded(base)
         lost = sorted(set(self.factors) - set(a))
-        if lost or not self.checkpoint.files:
+        if not self.checkpoint.files:
+            raise UserError(
+                f"{self.folder} holds no safetensors, so it adapts no matrix. Save the adapter "
+                "with safe_serialization, which is what PEFT does by itself."
+            )
+        if lost or not self.factors:
             lacks = "adapts no matrix"
             if lost:
                 lacks = f"adapts {lost[0]} ({len(lost)} such matrices), which A lacks"

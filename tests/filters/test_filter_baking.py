@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,6 +75,14 @@ def lively(kind, seed=0, **changes):
             else:
                 p.mul_(4)
     return model
+
+
+def test_an_unembedding_of_unknown_name_is_not_taken_for_a_tied_one(tmp_path):
+    """Fuyu calls it language_model.lm_head.weight; its embedding is another matrix."""
+    source = SimpleNamespace(files={"model.embed_tokens.weight": None}, folder=tmp_path)
+    config = {"model_type": "fuyu", "tie_word_embeddings": False}
+    with pytest.raises(UserError, match=r"no weight that is known as its unembedding .*class"):
+        bake.fold_into_unembedding(source, config, None)
 
 
 @pytest.fixture(scope="module")

@@ -242,6 +242,35 @@ def test_a_nested_model_fits_its_language_model_alone():
     assert not architectures.model_types(whole) & architectures.model_types({"model_type": "llama"})
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.video_tower.encoder.layers.0.mlp.fc1.weight",
+        "qformer.encoder.layer.0.attention.attention.query.weight",
+        "model.connector.perceiver_resampler.layers.0.mlp.up_proj.weight",
+        "talker.model.layers.0.mlp.up_proj.weight",
+        "codec_model.encoder.encoder_transformer.layers.0.mlp.fc1.weight",
+        "mtp.layers.0.mlp.up_proj.weight",
+    ],
+)
+def test_blocks_beside_the_language_model_are_none_of_its(name):
+    assert architectures.layer_of(name) == -1 and architectures.group_of(name) == "other"
+
+
+def test_a_block_behind_the_last_is_not_compared(tmp_path):
+    """DeepSeek-V3 and GLM-4.5 store one that predicts several tokens; nobody loads it."""
+    folder = save(make("llama"), tmp_path / "m")
+
+    def with_one_more(tensors):
+        stem = "model.layers.2."
+        more = {n.replace(stem, "model.layers.3."): t + 1 for n, t in tensors.items() if stem in n}
+        return tensors | more
+
+    rewrite(folder, with_one_more)
+    names = [name for name, _, _ in weights.matrix_pairs(folder, folder)]
+    assert {architectures.layer_of(name) for name in names} == {-1, 0, 1, 2}
+
+
 def test_a_vision_tower_is_in_no_block(tmp_path):
     folder = save(nested(), tmp_path / "m")
     for name, _, _ in weights.matrix_pairs(folder, folder):
@@ -260,6 +289,11 @@ PACKED = {
     "fp8 scales": {"weight_scale_inv": torch.float32},
     "bitsandbytes": {"weight": torch.uint8, "weight.absmax": torch.float32},
     "int8": {"weight": torch.int8, "SCB": torch.float32},
+    "hqq": {"W_q": torch.uint8, "zero": torch.float16},
+    "quanto": {"weight._data": torch.int8, "weight._scale": torch.float16},
+    "aqlm": {"codes": torch.int8, "codebooks": torch.float16},
+    "compressed-tensors": {"weight_packed": torch.int32, "weight_shape": torch.int64},
+    "mxfp4": {"gate_up_proj_blocks": torch.uint8, "gate_up_proj_scales": torch.uint8},
 }
 
 
@@ -288,6 +322,22 @@ def test_quantised_files_are_refused(kind, said, tmp_path):
         assert one_line(error)
 
 
+def test_older_compressed_tensors_name_their_configuration_otherwise():
+    config = {"model_type": "llama", "compression_config": {"quant_method": "compressed-tensors"}}
+    with pytest.raises(UserError, match=r"stored quantised .compressed-tensors."):
+        architectures.check_readable(config, "m")
+
+
+def test_masks_of_whole_numbers_are_no_weights(tmp_path):
+    """GPT-J and CodeGen kept them beside the parameters, as bytes."""
+    folder = save(make_model("llama"), tmp_path / "m")
+    before = len(list(weights.matrix_pairs(folder, folder)))
+    stem, mask = "model.layers.0.self_attn", torch.ones(1, 1, 8, 8, dtype=torch.uint8)
+    more = {f"{stem}.causal_mask": mask, f"{stem}.position_ids": torch.arange(8)[None]}
+    rewrite(folder, lambda tensors: tensors | more)
+    assert len(list(weights.matrix_pairs(folder, folder))) == before
+
+
 @pytest.mark.parametrize(
     ("config", "says"),
     [
@@ -300,6 +350,9 @@ def test_quantised_files_are_refused(kind, said, tmp_path):
         ({"model_type": "x", "text_config": {"layer_types": ["conv"]}}, "state-space or hybrid"),
         ({"model_type": "bart", "is_encoder_decoder": True}, "encoder-decoder"),
         ({"model_type": "dbrx"}, "all experts in one matrix"),
+        ({"model_type": "bert"}, "an encoder"),
+        ({"model_type": "xlm-roberta"}, "an encoder"),
+        ({"model_type": "modernbert"}, "an encoder"),
     ],
 )
 def test_models_of_other_kinds_get_one_line(config, says, tmp_path):
@@ -309,6 +362,13 @@ def test_models_of_other_kinds_get_one_line(config, says, tmp_path):
         with pytest.raises(UserError, match=says) as error:
             read(folder)
         assert one_line(error)
+
+
+@pytest.mark.parametrize(
+    "config", [{"model_type": "modernbert-decoder"}, {"model_type": "bert", "is_decoder": True}]
+)
+def test_decoders_of_an_encoders_name_are_read(config):
+    architectures.check_readable(config, "m")
 
 
 def test_attention_of_several_kinds_is_read():
@@ -398,6 +458,48 @@ def test_settings_that_are_not_known_are_refused(change, says, tmp_path):
     with pytest.raises(UserError, match=says) as error:
         list(weights.matrix_pairs(base, tmp_path / "a"))
     assert one_line(error)
+
+
+NOT_MERGED = {
+    "lora_bias": ({}, {"lora_bias": True}, "cannot be merged into"),
+    "activated": ({}, {"alora_invocation_tokens": [4, 5]}, "cannot be merged into"),
+    "random start": ({}, {"init_lora_weights": "pissa_niter_4"}, "random decomposition"),
+    "tied embedding": (TIED, {"target_modules": ["embed_tokens"]}, "tied embeddings"),
+    "tied unembedding": (TIED, {"target_modules": ["lm_head"]}, "tied embeddings"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_MERGED)
+def test_adapters_that_change_when_they_are_merged_are_refused(kind, tmp_path):
+    import peft
+
+    sizes, options, says = NOT_MERGED[kind]
+    base = save(make("llama", **sizes), tmp_path / "base")
+    options = {"target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | options
+    model = peft.get_peft_model(load_model(base), peft.LoraConfig(r=4, **options))
+    model.save_pretrained(tmp_path / "a")
+    with pytest.raises(UserError, match=says) as error:
+        load_changed(tmp_path / "a", base)
+    assert one_line(error)
+
+
+def test_an_adapter_of_experts_is_merged_as_peft_merges_it(tmp_path):
+    base = save(make("mixtral", **MOE), tmp_path / "base")
+    options = {"target_parameters": ["mlp.experts.down_proj"], "target_modules": ["q_proj"]}
+    merged, ids = adapter(base, tmp_path / "a", **options), torch.arange(3, 13)[None]
+    with torch.no_grad():
+        loaded = load_changed(tmp_path / "a", base)
+        assert torch.allclose(loaded(ids).logits, merged(ids).logits, atol=1e-5)
+        assert not torch.allclose(loaded(ids).logits, load_model(base)(ids).logits, atol=1e-3)
+
+
+def test_an_adapter_stored_as_pickle(tmp_path):
+    base = save(make("llama"), tmp_path / "base")
+    adapter(base, tmp_path / "a")
+    (tmp_path / "a" / "adapter_model.safetensors").rename(tmp_path / "a" / "adapter_model.bin")
+    for read in (load_changed, lambda a, b: list(weights.matrix_pairs(b, a))):
+        with pytest.raises(UserError, match="holds no safetensors"):
+            read(tmp_path / "a", base)
 
 
 def test_an_adapter_of_a_base_without_prefix(tmp_path):

@@ -44,6 +44,22 @@ def test_batched_greedy_is_one_by_one_and_is_transformers(kind):
     assert len({tuple(b) for b in batched}) > 3  # prompts matter
 
 
+def test_a_family_without_a_cache():
+    """GPT reads the whole text at every step, also where some rows end before others."""
+    from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+
+    sizes = {"vocab_size": tiny.VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    model = OpenAIGPTLMHeadModel(OpenAIGPTConfig(**sizes)).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(8)
+    free = [by_definition(model, p) for p in PROMPTS]
+    stop = {free[0][2], free[3][5]}
+    assert generate.generate(model, PROMPTS, GREEDY, stop, pad_id=tiny.PAD) == [
+        by_definition(model, p, stop=stop) for p in PROMPTS
+    ]
+
+
 def test_rows_that_end_leave_the_others_as_they_are():
     model = tiny.model()
     free = [by_definition(model, p) for p in PROMPTS]

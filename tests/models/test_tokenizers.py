@@ -46,6 +46,15 @@ def test_padding_without_a_padding_token(tmp_path, tokens, pad):
     assert loaded.pad_token_id == pad and loaded.padding_side == "right"
 
 
+def test_padding_where_the_first_ids_have_no_token(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    holes = Tokenizer(models.WordLevel({"w0": 5, "w1": 6}, unk_token="w0"))
+    loaded = load_tokenizer(saved(tmp_path, PreTrainedTokenizerFast(tokenizer_object=holes)))
+    assert loaded.pad_token_id == 5
+    assert loaded(["w1", ""], padding=True)["input_ids"] == [[6], [5]]
+
+
 def test_tokens_beyond_the_embeddings(tmp_path):
     """A padding token without an embedding is another one; a text with such a token is refused."""
     tokenizer = make_tokenizer()
