@@ -278,14 +278,24 @@ def split_groups(units, parts, seed, name=""):
     units: as in `resample`; the items of a group are never parted. Where there are fewer groups
     than parts, items are parted.
     """
+    numbers, count = _number_parted(units, parts)
+    return _part_of_group(count, parts, seed, name)[numbers]
+
+
+def _number_parted(units, parts):
+    """`number_groups` of what is dealt to the parts: groups, or items where groups are too few."""
     if not isinstance(units, int) and count_units(units) < parts:
         units = len(units)
     groups = None if isinstance(units, int) else units
-    numbers, count = number_groups(groups, units if groups is None else len(groups))
+    return number_groups(groups, units if groups is None else len(groups))
+
+
+def _part_of_group(count, parts, seed, name):
+    """[count] int64: which of the parts each group is dealt to."""
     order = torch.randperm(count, generator=generator(seed, name))
     of_group = torch.empty(count, dtype=torch.int64)
     of_group[order] = torch.arange(count) * parts // count
-    return of_group[numbers]
+    return of_group
 
 
 class Sample(NamedTuple):
@@ -317,10 +327,12 @@ def ratio_of_shares(one, other, draws=1000, seed=0, name=""):
 def ratios_of_halves(sample, splits=200, seed=0, name=""):
     """[splits]: (sum inside / sum whole) of one random half of a `Sample` over that of the other.
 
-    The halves part groups (entities), never the items of one. Not finite where a half has no
-    whole.
+    The halves part groups (entities), never the items of one; split i is that of `split_groups`
+    for name + i. Not finite where a half has no whole.
     """
-    half = torch.stack([split_groups(sample.units, 2, seed, f"{name}{i}") for i in range(splits)])
+    numbers, count = _number_parted(sample.units, 2)
+    dealt = [_part_of_group(count, 2, seed, f"{name}{i}") for i in range(splits)]
+    half = torch.stack(dealt)[:, numbers]
     shares = [
         (weights @ sample.inside.double()) / (weights @ sample.whole.double())
         for weights in (half.double(), 1 - half.double())

@@ -14,6 +14,8 @@ import time
 from collections import Counter
 from typing import NamedTuple
 
+import typer
+
 import brittle
 from brittle.base import bars, code
 from brittle.base.errors import UserError
@@ -257,11 +259,19 @@ def _warm_libraries():
         getattr(transformers, name)
 
     get_checkpoint_conversion_mapping("gpt_neox")
+    # typer imports pydantic when it reads its first command line
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(_do_nothing)
+    app(["1"], standalone_mode=False)
     figure, axes = figures.figure("0", "1")
     figures.line(axes[0], [0, 1], [0, 1], "forget")
     figures.finish(axes[0], "x", "y")
     figure.canvas.draw()
     figures.plt.close(figure)
+
+
+def _do_nothing(number: int):
+    """A command for typer to read."""
 
 
 def _log_file(task, logs):

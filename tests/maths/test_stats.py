@@ -181,3 +181,16 @@ def test_prediction_interval_holds_the_next_draw():
         assert low <= mean <= high
     assert 0.935 < held / 2000 < 0.965 and mean_held / 2000 < 0.9
     assert intervals.prediction_interval([3.0]) == (3.0, None, None)
+
+
+@pytest.mark.parametrize("units", [10, list("aabbbcdeff"), ["one"] * 10])
+def test_ratios_of_halves_are_those_of_split_groups(units):
+    inside = torch.arange(1.0, 11, dtype=torch.float64)
+    whole = inside.square() + 1
+    sample = intervals.Sample(inside, whole, units)
+    ratios = intervals.ratios_of_halves(sample, 30, 5, "x")
+    for i, ratio in enumerate(ratios.tolist()):
+        one = intervals.split_groups(units, 2, 5, f"x{i}") == 1
+        shares = [float(inside[side].sum() / whole[side].sum()) for side in (one, ~one)]
+        assert ratio == pytest.approx(shares[0] / shares[1], rel=1e-12)
+    assert len(set(ratios.tolist())) > 10
