@@ -373,8 +373,8 @@ def columns_table():
         source = Path(script).read_text(encoding="utf-8")
         folder = f"{step['folder']}/" if step["folder"] else ""
         for file, constant in re.findall(r"\.csv\(\s*\"([\w.]+)\",\s*(\w+)", source):
-            # param_stats/per_layer.csv may get one column more, so the script computes its list
-            columns = names[constant if constant in names else "LAYER_COLUMNS"]
+            # a script that may add a column copies its list into a variable of the same name
+            columns = names[constant.upper()]
             rows.append([f"`{folder}{file}`", ", ".join(columns)])
     rows.append(["`inference/<sha256 of the prompt>.csv`", ", ".join(SWEEP_COLUMNS)])
     return markdown(["file", "columns"], rows)
