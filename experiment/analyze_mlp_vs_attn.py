@@ -49,10 +49,10 @@ def plot(table, names):
     fig, (left, right) = figures.figure("MLP against attention", names, columns=2)
     for group in ("mlp", "attn"):
         figures.line(left, table.layer, table[f"{group}_dW_fro_layer_rel"], group)
-    figures.finish(left, "layer", "dW_fro_layer_rel")
+    figures.finish(left, "layer", "dW_fro_layer_rel", reach=figures.APART)
     figures.line(right, table.layer, table.mlp_attn_ratio, "mlp_attn_ratio", colour="model_a")
     figures.null(right, table.layer, 1.0, "no preference")
-    figures.finish(right, "layer", "mlp_attn_ratio")
+    figures.finish(right, "layer", "mlp_attn_ratio", reach=1.5)
     return fig
 
 

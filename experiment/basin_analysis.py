@@ -18,6 +18,7 @@ direction gives on the same 32 texts.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -168,7 +169,8 @@ def summary(table):
     return highest
 
 
-def plot(table, names):
+def plot(table, names, reach=0.0):
+    """reach: how far the NLL's axis goes at least."""
     import pandas as pd
 
     from brittle.base import figures
@@ -181,9 +183,8 @@ def plot(table, names):
             ax, of_split.alpha, of_split.nll, split, low=of_split.nll_low, high=of_split.nll_high
         )
         figures.null(ax, of_split.alpha, of_split.null_nll, "random directions")
-        figures.finish(
-            ax, "alpha (0: model A, 1: model B)", "nll", integer=False, title=f"{split} texts"
-        )
+        label, title = "alpha (0: model A, 1: model B)", f"{split} texts"
+        figures.finish(ax, label, "nll", integer=False, title=title, reach=reach)
     return fig
 
 
@@ -216,6 +217,8 @@ def main(
     with comparison(outdir, model_a, model_b, texts, seeds) as opened:
         import torch
 
+        from brittle.models.architectures import size
+
         model = opened.load("model_a", device, dtype)
         other = opened.load("model_b", device, str(model.dtype).removeprefix("torch."))
         end = {name: p.detach() for name, p in other.named_parameters()}
@@ -238,7 +241,8 @@ def main(
                 nulls.append({split: torch.cat([at_a[split], null[split]]) for split in first})
             table += rows(alphas, line, nulls, ids, opened.units(), s)
         shown = of_seed(table, seeds[0])
-        opened.run.figure(plot(shown, opened.title), "basin.png")
+        guessing = math.log(size(model.config, "vocab_size"))  # every token alike
+        opened.run.figure(plot(shown, opened.title, guessing), "basin.png")
         opened.run.path("summary.json").write_text(
             json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8"
         )

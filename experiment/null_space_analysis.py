@@ -229,7 +229,7 @@ def plot(table, names):
             )
             figures.line(ax, values.index, values[column], group)
             figures.null(ax, values.index, values[f"null_{column}"], f"null, {group}", colour=group)
-        figures.finish(ax, "layer", column)
+        figures.finish(ax, "layer", column, reach=0.0 if column == "effective_rank" else 1.0)
     return fig
 
 

@@ -33,7 +33,9 @@ def norms(table, split, names):
             colour="model_b",
             linestyle="--",
         )
-        figures.finish(ax, "layer (0: embeddings)", f"mean {norm} norm a token")
+        # model A's norms are the same in every comparison
+        reach = 1.5 * of_split[f"model_a_norm_{norm}"].max()
+        figures.finish(ax, "layer (0: embeddings)", f"mean {norm} norm a token", reach=reach)
     return fig
 
 
@@ -46,8 +48,10 @@ def differences(table, names):
         of_split = table[table.split == split]
         figures.line(axes[0], of_split.layer, of_split.mean_dh_L2, split)
         figures.line(axes[1], of_split.layer, of_split.mean_dh_L2 / of_split.model_a_norm_L2, split)
-    figures.finish(axes[0], "layer (0: embeddings)", "mean_dh_L2")
-    figures.finish(axes[1], "layer (0: embeddings)", "mean_dh_L2 / model_a_norm_L2")
+    reach = figures.APART * table.model_a_norm_L2.max()
+    figures.finish(axes[0], "layer (0: embeddings)", "mean_dh_L2", reach=reach)
+    label = "mean_dh_L2 / model_a_norm_L2"
+    figures.finish(axes[1], "layer (0: embeddings)", label, reach=figures.APART)
     return fig
 
 

@@ -17,8 +17,11 @@ PER_LAYER = {  # file: (column, title)
 }
 
 
-def by_group(layers, group, column, title, names):
-    """One group's `column` over blocks, the other group thin behind it for scale."""
+def by_group(layers, group, column, title, names, reach):
+    """One group's `column` over blocks, the other group thin behind it for scale.
+
+    reach: how far the y axis goes at least.
+    """
     from brittle.base import figures
 
     fig, (ax,) = figures.figure(f"{title}: {GROUPS[group]}", names)
@@ -26,7 +29,7 @@ def by_group(layers, group, column, title, names):
         of_group = layers[layers.group == other]
         faint = {} if other == group else {"alpha": 0.25, "linewidth": 1, "markersize": 3}
         figures.line(ax, of_group.layer, of_group[column], GROUPS[other], colour=other, **faint)
-    figures.finish(ax, "layer", column)
+    figures.finish(ax, "layer", column, reach=reach)
     return fig
 
 
@@ -65,9 +68,14 @@ def main(model_a: options.ModelA, model_b: options.ModelB, outdir: options.Outdi
             files["per_matrix.csv"], ["layer", "group", "dW_stable_rank", "W_stable_rank"]
         )
         run.figure(rank_comparison(matrices, names), "rank_comparison.png")
+        blocks = matrices[matrices.group.isin(GROUPS)].groupby(["layer", "group"])
+        # W's rank, which is Base's in every comparison, or as far as a training anew moves
+        rank = blocks.W_stable_rank.mean().max()
         for name, (column, title) in PER_LAYER.items():
+            reach = rank if name == "stable_rank" else figures.APART
             for group in GROUPS:
-                run.figure(by_group(layers, group, column, title, names), f"{name}_{group}.png")
+                figure = by_group(layers, group, column, title, names, reach)
+                run.figure(figure, f"{name}_{group}.png")
 
 
 if __name__ == "__main__":

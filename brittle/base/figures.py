@@ -25,6 +25,8 @@ COLOURS = {
 }
 CYCLE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222"]
 MARKERS = {"attn": "s", "mlp": "o", "forget": "o", "retain": "s", "model_a": "o", "model_b": "D"}
+# Two independent vectors of one length are this many lengths apart: what a training anew moves.
+APART = 2**0.5
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 12,
@@ -104,10 +106,11 @@ def null(ax, x, y, label="null", colour="null"):
         ax.axhline(y, **look)
 
 
-def finish(ax, xlabel, ylabel, *, integer=True, zero=True, legend=True, title=None):
+def finish(ax, xlabel, ylabel, *, integer=True, zero=True, legend=True, title=None, reach=0.0):
     """Label the axes and put the legend where it covers least.
 
-    integer: whole-number ticks, for layers. zero: y starts at 0, for magnitudes.
+    integer: whole-number ticks, for layers. zero: y starts at 0, for magnitudes, and goes up to
+    `reach` at least, so that figures of different comparisons share it.
     """
     with plt.rc_context(STYLE):
         ax.set_xlabel(xlabel)
@@ -120,6 +123,11 @@ def finish(ax, xlabel, ylabel, *, integer=True, zero=True, legend=True, title=No
             top = 1
             if ax.dataLim.y1 > 0:
                 top = max(ax.get_ylim()[1], 1.06 * ax.dataLim.y1)  # whole markers
-            ax.set_ylim(0, top)
+            ax.set_ylim(0, max(top, 1.06 * reach))
         if legend and ax.get_legend_handles_labels()[0]:
             ax.legend(loc="best")
+
+
+def y_axes(figure):
+    """[[label, low, high]] of the y axes of a figure's panels, in reading order."""
+    return [[ax.get_ylabel(), *map(float, ax.get_ylim())] for ax in figure.axes]

@@ -202,10 +202,17 @@ class Run:
         self.rows[name] = write_csv(self.path(name), columns, rows)
 
     def figure(self, figure, name):
-        """Draw a figure as the output `name`, and close it."""
+        """Draw a figure as the output `name`, and close it.
+
+        The PNG holds its y axes as the text `Axes` (`figures.y_axes` in JSON): the report compares
+        those of figures that stand side by side.
+        """
         import matplotlib.pyplot as plt
 
-        figure.savefig(self.path(name), dpi=110, bbox_inches="tight", metadata={"Software": None})
+        from brittle.base.figures import y_axes
+
+        about = {"Software": None, "Axes": json.dumps(y_axes(figure))}
+        figure.savefig(self.path(name), dpi=110, bbox_inches="tight", metadata=about)
         plt.close(figure)
 
     def __exit__(self, kind, error, trace):

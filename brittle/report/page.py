@@ -4,10 +4,12 @@ scripts, nothing from a network.
 
 import base64
 import html
+import json
 import struct
 from pathlib import Path
 
 WIDE = 820  # pixels: a wider figure takes the page's whole width
+UNEVEN = 1.05  # one axis against another: more is said
 CSS = """
 :root{color-scheme:light dark;--ink:#1b1f24;--soft:#57606a;--line:#d5dae0;--page:#fff;\
 --card:#f5f7f9;--link:#0860a8;
@@ -77,6 +79,32 @@ def png_width(data):
     return struct.unpack(">I", data[16:20])[0] if data[:4] == b"\x89PNG" else 0
 
 
+def png_axes(data):
+    """[[label, low, high]] of the y axes in a PNG that `record.Run.figure` wrote; [] in others."""
+    at = 8
+    while at + 12 <= len(data) and data[at + 4 : at + 8] != b"IDAT":
+        length = struct.unpack(">I", data[at : at + 4])[0]
+        kind, content = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        if kind in (b"tEXt", b"iTXt") and content.startswith(b"Axes\0"):
+            return json.loads(content[content.index(b"[") :].decode("utf-8"))
+        at += length + 12
+    return []
+
+
+def uneven_axes(shown_figures):
+    """Where figures [(path, caption, alt)] side by side have other y axes, that in words."""
+    every = [png_axes(Path(path).read_bytes()) for path, _, _ in shown_figures]
+    if len({len(axes) for axes in every}) != 1:
+        return ""
+    says = []
+    for panel in zip(*every, strict=True):
+        tops = [high for _, _, high in panel]
+        if min(tops) > 0 and max(tops) / min(tops) > UNEVEN:
+            label = panel[0][0]
+            says.append(f"{label} up to {', '.join(shown(top) for top in tops)}")
+    return f"These axes differ: {'; '.join(says)}." if says else ""
+
+
 def figure(path, caption, alt):
     """One inlined PNG with its caption."""
     data = base64.b64encode(Path(path).read_bytes()).decode()
@@ -94,7 +122,9 @@ def figures(shown_figures):
         kind = "figures wide"
     elif len(shown_figures) == 1:
         kind = "figures one"
-    return f'<div class="{kind}">{"".join(figure(*f) for f in shown_figures)}</div>'
+    differ = uneven_axes(shown_figures)
+    note = f'<p class="missing">{esc(differ)}</p>' if differ else ""
+    return f'{note}<div class="{kind}">{"".join(figure(*f) for f in shown_figures)}</div>'
 
 
 def is_number(cell):

@@ -17,11 +17,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from brittle.base import figures
 from brittle.base.errors import UserError
-from brittle.base.record import why_run
+from brittle.base.record import Run, why_run
 from brittle.report import condense
 from brittle.report import verdict as verdict_module
-from brittle.report.page import png_width, shown
+from brittle.report.page import figures as page_figures
+from brittle.report.page import png_axes, png_width, shown, uneven_axes
 from brittle.report.verdict import SAYS, headline, verdict
 
 SCRIPT = Path(__file__).parents[2] / "experiment" / "report.py"
@@ -496,6 +498,30 @@ def test_condense_shows_a_small_csv_as_it_is(tmp_path):
         ["A", "m0", 0, "retain", 0, -1, 1],
     ]
     assert table.note == "" and condense.condense({"A": tmp_path}, "none.csv").rows == []
+
+
+def drawn(folder, name, tops, reach=0.0):
+    """A figure of panels that reach up to `tops`, as a step writes it."""
+    fig, axes = figures.figure("A title", name, columns=len(tops))
+    for number, (ax, top) in enumerate(zip(axes, tops, strict=True)):
+        figures.line(ax, [0, 1], [0.0, top], "mlp")
+        figures.finish(ax, "layer", f"c{number}", reach=reach)
+    with Run(folder) as run:
+        run.figure(fig, f"{name}.png")
+        run.csv("t.csv", ["x"], [{"x": 1}])
+    return folder / f"{name}.png", name, name
+
+
+def test_figures_side_by_side_share_their_axes_or_say_that_they_differ(tmp_path):
+    pair = [drawn(tmp_path, "a", [1.2, 5.0], 1.41), drawn(tmp_path, "b", [0.08, 0.5], 1.41)]
+    (label, low, high), _ = png_axes(pair[0][0].read_bytes())
+    assert (label, low, high) == ("c0", 0, pytest.approx(1.06 * 1.41))
+    assert png_axes(pair[1][0].read_bytes())[0][2] == high  # they share what both can reach
+    assert uneven_axes(pair) == "These axes differ: c1 up to 5.3, 1.49."
+    assert "These axes differ: c1" in page_figures(pair)
+    assert uneven_axes(pair[:1]) == "" and uneven_axes([pair[0], pair[0]]) == ""
+    assert uneven_axes([pair[0], drawn(tmp_path, "c", [1.0])]) == ""  # not the same figure
+    assert png_axes(PNG) == png_axes(b"") == []
 
 
 def test_png_width_and_numbers():
