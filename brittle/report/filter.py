@@ -8,7 +8,8 @@ from pathlib import Path
 
 from brittle.base import layout
 from brittle.base.tables import number, read_rows
-from brittle.report import page
+from brittle.report import clauses, page
+from brittle.report.verdict import HIDDEN, RELEARNED
 
 FIGURES = {
     "filter/strength.png": (
@@ -31,9 +32,7 @@ STRENGTH = "filter/strength.json"
 VERIFIED = "verify/verify.csv"
 SPLITS = ("forget", "retain", "general")
 MOST = 24  # rows of a table that are shown
-STILL_READ = 0.1  # accuracy at a layer above the output's: then answers are only suppressed
-HIDDEN = 0.25  # a recovery surely above this is hidden knowledge
-RELEARNED = 0.9  # accuracy of half A below which relearning says nothing of half B
+STILL_READ = 0.1  # accuracy at a layer above the output's, up to which the two count as equal
 
 
 def homes(root):
@@ -66,18 +65,19 @@ def sources(root):
 
 def lens_sentence(home):
     """What the logit lens reads of the baked model, or None where it was not measured."""
-    rows = [row for row in read_rows(lens_file(home)) if row.get("split") == "forget"]
-    if not rows:
+    layers = clauses.forget_accuracies(read_rows(lens_file(home)))
+    if not layers:
         return None
-    best = max(rows, key=lambda row: number(row["accuracy"]) or 0)
-    final = max(rows, key=lambda row: number(row["layer"]))
-    gap = (number(best["accuracy"]) or 0) - (number(final["accuracy"]) or 0)
-    meaning = "no layer reads more than the output"
-    if gap > STILL_READ:
+    best, final = max(layers, key=lambda layer: layer.value), max(layers)
+    inside = [layer for layer in layers if layer is not final]
+    meaning = "no layer is seen to read more than the output"
+    if any(layer.low > final.high for layer in inside):
         meaning = "the answers are still in the stream: output suppression"
+    elif all(layer.high <= final.low + STILL_READ for layer in inside):
+        meaning = f"no layer reads more than {STILL_READ} above the output"
     return (
-        f"Logit lens: forget accuracy {number(best['accuracy']):.2f} at layer {best['layer']}, "
-        f"{number(final['accuracy']):.2f} at the output; {meaning}."
+        f"Logit lens: forget accuracy {best.value:.2f} at layer {best.layer:.0f}, "
+        f"{final.value:.2f} at the output; {meaning}."
     )
 
 

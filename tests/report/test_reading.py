@@ -8,7 +8,8 @@ import pytest
 
 from brittle.base.tables import read_rows
 from brittle.pipeline import steps
-from brittle.report import clauses, levels
+from brittle.report import clauses, levels, verdict
+from brittle.report import filter as filter_module
 from brittle.report.condense import update_size
 
 
@@ -213,6 +214,48 @@ def test_rank_is_one_number_on_the_whole_page():
     assert f"stable rank is {clauses.short(update_size(first_screen)[1])}," in sentence
     ranks = [clause for clause in levels.CLAUSES if "rank" in clause.rule.split("_rank")[0]]
     assert [clause.say for clause in ranks] == [clauses.rank_of_update]
+
+
+@pytest.mark.parametrize(
+    "accuracies, says",
+    [
+        ((0.9, 0.3), "still in the stream: output suppression"),
+        (
+            (0.38, 0.3),
+            "no layer is seen to read more than the output",
+        ),  # from .33, the output to .35
+        ((0.3, 0.27), "is seen to read more"),  # up to .35, beyond .22 + .1
+        ((0.25, 0.3), "no layer reads more than 0.1 above the output"),
+    ],
+)
+def test_what_the_lens_says_of_a_filter(tmp_path, accuracies, says, monkeypatch):
+    path = tmp_path / "lens.csv"
+    rows = lens(*accuracies)
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(filter_module, "lens_file", lambda home: path)
+    text = filter_module.lens_sentence(tmp_path)
+    assert says in text and f"{accuracies[-1]:.2f} at the output" in text
+
+
+@pytest.mark.parametrize(
+    "low, half_a, says",
+    [
+        (0.3, 0.95, "hidden, not removed"),
+        (0.2, 0.95, "not shown to be hidden"),
+        ("", 0.95, "not shown to be hidden"),
+        (0.3, 0.7, "no evidence"),
+    ],
+)
+def test_what_relearning_says_of_a_filter(tmp_path, low, half_a, says, monkeypatch):
+    path, home = tmp_path / "recovery.csv", tmp_path / "base__filter"
+    path.write_text(
+        f"model,recovery_over_filtered,ci_low,split_a_accuracy\nbase__filter,0.4,{low},{half_a}\n"
+    )
+    monkeypatch.setattr(filter_module, "recovery_files", lambda home: [path])
+    assert says in filter_module.relearning_sentence(home)
+    # one story with the verdict on the first screen
+    assert (filter_module.HIDDEN, filter_module.RELEARNED) == (verdict.HIDDEN, verdict.RELEARNED)
 
 
 def test_a_clause_is_not_defined_where_a_number_is_missing():
