@@ -157,6 +157,33 @@ def item_rows(name, done):
                 }
 
 
+def outcome(done):
+    """What the attack made of the model, in words. done: [Attacked], at least one."""
+    from brittle.attacks import meter
+
+    of_seed = {}
+    for seed, lr, measured in done:
+        for row in measured.rows:
+            of_seed.setdefault(seed, []).append(row | {"variant": (lr, row["step"])})
+    start, chosen = half_b(done[0].meter.rows)[0], []
+    for rows in of_seed.values():
+        counts = meter.choose(rows)
+        chosen += half_b([row for row in rows if row["variant"] == counts])[:1]
+    if not chosen:
+        return f"half B {start:.2f} as made; every rate broke the model"
+    mean = sum(chosen) / len(chosen)
+    return (
+        f"half B {start:.2f} as made, {mean:.2f} after the attack (mean of {len(chosen)} seeds, "
+        "rate and step chosen on half A)"
+    )
+
+
+def half_b(rows):
+    """The accuracies on half B that are known."""
+    known = [row for row in rows if row["split"] == "forget_b"]
+    return [row["accuracy"] for row in known if row["accuracy"] is not None]
+
+
 def plot(table, name, on):
     """Accuracy against attack step: one panel a split, one line a learning rate."""
     import pandas as pd
@@ -212,7 +239,7 @@ def main(
     from brittle.attacks.meter import judging_set
     from brittle.attacks.relearn import RATES, Relearn, encode_texts
     from brittle.base.layout import model_name
-    from brittle.base.record import Run
+    from brittle.base.record import Run, say
     from brittle.data.items import SPLITS as ALL_SPLITS
     from brittle.models.find import model_folder
     from brittle.models.load import load_model, load_tokenizer, pick_device
@@ -252,6 +279,7 @@ def main(
         run.figure(plot(table, name, on), "tamper.png")
         run.csv("tamper_items.csv", ITEM_COLUMNS, item_rows(name, done))
         run.csv("tamper.csv", COLUMNS, table)
+    say(outdir / "tamper.csv", outcome(done))
 
 
 if __name__ == "__main__":

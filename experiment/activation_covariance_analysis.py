@@ -216,7 +216,9 @@ def main(
         table = [row for s in seeds for row in rows(collected, ids, units, s, used)]
         opened.run.figure(plot(of_seed(table, seeds[0]), opened.title), "covariance.png")
         opened.run.csv("covariance.csv", COLUMNS, table)
-    print(f"{outdir}/covariance.csv: {len(table)} rows")
+    from brittle.report import results
+
+    results.say("9", outdir)
 
 
 if __name__ == "__main__":

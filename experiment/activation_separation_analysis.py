@@ -192,7 +192,9 @@ def main(
         )
         opened.run.figure(plot(of_seed(table, seeds[0]), opened.title), "separation.png")
         opened.run.csv("separation.csv", COLUMNS, table)
-    print(f"{outdir}/separation.csv: {len(table)} rows")
+    from brittle.report import results
+
+    results.say("8", outdir)
 
 
 if __name__ == "__main__":

@@ -247,7 +247,9 @@ def main(
             json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8"
         )
         opened.run.csv("basin.csv", COLUMNS, table)
-    print(f"{outdir}/basin.csv: {len(table)} rows")
+    from brittle.report import results
+
+    results.say("basin", outdir)
 
 
 if __name__ == "__main__":

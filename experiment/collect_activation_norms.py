@@ -90,7 +90,9 @@ def main(
             split: {"texts": len(i), "tokens": sum(map(len, i))} for split, i in ids.items()
         }
         opened.run.csv("activation_stats.csv", COLUMNS, rows(a, b, ids, pad, batch_size))
-    print(f"{outdir}/activation_stats.csv: {block_count(a) + 1} layers")
+    from brittle.report import results
+
+    results.say("4", outdir)
 
 
 if __name__ == "__main__":

@@ -328,7 +328,9 @@ def main(
             del model
         opened.run.figure(plot(of_seed(table, seeds[0]), opened.title), "lipschitz.png")
         opened.run.csv("lipschitz.csv", COLUMNS, table)
-    print(f"{outdir}/lipschitz.csv: {len(table)} rows")
+    from brittle.report import results
+
+    results.say("12", outdir)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import typer
 from brittle.base import code, command, layout
 from brittle.base.errors import UserError
 from brittle.base.layout import model_name
-from brittle.base.record import Run, older_code
+from brittle.base.record import Run, older_code, say
 from brittle.base.tables import number, read_rows
 from brittle.pipeline import steps
 from brittle.report import attacks, filter, levels, page, quality, sequential
@@ -447,7 +447,7 @@ def main(
         )
         run.path("report.html").write_text(text, encoding="utf-8")
         run.csv("summary.csv", COLUMNS, ({c: row[c] for c in COLUMNS} for row in rows))
-    print(f"{root}/report.html: {headline(verdicts)}")
+    say(root / "report.html", headline(verdicts))
     if absent:
         print(f"not measured yet: {len(absent)} of {len(tasks)} outputs, such as {absent[0]}")
 

@@ -264,7 +264,9 @@ def main(
         shown = of_seed(table, seeds[0])
         opened.run.figure(plot(shown, opened.title, max(ks)), "projection.png")
         opened.run.csv("projection.csv", COLUMNS, table)
-    print(f"{outdir}/projection.csv: {len(table)} rows")
+    from brittle.report import results
+
+    results.say("11", outdir)
     if skipped:
         print(
             f"note: no module reads {skipped[0]} alone ({len(skipped)} such matrices); no row.",

@@ -281,7 +281,7 @@ def main(
     """Every attack on every model, in one table."""
     from brittle.attacks import chosen
     from brittle.base.layout import model_name
-    from brittle.base.record import Run
+    from brittle.base.record import Run, say
     from brittle.models.find import model_folder
     from brittle.pipeline import runner
     from brittle.report import attacks as attack_sections
@@ -337,7 +337,7 @@ def main(
         page = attack_sections.board_page(table, absent, run.path("scoreboard.png"), root)
         run.path("scoreboard.html").write_text(page, encoding="utf-8")
         run.csv("scoreboard.csv", COLUMNS, table)
-    print(f"{root}/scoreboard.csv: {len(table)} cells; {root}/scoreboard.html")
+    say(root / "scoreboard.csv", f"{len(table)} cells; {root}/scoreboard.html")
     if absent:
         maker = "unlearn/create_all_unlearning_models.sh"
         print(f"no model, so not in it: {', '.join(absent)} ({maker} makes them)")

@@ -44,6 +44,21 @@ LIBRARIES = (
     "pandas",
 )
 
+_said = {}  # {folder: line}: what the command that runs has made, said at its end
+
+
+def say(path, text):
+    """Say at the end of the command what `path` holds: its main numbers, in place of its size."""
+    path = Path(path)
+    _said[str(path.parent)] = f"{path}: {text}"
+
+
+def closing_lines():
+    """The lines to say at the end of a command, a line a folder of results; each is said once."""
+    lines = list(_said.values())
+    _said.clear()
+    return lines
+
 
 def relative(path):
     """`path` relative to the working folder where it lies in it.
@@ -112,13 +127,26 @@ class Run:
     and code with their hashes, seed, versions, commit, duration, and hashes of the outputs. After
     an error nothing of this run is left, and what was there before is untouched.
 
+    At the command's end a line says where the results are and how many rows there are, or what
+    `say` was told of them. A script that says it itself passes `quiet=True`.
+
     With `whole=True` the outputs are a folder (a model): `outdir` itself is replaced by the staged
     one, and every file in it counts as an output.
     """
 
-    def __init__(self, outdir, inputs=(), models=None, seed=None, settings=None, *, whole=False):
+    def __init__(
+        self,
+        outdir,
+        inputs=(),
+        models=None,
+        seed=None,
+        settings=None,
+        *,
+        whole=False,
+        quiet=False,
+    ):
         self.outdir = Path(outdir)
-        self.whole = whole
+        self.whole, self.quiet = whole, quiet or whole
         self.inputs = [str(path) for path in inputs]
         self.models = dict(models or {})
         self.seed = seed
@@ -261,6 +289,10 @@ class Run:
             return
         for name in [*sorted(records), *names]:
             os.replace(self.stage / name, self.outdir / name)
+        if tables and not self.quiet:
+            say(self.outdir / tables[-1], f"{self.rows[tables[-1]]} rows")
+        elif not self.quiet:
+            _said[str(self.outdir)] = f"{self.outdir}: {len(names)} files, such as {names[-1]}"
 
 
 def older_code(output):
