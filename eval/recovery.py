@@ -334,15 +334,11 @@ def plot(attacks, table):
 
 
 def main(
-    base: Annotated[str, typer.Option("--base", help="The model that saw everything.")],
-    filtered: Annotated[
-        str, typer.Option("--filtered", help="The model that never saw the forget facts.")
-    ],
-    unlearned: Annotated[
-        list[str], typer.Option("--unlearned", help="Unlearned model (repeatable).")
-    ],
+    base: options.Base,
+    filtered: options.Filtered,
+    unlearned: options.UnlearnedModels,
     outdir: options.Outdir = Path("outputs/recovery"),
-    root: Annotated[Path, typer.Option("--root", help="Folder of all results.")] = Path("outputs"),
+    root: options.Root = Path("outputs"),
     attack: Annotated[
         str, typer.Option(help="Folder of the attack in each model's results.")
     ] = "tamper",

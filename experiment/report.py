@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from brittle.base import code, command, layout
+from brittle.base import code, command, layout, options
 from brittle.base.errors import UserError
 from brittle.base.layout import model_name
 from brittle.base.record import Run, older_code, say
@@ -375,14 +375,10 @@ def how_made(by_path):
 
 
 def main(
-    base: Annotated[str, typer.Option("--base", help="The model that saw everything.")],
-    filtered: Annotated[
-        str, typer.Option("--filtered", help="The model that never saw the forget facts.")
-    ],
-    unlearned: Annotated[
-        list[str], typer.Option("--unlearned", help="Unlearned model (repeatable).")
-    ],
-    root: Annotated[Path, typer.Option("--root", help="Folder of all results.")] = Path("outputs"),
+    base: options.Base,
+    filtered: options.Filtered,
+    unlearned: options.UnlearnedModels,
+    root: options.Root = Path("outputs"),
     table: Annotated[Path, typer.Option("--steps", help="The list of steps.")] = REPO
     / "experiment"
     / "steps.csv",

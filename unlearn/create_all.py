@@ -18,6 +18,7 @@ from typing import Annotated
 
 import typer
 
+from brittle.base import options
 from brittle.base.command import run
 from brittle.base.errors import UserError
 
@@ -70,36 +71,18 @@ def _recovery(study, names, needs):
 
 
 def main(
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="mini, deep-ignorance, or a .toml file like those in experiment/presets."
-        ),
-    ] = "mini",
+    preset: options.Preset = "mini",
     methods: Annotated[str | None, typer.Option(help="Methods, with commas (all).")] = None,
     base: Annotated[str | None, typer.Option(help="Base model, instead of the preset's.")] = None,
-    filtered: Annotated[
-        str | None, typer.Option(help="Filtered model, instead of the preset's.")
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Data folder, instead of the preset's, which is then not made."),
-    ] = None,
-    root: Annotated[str | None, typer.Option(help="Root of the results.")] = None,
+    filtered: options.PresetFiltered = None,
+    data: options.PresetData = None,
+    root: options.PresetRoot = None,
     attack: Annotated[
         bool, typer.Option("--attack/--no-attack", help="Run the relearning attack on every model.")
     ] = True,
     force: Annotated[bool, typer.Option("--force", help="Make everything anew.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run and why; run nothing.")
-    ] = False,
-    accept_older_code: Annotated[
-        bool,
-        typer.Option(
-            "--accept-older-code",
-            help="Keep what was made by older code of brittle/; the report marks it.",
-        ),
-    ] = False,
+    dry_run: options.DryRun = False,
+    accept_older_code: options.AcceptOlderCode = False,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side (2 on CPU, 1 on GPU).")
     ] = None,

@@ -18,6 +18,17 @@ ModelB = Annotated[
     str, typer.Option("--model-b", help="Model B, the changed model: folder or Hugging Face id.")
 ]
 Outdir = Annotated[Path, typer.Option("--outdir", help="Folder for the results.")]
+Base = Annotated[str, typer.Option("--base", help="The model that saw everything.")]
+Filtered = Annotated[
+    str, typer.Option("--filtered", help="The model that never saw the forget facts.")
+]
+UnlearnedModels = Annotated[
+    list[str], typer.Option("--unlearned", help="Unlearned model (repeatable).")
+]
+Root = Annotated[Path, typer.Option("--root", help="Folder of all results.")]
+FilterFolder = Annotated[
+    Path | None, typer.Option("--filter", help="Its folder (outputs/<model>__filter/filter).")
+]
 ForgetText = Annotated[
     Path,
     typer.Option(
@@ -42,6 +53,10 @@ Data = Annotated[
         "names, else the mini world's.",
         rich_help_panel=DATA,
     ),
+]
+Domain = Annotated[str, typer.Option("--domain", help="The domain that was to be forgotten.")]
+OtherEntities = Annotated[
+    int, typer.Option("--others", min=0, help="Entities of each other domain to ask about.")
 ]
 MaxSamples = Annotated[
     int,
@@ -126,6 +141,29 @@ WrapperRules = Annotated[
         "--wrapper-rules",
         help="The guard's rules or entries (default: the forget questions of --data).",
         rich_help_panel=GUARD,
+    ),
+]
+
+Preset = Annotated[
+    str,
+    typer.Option(
+        "--preset", help="mini, deep-ignorance, or a .toml file like those in experiment/presets."
+    ),
+]
+PresetFiltered = Annotated[
+    str | None, typer.Option("--filtered", help="Filtered model, instead of the preset's.")
+]
+PresetData = Annotated[
+    str | None,
+    typer.Option("--data", help="Data folder, instead of the preset's, which is then not made."),
+]
+PresetRoot = Annotated[str | None, typer.Option("--root", help="Root of the results.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run and why; run nothing.")]
+AcceptOlderCode = Annotated[
+    bool,
+    typer.Option(
+        "--accept-older-code",
+        help="Keep what was made by older code of brittle/; the report marks it.",
     ),
 ]
 
