@@ -2,6 +2,9 @@
 help.
 """
 
+import functools
+import inspect
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -166,6 +169,48 @@ AcceptOlderCode = Annotated[
         help="Keep what was made by older code of brittle/; the report marks it.",
     ),
 ]
+
+
+@dataclass
+class TextPair:
+    """What a comparison of two models over texts is asked first; see `spread`."""
+
+    model_a: ModelA
+    model_b: ModelB
+    outdir: Outdir
+    forget: ForgetText = Path("data/mini/forget.txt")
+    retain: RetainText = Path("data/mini/retain.txt")
+
+
+def spread(main):
+    """`main(pair: TextPair, ...)` as a function of TextPair's fields and the other parameters.
+
+    So several scripts share their first options, in order and with their defaults. It holds for
+    every parameter whose type is a dataclass. The fields come in its place, by position or by name.
+    """
+    parameters, groups = [], {}
+    for parameter in inspect.signature(main).parameters.values():
+        group = parameter.annotation
+        if not is_dataclass(group):
+            parameters.append(parameter)
+            continue
+        groups[parameter.name] = group
+        parameters += inspect.signature(group).parameters.values()
+    signature = inspect.Signature(parameters)
+
+    @functools.wraps(main)
+    def filled(*values, **named):
+        bound = signature.bind(*values, **named)
+        bound.apply_defaults()
+        arguments = bound.arguments
+        for name, group in groups.items():
+            own = {field.name: arguments.pop(field.name) for field in fields(group)}
+            arguments[name] = group(**own)
+        return main(**arguments)
+
+    filled.__signature__ = signature
+    filled.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return filled
 
 
 def seed_list(seeds, seed, random):
