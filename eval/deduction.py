@@ -20,7 +20,6 @@ saw them.
 
 from pathlib import Path
 
-
 from brittle.base import command, options
 from brittle.base.errors import UserError
 
