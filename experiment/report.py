@@ -199,11 +199,12 @@ def first_screen(table, verdicts, root, names):
     def cell(row, column, step, form="{:.2f}"):
         if row[column] is not None:
             return form.format(row[column]).replace("-", "−")
-        # An accuracy that is not there was not asked for. The others have no value where their
-        # rows are there.
-        known = {"harness": False, "recovery": row["split_a_accuracy"] is not None}
+        # What has no value though it was measured is undefined.
+        known = {"recovery": row["split_a_accuracy"] is not None}
         there = source(root, step, base, row["model"]).is_file()
         name = names.get(layout.step(step).folder, step)
+        if step == "harness" and there:
+            return '<span class="missing">not asked</span>'
         text = "undefined" if known.get(step, there) else f"not measured: run step {name}"
         return f'<span class="missing">{esc(text)}</span>'
 

@@ -159,9 +159,13 @@ def verdict(row, base, filtered):
         return Verdict("damaged", _joined(*broken, came_back))
     left_open = _open_questions(known, damages)
     if value is None:
-        return Verdict(
-            "inconclusive", _joined("its recovery over Filtered is not known", *left_open)
-        )
+        why = "its recovery over Filtered is not known"
+        if row["split_a_accuracy"] is not None:  # it was attacked
+            why = (
+                "Base and Filtered do not differ clearly on half B, so its recovery over Filtered "
+                "is undefined"
+            )
+        return Verdict("inconclusive", _joined(why, *left_open))
     if not measured:
         return Verdict(
             "inconclusive", _joined("its recovery over Filtered has no interval", *left_open)
