@@ -44,8 +44,14 @@ def main(
     ] = None,
 ):
     """Run the study: every step that is missing or out of date, then the report."""
+    from brittle.base import places
     from brittle.pipeline import given, runner, steps
 
+    standing = places.enter_repository(Path(__file__).resolve().parents[1])
+    command.load_env()
+    preset, data, root = standing.preset(preset), standing.path(data), standing.path(root)
+    base, filtered = standing.model(base), standing.model(filtered)
+    unlearned = [standing.model(model) for model in unlearned or []] or None
     study = steps.read_study(preset)
     own = {"base": base, "filtered": filtered, "unlearned": unlearned, "method": method}
     notes = given.check_given(study, **own, data=data)

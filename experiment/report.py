@@ -380,9 +380,10 @@ def main(
     filtered: options.Filtered,
     unlearned: options.UnlearnedModels,
     root: options.Root = Path("outputs"),
-    table: Annotated[Path, typer.Option("--steps", help="The list of steps.")] = REPO
-    / "experiment"
-    / "steps.csv",
+    table: Annotated[
+        Path,
+        typer.Option("--steps", help="The list of steps.", show_default="experiment/steps.csv"),
+    ] = REPO / "experiment" / "steps.csv",
 ):
     """One page with all results (report.html), and summary.csv."""
     roles = {}

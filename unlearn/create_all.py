@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from brittle.base import options
-from brittle.base.command import run
+from brittle.base.command import load_env, run
 from brittle.base.errors import UserError
 
 MAKING = ("data", "base", "filtered", "unlearn")  # steps, in the order of the work
@@ -88,8 +88,14 @@ def main(
     ] = None,
 ):
     """Make every unlearned model that is missing, attack each, and end with a table."""
+    from brittle.base import places
     from brittle.pipeline import given, runner, steps
     from brittle.pipeline.methods import NAMES
+
+    standing = places.enter_repository(Path(__file__).resolve().parents[1])
+    load_env()
+    preset, data, root = standing.preset(preset), standing.path(data), standing.path(root)
+    base, filtered = standing.model(base), standing.model(filtered)
 
     names = [name.strip() for name in methods.split(",")] if methods else NAMES
     unknown = [name for name in names if name not in NAMES]

@@ -17,6 +17,7 @@ from brittle.base import code, record
 from brittle.base.errors import UserError
 from brittle.base.groups import command_class
 from brittle.base.own_data import follow
+from brittle.base.places import looked_for
 
 # what typer raises for a wrong command line; recent versions carry their own copy of click
 ClickException = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -165,7 +166,7 @@ def run(main, groups=None, epilog=None):
     for line in record.closing_lines():
         print(line)
     if message:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {looked_for(message, sys.argv[1:])}", file=sys.stderr)
     sys.exit(status if isinstance(status, int) else 0)
 
 
