@@ -19,6 +19,9 @@ saw them.
 """
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
@@ -96,14 +99,12 @@ def summary(items, others=((), ()), seed=0):
         for measure in MEASURES:
             some = [row for row in targets if row[measure] is not None]
             mean, low, high, n = share(
-                [row[measure] for row in some], [row["entity"] for row in some], seed
+                [row[measure] for row in some], [row["entity"] for row in some]
             )
             low, high = (None, None) if measure == "accuracy" else (low, high)
             yield dict(zip(COLUMNS, (rule, stated, measure, mean, low, high, n, seed), strict=True))
     if others[0]:
-        yield dict(
-            zip(COLUMNS, ("all", None, "accuracy_kept", *share(*others, seed), seed), strict=True)
-        )
+        yield dict(zip(COLUMNS, ("all", None, "accuracy_kept", *share(*others), seed), strict=True))
 
 
 def plot(table, name):
@@ -120,13 +121,8 @@ def plot(table, name):
         ]
         places = [k + (i - 1.5) * 0.2 for k in range(len(keys))]
         values = [r["value"] for r in drawn]
-        bars = {}
-        if all(r["ci_low"] is not None for r in drawn):
-            bars["yerr"] = [
-                [r["value"] - r["ci_low"] for r in drawn],
-                [r["ci_high"] - r["value"] for r in drawn],
-            ]
-        axis.bar(places, values, 0.2, label=measure, color=figures.CYCLE[i], **bars)
+        bars = figures.error_bars(drawn, "value", "ci_low", "ci_high")
+        axis.bar(places, values, 0.2, yerr=bars, label=measure, color=figures.CYCLE[i])
     endings = {None: "", 0: "\nnot stated", 1: "\nstated"}
     names = [rule + endings[stated] for rule, stated in keys]
     axis.set_xticks(range(len(keys)), names, fontsize=9)
@@ -140,8 +136,12 @@ def main(
     model: options.Model,
     outdir: options.Outdir,
     data: options.Data = Path("data/mini"),
-    domain: options.Domain = "forget",
-    others: options.OtherEntities = 20,
+    domain: Annotated[
+        str, typer.Option("--domain", help="The domain that was to be forgotten.")
+    ] = "forget",
+    others: Annotated[
+        int, typer.Option(min=0, help="Entities of each other domain to ask about.")
+    ] = 20,
     batch_size: options.BatchSize = 256,
     seed: options.Seed = 0,
     device: options.Device = "auto",

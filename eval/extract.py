@@ -158,26 +158,29 @@ def prefix_rows(one, name, files, prefixes, max_texts, seed):
     """A row a text file and prefix. files: {split: path}."""
     from brittle.attacks import sampling
     from brittle.data.batches import encode
-    from brittle.data.items import subset
-    from brittle.data.texts import read_texts
-    from brittle.maths import intervals
+    from brittle.data.items import named_texts, subset
+    from brittle.maths.intervals import share
     from brittle.models.architectures import context_length
 
     model, tokenizer = one.model()
     for split, path in files.items():
-        texts = subset(read_texts(path), max_texts, seed)
+        named = subset(named_texts(path), max_texts, seed)
+        texts = [text for text, _ in named]
         ids = encode(tokenizer, texts, context_length(model.config), f"{split} texts")
         right = sampling.continued(model, ids, tokenizer.pad_token_id)
         for prefix in prefixes:
-            outcomes = [e for e in (sampling.extracted(r, prefix) for r in right) if e]
+            outcomes, entities = [], []
+            for of_text, (_, entity) in zip(right, named, strict=True):
+                if outcome := sampling.extracted(of_text, prefix):
+                    outcomes.append(outcome)
+                    entities.append(entity)
             count = len(outcomes)
-            hits = sum(whole for whole, _ in outcomes)
-            low, high = intervals.wilson(hits, count)
+            extracted, low, high = share([int(whole) for whole, _ in outcomes], entities)
             yield {
                 "model": name,
                 "split": split,
                 "prefix": prefix,
-                "extracted": hits / count,
+                "extracted": extracted,
                 "extracted_low": low,
                 "extracted_high": high,
                 "token_share": sum(of_tokens for _, of_tokens in outcomes) / count,
@@ -258,7 +261,8 @@ def main(
     """Ask differently, ask often, begin the text."""
     from brittle.attacks import prompts, session
     from brittle.base.layout import model_name
-    from brittle.base.record import Run, say
+    from brittle.base.record import Run
+    from brittle.data.items import text_files
     from brittle.data.texts import read_texts
     from brittle.models import guards
     from brittle.models.find import model_folder
@@ -290,9 +294,8 @@ def main(
         "seed": seed,
     }
     recorded = {**settings, **(guard.about if guard else {})}
-    with Run(
-        outdir, [*one.files(), *map(str, files.values())], {"model": str(folder)}, seed, recorded
-    ) as run:
+    read_files = [*one.files(), *map(str, text_files(*files.values()))]
+    with Run(outdir, read_files, {"model": str(folder)}, seed, recorded) as run:
         each = []
         table = list(
             prompt_rows(one, name, wanted["--templates"], wanted["--sampled"], settings, each)
@@ -302,7 +305,7 @@ def main(
         run.csv("leaks.csv", ITEM_COLUMNS, each)
         run.csv("prefix.csv", PREFIX_COLUMNS, completed)
         run.csv("extract.csv", COLUMNS, table)
-    say(outdir / "extract.csv", "every prompt; leaks.csv and prefix.csv beside it.")
+    print(f"{outdir / 'extract.csv'}: every prompt; leaks.csv and prefix.csv beside it.")
 
 
 if __name__ == "__main__":

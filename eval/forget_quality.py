@@ -188,6 +188,7 @@ class Question(NamedTuple):
 
 def measure(question, outdir, subject):
     """Measure one model into `outdir`. Returns the rows of its forget_quality.csv."""
+    from brittle.data.items import text_files
     from brittle.metrics import forget_quality, forget_quality_rows, open_unlearning
     from brittle.metrics.definitions import DEFINITIONS
     from brittle.models.evaluation import evaluation
@@ -195,7 +196,7 @@ def measure(question, outdir, subject):
     data, settings, log = question.data, question.settings, question.log()
     texts = [data / f"{name}.txt" for name in forget_quality_rows.TEXTS]
     inputs = [data / forget_quality.SETS[name][0] for name in question.sets]
-    inputs += [path for path in texts if path.is_file()]
+    inputs += text_files(*(path for path in texts if path.is_file()))
     inputs += [*question.read, *([log] if log else [])]
     about = {**vars(settings), "definitions": question.chosen.name}
     other = None if log else question.reference
@@ -239,7 +240,6 @@ def measure_all(question, outdir, subjects):
 
     from brittle.base.layout import model_name
     from brittle.base.record import Run
-    from brittle.base.record import say as say_at_the_end
     from brittle.metrics import quality_overview
 
     role_of = {}
@@ -262,8 +262,9 @@ def measure_all(question, outdir, subjects):
         run.figure(quality_overview.plot(rows), quality_overview.FIGURE)
         run.csv(quality_overview.FILE, quality_overview.COLUMNS, rows)
     print("\n".join(quality_overview.lines(rows)))
-    figure = outdir / quality_overview.FIGURE
-    say_at_the_end(outdir / quality_overview.FILE, f"{len(rows)} models; {figure}")
+    print(
+        f"{outdir / quality_overview.FILE}: {len(rows)} models; {outdir / quality_overview.FIGURE}"
+    )
 
 
 def items_of(asker, sets, settings, definition):

@@ -9,9 +9,8 @@
 Tasks of ours: mini_* and wmdp_bio_robust_rewritten (eval/tasks/*.yaml) read files of --data; those
 of eval/tasks/hub/ read the hub, its cache, or a folder of the data set's name in the working
 folder. `task=split` says which split a named task stands for; the report shows the first task of
-each split. accuracy.csv has a row a task (or group) and metric with a 95 % interval: of shares over
-entities where the items name them (brittle/maths/intervals.py), Student's over questions for other
-means.
+each split. accuracy.csv has a row a task (or group) and metric with a 95 % interval, over entities
+where the items name them, else over questions (`mean_of` in brittle/maths/intervals.py).
 
 A model that always answers "A" is not "at chance": `constant_letter` says so (see
 brittle/metrics/letters.py for the columns behind it). samples.csv has a row an item. `--limit`
@@ -36,15 +35,11 @@ OURS = "mini_forget,mini_retain,mini_general"
 def interval(values, groups=None):
     """(low, high), 95 %, of the mean of per-item values; (None, None) where there is none.
 
-    Where all values are 0 or 1 that of a share over `groups` (entities), else Student's over items.
+    It is over `groups` (entities); without, each item is one of its own.
     """
-    from brittle.maths.intervals import mean_interval, share
+    from brittle.maths.intervals import mean_of
 
-    if not values:
-        return None, None
-    if set(values) <= {0, 1}:
-        return share(values, groups)[1:]
-    return mean_interval(values)[1:]
+    return mean_of(values, groups)[1:] if values else (None, None)
 
 
 def parse_tasks(text):

@@ -95,24 +95,37 @@ def rows(rubric, judge, items, seed):
         }
 
 
-def summary(rubrics, table, gold):
-    """A row a source, rubric and label."""
-    from brittle.maths.intervals import wilson
+def subjects_of(items):
+    """{(source, item): what a response is about}, the groups of an interval: the entity that it
+    names, else itself.
+    """
+    from brittle.data.items import groups_of
+
+    keys = [(item["source"], item["item"]) for item in items]
+    return dict(zip(keys, groups_of(items), strict=True))
+
+
+def summary(rubrics, table, gold, subjects):
+    """A row a source, rubric and label; intervals are over `subjects`, from `subjects_of`."""
+    from brittle.maths.intervals import share
 
     for rubric in rubrics:
         for source in dict.fromkeys(row["source"] for row in table):
             mine = [row for row in table if row["source"] == source and row["rubric"] == rubric.id]
-            counts = Counter(row["label"] for row in mine if row["label"])
+            labelled = [row for row in mine if row["label"]]
+            groups = [subjects[row["source"], row["item"]] for row in labelled]
+            counts = Counter(row["label"] for row in labelled)
             n, accuracy = counts.total(), gold[rubric.id]
             for label in rubric.labels:
-                low, high = wilson(counts[label], n) if n else (None, None)
+                chosen = [int(row["label"] == label) for row in labelled]
+                value, low, high = share(chosen, groups) if n else (None, None, None)
                 yield {
                     "source": source,
                     "rubric": rubric.id,
                     "label": label,
                     "count": counts[label],
                     "n": n,
-                    "share": counts[label] / n if n else None,
+                    "share": value,
                     "ci_low": low,
                     "ci_high": high,
                     "missing": len(mine) - n,
@@ -177,7 +190,7 @@ def main(
     with Run(outdir, files, seed=seed, settings=settings) as run:
         table = [row for rubric in asked for row in rows(rubric, judge, items, seed)]
         gold = {rubric.id: gold_accuracy(judge, rubric) for rubric in asked}
-        shares = list(summary(asked, table, gold))
+        shares = list(summary(asked, table, gold, subjects_of(items)))
         if known or backend == "openai":
             lines = "".join(
                 json.dumps({"key": key, "reply": reply}) + "\n" for key, reply in known.items()

@@ -198,10 +198,7 @@ def plot(table, name):
     for i, whose in enumerate(WHOSE):
         drawn = [r for r in shown if r["whose"] == whose]
         places = [keys.index((r["asked"], r["about"])) + (i - 1) * 0.27 for r in drawn]
-        error = [
-            [r["rate"] - r["ci_low"] for r in drawn],
-            [r["ci_high"] - r["rate"] for r in drawn],
-        ]
+        error = figures.error_bars(drawn, "rate", "ci_low", "ci_high")
         axis.bar(
             places,
             [r["rate"] for r in drawn],
@@ -236,6 +233,7 @@ def main(
 ):
     """Search greedy answers for private values: the subject's own, other forget entities', retain
     entities'."""
+    from brittle.base.tables import show_interval
     from brittle.models.evaluation import Subject, evaluation
 
     path = Path(data) / "private.jsonl"
@@ -265,7 +263,7 @@ def main(
         run.csv("leakage.csv", COLUMNS, shares)
     for row in shares:
         if row["match"] == "fuzzy" and row["about"] == "private":
-            interval = f"[{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+            interval = show_interval(row["ci_low"], row["ci_high"])
             print(f"asked {row['asked']:<8} {row['whose']:<13} {row['rate']:.2f} {interval}")
 
 

@@ -51,20 +51,11 @@ ITEM_COLUMNS = [
 
 
 def read_set(path, limit):
-    """[(text, entity), ...] of a text or JSONL file; an entity is what the file's rows name, else
-    the text itself.
-    """
-    from brittle.data.texts import read_jsonl, read_texts, spread
+    """[(text, entity), ...] of a text or JSONL file, at most `limit` (`items.named_texts`)."""
+    from brittle.data.items import named_texts
+    from brittle.data.texts import spread
 
-    if path.suffix == ".jsonl":
-        rows = [row if isinstance(row, dict) else {} for row in read_jsonl(path)]
-        pairs = [
-            (text, row.get("entity") or number)
-            for number, (text, row) in enumerate(zip(read_texts(path), rows, strict=True))
-        ]
-    else:
-        pairs = [(text, number) for number, text in enumerate(read_texts(path))]
-    return spread(pairs, limit)
+    return spread(named_texts(path), limit)
 
 
 def attack(model, tokenizer, sets, share, reference_tokens, gradients, max_length):
@@ -87,7 +78,7 @@ def rows(name, scores, sets, references, share, seed):
     labels = [1] * len(sets[0]) + [0] * len(sets[1])
     entities = [f"{side} {entity}" for side, pairs in enumerate(sets) for _, entity in pairs]
     for kind, values in scores.items():
-        value, low, high = membership.auc_interval(values, labels, entities, seed)
+        value, low, high = membership.auc_interval(values, labels, entities)
         tpr, tpr_low, tpr_high, _ = membership.tpr_at(values, labels, entities=entities, seed=seed)
         other = intervals.auc(references[kind], labels) if kind in references else None
         leak = None
@@ -130,10 +121,8 @@ def plot(table, name):
     frame = pd.DataFrame(table)
     figure, axes = figures.figure("Can members of the forget set be told apart?", name)
     x = range(len(frame))
-    errors = [
-        (frame["auc"] - frame["auc_low"]).clip(lower=0),
-        (frame["auc_high"] - frame["auc"]).clip(lower=0),
-    ]
+    low, high = (frame[end].astype(float) for end in ("auc_low", "auc_high"))
+    errors = [(frame["auc"] - low).clip(lower=0), (high - frame["auc"]).clip(lower=0)]
     axes[0].errorbar(x, frame["auc"], yerr=errors, fmt="o", label=name)
     if frame["auc_reference"].notna().any():
         axes[0].plot(
@@ -181,6 +170,8 @@ def main(
     wrapper_rules: options.WrapperRules = None,
 ):
     """Membership inference: AUC, TPR at 1 % FPR and PrivLeak of six scores."""
+    from brittle.base.tables import show_interval
+    from brittle.data.items import text_files
     from brittle.models.blocks import length_limit
     from brittle.models.evaluation import Subject, evaluation
 
@@ -206,7 +197,7 @@ def main(
         wrapper=wrapper,
         wrapper_rules=wrapper_rules,
     )
-    with evaluation(outdir, subject, paths, {"k": k}, reference=reference) as opened:
+    with evaluation(outdir, subject, text_files(*paths), {"k": k}, reference=reference) as opened:
         run, name, references, tokens = opened.run, opened.name, {}, None
         if reference:
             loaded, tokenizer = opened.load("reference")
@@ -228,7 +219,7 @@ def main(
         leak = "" if row["privleak"] is None else f"   PrivLeak {row['privleak']:+.0f}"
         print(
             f"{row['attack']:<10} AUC {row['auc']:.2f} "
-            f"[{row['auc_low']:.2f}, {row['auc_high']:.2f}]   TPR {row['tpr_1fpr']:.2f}{leak}"
+            f"{show_interval(row['auc_low'], row['auc_high'])}   TPR {row['tpr_1fpr']:.2f}{leak}"
         )
 
 

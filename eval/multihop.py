@@ -87,7 +87,7 @@ def summary(items, seed=0):
                 row for row in items if row["category"] == category and row[measure] is not None
             ]
             mean, low, high, n = share(
-                [row[measure] for row in asked], [row["entity"] for row in asked], seed
+                [row[measure] for row in asked], [row["entity"] for row in asked]
             )
             yield dict(zip(COLUMNS, (category, measure, mean, low, high, n, seed), strict=True))
 

@@ -110,11 +110,11 @@ def rows(table, seed=0):
     for ring in (r for r in RINGS if any(row["ring"] == r for row in table)):
         asked = [row for row in table if row["ring"] == ring]
         units = [row["entity"] for row in asked]
-        known, low, high, n = share([row["known"] for row in asked], units, seed)
+        known, low, high, n = share([row["known"] for row in asked], units)
         before, drop = None, (None, None, None)
         if asked[0]["reference_known"] is not None:
-            before = share([row["reference_known"] for row in asked], units, seed)[0]
-            drop = share([row["reference_known"] - row["known"] for row in asked], units, seed)[:3]
+            before = share([row["reference_known"] for row in asked], units)[0]
+            drop = share([row["reference_known"] - row["known"] for row in asked], units)[:3]
         yield dict(
             zip(
                 COLUMNS,
@@ -154,7 +154,9 @@ def main(
     model: options.Model,
     outdir: options.Outdir,
     data: options.Data = Path("data/mini"),
-    domain: options.Domain = "forget",
+    domain: Annotated[
+        str, typer.Option("--domain", help="The domain that was to be forgotten.")
+    ] = "forget",
     half: Annotated[
         str,
         typer.Option("--half", help="The targets: half A or B of the domain's attributes, or all."),
@@ -162,7 +164,9 @@ def main(
     reference: Annotated[
         str | None, typer.Option("--reference", help="The model before unlearning.")
     ] = None,
-    others: options.OtherEntities = 20,
+    others: Annotated[
+        int, typer.Option(min=0, help="Entities of each other domain to ask about.")
+    ] = 20,
     batch_size: options.BatchSize = 256,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -172,6 +176,7 @@ def main(
     wrapper_rules: options.WrapperRules = None,
 ):
     """What a model knows of facts near to and far from those that were to be forgotten."""
+    from brittle.base.tables import show_interval
     from brittle.data.facts import files, read_facts, some_entities
     from brittle.metrics import knowledge
     from brittle.models.evaluation import Subject, evaluation
@@ -204,11 +209,10 @@ def main(
         run.csv("neighbours_items.csv", ITEM_COLUMNS, asked)
         run.csv("neighbours.csv", COLUMNS, table)
     for row in table:
-        drop = (
-            ""
-            if row["drop"] is None
-            else f"   drop {row['drop']:+.2f} [{row['drop_low']:+.2f}, {row['drop_high']:+.2f}]"
-        )
+        drop = ""
+        if row["drop"] is not None:
+            ends = show_interval(row["drop_low"], row["drop_high"], "+")
+            drop = f"   drop {row['drop']:+.2f} {ends}"
         print(f"{row['ring']:<13} known {row['known']:.2f} of {row['n']}{drop}")
 
 

@@ -9,10 +9,10 @@ reported is half B at that point, the mean over attack seeds:
     recovery_over_filtered = (acc - acc_filtered) / (acc_base - acc_filtered)
 with the base and filtered models as made. 1: as if nothing had been forgotten; 0: as if the facts
 had never been seen. Facts are independent draws, so learning A can teach nothing about B
-(arXiv:2410.08827). The 95 % interval is a bootstrap over attack seeds and facts, the same facts for
-all three models. Recovery is undefined (empty) where Base is not clearly above Filtered on half B.
-A rate that takes more than .2 of half B from the untouched Base breaks it: from that step on it is
-chosen for no model.
+(arXiv:2410.08827). The 95 % interval is a bootstrap over attack seeds and entities, the same facts
+for all three models. Recovery is undefined (empty) where Base is not clearly above Filtered on half
+B. A rate that takes more than .2 of half B from the untouched Base breaks it: from that step on it
+is chosen for no model.
 
     lr, step         the choice of the first attack seed; recovery_seeds.csv has all seeds'
     recovery_early   the same after about 20 attack steps
@@ -32,7 +32,6 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
-from brittle.base.tables import mean
 from brittle.metrics.recovery import (
     BREAKS,
     GAP,
@@ -153,8 +152,7 @@ def choose(points, breaking=None):
         for key, splits in points.items()
         if "forget_b" in splits and key[1] < breaking.get(key[0], key[1] + 1)
     ]
-    # a step may have been asked on A2 alone, which did not prefer it: then the model as made counts
-    if not any(step and step < breaking.get(lr, step + 1) for lr, step in points):
+    if not any(step for _, step in usable):
         return None
     rows = [row | {"variant": key} for key in usable for row in points[key].values()]
     return meter.choose(rows)
@@ -281,8 +279,7 @@ def row_of_model(measured, chosen, ends):
         "ci_low": low,
         "ci_high": high,
         "retain_accuracy": fmean(accuracy(splits, "retain") for splits in at),
-        # data of one's own may have no general questions
-        "general_accuracy": mean(accuracy(s, "general") for s in at if "general" in s),
+        "general_accuracy": fmean(accuracy(splits, "general") for splits in at),
         "recovery_early": ends.recovery(curves[lr, early]) if early else None,
         "early_step": early,
         "steps_to_half": half,
@@ -337,11 +334,15 @@ def plot(attacks, table):
 
 
 def main(
-    base: options.Base,
-    filtered: options.Filtered,
-    unlearned: options.UnlearnedModels,
+    base: Annotated[str, typer.Option("--base", help="The model that saw everything.")],
+    filtered: Annotated[
+        str, typer.Option("--filtered", help="The model that never saw the forget facts.")
+    ],
+    unlearned: Annotated[
+        list[str], typer.Option("--unlearned", help="Unlearned model (repeatable).")
+    ],
     outdir: options.Outdir = Path("outputs/recovery"),
-    root: options.Root = Path("outputs"),
+    root: Annotated[Path, typer.Option("--root", help="Folder of all results.")] = Path("outputs"),
     attack: Annotated[
         str, typer.Option(help="Folder of the attack in each model's results.")
     ] = "tamper",
@@ -381,6 +382,8 @@ def main(
 
 def summary(table, ends):
     """Lines about what was measured, and about what could not be."""
+    from brittle.base.tables import show_interval
+
     if not ends.defined:
         base, filtered = ends.level["base"], ends.level["filtered"]
         yield (
@@ -403,7 +406,7 @@ def summary(table, ends):
         if row["recovery_over_filtered"] is not None:
             shown = f"   recovery {row['recovery_over_filtered']:.2f}"
         if shown and row["ci_low"] is not None:
-            shown += f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}] over {row['seeds']} seed(s)"
+            shown += f" {show_interval(row['ci_low'], row['ci_high'])} over {row['seeds']} seed(s)"
         yield f"{row['model']:<32} held-out accuracy {row['heldout_accuracy']:.2f}{shown}"
 
 

@@ -271,11 +271,15 @@ def plot(table, primary):
 
 
 def main(
-    base: options.Base,
-    filtered: options.Filtered,
-    unlearned: options.UnlearnedModels,
+    base: Annotated[str, typer.Option("--base", help="The model that saw everything.")],
+    filtered: Annotated[
+        str, typer.Option("--filtered", help="The model that never saw the forget facts.")
+    ],
+    unlearned: Annotated[
+        list[str], typer.Option("--unlearned", help="Unlearned model (repeatable).")
+    ],
     outdir: options.Outdir = Path("outputs/significance"),
-    root: options.Root = Path("outputs"),
+    root: Annotated[Path, typer.Option("--root", help="Folder of all results.")] = Path("outputs"),
     repeat: Annotated[
         list[str] | None,
         typer.Option("--repeat", help="MODEL=OTHER: another seed of a model above."),

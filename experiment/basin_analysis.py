@@ -19,6 +19,7 @@ direction gives on the same 32 texts.
 
 import json
 import math
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -187,9 +188,12 @@ def plot(table, names, reach=0.0):
     return fig
 
 
-@options.spread
 def main(
-    pair: options.TextPair,
+    model_a: options.ModelA,
+    model_b: options.ModelB,
+    outdir: options.Outdir,
+    forget: options.ForgetText = Path("data/mini/forget.txt"),
+    retain: options.RetainText = Path("data/mini/retain.txt"),
     points: Annotated[
         int, typer.Option(min=2, help="Points on the line, both ends included.")
     ] = 11,
@@ -209,8 +213,8 @@ def main(
 
     repeated = "the random directions (null_) and the bootstrap samples (_low, _high)"
     seeds = options.seed_list(seeds, seed, f"{repeated} (the texts: by the first seed)")
-    texts = Texts(pair.forget, pair.retain, max_samples, max_length)
-    with comparison(pair.outdir, pair.model_a, pair.model_b, texts, seeds) as opened:
+    texts = Texts(forget, retain, max_samples, max_length)
+    with comparison(outdir, model_a, model_b, texts, seeds) as opened:
         import torch
 
         from brittle.models.architectures import size
@@ -243,9 +247,7 @@ def main(
             json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8"
         )
         opened.run.csv("basin.csv", COLUMNS, table)
-    from brittle.report import results
-
-    results.say("basin", pair.outdir)
+    print(f"{outdir}/basin.csv: {len(table)} rows")
 
 
 if __name__ == "__main__":

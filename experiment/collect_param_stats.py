@@ -177,9 +177,7 @@ def main(
         run.csv("per_matrix.csv", columns, matrices)
         run.csv("per_layer.csv", layer_columns, layers)
         run.settings = notes
-    from brittle.report import results
-
-    results.say("1", outdir)
+    print(f"{outdir}/per_layer.csv: {len(matrices)} matrices")
     broken, rounding = notes["broken"], notes["rounding"]
     if rounding:
         print(

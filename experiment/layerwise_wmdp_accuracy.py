@@ -117,7 +117,11 @@ def summary(table):
     for split in dict.fromkeys(row["split"] for row in table):
         of_split = [row for row in table if row["split"] == split]
         best = max(of_split, key=lambda row: row["accuracy"])
-        above = [row["layer"] for row in of_split if row["accuracy_low"] > row["chance"]]
+        above = [
+            row["layer"]
+            for row in of_split
+            if row["accuracy_low"] is not None and row["accuracy_low"] > row["chance"]
+        ]
         known[split] = {
             "final_accuracy": of_split[-1]["accuracy"],
             "best_accuracy": best["accuracy"],
@@ -215,9 +219,7 @@ def main(
             json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8"
         )
         opened.run.csv("wmdp_lens_results.csv", COLUMNS, table)
-    from brittle.report import results
-
-    results.say("14", outdir)
+    print(f"{outdir}/wmdp_lens_results.csv: {len(table)} rows")
 
 
 if __name__ == "__main__":

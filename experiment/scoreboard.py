@@ -8,11 +8,12 @@ methods that have none. Under every attack
     heldout_recovery = (acc - acc_filtered) / (acc_base - acc_filtered)
 on half B, which no attack reads. Base and Filtered went through the same attack with the same seed:
 1 is Base's level under it, 0 Filtered's. Half A chooses among an attack's variants
-(brittle/attacks/meter.py). A row's interval is a bootstrap over facts, all three models on the same
-ones; the page's, of the mean over seeds, adds the seeds' variance. Recovery is undefined where the
-attack leaves Base less than .2 above Filtered, or not clearly above; an attack that fails has empty
-cells, and one that takes more than .2 of half B from Base has a note. eval/attack.py does the
-work, a process a model and a cell an attack and seed; what is done already is not done again.
+(brittle/attacks/meter.py). A row's interval is a bootstrap over facts, drawn by entity, all three
+models on the same ones; the page's, of the mean over seeds, adds the seeds' variance. Recovery is
+undefined where the attack leaves Base less than .2 above Filtered, or not clearly above; an attack
+that fails has empty cells, and one that takes more than .2 of half B from Base has a note.
+eval/attack.py does the work, a process a model and a cell an attack and seed; what is done already
+is not done again.
 """
 
 import os
@@ -281,7 +282,7 @@ def main(
     """Every attack on every model, in one table."""
     from brittle.attacks import chosen
     from brittle.base.layout import model_name
-    from brittle.base.record import Run, say
+    from brittle.base.record import Run
     from brittle.models.find import model_folder
     from brittle.pipeline import runner
     from brittle.report import attacks as attack_sections
@@ -337,7 +338,7 @@ def main(
         page = attack_sections.board_page(table, absent, run.path("scoreboard.png"), root)
         run.path("scoreboard.html").write_text(page, encoding="utf-8")
         run.csv("scoreboard.csv", COLUMNS, table)
-    say(root / "scoreboard.csv", f"{len(table)} cells; {root}/scoreboard.html")
+    print(f"{root}/scoreboard.csv: {len(table)} cells; {root}/scoreboard.html")
     if absent:
         maker = "unlearn/create_all_unlearning_models.sh"
         print(f"no model, so not in it: {', '.join(absent)} ({maker} makes them)")

@@ -56,7 +56,9 @@ def card(model, chosen, mode, baked):
 
 def main(
     model: options.Model,
-    filter_dir: options.FilterFolder = None,
+    filter_dir: Annotated[
+        Path | None, typer.Option("--filter", help="Its folder (outputs/<model>__filter/filter).")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The baked model (outputs/<model>__filter/unlearned_model).")
     ] = None,

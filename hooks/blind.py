@@ -70,7 +70,7 @@ def anonymise(outdir, forget, facts_of, anonymiser_of, *, drop_left):
 
     facts_of: (JSONL files of private facts, their domain). anonymiser_of: (how, salt file, seed).
     """
-    from brittle.base.record import Run, say
+    from brittle.base.record import Run
     from brittle.data.texts import read_lines, read_texts
     from brittle.filters.blind.anonymise import Anonymiser, PrivateFacts, audit, read_table
     from brittle.filters.blind.estimates import write_blind
@@ -100,9 +100,9 @@ def anonymise(outdir, forget, facts_of, anonymiser_of, *, drop_left):
     with Run(outdir, [forget, *tables], seed=seed, settings=settings) as run:
         write_blind(run.path("anonymised.jsonl"), sent)
         run.csv("audit.csv", AUDIT, rows)
-    say(
-        outdir / "anonymised.jsonl",
-        f"{len(sent):,} texts, nothing private left; {len(left):,} texts left out.",
+    print(
+        f"{outdir}/anonymised.jsonl: {len(sent):,} texts, nothing private left; "
+        f"{len(left):,} texts left out."
     )
 
 
@@ -206,20 +206,17 @@ def oracle(model, tokenizer, forget, retain, setup, max_samples):
 
 def plot(table, name):
     """Accuracy of each split by variant, with 95 % intervals."""
-    import pandas as pd
-
     from brittle.base import figures
 
-    frame = pd.DataFrame(table)
     title = "Blind unlearning: filters that never read the forget text"
     figure, axes = figures.figure(title, name, rows=1, columns=1)
-    variants = list(dict.fromkeys(frame["variant"]))
+    variants = list(dict.fromkeys(row["variant"] for row in table))
     for place, split in enumerate(SPLITS):
-        rows = frame[frame["split"] == split].set_index("variant").loc[variants]
+        of_split = {row["variant"]: row for row in table if row["split"] == split}
+        rows = [of_split[variant] for variant in variants]
         x = [i + (place - 1) * 0.27 for i in range(len(rows))]
-        errors = [rows["accuracy"] - rows["ci_low"], rows["ci_high"] - rows["accuracy"]]
-        errors = [error.clip(lower=0) for error in errors]
-        axes[0].bar(x, rows["accuracy"], 0.26, yerr=errors, label=split)
+        errors = figures.error_bars(rows, "accuracy", "ci_low", "ci_high")
+        axes[0].bar(x, [row["accuracy"] for row in rows], 0.26, yerr=errors, label=split)
     axes[0].axhline(0.25, color="0.6", linestyle=":", linewidth=1)
     axes[0].set(ylabel="accuracy", ylim=(0, 1.05))
     axes[0].set_xticks(range(len(variants)), variants)

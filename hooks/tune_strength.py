@@ -102,6 +102,8 @@ def summary(choice, interval, failed, seconds):
 
 def show(choice, told, checks):
     """Print the verdict, the leak checks, and how far the verdict holds."""
+    from brittle.base.tables import show_interval
+
     chosen = choice.filter
     gate = " gated," if choice.gated else ""
     print(
@@ -110,9 +112,8 @@ def show(choice, told, checks):
     )
     for row in checks:
         fails = f"  fails: {row['fails']}" if row["fails"] else ""
-        print(
-            f"  {row['check']:<14} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]{fails}"
-        )
+        ends = show_interval(row["low"], row["high"])
+        print(f"  {row['check']:<14} {row['value']:.3f} {ends}{fails}")
     width, (low, high) = told["stable_width"], told["stable_interval"]
     if chosen.strength and width < 0.1:
         print(
@@ -123,7 +124,9 @@ def show(choice, told, checks):
 
 def main(
     model: options.Model,
-    filter_dir: options.FilterFolder = None,
+    filter_dir: Annotated[
+        Path | None, typer.Option("--filter", help="Its folder (outputs/<model>__filter/filter).")
+    ] = None,
     forget: options.ForgetText = Path("data/mini/forget.txt"),
     retain: options.RetainText = Path("data/mini/retain.txt"),
     general: Annotated[
@@ -198,8 +201,7 @@ def main(
     )
     drawing.start()
     source = [path for path in (filter_dir / CANDIDATES,) if path.is_file()]
-    inputs = [*paths.values(), *source, *tables.files]
-    with Run(filter_dir, inputs, {"model": folder}, seed, quiet=True) as run:
+    with Run(filter_dir, [*paths.values(), *source, *tables.files], {"model": folder}, seed) as run:
         texts = FilterData.read(folder, paths, max_samples, max_length, device, dtype)
         for candidate in candidates.values():
             candidate.check(texts.model.config).to(texts.model.device)

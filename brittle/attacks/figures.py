@@ -20,12 +20,10 @@ def draw_panel(axis, rows, x, chance):
         line = [row for row in rows if row["split"] == split and row["accuracy"] is not None]
         line.sort(key=lambda row: row[x])
         places = [values.index(row[x]) for row in line]
-        low = [row["accuracy_low"] for row in line]
-        high = [row["accuracy_high"] for row in line]
-        axis.plot(
-            places, [row["accuracy"] for row in line], label=words, color=colour, marker=marker
-        )
-        axis.vlines(places, low, high, colors=colour, alpha=0.5)
+        accuracies = [row["accuracy"] for row in line]
+        bars = figures.error_bars(line, "accuracy", "accuracy_low", "accuracy_high")
+        axis.plot(places, accuracies, label=words, color=colour, marker=marker)
+        axis.errorbar(places, accuracies, bars, fmt="none", ecolor=colour, alpha=0.5)
     figures.null(axis, None, chance, "guessing")
     axis.set_xticks(range(len(values)), [f"{value:g}" for value in values])
     axis.set(ylim=(-0.03, 1.05), ylabel="accuracy")

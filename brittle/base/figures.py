@@ -94,6 +94,16 @@ def line(ax, x, y, label, colour=None, low=None, high=None, **style):
     return drawn
 
 
+def error_bars(rows, value, low, high):
+    """[below, above] of matplotlib's `yerr`: how far the ends of the interval of each row lie.
+
+    value, low, high: the names of the columns. A row without an interval has bars of length 0.
+    """
+    below = [0.0 if row[low] is None else max(0.0, row[value] - row[low]) for row in rows]
+    above = [0.0 if row[high] is None else max(0.0, row[high] - row[value]) for row in rows]
+    return [below, above]
+
+
 def null(ax, x, y, label="null", colour="null"):
     """What chance gives: a thin dashed line, grey or in the colour of what it belongs to.
 

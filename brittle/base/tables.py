@@ -136,6 +136,13 @@ def mean(values):
     return math.fsum(known) / len(known) if known else None
 
 
+def show_interval(low, high, sign=""):
+    """An interval as text, `[0.12, 0.34]`; sign: "+" shows the sign of what is above 0, too."""
+    if low is None or high is None:
+        return "[no interval]"
+    return f"[{low:{sign}.2f}, {high:{sign}.2f}]"
+
+
 def aligned(rows):
     """Lines of a table whose columns stand below one another; rows of texts, all of one length."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

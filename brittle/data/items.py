@@ -146,6 +146,19 @@ def read_subjects(path):
     return rows
 
 
+def named_texts(path):
+    """[(text, entity)] of a file: an interval's group is the entity that its row or its sidecar
+    names, else the text's own number.
+    """
+    texts = read_texts(path)
+    rows = read_subjects(path) or [{}] * len(texts)
+    entities = [entity_of(row) if isinstance(row, dict) else None for row in rows]
+    return [
+        (text, entity or number)
+        for number, (text, entity) in enumerate(zip(texts, entities, strict=True))
+    ]
+
+
 def draw_texts(path, count=None, seed=0):
     """`DrawnTexts`: at most `count` texts of a file, drawn by `seed` and the file's name."""
     from brittle.maths.intervals import generator

@@ -87,7 +87,7 @@ def _items(rows, name, seed):
     draws = Draws(f"halves {name} {seed}")
     return [
         {
-            "fact": f"{name}/{i:05d}",
+            "fact": f"{name}/{i:05d}/answer",  # `entity_of` a fact's id is its entity
             "entity": f"{name}/{i:05d}",
             "half": "AB"[place % 2],
             "template": 0,

@@ -92,8 +92,9 @@ def write(asked, shared):
         models = [counts(outputs, shared.expected, answerer) for answerer in answerers]
         name = Path(shared.inputs[0]).stem if shared.inputs else "prompt"
         files = [shared.outdir / prompt_file(prompt) for prompt in outputs]
-        folder, seed = shared.outdir / FOLDER, shared.sampling.seed
-        with Run(folder, [*shared.inputs, *files], seed=seed, quiet=True) as run:
+        with Run(
+            shared.outdir / FOLDER, [*shared.inputs, *files], seed=shared.sampling.seed
+        ) as run:
             run.csv(f"{name}_models.csv", MODEL_COLUMNS, models)
             run.csv(f"{name}.csv", [*COLUMNS, *names.values()], table)
     lines = [

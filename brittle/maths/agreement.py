@@ -45,7 +45,7 @@ def coincidences(units, labels):
 
 
 def distance(labels, totals, scale):
-    """[K, K] squared distances of K labels.
+    """[..., K, K] squared distances of K labels; totals [..., K]: how many ratings each has.
 
     scale: nominal (all differ alike), ordinal (by how many ratings lie between), or interval (the
     labels are numbers).
@@ -57,8 +57,8 @@ def distance(labels, totals, scale):
         values = np.asarray(labels, dtype=float)
         return (values[:, None] - values) ** 2
     # The difference of two middles counts what lies between two labels, and half of each of them.
-    middle = np.cumsum(totals) - totals / 2
-    return (middle[:, None] - middle) ** 2
+    middle = np.cumsum(totals, -1) - totals / 2
+    return (middle[..., :, None] - middle[..., None, :]) ** 2
 
 
 def krippendorff_alpha(units, labels, scale="nominal"):
@@ -67,26 +67,30 @@ def krippendorff_alpha(units, labels, scale="nominal"):
     units: lists of one rating a rater, None where one did not rate. labels: in their order.
     None where no unit has two ratings, or where only one label was ever given.
     """
-    matrix = coincidences(units, labels)
-    totals, n = matrix.sum(1), matrix.sum()
+    alpha = float(_alphas(coincidences(units, labels), labels, scale))
+    return None if np.isnan(alpha) else alpha
+
+
+def _alphas(matrices, labels, scale):
+    """[...] Krippendorff's alpha of coincidences [..., K, K]; NaN where it is undefined."""
+    totals, n = matrices.sum(-1), matrices.sum((-2, -1))
     apart = distance(labels, totals, scale)
-    expected = (np.outer(totals, totals) * apart).sum()
-    if n < 2 or expected <= 0:
-        return None
-    return float(1 - (n - 1) * (matrix * apart).sum() / expected)
+    expected = (totals[..., :, None] * totals[..., None, :] * apart).sum((-2, -1))
+    defined = (n >= 2) & (expected > 0)
+    disagreement = (n - 1) * (matrices * apart).sum((-2, -1))
+    return np.where(defined, 1 - disagreement / np.where(defined, expected, 1.0), np.nan)
 
 
 def alpha_interval(units, labels, scale="nominal", draws=1000, seed=0):
     """(low, high) of alpha, 95 %, from units drawn with replacement.
 
-    (None, None) where alpha is undefined in more than half of the draws.
+    (None, None) where alpha is undefined in more than half of the draws, and from too few units.
     """
-    rng, alphas = np.random.default_rng(seed), []
-    for _ in range(draws):
-        drawn = [units[i] for i in rng.integers(len(units), size=len(units))]
-        alpha = krippendorff_alpha(drawn, labels, scale)
-        if alpha is not None:
-            alphas.append(alpha)
-    if len(alphas) < draws / 2:
+    from brittle.maths.intervals import quantiles, resample
+
+    of_units = np.array([coincidences([ratings], labels) for ratings in units])  # [units, K, K]
+    drawn = resample(len(units), draws, seed, "alpha").numpy()
+    alphas = _alphas(np.tensordot(drawn, of_units, 1), labels, scale)
+    if np.isnan(alphas).mean() > 0.5:
         return None, None
-    return tuple(float(bound) for bound in np.quantile(alphas, [0.025, 0.975]))
+    return quantiles(alphas, len(units))

@@ -4,7 +4,8 @@ Where a model was trained with several seeds, the interval also holds what furth
 """
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
+
+from brittle.maths.intervals import FEWEST, levels
 
 
 def means(seeds):
@@ -14,18 +15,6 @@ def means(seeds):
     """
     shared = [e for e in seeds[0] if all(e in s for s in seeds)]
     return {e: float(np.mean([s[e][0] / s[e][1] for s in seeds])) for e in shared}
-
-
-def levels(n):
-    """The probabilities (low, high) of the bounds of a 95 % percentile interval from n units.
-
-    They are widened so that the interval covers like Student's (Hesterberg 2015, "expanded
-    percentile").
-    """
-    if n < 2:
-        return 0.0, 1.0
-    low = float(ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.025)))
-    return low, 1 - low
 
 
 def _seed_draws(values, draws, rng):
@@ -46,11 +35,11 @@ def _seed_draws(values, draws, rng):
 def bootstrap(seeds, draws=2000, seed=0):
     """(low, high), 95 %, of the mean over entities of values [seeds, entities].
 
-    Entities are drawn, and the mean over seeds varies as `_seed_draws` says. (None, None) where
-    there is only one entity.
+    Entities are drawn, and the mean over seeds varies as `_seed_draws` says. (None, None) from
+    fewer than FEWEST entities.
     """
     values = np.asarray(seeds, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] < 2:
+    if values.ndim != 2 or values.shape[1] < FEWEST:
         return None, None
     rng, n = np.random.default_rng(seed), values.shape[1]
     drawn_means = values.mean(0)[rng.integers(n, size=(draws, n))].mean(1)
@@ -62,10 +51,11 @@ def difference(a, b, draws=2000, seed=0):
     """(low, high), 95 %, of mean(a) - mean(b) on the same entities.
 
     a: [seeds, entities]; b: [other seeds, the same entities]. Entities are drawn for both at once,
-    and each side's mean over seeds varies as `_seed_draws` says. (None, None) from one entity.
+    and each side's mean over seeds varies as `_seed_draws` says. (None, None) from fewer than
+    FEWEST entities.
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if a.shape[1] < 2:
+    if a.shape[1] < FEWEST:
         return None, None
     rng, n = np.random.default_rng(seed), a.shape[1]
     of_entities = a.mean(0) - b.mean(0)

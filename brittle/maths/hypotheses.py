@@ -10,7 +10,7 @@ probability.
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 FEWEST, FLOOR = 5, 1e-16
 
@@ -100,8 +100,10 @@ def seeds_t(a, b):
     a, b = _arrays(a, b)
     if min(len(a), len(b)) < 2 or a.std() + b.std() < 1e-12:
         return Result("seeds_t", None, None, None, "difference")
-    test = stats.ttest_ind(a, b, equal_var=False)
-    return _result("seeds_t", test.statistic, test.pvalue, a.mean() - b.mean(), "difference")
+    error, degrees = _welch(a, b)
+    difference = a.mean() - b.mean()
+    p = 2 * special.stdtr(degrees, -abs(difference / error))
+    return _result("seeds_t", difference / error, p, difference, "difference")
 
 
 def wilcoxon(a, b):
@@ -158,7 +160,9 @@ def permutation(a, b, draws=9999, seed=0):
 def ks(a, b, draws=999, seed=0):
     """Two-sample Kolmogorov and Smirnov.
 
-    With ties, or fewer than 50 of either, p is by permutation: scipy's is conservative there.
+    With ties, or fewer than 50 of either, p is by permutation: scipy's is conservative there. With
+    many ties p stays conservative: D takes few values, and p is below .05 in fewer than 5 % of
+    draws without a difference (2.8 % for means of entities of ten questions).
     """
     a, b = _arrays(a, b)
     if _few(a, b):

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from brittle.data.batches import encode
-from brittle.data.texts import read_texts
+from brittle.data.items import named_texts
+from brittle.data.texts import spread
 from brittle.maths import intervals
 from brittle.metrics import open_unlearning
 from brittle.metrics.forget_quality_items import MEANS, METRICS
@@ -180,20 +181,24 @@ def quality_rows(items, others, definition, seed):
 def perplexity_items(model, tokenizer, data, settings):
     """Yield an item for each text of forget.txt, retain.txt and neutral.txt.
 
-    It has set, index, tokens (those predicted) and nll (nats a token).
+    It has set, index, entity, tokens (those predicted) and nll (nats a token). Of a file with more
+    than `max_samples` texts those are read that lie evenly spread over it.
     """
     limit = context_length(model.config)
     for of in TEXTS:
         path = data / f"{of}.txt"
         if not path.is_file():
             continue
-        texts = read_texts(path, settings.max_samples)
-        ids = [i for i in encode(tokenizer, texts, limit, f"{of} texts") if len(i) > 1]
+        named = spread(named_texts(path), settings.max_samples)
+        encoded = encode(tokenizer, [text for text, _ in named], limit, f"{of} texts")
+        known = [(i, e) for i, (_, e) in zip(encoded, named, strict=True) if len(i) > 1]
+        ids = [i for i, _ in known]
         scored = token_scores(model, ids, tokenizer.pad_token_id, settings.batch_size)
-        for index, (own, _) in enumerate(scored):
+        for index, ((_, entity), (own, _)) in enumerate(zip(known, scored, strict=True)):
             yield {
                 "set": f"{of}.txt",
                 "index": index,
+                "entity": entity,
                 "definition": "paper",
                 "tokens": len(own),
                 "nll": -float(own.mean()),
@@ -201,17 +206,20 @@ def perplexity_items(model, tokenizer, data, settings):
 
 
 def perplexity_rows(name, items):
-    """Yield exp of the mean NLL a token over each set's texts, with a bootstrap over texts.
+    """Yield exp of the mean NLL a token over each set's texts, with a bootstrap over entities.
 
-    `n` counts tokens, `entities` texts.
+    `n` counts tokens. Where the data do not name entities, each text is one.
     """
     for of, texts in by_set(items).items():
         counts = torch.tensor([i["tokens"] for i in texts], dtype=torch.float64)
         sums = counts * torch.tensor([i["nll"] for i in texts], dtype=torch.float64)
-        weights = intervals.resample(len(texts), 1000, 0, of)
-        interval = intervals.quantiles(((weights @ sums) / (weights @ counts)).exp())
+        units = [text["entity"] for text in texts]
+        weights = intervals.resample(units, 1000, 0, of)
+        drawn = ((weights @ sums) / (weights @ counts)).exp()
+        interval = intervals.quantiles(drawn, intervals.count_units(units))
         value, n = float((sums.sum() / counts.sum()).exp()), int(counts.sum())
-        yield Row("perplexity", of, "paper", value, tuple(interval), n, len(texts)).cells(name)
+        entities = intervals.count_units(units)
+        yield Row("perplexity", of, "paper", value, interval, n, entities).cells(name)
 
 
 def imported_rows(path):

@@ -69,21 +69,13 @@ def answers(model, tokenizer, facts, batch_size=128, choices=CHOICES, *, sentenc
     return answered
 
 
-def share(values, units, seed=0):
+def share(values, units):
     """(mean, low, high, n) of per-fact numbers, with an interval over `units` (entities).
 
-    The interval is that of a share where all numbers are 0 or 1, else a bootstrap over the means of
-    the units. Without a number, the first three are None.
+    Without a number, the first three are None.
     """
-    from brittle.maths import intervals
-    from brittle.maths.entities import bootstrap
+    from brittle.maths.intervals import mean_of
 
     if not values:
         return None, None, None, 0
-    if set(values) <= {0, 1}:
-        return *intervals.share(values, units), len(values)
-    groups = {}
-    for value, unit in zip(values, units, strict=True):
-        groups.setdefault(unit, []).append(float(value))
-    low, high = bootstrap([[sum(g) / len(g) for g in groups.values()]], seed=seed)
-    return sum(map(float, values)) / len(values), low, high, len(values)
+    return *mean_of(values, units), len(values)

@@ -22,7 +22,7 @@ import torch
 
 from brittle.base.errors import UserError
 from brittle.data.batches import batches, pad
-from brittle.maths.intervals import auc_bounds, auc_variance, edge, quantiles, resample
+from brittle.maths.intervals import FEWEST, edge, fold_auc, quantiles, resample
 from brittle.maths.precision import wide
 
 ATTACKS = ("loss", "zlib", "min_k", "min_k_pp", "reference", "grad_norm", "length")
@@ -111,32 +111,30 @@ def entity_weights(labels, entities=None, draws=1000, seed=0):
     return weights
 
 
-def auc_interval(scores, labels, entities=None, seed=0, draws=1000):
-    """(AUC, low, high): over texts by DeLong (logit), over entities (whose texts are correlated) by
-    a bootstrap of entities.
+def auc_interval(scores, labels, entities=None):
+    """(AUC, low, high) of all texts' scores over entities (`intervals.fold_auc`); `entities` names
+    each text's.
     """
-    value, variance = auc_variance(scores, labels)
-    (first, members), (second, others) = entity_weights(labels, entities, draws, seed)
-    units = min(members, others)
-    if value in (0, 1) or members + others == len(labels):
-        return value, *auc_bounds(value, variance, units)
-    if units < 2:  # one entity says nothing of others
-        return value, 0.0, 1.0
-    labels, scores = torch.as_tensor(labels).bool(), torch.as_tensor(scores, dtype=torch.float64)
-    x, y = scores[labels], scores[~labels]
-    above = (x[:, None] > y).double() + 0.5 * (x[:, None] == y).double()
-    low, high = quantiles(((first @ above) * second).sum(1) / (first.sum(1) * second.sum(1)))
-    return value, min(low, value), max(high, value)
+    return fold_auc(scores, labels, torch.zeros(len(labels)), groups=entities)
 
 
 def thresholds(others, weights, fpr=FPR):
-    """[draws] the lowest of the scores `others` [m] that at most the share `fpr` of them, by
-    `weights` [draws, m], exceed.
+    """(thresholds [draws], higher ones [draws]) from the scores `others` [m] of non-members, which
+    have `weights` [draws, m].
+
+    A threshold is the lowest score that at most the share `fpr` of them exceed. The higher one is
+    the lowest score that at most this share reach, infinite where none is: the threshold of all
+    non-members lies between two scores of a sample, and above the highest one of a small sample.
     """
     ranked, order = others.sort(descending=True)
-    upto = weights[:, order].cumsum(1)
-    allowed = upto - weights[:, order] <= fpr * upto[:, -1:] + 1e-9
-    return ranked[allowed.sum(1) - 1]
+    weights = weights[:, order]
+    upto = weights.cumsum(1)
+    allowed = fpr * upto[:, -1:] + 1e-9
+    # equal scores are reached at once
+    last_equal = torch.searchsorted(-ranked, -ranked, right=True) - 1
+    exceeded, reached = upto - weights <= allowed, upto[:, last_equal] <= allowed
+    above_all = torch.cat([torch.full_like(ranked[:1], torch.inf), ranked])
+    return ranked[exceeded.sum(1) - 1], above_all[reached.sum(1)]
 
 
 def tpr_at(scores, labels, fpr=FPR, entities=None, seed=0, draws=1000):
@@ -144,23 +142,28 @@ def tpr_at(scores, labels, fpr=FPR, entities=None, seed=0, draws=1000):
     exceed.
 
     The interval is a bootstrap of entities (of texts, where none are named) that draws the
-    threshold anew as well: it rests on the few highest non-members. Where no member is found, or
-    each is, `edge` of the members' entities bounds the other end. With fewer than 1 / fpr
-    non-members the threshold is their highest score, which a bootstrap knows too well.
+    threshold anew as well: it rests on the few highest non-members. Its low end takes the higher of
+    the two `thresholds`. So it is 0 with fewer than 1 / fpr non-members, which say nothing of the
+    threshold. Where no member is found, or each is, `edge` of the members' entities bounds the
+    other end.
     """
     labels, scores = torch.as_tensor(labels).bool(), torch.as_tensor(scores, dtype=torch.float64)
     members, others = scores[labels], scores[~labels]
-    (first, units), (second, _) = entity_weights(labels, entities, draws, seed)
-    threshold = float(thresholds(others, torch.ones(1, len(others), dtype=torch.float64), fpr))
+    (first, units), (second, of_others) = entity_weights(labels, entities, draws, seed)
+    one = torch.ones(1, len(others), dtype=torch.float64)
+    threshold = float(thresholds(others, one, fpr)[0])
     value = float((members > threshold).double().mean())
-    if units < 2:
-        return value, 0.0, 1.0, threshold
-    rates = (first * (members > thresholds(others, second, fpr)[:, None])).sum(1) / first.sum(1)
-    low, high = quantiles(rates)
-    if value in (0, 1):
-        low, high = (
-            (low, max(high, 1 - edge(units))) if value == 0 else (min(low, edge(units)), high)
-        )
+    if min(units, of_others) < FEWEST:
+        return value, None, None, threshold
+    drawn, higher = (t[:, None] for t in thresholds(others, second, fpr))
+    total = first.sum(1)
+    high_rates = (first * (members > drawn)).sum(1) / total
+    low_rates = (first * (members >= higher)).sum(1) / total
+    low, high = quantiles(low_rates, units)[0], quantiles(high_rates, units)[1]
+    if value == 0:
+        high = max(high, 1 - edge(units))
+    if value == 1:
+        low = min(low, edge(units))
     return value, min(low, value), max(high, value), threshold
 
 

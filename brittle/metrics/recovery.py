@@ -20,7 +20,8 @@ recovery_over_start     Zero is the unlearned model itself as made, one is Base 
 Each is None (an empty cell) where Base and the zero do not differ clearly: where Base is less than
 GAP (START_GAP) above the zero, or where the 95 % interval of their difference holds 0 (`differs`).
 
-`interval` is the only interval of a recovery: it varies over the attack's seeds and over facts.
+`interval` is the only interval of a recovery. It varies over the attack's seeds and over the facts
+of half B, which are drawn by entity.
 """
 
 import itertools
@@ -73,82 +74,94 @@ class Cell(NamedTuple):
     level: dict
 
 
-def _draw_facts(count, draws, seed):
-    """(facts drawn [draws, count], numpy's generator for what is drawn next)"""
-    import numpy as np
+def _entities(facts):
+    """[facts] the entity of each: the facts of one are remembered and forgotten together."""
+    from brittle.data.items import entity_of
 
-    generator = np.random.default_rng(seed)
-    return generator.integers(count, size=(draws, count)), generator
+    return [entity_of({"fact": fact}) for fact in facts]
 
 
-def _accuracies(counted, facts, drawn, otherwise=None):
-    """[draws] accuracies on the drawn facts; `otherwise` where there are no items on them."""
+def _accuracies(counted, facts, weights, otherwise=None):
+    """[draws] accuracies where facts have `weights` [draws, facts]; `otherwise` where there are no
+    items on them.
+    """
     import numpy as np
 
     if set(counted) != set(facts):
         return otherwise
     counts = np.array([counted[f] for f in facts], dtype=np.float64)  # [facts, (right, items)]
-    sums = counts[drawn].sum(1)  # [draws, (right, items)]
+    sums = weights @ counts  # [draws, (right, items)]
     return sums[:, 0] / sums[:, 1]
+
+
+def _draw(facts, draws, seed):
+    """(weights [draws, facts] of entities drawn with replacement, how many entities there are)"""
+    from brittle.maths.intervals import count_units, resample
+
+    entities = _entities(facts)
+    return resample(entities, draws, seed, "recovery").numpy(), count_units(entities)
 
 
 def differs(filtered, base, level, draws=2000, seed=0):
     """Do Base and the zero differ clearly on half B, so that recovery is defined?
 
     filtered, base: {fact: (right, items)}; level: {filtered, base: accuracy}. Base must be at least
-    GAP above, and where both have items the 95 % bootstrap interval of the difference over facts
+    GAP above, and where both have items the 95 % bootstrap interval of the difference over entities
     must lie above 0.
     """
-    import numpy as np
+    from brittle.maths.intervals import quantiles
 
     if level["base"] - level["filtered"] < GAP:
         return False
     facts = sorted(base)
     if not facts or set(filtered) != set(facts):
         return True
-    drawn, _ = _draw_facts(len(facts), draws, seed)
-    gap = _accuracies(base, facts, drawn) - _accuracies(filtered, facts, drawn)
-    return float(np.quantile(gap, 0.025)) > 0
+    weights, entities = _draw(facts, draws, seed)
+    gap = _accuracies(base, facts, weights) - _accuracies(filtered, facts, weights)
+    low, _ = quantiles(gap, entities)
+    return low is not None and low > 0
 
 
 def interval(cells, draws=2000, seed=0):
     """(low, high), 95 %, of the mean recovery over attack seeds: a two-way bootstrap.
 
-    cells: [Cell] of the attack's seeds, on the same facts. Every draw takes facts with replacement,
-    the same ones for all seeds and for all three models. To its mean over seeds it adds a draw of
-    Student's t with one degree of freedom less than there are seeds, times the standard error over
-    seeds: a few seeds are too few to be drawn with replacement, which would leave out a third of
-    their variance at three. With one seed the interval is of the facts alone. (None, None) without
-    items, or where Base is not above Filtered in every draw.
+    cells: [Cell] of the attack's seeds, on the same facts. Every draw takes entities with
+    replacement, each with all its facts, the same ones for all seeds and for all three models. To
+    its mean over seeds it adds a draw of Student's t with one degree of freedom less than there are
+    seeds, times the standard error over seeds: a few seeds are too few to be drawn with
+    replacement, which would leave out a third of their variance at three. With one seed the
+    interval is of the facts alone. (None, None) without items, from too few entities
+    (`intervals.FEWEST`), or where Base is not above Filtered in every draw.
     """
     import numpy as np
+
+    from brittle.maths.intervals import quantiles
 
     facts = sorted(cells[0].attacked)
     if not facts or any(set(cell.attacked) != set(facts) for cell in cells):
         return None, None
-    drawn, generator = _draw_facts(len(facts), draws, seed)
-    everything = np.arange(len(facts))[None]  # each fact once: the estimate itself
+    weights, entities = _draw(facts, draws, seed)
 
-    def recoveries(chosen):
-        """[seeds, draws] of recovery on the chosen facts; None where Base is not above."""
+    def recoveries(weights):
+        """[seeds, draws] of recovery by the weights of facts; None where Base is not above."""
         of_seeds = []
         for attacked, filtered, base, level in cells:
-            lower = _accuracies(filtered, facts, chosen, level["filtered"])
-            gap = _accuracies(base, facts, chosen, level["base"]) - lower
+            lower = _accuracies(filtered, facts, weights, level["filtered"])
+            gap = _accuracies(base, facts, weights, level["base"]) - lower
             if np.any(gap <= 0):
                 return None
-            of_seeds.append((_accuracies(attacked, facts, chosen) - lower) / gap)
+            of_seeds.append((_accuracies(attacked, facts, weights) - lower) / gap)
         return np.array(of_seeds)
 
-    of_draws = recoveries(drawn)
+    of_draws = recoveries(weights)
     if of_draws is None:
         return None, None
     means = of_draws.mean(0)
     if len(cells) > 1:
-        error = recoveries(everything)[:, 0].std(ddof=1) / math.sqrt(len(cells))
-        means = means + error * generator.standard_t(len(cells) - 1, size=draws)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+        as_measured = recoveries(np.ones((1, len(facts))))[:, 0]
+        error = as_measured.std(ddof=1) / math.sqrt(len(cells))
+        means = means + error * np.random.default_rng(seed).standard_t(len(cells) - 1, size=draws)
+    return quantiles(means, entities)
 
 
 def interval_of_intervals(values, lows, highs):

@@ -9,41 +9,23 @@ the distance D over entities.
 import math
 
 from brittle.base.errors import UserError
+from brittle.maths import intervals
 from brittle.maths.hypotheses import smallest_d
-from brittle.maths.intervals import mean_interval, share
 
 UTILITY_SETS = ("retain", "real_authors", "world_facts")
 FEWEST = 5  # items of a test
 
 
-def by_entity(values, entities):
-    """Means of values by entity, in order of first appearance; None values are left out."""
-    of_entity = {}
-    for value, entity in zip(values, entities, strict=True):
-        if value is not None:
-            of_entity.setdefault(entity, []).append(value)
-    return [math.fsum(v) / len(v) for v in of_entity.values()]
-
-
 def mean_over(values, entities):
     """(mean over items, low, high, items, entities); None where nothing is known.
 
-    The interval is that of a share over entities where all values are 0 or 1, else Student's of the
-    entities' means.
+    The interval is over entities (`intervals.mean_of`).
     """
-    known = [v for v in values if v is not None]
-    means = by_entity(values, entities)
+    known = [(v, e) for v, e in zip(values, entities, strict=True) if v is not None]
     if not known:
         return None, None, None, 0, 0
-    if set(known) <= {0, 1}:
-        names = [e for v, e in zip(values, entities, strict=True) if v is not None]
-        return *share(known, names), len(known), len(means)
-    mean = math.fsum(known) / len(known)
-    centre, low, high = mean_interval(means)
-    shift = mean - centre  # entities of unequal size: the interval is moved to the mean over items
-    if low is not None:
-        low, high = low + shift, high + shift
-    return mean, low, high, len(known), len(means)
+    numbers, names = zip(*known, strict=True)
+    return *intervals.mean_of(numbers, names), len(numbers), len(set(names))
 
 
 def truth_score(ratio, which):
@@ -105,13 +87,12 @@ def entity_test(a, b, *, paired, draws=1000, seed=0):
 
     half: half the width of the interval of D. The bootstrap draws the entities of both samples at
     once where they are `paired`. Its 95 % quantile of sup |(F* - G*) - (F - G)| bounds how far D
-    lies from that of the populations (a triangle inequality). It also holds at D = 0, which
-    quantiles of D* never do. p: D against its values where the samples of the entities are swapped
-    (paired) or shuffled. Both are None where there are too few entities.
+    lies from that of the populations (a triangle inequality), widened for few entities as
+    `intervals.levels` does. It also holds at D = 0, which quantiles of D* never do. p: D against
+    its values where the samples of the entities are swapped (paired) or shuffled. Both are None
+    where there are too few entities.
     """
     import torch
-
-    from brittle.maths.intervals import generator, resample
 
     n, m = len(a[0]), len(b[0])
     few = min(n, m)
@@ -119,15 +100,18 @@ def entity_test(a, b, *, paired, draws=1000, seed=0):
     own = torch.arange(n + m)[None] < n
     measured = gaps(own.double(), (~own).double(), counts, sizes)
     half = p = None
-    if few > 1:
+    if few >= intervals.FEWEST:
         first = torch.zeros(draws, n + m, dtype=torch.float64)
         second = torch.zeros(draws, n + m, dtype=torch.float64)
-        first[:, :n] = resample(n, draws, seed, "a")
-        second[:, n:] = resample(m, draws, seed, "a" if paired else "b")
+        first[:, :n] = intervals.resample(n, draws, seed, "a")
+        second[:, n:] = intervals.resample(m, draws, seed, "a" if paired else "b")
         far = (gaps(first, second, counts, sizes) - measured).abs().amax(1)
-        half = float(far.quantile(0.95)) * (few / (few - 1)) ** 0.5
+        wider = (few / (few - 1)) ** 0.5 * intervals.student(few - 1) / intervals.Z
+        half = float(far.quantile(0.95)) * wider
     if few >= FEWEST:
-        rolled = torch.rand(draws - 1, n if paired else n + m, generator=generator(seed, "swap"))
+        rolled = torch.rand(
+            draws - 1, n if paired else n + m, generator=intervals.generator(seed, "swap")
+        )
         swapped = rolled < 0.5 if paired else rolled.argsort(1) < n
         first = (torch.cat([swapped, ~swapped], 1) if paired else swapped).double()
         shuffled = gaps(first, 1 - first, counts, sizes).abs().amax(1)

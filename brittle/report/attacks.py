@@ -10,7 +10,8 @@ MEANS = (
     "Each cell: half B of the forget facts, which no attack read, after the attack. "
     "0 is Filtered's level under the same attack, 1 is Base's, by definition: so of these two the "
     "rows show the accuracy; "
-    "in brackets the 95 % interval over facts and, where there are several, attack seeds. "
+    "in brackets the 95 % interval over facts, drawn by entity, and, where there are several, "
+    "attack seeds. "
     "A dash is a missing value: the attack failed, or left Base not clearly above Filtered. "
     "The second number, where there is one, is the retain accuracy left."
 )

@@ -17,7 +17,7 @@ RETAIN_KNOBS = ("retain_weight", "retain_alpha", "retain_coef")
 class MeasureNoise(NamedTuple):
     """Half widths of the 95 % intervals before the training; None is not measured."""
 
-    accuracy: float | None  # forget accuracy
+    accuracy: float | None  # forget accuracy; None also where too few entities are asked about
     nll: float | None  # held-out forget NLL a token
 
 
@@ -30,7 +30,7 @@ def noise_of(rights, items, nlls):
     accuracy = nll = None
     if rights:
         _, low, high = share(rights, groups_of(items))
-        accuracy = (high - low) / 2
+        accuracy = None if low is None else (high - low) / 2
     if len(nlls) > 1:
         mean, _, high = mean_interval(nlls)
         nll = high - mean

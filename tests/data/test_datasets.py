@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from brittle.data.items import entity_of
 from support.places import ROOT
 
 SCRIPT = "create_datasets.py"
@@ -105,7 +106,8 @@ def check(out, jsonl):
     number = [{int(r["question"].split()[3].strip("?")) % 5 for r in rows} for rows in (near, far)]
     assert number == [{0, 1, 4}, {2, 3}] and len(near) == 12 and len(far) == 8
     # no two questions are about one thing, and WikiText's articles begin with their titles
-    assert [r["entity"] for r in items] == [r["fact"] for r in items]
+    assert [f"{r['entity']}/answer" for r in items] == [r["fact"] for r in items]
+    assert [entity_of({"fact": r["fact"]}) for r in items] == [r["entity"] for r in items]
     forget, retain = (jsonl(out / f"{split}.facts.jsonl") for split in ("forget", "retain"))
     assert {r["entity"] for r in forget} == {r["entity"] for r in items} and len(forget) == 10
     assert [r["entity"] for r in retain] == [f"wikitext/{i + 1:05d}" for i in range(7)]

@@ -183,38 +183,6 @@ def test_bootstrap_intervals_cover():
     assert bootstrap([[1.0]]) == (None, None)
 
 
-@pytest.mark.parametrize("seeds", [3, 5])
-@pytest.mark.parametrize("sd", [0.0, 0.02, 0.05])
-def test_recipes_that_do_not_differ_are_found_different_in_one_of_twenty(sd, seeds):
-    """80 entities of 10 questions, and models whose level varies by `sd` from seed to seed.
-
-    A t of the entities' means, seeds averaged, rejects in .27 to .55 of draws from sd .02 on.
-    """
-    rng, simulations = np.random.default_rng(int(100 * sd) + seeds), 600
-    rejected, excluded = 0, 0
-    for i in range(simulations):
-        level = rng.normal(0.5, 0.15, 80).clip(0.1, 0.9)  # of each entity, shared by all models
-        chance = (level + rng.normal(0, sd, (2, seeds, 1))).clip(0, 1)
-        a, b = rng.binomial(10, chance) / 10
-        p = hypotheses.seeds_t(a.mean(1), b.mean(1)).p
-        low, high = difference(a, b, draws=400, seed=i)
-        rejected += p <= 0.05
-        excluded += not low <= 0 <= high
-    assert rejected / simulations <= 0.08
-    assert excluded / simulations <= 0.08
-
-
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_an_interval_over_seeds_holds_the_recipes_mean(seeds):
-    """Resampling the seeds covers .75, .86 and .88."""
-    rng, held = np.random.default_rng(seeds), 0
-    for i in range(400):
-        values = 0.5 + rng.normal(0, 0.09, (seeds, 1)) + rng.normal(0, 0.1, (seeds, 80))
-        low, high = bootstrap(values, draws=400, seed=i)
-        held += low <= 0.5 <= high
-    assert held / 400 >= 0.93
-
-
 def test_recipes_that_differ_are_found():
     assert hypotheses.seeds_t([0.9, 0.91, 0.92], [0.3, 0.31, 0.35]).p < 0.01
     assert hypotheses.seeds_t([0.9], [0.3, 0.31]).p is None

@@ -145,7 +145,7 @@ def test_scores_are_those_of_the_model_whatever_the_batch(family):
 def test_means_are_over_items_and_intervals_over_entities():
     values, entities = [0.9, 0.9, 0.9, 0.15, None, 0.15], ["a", "a", "a", "b", "b", "c"]
     mean, low, high, n, count = tofu_module.mean_over(values, entities)
-    assert mean == pytest.approx(0.6) and n == 5 and count == 3 and low < 0 < mean < 1 < high
+    assert mean == pytest.approx(0.6) and n == 5 and count == 3 and 0 <= low < mean < high <= 1
     assert tofu_module.mean_over([None], ["a"])[:3] == (None, None, None)
     assert tofu_module.mean_over([0.5], ["a"])[:3] == (0.5, None, None)
 
@@ -240,10 +240,14 @@ def test_identical_samples_have_an_interval_that_holds_zero():
     for theirs in (names, [f"x{e}" for e in names]):
         found = tofu_module.forget_quality(a, a, names, theirs, draws=200)
         assert found["d"] == found["d_low"] == 0 and found["p_entities"] == 1
-    found = tofu_module.forget_quality(
-        a[:8], a[8:16], names[:8], names[8:16]
-    )  # two entities a side: no test, but an interval
-    assert found["entities"] == 2 and found["p_entities"] is None and found["d_low"] is not None
+    # three entities a side: no test, but an interval; of two, neither
+    for count, known in ((3, True), (2, False)):
+        half = 4 * count
+        found = tofu_module.forget_quality(
+            a[:half], a[half : 2 * half], names[:half], names[half : 2 * half]
+        )
+        assert found["entities"] == count and found["p_entities"] is None
+        assert (found["d_low"] is not None) == known
     found = tofu_module.forget_quality(a[:8], a[8:16], ["x"] * 8, ["x"] * 8)
     assert found["entities"] == 1 and found["d_low"] is None and found["d_high"] is None
 

@@ -209,7 +209,9 @@ def test_intervals_of_shares_means_and_groups():
     assert harness.interval([1.0] * 7 + [0.0] * 13) == pytest.approx(
         binomtest(7, 20).proportion_ci(method="wilson"), abs=1e-12
     )
-    values = [0.1, 0.5, 0.7, 0.8]
+    low, high = harness.interval([0.1, 0.5, 0.7, 0.8])  # scores: within [0, 1]
+    assert 0 < low < 0.5 < high < 1
+    values = [1.0, 5.0, 7.0, 8.0]
     assert harness.interval(values) == pytest.approx(
         t.interval(0.95, 3, sum(values) / 4, sem(values))
     )

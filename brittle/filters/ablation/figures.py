@@ -49,11 +49,10 @@ def plot_overlap(table, name):
         for split in ("forget", "retain", "general"):
             rows = [row for row in table if row["split"] == split]
             rows = sorted(rows, key=lambda row: row[column])
-            low, high = ([abs(r["accuracy"] - r[end]) for r in rows] for end in ("low", "high"))
             ax.errorbar(
                 [row[column] for row in rows],
                 [row["accuracy"] for row in rows],
-                yerr=[low, high],
+                yerr=figures.error_bars(rows, "accuracy", "low", "high"),
                 marker="o",
                 capsize=3,
                 color=figures.COLOURS[split],

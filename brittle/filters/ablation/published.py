@@ -13,7 +13,7 @@ from brittle.filters.bake import folded
 from brittle.filters.basis import top
 from brittle.filters.blind import anonymise, estimates
 from brittle.filters.blind.network import fit
-from brittle.maths.intervals import auc_bounds, auc_variance, generator
+from brittle.maths.intervals import fold_auc, generator
 from brittle.maths.precision import wide
 
 TOKENS = ["filter", "direction", "side", "rank", "token", "logit"]
@@ -24,7 +24,7 @@ MOST_DIRECTIONS = 16  # whose tokens are shown
 
 
 class AucInterval(NamedTuple):
-    """An AUC with its 95 % interval by DeLong's variance, on the logit scale."""
+    """An AUC with its 95 % interval (`intervals.fold_auc`)."""
 
     value: float
     low: float
@@ -33,9 +33,7 @@ class AucInterval(NamedTuple):
 
 def auc_with_interval(scores, labels):
     """The AucInterval of scores [n], labels 1 or 0 [n]."""
-    value, variance = auc_variance(torch.as_tensor(scores), torch.as_tensor(labels))
-    units = min(sum(labels), len(labels) - sum(labels))
-    return AucInterval(value, *auc_bounds(value, variance, units))
+    return AucInterval(*fold_auc(scores, labels, torch.zeros(len(labels))))
 
 
 @torch.no_grad()
