@@ -285,6 +285,7 @@ def main(
     from brittle.base.record import Run
     from brittle.models.find import model_folder
     from brittle.pipeline import runner
+    from brittle.pipeline.methods import how_to_make
     from brittle.report import attacks as attack_sections
 
     names = chosen(attacks)
@@ -293,6 +294,12 @@ def main(
     except ValueError:
         raise UserError(f"--seeds {seeds}: whole numbers with commas, such as 0,1,2.") from None
     compared, absent = unlearned_models(root, base, methods, unlearned)
+    if not compared:
+        names = absent if methods else []
+        raise UserError(
+            f"no unlearned model of {base} in {root}. Name models that lie elsewhere with "
+            f"--unlearned, or make them with: {how_to_make(root, base, names, filtered, data)}"
+        )
     models = {"base": base, "filtered": filtered, **compared}
     for model in models.values():
         model_folder(model)
@@ -340,8 +347,8 @@ def main(
         run.csv("scoreboard.csv", COLUMNS, table)
     print(f"{root}/scoreboard.csv: {len(table)} cells; {root}/scoreboard.html")
     if absent:
-        maker = "unlearn/create_all_unlearning_models.sh"
-        print(f"no model, so not in it: {', '.join(absent)} ({maker} makes them)")
+        make = how_to_make(root, base, absent, filtered, data)
+        print(f"no model in {root}, so not in it: {', '.join(absent)}. Make them with: {make}")
     failed = [name for name in models if name not in done]
     if failed:
         print(f"their attacks failed, so not in it: {', '.join(failed)}")
@@ -362,13 +369,7 @@ def unlearned_models(root, base, names, given):
     if given:
         prefix = f"{model_name(base)}__"
         return {model_name(model).removeprefix(prefix): model for model in given}, []
-    models, absent = methods.found_models(root, base, listed)
-    if not models:
-        raise UserError(
-            f"no unlearned model of {base} in {root}. "
-            "Make them with: ./unlearn/create_all_unlearning_models.sh"
-        )
-    return models, absent
+    return methods.found_models(root, base, listed)
 
 
 HELP_GROUPS = {

@@ -105,6 +105,7 @@ def main(
     ] = None,
 ):
     """Make every unlearned model that is missing, attack each, and end with a table."""
+    from brittle.base.layout import is_same
     from brittle.pipeline import given, runner, steps
     from brittle.pipeline.methods import NAMES
 
@@ -113,7 +114,7 @@ def main(
     if unknown:
         raise UserError(f"--methods {unknown[0]}: no such method. Methods: {', '.join(NAMES)}.")
     study = steps.read_study(preset)
-    own_base = base is not None and not given.is_same(base, study.base)
+    own_base = base is not None and not is_same(base, study.base)
     if own_base and filtered is None and attack:
         raise UserError(
             f"--base {base} needs --filtered, which the attacks are compared with. "

@@ -66,7 +66,7 @@ def main(
 ):
     """Compare the unlearned models of all methods."""
     from brittle.base.record import Run
-    from brittle.pipeline.methods import UNTRAINED, records
+    from brittle.pipeline.methods import UNTRAINED, how_to_make, records
     from brittle.report import docs_tables
 
     chosen = [name.strip() for name in methods.split(",")] if methods else list(METHODS)
@@ -78,7 +78,7 @@ def main(
     if not table:
         raise UserError(
             f"no unlearned model of {model} in {root}. "
-            "Make them: ./unlearn/create_all_unlearning_models.sh"
+            f"Make them with: {how_to_make(root, model, chosen if methods else [])}"
         )
     wanted = [path for name in names for path in records(root, model, name)]
     wanted.append(recovery_file(root))

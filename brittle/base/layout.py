@@ -35,6 +35,11 @@ STEPS = Path(__file__).resolve().parents[2] / "experiment" / "steps.csv"
 TAG = re.compile(r"(?=.{1,60}$)[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
 
 
+def is_same(one, other):
+    """Whether two paths name the same folder."""
+    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
 def looks_like_folder(model):
     return model.startswith((".", "/", "~", "outputs/", "data/")) or model.count("/") > 1
 

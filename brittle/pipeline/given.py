@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from brittle.base.errors import UserError
+from brittle.base.layout import is_same
 from brittle.data import abilities
 from brittle.models.find import model_folder
 from brittle.pipeline import methods
@@ -88,11 +89,6 @@ def offline():
     from huggingface_hub import constants
 
     return constants.HF_HUB_OFFLINE
-
-
-def is_same(one, other):
-    """Whether two paths name the same folder."""
-    return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
 def family(model):

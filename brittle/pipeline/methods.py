@@ -7,10 +7,11 @@ scripts in hooks/ makes it. No other file of the pipeline and no script over all
 """
 
 import json
+import shlex
 from dataclasses import replace
 
 from brittle.base.errors import UserError
-from brittle.base.layout import FILTER, unlearned_dir
+from brittle.base.layout import FILTER, is_same, unlearned_dir
 from brittle.methods import METHODS, method_class
 from brittle.pipeline import steps
 
@@ -93,6 +94,26 @@ def found_models(root, base, names):
         name: str(folder) for name, folder in folders.items() if (folder / "config.json").is_file()
     }
     return models, [name for name in names if name not in models]
+
+
+def how_to_make(root, base, names=(), filtered=None, data=None):
+    """The command that makes the unlearned models of `base` by the methods `names` (none: all).
+
+    What the mini study has by itself is left out. A base of one's own is unlearned on data of one's
+    own: where `data` are not known, the command has a place for them. Without `filtered` nothing is
+    attacked.
+    """
+    study = steps.read_study("mini")
+    words = ["./unlearn/create_all_unlearning_models.sh"]
+    if not is_same(base, study.base):
+        is_own = data is not None and not is_same(data, study.data)
+        words += ["--base", base, *(["--filtered", filtered] if filtered else ["--no-attack"])]
+        words += ["--data", str(data) if is_own else "DIR"]
+    if not is_same(root, study.root):
+        words += ["--root", str(root)]
+    if names:
+        words += ["--methods", ",".join(names)]
+    return shlex.join(words)
 
 
 def records(root, base, name):

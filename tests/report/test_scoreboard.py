@@ -14,6 +14,7 @@ from brittle.report import attacks as attacks_module
 from brittle.report import claims
 from brittle.report import scoreboard as scoreboard_module
 from brittle.report.claims import DIFFERS, FAILED, HELD, MISSING, NOT, OPEN, PASSED
+from support import commands
 from support.places import ROOT
 
 spec = importlib.util.spec_from_file_location("scoreboard", ROOT / "experiment" / "scoreboard.py")
@@ -202,7 +203,8 @@ def test_models_that_exist_and_those_that_do_not(tmp_path, script):
         text = script(task.command[0], "--help").out.split()
         assert all(part in text for part in task.command if part.startswith("--"))
     mistakes = {
-        "create_all_unlearning_models": ["--root", tmp_path / "empty"],
+        "create_all_unlearning_models.sh --root": ["--root", tmp_path / "empty"],
+        "Name models that lie elsewhere with --unlearned": ["--root", tmp_path / "empty"],
         "no attack 'x'": ["--attacks", "x"],
         "--seeds a": ["--seeds", "a"],
         "no method 'x'": ["--methods", "x"],
@@ -210,6 +212,23 @@ def test_models_that_exist_and_those_that_do_not(tmp_path, script):
     for words, options in mistakes.items():
         done = script("experiment/scoreboard.py", *options)
         assert done.code == 2 and words in done.err and len(done.err.splitlines()) == 1
+
+
+def test_the_advice_fits_models_and_data_of_ones_own(tmp_path, script):
+    """First use 18: "make them with create_all_unlearning_models.sh" makes mini models."""
+    make = "./unlearn/create_all_unlearning_models.sh"
+    assert methods.how_to_make("outputs", "outputs/models/mini-base") == make
+    assert methods.how_to_make("outputs", "outputs/models/mini-base", ["npo", "ga"]) == (
+        f"{make} --methods npo,ga"
+    )
+    own = ["--base", "my base", "--filtered", "f", "--data", "my_data", "--methods", "npo"]
+    done = script("experiment/scoreboard.py", *own, "--root", tmp_path)
+    wanted = f"{make} --base 'my base' --filtered f --data my_data --root {tmp_path} --methods npo"
+    assert done.code == 2 and done.err.rstrip().endswith(wanted), done.err
+    done = script("unlearn/methods_table.py", "--model", "b", "--root", tmp_path)
+    assert done.err.rstrip().endswith(f"{make} --base b --no-attack --data DIR --root {tmp_path}")
+    parsed = commands.parse(*commands.split(wanted))
+    assert parsed["base"] == "my base" and parsed["methods"] == "npo"
 
 
 def written(retain=1, **methods):
