@@ -24,6 +24,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.base.places import where
 
 PathOption = Path | None
 
@@ -188,6 +189,8 @@ def main(
         asked.outdir = Path(folder if overlap is None else f"{folder}-overlap{overlap:g}")
     for name, lines in SOURCES[source].write(asked).items():
         print(f"{asked.outdir}/{name}: {lines:,} lines")
+    if place := where(asked.outdir):
+        print(place)
     from brittle.data.abilities import describe
 
     for line in describe(asked.outdir):

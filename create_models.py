@@ -21,6 +21,7 @@ import typer
 from brittle.base import command, groups, options
 from brittle.base.errors import UserError
 from brittle.base.files import missing_folders, remove_empty
+from brittle.base.places import where
 
 
 def main(
@@ -89,6 +90,8 @@ def main(
         }
         run.path("model.safetensors")
         print(f"{outdir}/mini-{only}: accuracy {run.settings}")
+    if place := where(outdir):
+        print(place)
 
 
 def both(outdir):

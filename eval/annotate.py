@@ -153,7 +153,11 @@ def export(responses, rubric, outdir, n, raters, overlap, stratify, seed):
     if any((outdir / f"sheet_{k}.csv").is_file() for k in range(1, raters + 1)):
         raise UserError(f"{outdir} has sheets already, perhaps filled in. Choose another --outdir.")
     with Run(
-        outdir, [*files(responses), *(x.path for x in asked)], seed=seed, settings={"n": len(items)}
+        outdir,
+        [*files(responses), *(x.path for x in asked)],
+        seed=seed,
+        settings={"n": len(items)},
+        quiet=True,
     ) as run:
         run.path("key.json").write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
         run.path("guidelines.md").write_text(guidelines(asked), encoding="utf-8")

@@ -133,7 +133,7 @@ def main(
     """Run every attack on one model."""
     from brittle.attacks import chosen, meter, session
     from brittle.base.layout import model_name
-    from brittle.base.record import Run
+    from brittle.base.record import Run, say
     from brittle.models import guards
     from brittle.models.find import model_folder
 
@@ -159,7 +159,8 @@ def main(
         run.csv("attacks_notes.csv", NOTE_COLUMNS, note_rows(cells))
         run.csv("attacks_items.csv", ITEM_COLUMNS, item_rows(cells))
         run.csv("attacks.csv", COLUMNS, rows(cells))
-    print("\n".join([*board(cells, chance), f"All variants: {outdir / 'attacks.csv'}"]))
+    print("\n".join(board(cells, chance)))
+    say(outdir / "attacks.csv", "all variants")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,6 @@ saw them.
 """
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
@@ -136,12 +133,8 @@ def main(
     model: options.Model,
     outdir: options.Outdir,
     data: options.Data = Path("data/mini"),
-    domain: Annotated[
-        str, typer.Option("--domain", help="The domain that was to be forgotten.")
-    ] = "forget",
-    others: Annotated[
-        int, typer.Option(min=0, help="Entities of each other domain to ask about.")
-    ] = 20,
+    domain: options.Domain = "forget",
+    others: options.OtherEntities = 20,
     batch_size: options.BatchSize = 256,
     seed: options.Seed = 0,
     device: options.Device = "auto",

@@ -261,7 +261,7 @@ def main(
     """Ask differently, ask often, begin the text."""
     from brittle.attacks import prompts, session
     from brittle.base.layout import model_name
-    from brittle.base.record import Run
+    from brittle.base.record import Run, say
     from brittle.data.items import text_files
     from brittle.data.texts import read_texts
     from brittle.models import guards
@@ -305,7 +305,7 @@ def main(
         run.csv("leaks.csv", ITEM_COLUMNS, each)
         run.csv("prefix.csv", PREFIX_COLUMNS, completed)
         run.csv("extract.csv", COLUMNS, table)
-    print(f"{outdir / 'extract.csv'}: every prompt; leaks.csv and prefix.csv beside it.")
+    say(outdir / "extract.csv", "every prompt; leaks.csv and prefix.csv beside it.")
 
 
 if __name__ == "__main__":

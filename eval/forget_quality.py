@@ -240,6 +240,7 @@ def measure_all(question, outdir, subjects):
 
     from brittle.base.layout import model_name
     from brittle.base.record import Run
+    from brittle.base.record import say as say_at_the_end
     from brittle.metrics import quality_overview
 
     role_of = {}
@@ -262,9 +263,8 @@ def measure_all(question, outdir, subjects):
         run.figure(quality_overview.plot(rows), quality_overview.FIGURE)
         run.csv(quality_overview.FILE, quality_overview.COLUMNS, rows)
     print("\n".join(quality_overview.lines(rows)))
-    print(
-        f"{outdir / quality_overview.FILE}: {len(rows)} models; {outdir / quality_overview.FIGURE}"
-    )
+    figure = outdir / quality_overview.FIGURE
+    say_at_the_end(outdir / quality_overview.FILE, f"{len(rows)} models; {figure}")
 
 
 def items_of(asker, sets, settings, definition):

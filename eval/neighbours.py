@@ -154,9 +154,7 @@ def main(
     model: options.Model,
     outdir: options.Outdir,
     data: options.Data = Path("data/mini"),
-    domain: Annotated[
-        str, typer.Option("--domain", help="The domain that was to be forgotten.")
-    ] = "forget",
+    domain: options.Domain = "forget",
     half: Annotated[
         str,
         typer.Option("--half", help="The targets: half A or B of the domain's attributes, or all."),
@@ -164,9 +162,7 @@ def main(
     reference: Annotated[
         str | None, typer.Option("--reference", help="The model before unlearning.")
     ] = None,
-    others: Annotated[
-        int, typer.Option(min=0, help="Entities of each other domain to ask about.")
-    ] = 20,
+    others: options.OtherEntities = 20,
     batch_size: options.BatchSize = 256,
     seed: options.Seed = 0,
     device: options.Device = "auto",

@@ -32,6 +32,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.base.tables import mean
 from brittle.metrics.recovery import (
     BREAKS,
     GAP,
@@ -152,7 +153,8 @@ def choose(points, breaking=None):
         for key, splits in points.items()
         if "forget_b" in splits and key[1] < breaking.get(key[0], key[1] + 1)
     ]
-    if not any(step for _, step in usable):
+    # a step may have been asked on A2 alone, which did not prefer it: then the model as made counts
+    if not any(step and step < breaking.get(lr, step + 1) for lr, step in points):
         return None
     rows = [row | {"variant": key} for key in usable for row in points[key].values()]
     return meter.choose(rows)
@@ -279,7 +281,8 @@ def row_of_model(measured, chosen, ends):
         "ci_low": low,
         "ci_high": high,
         "retain_accuracy": fmean(accuracy(splits, "retain") for splits in at),
-        "general_accuracy": fmean(accuracy(splits, "general") for splits in at),
+        # data of one's own may have no general questions
+        "general_accuracy": mean(accuracy(s, "general") for s in at if "general" in s),
         "recovery_early": ends.recovery(curves[lr, early]) if early else None,
         "early_step": early,
         "steps_to_half": half,
@@ -334,15 +337,11 @@ def plot(attacks, table):
 
 
 def main(
-    base: Annotated[str, typer.Option("--base", help="The model that saw everything.")],
-    filtered: Annotated[
-        str, typer.Option("--filtered", help="The model that never saw the forget facts.")
-    ],
-    unlearned: Annotated[
-        list[str], typer.Option("--unlearned", help="Unlearned model (repeatable).")
-    ],
+    base: options.Base,
+    filtered: options.Filtered,
+    unlearned: options.UnlearnedModels,
     outdir: options.Outdir = Path("outputs/recovery"),
-    root: Annotated[Path, typer.Option("--root", help="Folder of all results.")] = Path("outputs"),
+    root: options.Root = Path("outputs"),
     attack: Annotated[
         str, typer.Option(help="Folder of the attack in each model's results.")
     ] = "tamper",

@@ -271,15 +271,11 @@ def plot(table, primary):
 
 
 def main(
-    base: Annotated[str, typer.Option("--base", help="The model that saw everything.")],
-    filtered: Annotated[
-        str, typer.Option("--filtered", help="The model that never saw the forget facts.")
-    ],
-    unlearned: Annotated[
-        list[str], typer.Option("--unlearned", help="Unlearned model (repeatable).")
-    ],
+    base: options.Base,
+    filtered: options.Filtered,
+    unlearned: options.UnlearnedModels,
     outdir: options.Outdir = Path("outputs/significance"),
-    root: Annotated[Path, typer.Option("--root", help="Folder of all results.")] = Path("outputs"),
+    root: options.Root = Path("outputs"),
     repeat: Annotated[
         list[str] | None,
         typer.Option("--repeat", help="MODEL=OTHER: another seed of a model above."),

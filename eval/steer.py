@@ -89,7 +89,7 @@ def main(
     dtype: options.Dtype = "float32",
 ):
     """Ablate directions, patch from the base, ask the forget and retain questions again."""
-    from brittle.attacks import session
+    from brittle.attacks import meter, session
     from brittle.base.layout import model_name
     from brittle.base.record import Run
     from brittle.models.find import check_pair, model_folder
@@ -109,6 +109,8 @@ def main(
         table = [{**row, "model": name} for row in rows(one, seed, other)]
         run.figure(plot(table, name, one.chance()), "steer.png")
         run.csv("steer.csv", COLUMNS, table)
+    for kind in dict.fromkeys(row["kind"] for row in table):
+        print(f"{kind}: {meter.outcome([row for row in table if row['kind'] == kind])}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ better on A2. The attack runs with --seeds seeds, from --seed on. The first is m
 others only where A2 prefers them to all before: no other point can be chosen. eval/recovery.py
 compares models, with steps to half recovery and the area under the curve. A rate at which the
 attack breaks the model (NaN) has empty cells from there on, never chance. Without --lr the rates
-are those of the scoreboard's attack on the mini family.
+are those of the scoreboard's attack: 1e-3 and 3e-3 for the mini family, and for any other model
+1e-5, 1e-4 and 1e-3, of which the one that fits is chosen. A rate that takes more than .2 of half B
+from this model is named: where the model is Base, the attack breaks it.
 """
 
 from pathlib import Path
@@ -28,6 +30,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.metrics.recovery import BREAKS, breaks_base
 
 COLUMNS = ["model", "lr", "step", "split", "accuracy", "n", "answer_nll", "seed"]
 ITEM_COLUMNS = ["model", "lr", "step", "fact", "template", "correct", "seed"]
@@ -157,6 +160,50 @@ def item_rows(name, done):
                 }
 
 
+def outcome(done):
+    """What the attack made of the model, in words. done: [Attacked], at least one."""
+    from brittle.attacks import meter
+
+    of_seed = {}
+    for seed, lr, measured in done:
+        for row in measured.rows:
+            of_seed.setdefault(seed, []).append(row | {"variant": (lr, row["step"])})
+    start, chosen = half_b(done[0].meter.rows)[0], []
+    for rows in of_seed.values():
+        counts = meter.choose(rows)
+        chosen += half_b([row for row in rows if row["variant"] == counts])[:1]
+    if not chosen:
+        return f"half B {start:.2f} as made; every rate broke the model"
+    mean = sum(chosen) / len(chosen)
+    return (
+        f"half B {start:.2f} as made, {mean:.2f} after the attack (mean of {len(chosen)} seeds, "
+        "rate and step chosen on half A)"
+    )
+
+
+def breaking(done):
+    """{rate: the first step} of the first seed from which on a rate takes too much of half B."""
+    first, steps = done[0].seed, {}
+    for seed, lr, measured in done:
+        if seed != first:
+            continue
+        asked = [row for row in measured.rows if row["split"] == "forget_b"]
+        known = sorted(
+            (row["step"], row["accuracy"]) for row in asked if row["accuracy"] is not None
+        )
+        start = known[0][1]
+        broken = [step for step, accuracy in known if breaks_base(start, accuracy)]
+        if broken:
+            steps[lr] = broken[0]
+    return steps
+
+
+def half_b(rows):
+    """The accuracies on half B that are known."""
+    known = [row for row in rows if row["split"] == "forget_b"]
+    return [row["accuracy"] for row in known if row["accuracy"] is not None]
+
+
 def plot(table, name, on):
     """Accuracy against attack step: one panel a split, one line a learning rate."""
     import pandas as pd
@@ -182,7 +229,9 @@ def main(
     lr: Annotated[
         list[float] | None,
         typer.Option(
-            help="Learning rates, one attack each (1e-3 and 3e-3; of adapters 3e-3 and 1e-2)."
+            help="Learning rates, one attack each. Left out they depend on the model alone: 1e-3, "
+            "3e-3 for the mini family (adapters 3e-3, 1e-2), 1e-5, 1e-4, 1e-3 for any other "
+            "(adapters 1e-4, 1e-3, 1e-2). A rate that breaks Base is chosen for no model."
         ),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of an attack.")] = 50,
@@ -210,14 +259,15 @@ def main(
     if on not in TRAINED:
         raise UserError(f"--on {on}: choose {', '.join(TRAINED)}.")
     from brittle.attacks.meter import judging_set
-    from brittle.attacks.relearn import RATES, Relearn, encode_texts
+    from brittle.attacks.relearn import Relearn, default_rates, encode_texts
     from brittle.base.layout import model_name
-    from brittle.base.record import Run
+    from brittle.base.own_data import is_mini
+    from brittle.base.record import Run, say
     from brittle.data.items import SPLITS as ALL_SPLITS
     from brittle.models.find import model_folder
     from brittle.models.load import load_model, load_tokenizer, pick_device
 
-    rates = sorted(lr or RATES["mini"]["lora" if lora_rank else "full"])
+    rates = sorted(lr or default_rates(mini=is_mini(model), lora=bool(lora_rank)))
     if any(not rate > 0 for rate in rates):
         raise UserError(f"--lr {min(rates):g}: learning rates are positive.")
     at = read_steps(eval_at, steps)
@@ -252,6 +302,14 @@ def main(
         run.figure(plot(table, name, on), "tamper.png")
         run.csv("tamper_items.csv", ITEM_COLUMNS, item_rows(name, done))
         run.csv("tamper.csv", COLUMNS, table)
+    for lr, step in breaking(done).items():
+        print(
+            f"note: rate {lr:g} takes more than {BREAKS} of half B from this model "
+            f"from step {step} on. "
+            "Where the model is Base, the attack breaks it: eval/recovery.py leaves the rate "
+            "out there, and smaller ones (--lr) are wanted."
+        )
+    say(outdir / "tamper.csv", outcome(done))
 
 
 if __name__ == "__main__":

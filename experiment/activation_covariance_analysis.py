@@ -21,7 +21,6 @@ larger).
 """
 
 import math
-from pathlib import Path
 
 from brittle.base import command, options
 
@@ -163,12 +162,9 @@ def plot(table, names):
     return fig
 
 
+@options.spread
 def main(
-    model_a: options.ModelA,
-    model_b: options.ModelB,
-    outdir: options.Outdir,
-    forget: options.ForgetText = Path("data/mini/forget.txt"),
-    retain: options.RetainText = Path("data/mini/retain.txt"),
+    pair: options.TextPair,
     max_samples: options.MaxSamples = 500,
     max_length: options.TextLength = None,
     batch_size: options.BatchSize = 128,
@@ -187,8 +183,8 @@ def main(
     seeds = options.seed_list(
         seeds, seed, "the bootstrap samples (_low, _high; the texts and halves: by the first seed)"
     )
-    texts = Texts(forget, retain, max_samples, max_length)
-    with comparison(outdir, model_a, model_b, texts, seeds) as opened:
+    texts = Texts(pair.forget, pair.retain, max_samples, max_length)
+    with comparison(pair.outdir, pair.model_a, pair.model_b, texts, seeds) as opened:
         from brittle.diagnostics.covariance import PARTS, Streams, collect
         from brittle.maths.intervals import split_groups
 
@@ -216,7 +212,9 @@ def main(
         table = [row for s in seeds for row in rows(collected, ids, units, s, used)]
         opened.run.figure(plot(of_seed(table, seeds[0]), opened.title), "covariance.png")
         opened.run.csv("covariance.csv", COLUMNS, table)
-    print(f"{outdir}/covariance.csv: {len(table)} rows")
+    from brittle.report import results
+
+    results.say("9", pair.outdir)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ texts; bootstrap, of the AUC DeLong's. The null_ columns are the same with label
 tell; layer 0 likewise has seen no context. What they reach is topic, not knowledge.
 """
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -148,12 +147,9 @@ def plot(table, names):
     return fig
 
 
+@options.spread
 def main(
-    model_a: options.ModelA,
-    model_b: options.ModelB,
-    outdir: options.Outdir,
-    forget: options.ForgetText = Path("data/mini/forget.txt"),
-    retain: options.RetainText = Path("data/mini/retain.txt"),
+    pair: options.TextPair,
     max_samples: options.MaxSamples = 500,
     max_length: options.TextLength = None,
     folds: Annotated[
@@ -172,8 +168,8 @@ def main(
     from brittle.diagnostics.common import Texts, comparison
 
     seeds = options.seed_list(seeds, seed, BOOTSTRAP)
-    texts = Texts(forget, retain, max_samples, max_length)
-    with comparison(outdir, model_a, model_b, texts, seeds) as opened:
+    texts = Texts(pair.forget, pair.retain, max_samples, max_length)
+    with comparison(pair.outdir, pair.model_a, pair.model_b, texts, seeds) as opened:
         from brittle.diagnostics import probes
 
         models = {name: opened.load(name, device, dtype) for name in opened.folders}
@@ -193,7 +189,9 @@ def main(
         )
         opened.run.figure(plot(of_seed(table, seeds[0]), opened.title), "separation.png")
         opened.run.csv("separation.csv", COLUMNS, table)
-    print(f"{outdir}/separation.csv: {len(table)} rows")
+    from brittle.report import results
+
+    results.say("8", pair.outdir)
 
 
 if __name__ == "__main__":

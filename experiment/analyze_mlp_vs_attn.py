@@ -69,6 +69,9 @@ def main(model_a: options.ModelA, model_b: options.ModelB, outdir: options.Outdi
         table = list(rows(layers.to_dict("records")))
         run.figure(plot(table, figures.pair(model_a, model_b)), "mlp_attn_ratio.png")
         run.csv("mlp_attn_summary.csv", COLUMNS, table)
+    from brittle.report import results
+
+    results.say("6", outdir)
 
 
 if __name__ == "__main__":

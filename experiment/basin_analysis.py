@@ -19,7 +19,6 @@ direction gives on the same 32 texts.
 
 import json
 import math
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -188,12 +187,9 @@ def plot(table, names, reach=0.0):
     return fig
 
 
+@options.spread
 def main(
-    model_a: options.ModelA,
-    model_b: options.ModelB,
-    outdir: options.Outdir,
-    forget: options.ForgetText = Path("data/mini/forget.txt"),
-    retain: options.RetainText = Path("data/mini/retain.txt"),
+    pair: options.TextPair,
     points: Annotated[
         int, typer.Option(min=2, help="Points on the line, both ends included.")
     ] = 11,
@@ -213,8 +209,8 @@ def main(
 
     repeated = "the random directions (null_) and the bootstrap samples (_low, _high)"
     seeds = options.seed_list(seeds, seed, f"{repeated} (the texts: by the first seed)")
-    texts = Texts(forget, retain, max_samples, max_length)
-    with comparison(outdir, model_a, model_b, texts, seeds) as opened:
+    texts = Texts(pair.forget, pair.retain, max_samples, max_length)
+    with comparison(pair.outdir, pair.model_a, pair.model_b, texts, seeds) as opened:
         import torch
 
         from brittle.models.architectures import size
@@ -247,7 +243,9 @@ def main(
             json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8"
         )
         opened.run.csv("basin.csv", COLUMNS, table)
-    print(f"{outdir}/basin.csv: {len(table)} rows")
+    from brittle.report import results
+
+    results.say("basin", pair.outdir)
 
 
 if __name__ == "__main__":

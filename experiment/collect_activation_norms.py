@@ -10,8 +10,6 @@ texts are drawn from the files by --seed. `layer` 0 is the embeddings, k the str
 block k-1, before the final norm.
 """
 
-from pathlib import Path
-
 from brittle.base import command, options
 from brittle.models.blocks import block_count
 
@@ -64,12 +62,9 @@ def rows(model_a, model_b, ids, pad_id, batch_size):
             yield dict(zip(COLUMNS, (layer, split, *means[split][layer]), strict=True))
 
 
+@options.spread
 def main(
-    model_a: options.ModelA,
-    model_b: options.ModelB,
-    outdir: options.Outdir,
-    forget: options.ForgetText = Path("data/mini/forget.txt"),
-    retain: options.RetainText = Path("data/mini/retain.txt"),
+    pair: options.TextPair,
     max_samples: options.MaxSamples = 500,
     max_length: options.TextLength = None,
     batch_size: options.BatchSize = 128,
@@ -82,15 +77,17 @@ def main(
     """
     from brittle.diagnostics.common import Texts, comparison
 
-    texts = Texts(forget, retain, max_samples, max_length)
-    with comparison(outdir, model_a, model_b, texts, [seed]) as opened:
+    texts = Texts(pair.forget, pair.retain, max_samples, max_length)
+    with comparison(pair.outdir, pair.model_a, pair.model_b, texts, [seed]) as opened:
         a, b = (opened.load(name, device, dtype) for name in opened.folders)
         ids, pad = opened.encode(a.config), opened.tokenizer.pad_token_id
         opened.run.settings |= {
             split: {"texts": len(i), "tokens": sum(map(len, i))} for split, i in ids.items()
         }
         opened.run.csv("activation_stats.csv", COLUMNS, rows(a, b, ids, pad, batch_size))
-    print(f"{outdir}/activation_stats.csv: {block_count(a) + 1} layers")
+    from brittle.report import results
+
+    results.say("4", pair.outdir)
 
 
 if __name__ == "__main__":

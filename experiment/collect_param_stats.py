@@ -177,7 +177,9 @@ def main(
         run.csv("per_matrix.csv", columns, matrices)
         run.csv("per_layer.csv", layer_columns, layers)
         run.settings = notes
-    print(f"{outdir}/per_layer.csv: {len(matrices)} matrices")
+    from brittle.report import results
+
+    results.say("1", outdir)
     broken, rounding = notes["broken"], notes["rounding"]
     if rounding:
         print(

@@ -219,7 +219,9 @@ def main(
             json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8"
         )
         opened.run.csv("wmdp_lens_results.csv", COLUMNS, table)
-    print(f"{outdir}/wmdp_lens_results.csv: {len(table)} rows")
+    from brittle.report import results
+
+    results.say("14", outdir)
 
 
 if __name__ == "__main__":

@@ -216,7 +216,9 @@ def main(
             json.dumps(summary(shown), indent=1) + "\n", encoding="utf-8"
         )
         opened.run.csv("probe_results.csv", COLUMNS, table)
-    print(f"{outdir}/probe_results.csv: {len(table)} rows")
+    from brittle.report import results
+
+    results.say("13", outdir)
 
 
 if __name__ == "__main__":

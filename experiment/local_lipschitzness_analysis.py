@@ -18,7 +18,6 @@ the derivatives, where nothing cancels, with TensorFloat-32 products (1e-3 relat
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -266,12 +265,9 @@ def plot(table, names):
     return fig
 
 
+@options.spread
 def main(
-    model_a: options.ModelA,
-    model_b: options.ModelB,
-    outdir: options.Outdir,
-    forget: options.ForgetText = Path("data/mini/forget.txt"),
-    retain: options.RetainText = Path("data/mini/retain.txt"),
+    pair: options.TextPair,
     epsilon: Annotated[
         str, typer.Option("--epsilon", help="Lengths over that of the embeddings, comma-separated.")
     ] = "0.01,0.1",
@@ -307,8 +303,8 @@ def main(
     seeds = options.seed_list(
         seeds, seed, "the directions and the shuffled texts (not which texts: by the first seed)"
     )
-    texts = Texts(forget, retain, max_samples, max_length)
-    with comparison(outdir, model_a, model_b, texts, seeds) as opened:
+    texts = Texts(pair.forget, pair.retain, max_samples, max_length)
+    with comparison(pair.outdir, pair.model_a, pair.model_b, texts, seeds) as opened:
         pad, table = opened.tokenizer.pad_token_id, []
         for name in opened.folders:
             # a difference of bfloat16 logits is mostly rounding
@@ -328,7 +324,9 @@ def main(
             del model
         opened.run.figure(plot(of_seed(table, seeds[0]), opened.title), "lipschitz.png")
         opened.run.csv("lipschitz.csv", COLUMNS, table)
-    print(f"{outdir}/lipschitz.csv: {len(table)} rows")
+    from brittle.report import results
+
+    results.say("12", pair.outdir)
 
 
 if __name__ == "__main__":

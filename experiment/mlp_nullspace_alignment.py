@@ -151,7 +151,9 @@ def main(
             raise UserError(f"{model_a} holds no MLP matrix.")
         opened.run.figure(plot(table, opened.title), "nullspace.png")
         opened.run.csv("nullspace.csv", COLUMNS, table)
-    print(f"{outdir}/nullspace.csv: {len(table)} rows")
+    from brittle.report import results
+
+    results.say("10", outdir)
     if broken:
         raise UserError(
             f"{broken[0]} holds NaN or Inf ({len(broken)} such matrices); their values are empty."

@@ -60,7 +60,7 @@ def main(
     seed: options.Seed = 0,
 ):
     """Predictions of two models on neutral text, in nats a token."""
-    from brittle.base.record import Run
+    from brittle.base.record import Run, say
     from brittle.data.batches import encode
     from brittle.data.items import text_files
     from brittle.diagnostics.common import draw_splits
@@ -83,9 +83,10 @@ def main(
         totals = sums(a, b, [ids[number] for number in read], tokenizer.pad_token_id)
         row = measure(totals, units, seed) | {"texts": path.stem, "seed": seed}
         run.csv("neutral.csv", COLUMNS, [row])
-    print(
-        f"{outdir}/neutral.csv: KL {row['kl']:.3f} nats a token on {row['n_texts']} {path.stem} "
-        f"texts, NLL {row['nll_a']:.3f} -> {row['nll_b']:.3f}"
+    say(
+        outdir / "neutral.csv",
+        f"KL {row['kl']:.3f} nats a token on {row['n_texts']} {path.stem} "
+        f"texts, NLL {row['nll_a']:.3f} -> {row['nll_b']:.3f}",
     )
 
 

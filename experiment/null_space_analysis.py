@@ -260,7 +260,9 @@ def main(
         shown = of_seed(table, seeds[0])
         opened.run.figure(plot(shown, opened.title), "null_space.png")
         opened.run.csv("null_space_results.csv", COLUMNS, table)
-    print(f"{outdir}/null_space_results.csv: {len(table) // len(seeds)} matrices")
+    from brittle.report import results
+
+    results.say("7", outdir)
     broken = [row["name"] for row in shown if row["k"] is None]
     if broken:
         raise UserError(

@@ -10,60 +10,48 @@ from typing import Annotated
 
 import typer
 
-from brittle.base import command
+from brittle.base import command, options
 from brittle.base.errors import UserError
 
 MaybeText = str | None
 
 
 def main(
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="mini, deep-ignorance, or a .toml file like those in experiment/presets."
-        ),
-    ] = "mini",
+    preset: options.Preset = "mini",
     base: Annotated[
         MaybeText,
         typer.Option(help="Base model: folder or Hugging Face id, instead of the preset's."),
     ] = None,
-    filtered: Annotated[
-        MaybeText, typer.Option(help="Filtered model, instead of the preset's.")
-    ] = None,
+    filtered: options.PresetFiltered = None,
     unlearned: Annotated[
         list[str] | None, typer.Option(help="Unlearned model(s), instead of making one.")
     ] = None,
     method: Annotated[
         MaybeText, typer.Option(help="Method of the unlearned model that is made.")
     ] = None,
-    data: Annotated[
-        MaybeText,
-        typer.Option(help="Data folder, instead of the preset's, which is then not made."),
-    ] = None,
+    data: options.PresetData = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Run these steps of steps.csv alone (repeatable).")
     ] = None,
-    root: Annotated[MaybeText, typer.Option(help="Root of the results.")] = None,
+    root: options.PresetRoot = None,
     force: Annotated[
         bool, typer.Option("--force", help="Run every step, also those that are up to date.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run and why; run nothing.")
-    ] = False,
-    accept_older_code: Annotated[
-        bool,
-        typer.Option(
-            "--accept-older-code",
-            help="Keep what was made by older code of brittle/; the report marks it.",
-        ),
-    ] = False,
+    dry_run: options.DryRun = False,
+    accept_older_code: options.AcceptOlderCode = False,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Steps side by side (2 on CPU, 1 on GPU).")
     ] = None,
 ):
     """Run the study: every step that is missing or out of date, then the report."""
+    from brittle.base import places
     from brittle.pipeline import given, runner, steps
 
+    standing = places.enter_repository(Path(__file__).resolve().parents[1])
+    command.load_env()
+    preset, data, root = standing.preset(preset), standing.path(data), standing.path(root)
+    base, filtered = standing.model(base), standing.model(filtered)
+    unlearned = [standing.model(model) for model in unlearned or []] or None
     study = steps.read_study(preset)
     own = {"base": base, "filtered": filtered, "unlearned": unlearned, "method": method}
     notes = given.check_given(study, **own, data=data)

@@ -4,6 +4,6 @@
 #   ./experiment/pipeline.sh --preset deep-ignorance  three 6.9B models from the hub
 #   ./experiment/pipeline.sh --help                   all options (--base --filtered --unlearned --force --dry-run --only ...)
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)   # paths that you give start where you stand
 command -v uv >/dev/null || { echo "error: uv not found. Install it with: pip install uv" >&2; exit 127; }
-exec uv run --frozen experiment/pipeline.py "$@"
+exec uv run --frozen --project "$repository" "$repository/experiment/pipeline.py" "$@"

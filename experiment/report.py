@@ -15,10 +15,10 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from brittle.base import code, command, layout
+from brittle.base import code, command, layout, options
 from brittle.base.errors import UserError
 from brittle.base.layout import model_name
-from brittle.base.record import Run, older_code
+from brittle.base.record import Run, older_code, say
 from brittle.base.tables import number, read_rows
 from brittle.pipeline import steps
 from brittle.report import attacks, filter, levels, page, quality, sequential
@@ -199,11 +199,12 @@ def first_screen(table, verdicts, root, names):
     def cell(row, column, step, form="{:.2f}"):
         if row[column] is not None:
             return form.format(row[column]).replace("-", "−")
-        # An accuracy that is not there was not asked for. The others have no value where their
-        # rows are there.
-        known = {"harness": False, "recovery": row["split_a_accuracy"] is not None}
+        # What has no value though it was measured is undefined.
+        known = {"recovery": row["split_a_accuracy"] is not None}
         there = source(root, step, base, row["model"]).is_file()
         name = names.get(layout.step(step).folder, step)
+        if step == "harness" and there:
+            return '<span class="missing">not asked</span>'
         text = "undefined" if known.get(step, there) else f"not measured: run step {name}"
         return f'<span class="missing">{esc(text)}</span>'
 
@@ -375,17 +376,14 @@ def how_made(by_path):
 
 
 def main(
-    base: Annotated[str, typer.Option("--base", help="The model that saw everything.")],
-    filtered: Annotated[
-        str, typer.Option("--filtered", help="The model that never saw the forget facts.")
-    ],
-    unlearned: Annotated[
-        list[str], typer.Option("--unlearned", help="Unlearned model (repeatable).")
-    ],
-    root: Annotated[Path, typer.Option("--root", help="Folder of all results.")] = Path("outputs"),
-    table: Annotated[Path, typer.Option("--steps", help="The list of steps.")] = REPO
-    / "experiment"
-    / "steps.csv",
+    base: options.Base,
+    filtered: options.Filtered,
+    unlearned: options.UnlearnedModels,
+    root: options.Root = Path("outputs"),
+    table: Annotated[
+        Path,
+        typer.Option("--steps", help="The list of steps.", show_default="experiment/steps.csv"),
+    ] = REPO / "experiment" / "steps.csv",
 ):
     """One page with all results (report.html), and summary.csv."""
     roles = {}
@@ -447,7 +445,7 @@ def main(
         )
         run.path("report.html").write_text(text, encoding="utf-8")
         run.csv("summary.csv", COLUMNS, ({c: row[c] for c in COLUMNS} for row in rows))
-    print(f"{root}/report.html: {headline(verdicts)}")
+    say(root / "report.html", headline(verdicts))
     if absent:
         print(f"not measured yet: {len(absent)} of {len(tasks)} outputs, such as {absent[0]}")
 

@@ -17,7 +17,6 @@ are routed to it).
 """
 
 import sys
-from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
@@ -195,12 +194,9 @@ def plot(table, names, k):
     return fig
 
 
+@options.spread
 def main(
-    model_a: options.ModelA,
-    model_b: options.ModelB,
-    outdir: options.Outdir,
-    forget: options.ForgetText = Path("data/mini/forget.txt"),
-    retain: options.RetainText = Path("data/mini/retain.txt"),
+    pair: options.TextPair,
     k: Annotated[
         str, typer.Option("--k", help="Numbers of directions, comma-separated.")
     ] = "1,5,20",
@@ -226,8 +222,8 @@ def main(
         seeds, seed, "the bootstrap samples and halves (_low, _high; the texts: by the first seed)"
     )
     ks = [int(text) for text in numbers]
-    texts = Texts(forget, retain, max_samples, max_length)
-    with comparison(outdir, model_a, model_b, texts, seeds) as opened:
+    texts = Texts(pair.forget, pair.retain, max_samples, max_length)
+    with comparison(pair.outdir, pair.model_a, pair.model_b, texts, seeds) as opened:
         from brittle.diagnostics.inputs import Energies, collect, owner
 
         model = opened.load("model_a", device, dtype)
@@ -264,7 +260,9 @@ def main(
         shown = of_seed(table, seeds[0])
         opened.run.figure(plot(shown, opened.title, max(ks)), "projection.png")
         opened.run.csv("projection.csv", COLUMNS, table)
-    print(f"{outdir}/projection.csv: {len(table)} rows")
+    from brittle.report import results
+
+    results.say("11", pair.outdir)
     if skipped:
         print(
             f"note: no module reads {skipped[0]} alone ({len(skipped)} such matrices); no row.",

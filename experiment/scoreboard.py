@@ -282,7 +282,7 @@ def main(
     """Every attack on every model, in one table."""
     from brittle.attacks import chosen
     from brittle.base.layout import model_name
-    from brittle.base.record import Run
+    from brittle.base.record import Run, say
     from brittle.models.find import model_folder
     from brittle.pipeline import runner
     from brittle.pipeline.methods import how_to_make
@@ -345,7 +345,7 @@ def main(
         page = attack_sections.board_page(table, absent, run.path("scoreboard.png"), root)
         run.path("scoreboard.html").write_text(page, encoding="utf-8")
         run.csv("scoreboard.csv", COLUMNS, table)
-    print(f"{root}/scoreboard.csv: {len(table)} cells; {root}/scoreboard.html")
+    say(root / "scoreboard.csv", f"{len(table)} cells; {root}/scoreboard.html")
     if absent:
         make = how_to_make(root, base, absent, filtered, data)
         print(f"no model in {root}, so not in it: {', '.join(absent)}. Make them with: {make}")

@@ -151,7 +151,9 @@ def main(model_a: options.ModelA, model_b: options.ModelB, outdir: options.Outdi
         spectra = load_file(sources[1])
         run.figure(plot(matrices, spectra, figures.pair(model_a, model_b)), "spectrum.png")
         run.csv("spectrum_summary.csv", COLUMNS, rows(matrices, spectra))
-    print(f"{outdir}/spectrum_summary.csv: {len(matrices)} matrices")
+    from brittle.report import results
+
+    results.say("spectrum", outdir)
 
 
 if __name__ == "__main__":

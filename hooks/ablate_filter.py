@@ -268,7 +268,6 @@ def main(
     with Run(outdir, inputs, folders, seed, {"what": what, "items": items}) as run:
         if what == "costs":
             run.csv("costs.csv", COSTS, costs(model, folders["model"], methods))
-            print(f"{outdir}: costs")
             return
         from brittle.filters.ablation.bench import BenchSetup, make_bench
         from brittle.filters.target import Limits
@@ -295,7 +294,6 @@ def main(
                 write_anonymisers(run, bench, data, limits, seed, name)
             else:
                 write_attacks(run, bench, chosen, data, limits, seed)
-    print(f"{outdir}: {what}")
 
 
 if __name__ == "__main__":

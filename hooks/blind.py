@@ -70,7 +70,7 @@ def anonymise(outdir, forget, facts_of, anonymiser_of, *, drop_left):
 
     facts_of: (JSONL files of private facts, their domain). anonymiser_of: (how, salt file, seed).
     """
-    from brittle.base.record import Run
+    from brittle.base.record import Run, say
     from brittle.data.texts import read_lines, read_texts
     from brittle.filters.blind.anonymise import Anonymiser, PrivateFacts, audit, read_table
     from brittle.filters.blind.estimates import write_blind
@@ -100,9 +100,9 @@ def anonymise(outdir, forget, facts_of, anonymiser_of, *, drop_left):
     with Run(outdir, [forget, *tables], seed=seed, settings=settings) as run:
         write_blind(run.path("anonymised.jsonl"), sent)
         run.csv("audit.csv", AUDIT, rows)
-    print(
-        f"{outdir}/anonymised.jsonl: {len(sent):,} texts, nothing private left; "
-        f"{len(left):,} texts left out."
+    say(
+        outdir / "anonymised.jsonl",
+        f"{len(sent):,} texts, nothing private left; {len(left):,} texts left out.",
     )
 
 

@@ -48,9 +48,7 @@ def show(strength, reading, table, *, opposite):
 
 def main(
     model: options.Model,
-    filter_dir: Annotated[
-        Path | None, typer.Option("--filter", help="Its folder (outputs/<model>__filter/filter).")
-    ] = None,
+    filter_dir: options.FilterFolder = None,
     forget: options.ForgetText = Path("data/mini/forget.txt"),
     retain: options.RetainText = Path("data/mini/retain.txt"),
     outdir: Annotated[

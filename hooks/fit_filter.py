@@ -126,7 +126,7 @@ def main(
     if general:
         paths["general"] = general
     out = out or folder_of("outputs", model)
-    with Run(out, list(paths.values()), {"model": folder}, seed) as run:
+    with Run(out, list(paths.values()), {"model": folder}, seed, quiet=True) as run:
         texts = FilterData.read(folder, paths, max_samples, max_length, device, dtype)
         sites = texts.sites() if any_site else [site]
         if not any_site:

@@ -124,9 +124,7 @@ def show(choice, told, checks):
 
 def main(
     model: options.Model,
-    filter_dir: Annotated[
-        Path | None, typer.Option("--filter", help="Its folder (outputs/<model>__filter/filter).")
-    ] = None,
+    filter_dir: options.FilterFolder = None,
     forget: options.ForgetText = Path("data/mini/forget.txt"),
     retain: options.RetainText = Path("data/mini/retain.txt"),
     general: Annotated[
@@ -201,7 +199,8 @@ def main(
     )
     drawing.start()
     source = [path for path in (filter_dir / CANDIDATES,) if path.is_file()]
-    with Run(filter_dir, [*paths.values(), *source, *tables.files], {"model": folder}, seed) as run:
+    inputs = [*paths.values(), *source, *tables.files]
+    with Run(filter_dir, inputs, {"model": folder}, seed, quiet=True) as run:
         texts = FilterData.read(folder, paths, max_samples, max_length, device, dtype)
         for candidate in candidates.values():
             candidate.check(texts.model.config).to(texts.model.device)

@@ -18,7 +18,8 @@ from typing import Annotated
 
 import typer
 
-from brittle.base.command import run
+from brittle.base import options
+from brittle.base.command import load_env, run
 from brittle.base.errors import UserError
 
 MAKING = ("data", "base", "filtered", "unlearn")  # steps, in the order of the work
@@ -70,44 +71,32 @@ def _recovery(study, names, needs):
 
 
 def main(
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="mini, deep-ignorance, or a .toml file like those in experiment/presets."
-        ),
-    ] = "mini",
+    preset: options.Preset = "mini",
     methods: Annotated[str | None, typer.Option(help="Methods, with commas (all).")] = None,
     base: Annotated[str | None, typer.Option(help="Base model, instead of the preset's.")] = None,
-    filtered: Annotated[
-        str | None, typer.Option(help="Filtered model, instead of the preset's.")
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Data folder, instead of the preset's, which is then not made."),
-    ] = None,
-    root: Annotated[str | None, typer.Option(help="Root of the results.")] = None,
+    filtered: options.PresetFiltered = None,
+    data: options.PresetData = None,
+    root: options.PresetRoot = None,
     attack: Annotated[
         bool, typer.Option("--attack/--no-attack", help="Run the relearning attack on every model.")
     ] = True,
     force: Annotated[bool, typer.Option("--force", help="Make everything anew.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run and why; run nothing.")
-    ] = False,
-    accept_older_code: Annotated[
-        bool,
-        typer.Option(
-            "--accept-older-code",
-            help="Keep what was made by older code of brittle/; the report marks it.",
-        ),
-    ] = False,
+    dry_run: options.DryRun = False,
+    accept_older_code: options.AcceptOlderCode = False,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side (2 on CPU, 1 on GPU).")
     ] = None,
 ):
     """Make every unlearned model that is missing, attack each, and end with a table."""
+    from brittle.base import places
     from brittle.base.layout import is_same
     from brittle.pipeline import given, runner, steps
     from brittle.pipeline.methods import NAMES
+
+    standing = places.enter_repository(Path(__file__).resolve().parents[1])
+    load_env()
+    preset, data, root = standing.preset(preset), standing.path(data), standing.path(root)
+    base, filtered = standing.model(base), standing.model(filtered)
 
     names = [name.strip() for name in methods.split(",")] if methods else NAMES
     unknown = [name for name in names if name not in NAMES]

@@ -16,7 +16,7 @@ import typer
 
 from brittle.base import command, layout, options
 from brittle.base.errors import UserError
-from brittle.base.tables import read_rows
+from brittle.base.tables import aligned, read_rows
 from brittle.methods import METHODS
 
 COLUMNS = [
@@ -86,6 +86,14 @@ def main(
     present = [path for path in wanted if path.is_file()]
     with Run(root, present, settings={"absent": absent}) as run:
         run.csv("methods.csv", COLUMNS, table)
+    print("\n".join(aligned([COLUMNS, *([shown(row[c]) for c in COLUMNS] for row in table)])))
+
+
+def shown(value):
+    """A cell as it is printed: a number in three decimals, "-" for no value."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -119,6 +119,7 @@ def earlier(outdir, folder, settings):
 
     Raises UserError where that was a run of another model or with other settings.
     """
+    from brittle.base.record import within_project
     from brittle.base.tables import read_rows
 
     record = outdir / "results.run.json"
@@ -128,7 +129,7 @@ def earlier(outdir, folder, settings):
     changed = [
         key for key, value in settings.items() if before["settings"].get(key, value) != value
     ]
-    if changed or before["models"] != {"model": str(folder)}:
+    if changed or within_project(before["models"]["model"]) != within_project(folder):
         raise UserError(
             f"{outdir}/results.csv is of another model or other settings: --only would mix them. "
             "Choose another --outdir."

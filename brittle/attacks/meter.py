@@ -155,6 +155,22 @@ def choose(rows):
     return max(known, key=merit)["variant"] if known else None
 
 
+def outcome(rows):
+    """What an attack brought back, in words: half B as made, and at the variant that counts.
+
+    rows: of one attack, the model as made among the first.
+    """
+    known = [row for row in rows if row["split"] == "forget_b" and row["accuracy"] is not None]
+    counts = choose(rows)
+    at = [row for row in known if row["variant"] == counts]
+    if not at:
+        return "every variant broke the model"
+    return (
+        f"half B {known[0]['accuracy']:.2f} with {known[0]['variant']}, {at[0]['accuracy']:.2f} "
+        f"with {counts}, which half A chooses (of {len({row['variant'] for row in rows})})"
+    )
+
+
 def attack_model(attack, meter, material, banned):
     """Run one attack on the meter's model.
 

@@ -16,6 +16,7 @@ from brittle.base import code
 from brittle.base.errors import UserError
 from brittle.base.files import describe_file, replace_text
 from brittle.base.layout import model_files
+from brittle.base.record import within_project
 from brittle.metrics import mcq
 from brittle.models import guarded
 
@@ -98,7 +99,7 @@ class AttackSession:
         """
         settings = {**asdict(attack), "max_items": self.max_items, "dtype": self.dtype}
         settings["guard"] = self.guard.about if self.guard else None
-        hashes = {path: entry["sha256"] for path, entry in described.items()}
+        hashes = {within_project(path): entry["sha256"] for path, entry in described.items()}
         key = {"attack": name, "settings": settings, "inputs": hashes}
         return json.loads(json.dumps(key, default=str))
 

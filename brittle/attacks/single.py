@@ -114,7 +114,7 @@ class SingleAttack:
         """Attack the model, write the CSV and the figure."""
         from brittle.attacks import figures, meter, session
         from brittle.base.layout import model_name
-        from brittle.base.record import Run
+        from brittle.base.record import Run, say
         from brittle.models.find import check_pair, model_folder
         from brittle.models.load import load_model
 
@@ -139,6 +139,7 @@ class SingleAttack:
             figure = figures.curves(rows, self.curve, model_name(model), attacked.chance())
             run.figure(figure, f"{self.name}.png")
             run.csv(f"{self.name}.csv", ["model", *self.columns, *meter.COLUMNS], rows)
+        say(outdir / f"{self.name}.csv", meter.outcome(rows))
 
 
 def _parameter(name, annotation, default=inspect.Parameter.empty):

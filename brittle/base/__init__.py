@@ -3,5 +3,5 @@
 Reading order: errors, layout (names of folders and files), files (hashes, locks, replacing), code
 (which code made a result), record (how a result was made, and whether it is still true), tables
 (CSV), figures, bars (of progress), knobs (settings that become flags), options (shared flags),
-groups (of a help), command (running a script).
+places (where relative paths start), groups (of a help), command (running a script).
 """

@@ -13,10 +13,11 @@ from typing import Annotated
 
 import typer
 
-from brittle.base import code
+from brittle.base import code, record
 from brittle.base.errors import UserError
 from brittle.base.groups import command_class
 from brittle.base.own_data import follow
+from brittle.base.places import looked_for
 
 # what typer raises for a wrong command line; recent versions carry their own copy of click
 ClickException = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -142,6 +143,7 @@ def run(main, groups=None, epilog=None):
     received = _listen()
     message, status = None, 0
     code.start()
+    record.closing_lines()  # nothing of an earlier command of this process
     try:
         load_env()
         status = app(repeated(app, sys.argv[1:]), standalone_mode=False)
@@ -161,8 +163,10 @@ def run(main, groups=None, epilog=None):
         signal.setitimer(signal.ITIMER_REAL, 0)
     if status == INTERRUPTED:  # also what typer makes of Ctrl-C
         message = "interrupted; what was finished before is intact, nothing half-written is left."
+    for line in record.closing_lines():
+        print(line)
     if message:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {looked_for(message, sys.argv[1:])}", file=sys.stderr)
     sys.exit(status if isinstance(status, int) else 0)
 
 

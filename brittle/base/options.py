@@ -2,6 +2,9 @@
 help.
 """
 
+import functools
+import inspect
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +21,17 @@ ModelB = Annotated[
     str, typer.Option("--model-b", help="Model B, the changed model: folder or Hugging Face id.")
 ]
 Outdir = Annotated[Path, typer.Option("--outdir", help="Folder for the results.")]
+Base = Annotated[str, typer.Option("--base", help="The model that saw everything.")]
+Filtered = Annotated[
+    str, typer.Option("--filtered", help="The model that never saw the forget facts.")
+]
+UnlearnedModels = Annotated[
+    list[str], typer.Option("--unlearned", help="Unlearned model (repeatable).")
+]
+Root = Annotated[Path, typer.Option("--root", help="Folder of all results.")]
+FilterFolder = Annotated[
+    Path | None, typer.Option("--filter", help="Its folder (outputs/<model>__filter/filter).")
+]
 ForgetText = Annotated[
     Path,
     typer.Option(
@@ -42,6 +56,10 @@ Data = Annotated[
         "names, else the mini world's.",
         rich_help_panel=DATA,
     ),
+]
+Domain = Annotated[str, typer.Option("--domain", help="The domain that was to be forgotten.")]
+OtherEntities = Annotated[
+    int, typer.Option("--others", min=0, help="Entities of each other domain to ask about.")
 ]
 MaxSamples = Annotated[
     int,
@@ -128,6 +146,71 @@ WrapperRules = Annotated[
         rich_help_panel=GUARD,
     ),
 ]
+
+Preset = Annotated[
+    str,
+    typer.Option(
+        "--preset", help="mini, deep-ignorance, or a .toml file like those in experiment/presets."
+    ),
+]
+PresetFiltered = Annotated[
+    str | None, typer.Option("--filtered", help="Filtered model, instead of the preset's.")
+]
+PresetData = Annotated[
+    str | None,
+    typer.Option("--data", help="Data folder, instead of the preset's, which is then not made."),
+]
+PresetRoot = Annotated[str | None, typer.Option("--root", help="Root of the results.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run and why; run nothing.")]
+AcceptOlderCode = Annotated[
+    bool,
+    typer.Option(
+        "--accept-older-code",
+        help="Keep what was made by older code of brittle/; the report marks it.",
+    ),
+]
+
+
+@dataclass
+class TextPair:
+    """What a comparison of two models over texts is asked first; see `spread`."""
+
+    model_a: ModelA
+    model_b: ModelB
+    outdir: Outdir
+    forget: ForgetText = Path("data/mini/forget.txt")
+    retain: RetainText = Path("data/mini/retain.txt")
+
+
+def spread(main):
+    """`main(pair: TextPair, ...)` as a function of TextPair's fields and the other parameters.
+
+    So several scripts share their first options, in order and with their defaults. It holds for
+    every parameter whose type is a dataclass. The fields come in its place, by position or by name.
+    """
+    parameters, groups = [], {}
+    for parameter in inspect.signature(main).parameters.values():
+        group = parameter.annotation
+        if not is_dataclass(group):
+            parameters.append(parameter)
+            continue
+        groups[parameter.name] = group
+        parameters += inspect.signature(group).parameters.values()
+    signature = inspect.Signature(parameters)
+
+    @functools.wraps(main)
+    def filled(*values, **named):
+        bound = signature.bind(*values, **named)
+        bound.apply_defaults()
+        arguments = bound.arguments
+        for name, group in groups.items():
+            own = {field.name: arguments.pop(field.name) for field in fields(group)}
+            arguments[name] = group(**own)
+        return main(**arguments)
+
+    filled.__signature__ = signature
+    filled.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return filled
 
 
 def seed_list(seeds, seed, random):

@@ -29,6 +29,7 @@ from brittle.base.files import (
 )
 from brittle.base.tables import write_csv
 
+HUB_CACHE = "$HF_HUB_CACHE"  # stands in records for the folder of the hub's cache
 LIBRARIES = (
     "torch",
     "transformers",
@@ -44,6 +45,21 @@ LIBRARIES = (
     "pandas",
 )
 
+_said = {}  # {folder: line}: what the command that runs has made, said at its end
+
+
+def say(path, text):
+    """Say at the end of the command what `path` holds: its main numbers, in place of its size."""
+    path = Path(path)
+    _said[str(path.parent)] = f"{path}: {text}"
+
+
+def closing_lines():
+    """The lines to say at the end of a command, a line a folder of results; each is said once."""
+    lines = list(_said.values())
+    _said.clear()
+    return lines
+
 
 def relative(path):
     """`path` relative to the working folder where it lies in it.
@@ -56,19 +72,48 @@ def relative(path):
 
 
 def within_project(path):
-    """`path` as text, relative to the working folder where it is absolute and lies in it.
+    """`path` as records name it, so that they stay true when the project or the home moves.
 
-    Links are not followed: a file of the hub's cache keeps its name.
+    It is text: relative to the working folder where it lies in it, and below $HF_HUB_CACHE where it
+    lies in the hub's cache. Links at its end are not followed: a file of that cache keeps its name.
     """
     path = Path(path)
-    if path.is_absolute() and path.is_relative_to(Path.cwd()):
-        path = path.relative_to(Path.cwd())
+    if not path.is_absolute():
+        return str(path)
+    place = path.parent.resolve() / path.name
+    for home, name in ((Path.cwd(), ""), (hub_cache().resolve(), HUB_CACHE)):
+        if place.is_relative_to(home):
+            return str(Path(name, place.relative_to(home)))
     return str(path)
 
 
+def of_record(name):
+    """The path that a record names: the other way round from `within_project`."""
+    home, _, rest = name.partition("/")
+    return hub_cache() / rest if home == HUB_CACHE else Path(name)
+
+
+def hub_cache():
+    """Where huggingface_hub keeps models, by its rules: importing it takes longer than this."""
+    given = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
+    return Path(os.path.expandvars(given or f"{home}/hub")).expanduser()
+
+
+def portable(command):
+    """A command as records hold it: paths below the working folder are relative to it."""
+    words = []
+    for word in map(str, command):
+        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        place = within_project(value) if value.startswith("/") else value
+        words.append(word if place.startswith("/") else f"{flag}{equals}{place}")
+    return words
+
+
 def command_line():
-    """The command as a list: the script, then the arguments as they were given."""
-    return [str(relative(sys.argv[0])), *sys.argv[1:]]
+    """The command as a list: the script, then the arguments."""
+    return portable([relative(sys.argv[0]), *sys.argv[1:]])
 
 
 def _versions():
@@ -112,13 +157,26 @@ class Run:
     and code with their hashes, seed, versions, commit, duration, and hashes of the outputs. After
     an error nothing of this run is left, and what was there before is untouched.
 
+    At the command's end a line says where the results are and how many rows there are, or what
+    `say` was told of them. A script that says it itself passes `quiet=True`.
+
     With `whole=True` the outputs are a folder (a model): `outdir` itself is replaced by the staged
     one, and every file in it counts as an output.
     """
 
-    def __init__(self, outdir, inputs=(), models=None, seed=None, settings=None, *, whole=False):
+    def __init__(
+        self,
+        outdir,
+        inputs=(),
+        models=None,
+        seed=None,
+        settings=None,
+        *,
+        whole=False,
+        quiet=False,
+    ):
         self.outdir = Path(outdir)
-        self.whole = whole
+        self.whole, self.quiet = whole, quiet or whole
         self.inputs = [str(path) for path in inputs]
         self.models = dict(models or {})
         self.seed = seed
@@ -227,7 +285,7 @@ class Run:
         """What is known of how the outputs were made, for the JSON file beside them."""
         return {
             "command": command_line(),
-            "models": self.models,
+            "models": {role: within_project(model) for role, model in self.models.items()},
             "inputs": {within_project(path): about for path, about in self.read.items()},
             "code": code.made_by(self.script),
             "outputs": {
@@ -237,12 +295,17 @@ class Run:
             },
             "rows": self.rows,
             "seed": self.seed,
-            "settings": self.settings,
+            "settings": self.settings | self._absent(),
             "versions": _versions(),
             "git_commit": git_commit(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),
             "seconds": round(time.monotonic() - self.clock, 3),
         }
+
+    def _absent(self):
+        """What the run would have read, had it been there, as the record names it."""
+        absent = self.settings.get("absent")
+        return {"absent": [within_project(path) for path in absent]} if absent else {}
 
     def _finish(self):
         """Write the records, and put everything in place."""
@@ -261,6 +324,10 @@ class Run:
             return
         for name in [*sorted(records), *names]:
             os.replace(self.stage / name, self.outdir / name)
+        if tables and not self.quiet:
+            say(self.outdir / tables[-1], f"{self.rows[tables[-1]]} rows")
+        elif not self.quiet:
+            _said[str(self.outdir)] = f"{self.outdir}: {len(names)} files, such as {names[-1]}"
 
 
 def older_code(output):
@@ -287,17 +354,17 @@ def why_run(output, command, *, accept_older_code=False):
         return "no output yet"
     try:
         record = json.loads(record_path(output).read_text(encoding="utf-8"))
-        if record["command"] != command:
+        if portable(record["command"]) != portable(command):
             return "made by another command line"
         for name in (output.name, *record["outputs"]):
             if changed(output.parent / name, record["outputs"][name]):
                 return f"{name} is not what was written"
         for path, was in record["inputs"].items():
-            if changed(path, was):
+            if changed(of_record(path), was):
                 return f"{path} changed"
         # what the run would have read, had it been there
         for path in record.get("settings", {}).get("absent", []):
-            if os.path.exists(path):
+            if of_record(path).exists():
                 return f"{path} is new"
         if not (accept_older_code or code.accepted()):
             return code.why_older(record.get("code"))

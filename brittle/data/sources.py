@@ -168,7 +168,7 @@ def write_sets(outdir, texts, tables, inputs, seed, settings=None, *, line_feeds
     `line_feeds` as of texts.write_lines. Returns {file: lines}. Prints a note where a file of
     questions of earlier data stays.
     """
-    with Run(outdir, inputs=inputs, seed=seed, settings=settings) as run:
+    with Run(outdir, inputs=inputs, seed=seed, settings=settings, quiet=True) as run:
         for name, rows in tables.items():
             write_jsonl(run.path(name), rows)
         # retain.txt comes last, because the record is named after the last file

@@ -159,7 +159,7 @@ def write_world(outdir, seed, entities, private_entities, overlap=None, kind="en
             "entities": entities,
             "measured": shared,
         }
-    with Run(outdir, seed=seed, settings={"entities": entities}) as run:
+    with Run(outdir, seed=seed, settings={"entities": entities}, quiet=True) as run:
         run.path("world.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         for name, rows in tables.items():
             write_jsonl(run.path(name), rows)

@@ -92,9 +92,8 @@ def write(asked, shared):
         models = [counts(outputs, shared.expected, answerer) for answerer in answerers]
         name = Path(shared.inputs[0]).stem if shared.inputs else "prompt"
         files = [shared.outdir / prompt_file(prompt) for prompt in outputs]
-        with Run(
-            shared.outdir / FOLDER, [*shared.inputs, *files], seed=shared.sampling.seed
-        ) as run:
+        folder, seed = shared.outdir / FOLDER, shared.sampling.seed
+        with Run(folder, [*shared.inputs, *files], seed=seed, quiet=True) as run:
             run.csv(f"{name}_models.csv", MODEL_COLUMNS, models)
             run.csv(f"{name}.csv", [*COLUMNS, *names.values()], table)
     lines = [

@@ -143,7 +143,7 @@ def answer(loaded, name, prompts, sampling, outdir, inputs, how):
     """
     with (
         ExitStack() as until_renamed,
-        Run(outdir, inputs, {name: str(loaded.folder)}, sampling.seed) as run,
+        Run(outdir, inputs, {name: str(loaded.folder)}, sampling.seed, quiet=True) as run,
     ):
         if len(prompts) == 1:
             print(f"{name}:")

@@ -1,5 +1,5 @@
 """What follows from the numbers of an unlearned model: still known, damaged, only hidden, removed
-or inconclusive, by the rules below.
+or cannot be told, by the rules below.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ RULES = (
     f"removed: recovery over Filtered below {HIDDEN:.2f}, and the attack relearned half A "
     f"(accuracy at least {RELEARNED:.2f}); and it is clear that the model is neither still known "
     "nor damaged",
-    "inconclusive: anything else, and where Filtered itself recovers more than "
+    "cannot be told: anything else, and where Filtered itself recovers more than "
     f"{NEAR:.2f} (then relearning A teaches B)",
     "the first of these words that holds is said",
 )
@@ -38,7 +38,7 @@ WORDS = {
     "removed": "removed",
     "damaged": "damaged",
     "kept": "still known",
-    "inconclusive": "inconclusive",
+    "inconclusive": "cannot be told",
 }
 
 
@@ -159,9 +159,13 @@ def verdict(row, base, filtered):
         return Verdict("damaged", _joined(*broken, came_back))
     left_open = _open_questions(known, damages)
     if value is None:
-        return Verdict(
-            "inconclusive", _joined("its recovery over Filtered is not known", *left_open)
-        )
+        why = "its recovery over Filtered is not known"
+        if row["split_a_accuracy"] is not None:  # it was attacked
+            why = (
+                "Base and Filtered do not differ clearly on half B, so its recovery over Filtered "
+                "is undefined"
+            )
+        return Verdict("inconclusive", _joined(why, *left_open))
     if not measured:
         return Verdict(
             "inconclusive", _joined("its recovery over Filtered has no interval", *left_open)

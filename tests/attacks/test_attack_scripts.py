@@ -5,6 +5,7 @@ attack, figures, mistakes.
 import csv
 import inspect
 import runpy
+from types import SimpleNamespace
 
 import pytest
 
@@ -290,3 +291,34 @@ def test_too_few_questions(family, data, tmp_path, script, jsonl):
         "eval/noise.py", "--model", family.base, "--data", tmp_path, "--outdir", tmp_path / "out"
     )
     assert done.code == 2 and "4 questions of half B" in done.err
+
+
+def test_default_rates_depend_on_the_family_alone_and_help_says_which(script):
+    """First use 12: the mini family's rates destroyed another Base, and help did not say them."""
+    from brittle.attacks.relearn import default_rates
+
+    assert default_rates(mini=True, lora=False) == (1e-3, 3e-3)
+    other = default_rates(mini=False, lora=False)
+    assert min(other) <= 1e-5 and max(other) >= 1e-3
+    text = " ".join(script("eval/tamper.py", "--help").out.split())
+    assert "1e-3, 3e-3 for the mini family" in text and "1e-5, 1e-4, 1e-3 for any other" in text
+    assert "breaks Base" in text
+
+
+def test_a_rate_that_takes_half_b_from_the_model_is_named():
+    tamper = runpy.run_path("eval/tamper.py", run_name="tamper")
+
+    def measured(*accuracies):
+        rows = [
+            {"split": "forget_b", "step": step, "accuracy": accuracy}
+            for step, accuracy in zip((0, 5, 20), accuracies, strict=True)
+        ]
+        return SimpleNamespace(rows=rows)
+
+    done = [
+        tamper["Attacked"](0, 1e-3, measured(0.53, 0.40, 0.20)),
+        tamper["Attacked"](0, 1e-4, measured(0.53, 0.53, 0.34)),
+        tamper["Attacked"](1, 1e-4, measured(0.53, 0.0, 0.0)),
+    ]
+    assert tamper["breaking"](done) == {1e-3: 20}
+    assert tamper["breaking"]([tamper["Attacked"](0, 1e-2, measured(0.53, None, None))]) == {}

@@ -302,3 +302,29 @@ def test_an_option_that_may_be_repeated_takes_several_words(command, capsys):
         print(action, list(models))
 
     assert command(acting, "--models", "a", "go")[1] == "go ['a']\n"
+
+
+def test_a_command_ends_with_where_its_results_are(command, tmp_path):
+    """First use 17: a script may not print nothing. What it says itself takes the place of that."""
+    from brittle.base.record import Run, say
+
+    def main(says: bool = False, fails: bool = False):
+        with Run("out") as run:
+            run.csv("first.csv", ["x"], [{"x": 1}])
+            run.csv("main.csv", ["x"], [{"x": 1}, {"x": 2}])
+        with Run("other", quiet=True) as run:
+            run.csv("quiet.csv", ["x"], [{"x": 1}])
+        with Run("figures") as run:
+            run.path("a.png").write_bytes(b"a")
+        if says:
+            say("out/main.csv", "recovery 0.85")
+        if fails:
+            raise UserError("one matrix is broken.")
+        print("a table")
+
+    figures = "figures: 1 files, such as a.png\n"
+    assert command(main)[1] == f"a table\nout/main.csv: 2 rows\n{figures}"
+    assert command(main, "--says")[1] == f"a table\nout/main.csv: recovery 0.85\n{figures}"
+    status, out, err = command(main, "--fails")
+    assert status == 2 and out.startswith("out/main.csv: 2 rows") and "broken" in err
+    assert command(lambda: None)[1] == ""  # nothing is left over for the next command

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,88 @@ def test_why_run(world, change, reason):
 def test_another_command_line_runs_again(world):
     assert why([*COMMAND[:2], "2"]) == "made by another command line"
     assert why(COMMAND[:1]) == "made by another command line"
+
+
+def study(place, monkeypatch):
+    """A study in the folder `place`: its text, a model of the hub's cache, a result of both."""
+    project, cache = place / "project", place / "home" / "hub"
+    snapshot, blob = cache / "models--a--b" / "snapshots" / "1", cache / "models--a--b" / "blobs"
+    for folder in (project / "data", snapshot, blob):
+        folder.mkdir(parents=True)
+    (project / "data" / "one.txt").write_text("one\n")
+    (blob / "config").write_text("{}")
+    (snapshot / "config.json").symlink_to("../../blobs/config")
+    stand_in(place, monkeypatch)
+    # as one who gives absolute paths does
+    command = ["script.py", "--data", str(project / "data"), f"--root={project / 'out'}"]
+    monkeypatch.setattr(sys, "argv", command)
+    awaited = project / "later.csv"
+    inputs, models = [project / "data" / "one.txt"], {"model": str(snapshot)}
+    with Run(project / "out", inputs, models, settings={"absent": [str(awaited)]}) as run:
+        run.csv("x.csv", ["a", "b"], ROWS)
+
+
+def stand_in(place, monkeypatch):
+    monkeypatch.chdir(place / "project")
+    monkeypatch.setenv("HF_HUB_CACHE", str(place / "home" / "hub"))
+
+
+def why_study(command):
+    return why_run(Path("out/x.csv"), command)
+
+
+@pytest.mark.parametrize("how", ["renamed", "copied"])
+@pytest.mark.parametrize("given", ["data", "{here}/data"])
+def test_a_finished_study_stays_valid_elsewhere(tmp_path, monkeypatch, how, given):
+    """Moved, or copied with new times: the files beside it count, not those of the old place."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    study(old, monkeypatch)
+    if how == "renamed":
+        old.rename(new)
+    else:
+        shutil.copytree(old, new, symlinks=True, copy_function=shutil.copyfile)
+        (old / "project" / "data" / "one.txt").write_text("the old place has another text\n")
+        (old / "home" / "hub" / "models--a--b" / "blobs" / "config").write_text("{'another': 1}")
+    stand_in(new, monkeypatch)
+    folder = given.format(here=new / "project")
+    command = ["script.py", "--data", folder, "--root=out"]
+    assert why_study(command) is None
+    assert why_study([*command, "--x"]) == "made by another command line"
+    Path("later.csv").touch()
+    assert why_study(command) == "later.csv is new"
+    config = new / "home" / "hub" / "models--a--b" / "blobs" / "config"
+    config.write_text("{ }")
+    place = "models--a--b/snapshots/1/config.json"
+    assert why_study(command) == f"$HF_HUB_CACHE/{place} changed"
+    Path("data/one.txt").write_text("another text\n")
+    assert why_study(command) == "data/one.txt changed"
+
+
+def test_a_study_that_is_reached_through_a_link_is_the_same(tmp_path, monkeypatch):
+    study(tmp_path / "old", monkeypatch)
+    (tmp_path / "link").symlink_to(tmp_path / "old" / "project")
+    folder = tmp_path / "link" / "data"
+    assert why_study(["script.py", "--data", str(folder), "--root=out"]) is None
+    assert record.within_project(folder / "one.txt") == "data/one.txt"
+
+
+def test_what_lies_elsewhere_keeps_its_path(tmp_path, monkeypatch):
+    study(tmp_path / "old", monkeypatch)
+    assert record.within_project("/etc//hosts") == "/etc/hosts"
+    command = ["infer.py", "--prompt", "/what//is it", "--x=/etc//hosts", "a=b", "-1"]
+    assert record.portable(command) == command
+
+
+def test_the_hubs_cache_is_where_huggingface_hub_has_it(monkeypatch):
+    """In an environment of its own, for the library reads it once."""
+    code = "from huggingface_hub import constants as c; print(c.HF_HUB_CACHE)"
+    for given in ({}, {"HF_HOME": "/h"}, {"HF_HUB_CACHE": "/c", "HF_HOME": "/h"}):
+        for name in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HUGGINGFACE_HUB_CACHE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert record.hub_cache() == Path(shown.stdout.strip())
 
 
 def test_a_changed_script_runs_again(tmp_path, monkeypatch):

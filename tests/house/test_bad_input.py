@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ import pytest
 import torch
 from huggingface_hub import errors
 
+from brittle.base import bars
 from brittle.training import mini
 from support.hub import response
 from support.tiny_models import MINI_SIZES as SIZES
@@ -438,10 +440,11 @@ ENDLESS = {
 
 @pytest.mark.parametrize("signal_sent", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("writer", ENDLESS)
-def test_interrupted(signal_sent, writer, place, filled, fork, snapshot):
+def test_interrupted(signal_sent, writer, place, filled, fork, snapshot, monkeypatch):
     """Ctrl-C in the middle of the training: one line, and not even an empty folder is left.
     SIGTERM: the same, silently.
     """
+    monkeypatch.setattr(bars, "place", lambda: sys.stderr)  # the bar shows that it trains
     before = snapshot(place)
     child = fork(*filled(ENDLESS[writer]))
     wait_for(lambda: (place / "out").exists() and "/100000" in child.files[1].read_text(), child)

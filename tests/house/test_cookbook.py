@@ -124,6 +124,7 @@ def test_recipes_run(lines, clone, script):
             continue
         done = script(name, *arguments, *SMALLER.get(name, ()))
         assert done.code == 0, f"{line}\n{done.out}\n{done.err}"
+        assert done.out.strip(), f"{line} prints nothing"
 
 
 # --- the templates of CONTRIBUTING.md

@@ -13,7 +13,7 @@ import pytest
 
 from brittle import LAYERS
 from brittle.base.errors import UserError
-from brittle.report import docs_tables
+from brittle.report import docs_tables, verdict
 from support import commands
 from support.places import ROOT
 
@@ -43,6 +43,12 @@ def test_the_first_block_holds_the_two_commands_and_ci_runs_the_second():
 
 def test_the_front_page_is_short():
     assert len(text_of(README).splitlines()) <= 200
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "docs/glossary.md"], ids=name)
+def test_every_verdict_is_explained(page):
+    listed = re.findall(r"^- \*\*([\w ]+)\*\*:", text_of(page), re.M)
+    assert set(verdict.WORDS.values()) <= set(listed)
 
 
 def test_the_front_page_leads_to_every_page():

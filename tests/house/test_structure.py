@@ -176,6 +176,13 @@ def test_help_answers_without_heavy_imports(helps, path):
     assert loaded == []
 
 
+@pytest.mark.parametrize("path", SCRIPTS, ids=name)
+def test_no_default_names_a_folder_of_this_machine(helps, path):
+    text = " ".join(helps[name(path)][1].split())
+    assert not re.findall(r"default: (?:/|~)[^\]]*", text)
+    assert str(ROOT) not in text
+
+
 def sections(text):
     """{heading: flags} of a help."""
     listed, heading = {}, None

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from brittle.base.errors import UserError
+from brittle.base.record import closing_lines
 from brittle.base.tables import read_table
 from brittle.metrics import neutral
 from brittle.report import verdict
@@ -130,11 +131,11 @@ def run(models, outdir, **options):
     return row
 
 
-def test_the_step(models, tmp_path, capsys):
+def test_the_step(models, tmp_path):
     row = run(models, tmp_path / "out", data=models)
     assert row["texts"] == "neutral" and row["n_texts"] == 12
     assert 0 < row["kl_low"] < row["kl"] < row["kl_high"]
-    assert f"KL {row['kl']:.3f} nats a token on 12 neutral texts" in capsys.readouterr().out
+    assert f"KL {row['kl']:.3f} nats a token on 12 neutral texts" in closing_lines()[-1]
     record = json.loads((tmp_path / "out" / "neutral.run.json").read_text())
     assert record["settings"]["samples"]["neutral"] == {"texts": 13, "of": 13, "entities": None}
     step.main(str(models / "a"), str(models / "a"), tmp_path / "same", data=models, device="cpu")

@@ -326,3 +326,27 @@ def test_three_recoveries_have_three_zeros():
     for recovered in (heldout_recovery, recovery_over_filtered, recovery_over_start):
         assert [recovered(a, 0.25, 1.0) for a in (0.25, 1.0)] == [0, 1]
         assert recovered(0.5, 0.5, 0.52) is None and recovered(None, 0.2, 1.0) is None
+
+
+def test_a_seed_that_found_nothing_better_counts_as_made(root):
+    """Its later steps were asked on A2 alone, which preferred none: the mean left this seed out."""
+    nll = {0: {0: 9, 1: 2}, 5: {0: 8, 1: 3}, 20: {0: 7, 1: 4}}
+    attack(root, "cut", {0: 10, 5: 25, 20: 25}, nll=nll, seeds=(0, 1))
+    path = root / "cut" / "tamper" / "tamper.csv"
+    lines = path.read_text().splitlines()
+    asked = [line for line in lines if not line.endswith(",1") or line.split(",")[2] == "0"]
+    asked += [line for line in lines if line.endswith(",1") and ",forget_a2," in line]
+    path.write_text("\n".join(dict.fromkeys(asked)) + "\n")
+    row = run(root, "cut")["cut"]
+    assert row["seeds"] == "2"
+    back = [(25 - 10) / 30, 0.0]
+    assert float(row["recovery_over_filtered"]) == pytest.approx(sum(back) / 2)
+
+
+def test_data_without_general_questions_have_a_recovery_all_the_same(root):
+    attack(root, "cut", {0: 10, 5: 25})
+    for path in root.glob("*/tamper/tamper.csv"):
+        lines = [line for line in path.read_text().splitlines() if ",general," not in line]
+        path.write_text("\n".join(lines) + "\n")
+    row = run(root, "cut")["cut"]
+    assert row["general_accuracy"] == "" and float(row["recovery_over_filtered"]) == 0.5

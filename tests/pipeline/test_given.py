@@ -4,6 +4,7 @@ whose questions are asked.
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -161,6 +162,30 @@ def test_what_lacks_its_file_is_left_out_in_one_line(mini, family, tmp_path):
     assert {"report", "13", "1", "basin"} <= left
     assert not left & {"tamper", "harness", "recovery", "significance", "14", "14t"}
     assert given.without_left_out(tasks, None) == tasks
+
+
+def test_a_folder_of_plain_texts_runs_to_its_end(family, tmp_path, script, fork):
+    """First use 10: with texts alone the study ended with 19 failures and exit 1."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in given.TEXTS:
+        (folder / name).write_text("a text\n" * 4)
+    models = ["--base", family.base, "--filtered", family.filtered, "--unlearned"]
+    copy = tmp_path / "cut"
+    shutil.copytree(family.filtered, copy)
+    study = [PIPELINE, *models, str(copy), "--data", str(folder), "--root", str(tmp_path / "out")]
+    plan = script(*study, "--dry-run")
+    assert plan.code == 0, plan.err
+    notes = [line for line in plan.out.splitlines() if line.startswith("note:")]
+    (note,) = notes
+    assert "no mcq_forget.jsonl" in note and "left out are tamper, harness, recovery" in note
+    planned = {line.split()[1] for line in plan.out.splitlines() if line.startswith("→")}
+    assert {"1", "10", "13", "report"} <= planned
+    assert not planned & {"tamper", "harness", "recovery", "significance", "14", "14t"}
+    done = fork(*study, "--only", "1", "harness", "report").wait(300)
+    assert done.code == 0, done.out + done.err
+    assert done.out.rstrip().endswith("3 ran")
+    assert (tmp_path / "out" / "report.html").is_file()
 
 
 def test_questions_without_halves_leave_the_attack_out(mini, family, tmp_path):

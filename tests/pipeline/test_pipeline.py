@@ -398,6 +398,25 @@ def test_every_step_has_its_output(undisturbed):
             assert list(csv.DictReader(file)), f"{path} has no row"
 
 
+def test_every_step_says_its_result_or_where_it_is(undisturbed):
+    """First use 17: some commands ended with nothing but a progress bar."""
+    place, _ = undisturbed
+    for task in steps.tasks(steps.read_study(str(preset(place))), steps.read_steps()):
+        said = [
+            line
+            for line in log_of(place / "out", task).splitlines()
+            if str(task.output.parent) in line
+        ]
+        assert said, f"{task.name} does not say where its result is"
+        assert all(len(line.split(":", 1)[-1]) > 4 for line in said), said
+
+
+def log_of(root, task):
+    """What a step printed."""
+    (path,) = (root / "logs").glob(f"{task.name.replace(' ', '_')}.log")
+    return path.read_text(encoding="utf-8")
+
+
 def test_no_token_is_written(undisturbed):
     for path in undisturbed[0].rglob("*"):
         if path.is_file():

@@ -401,6 +401,25 @@ def test_verdict(row, filtered, word):
     assert found == word and reason and "None" not in reason
 
 
+def test_an_undefined_recovery_says_why():
+    """First use 11: "has no interval" was all that a recovery of −2.50 was told by."""
+    ends = model(forget=1.0, found=(1, 1, 1)), model()
+    attacked = verdict(model(found=(None, None, None)), *ends)[1]
+    assert attacked.startswith("Base and Filtered do not differ clearly on half B, so its recovery")
+    not_attacked = verdict(model(found=(None, None, None), half_a=None), *ends)[1]
+    assert not_attacked.startswith("its recovery over Filtered is not known")
+
+
+def test_an_accuracy_that_was_not_asked_is_no_step_to_run(root):
+    """Data of one's own may have no general questions: running the harness does not help."""
+    path = root / "cut" / "harness" / "accuracy.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if "general" not in line) + "\n")
+    found, text = run(root)
+    assert found["cut"]["general_accuracy"] == "" and ">not asked<" in text
+    assert "not measured: run step quiz" not in text
+
+
 def test_sides_of_a_limit():
     ends = {(0.2, 0.3): (True, False), (0.1, 0.3): (False, False), (0.0, 0.1): (False, True)}
     for (low, high), expected in ends.items():

@@ -169,7 +169,7 @@ def test_from_attacks_to_the_page(family, data, tmp_path, script):
         assert [a, b, retain] == [f"{share:.3f}" for share in shares]
     assert lines[4:] == [
         ["accuracy", "by", "guessing:", "0.250"],
-        ["All", "variants:", str(tmp_path / "filtered/attacks.csv")],
+        [f"{tmp_path}/filtered/attacks.csv:", "all", "variants"],
     ]
     table = list(scoreboard.rows(found | {"npo": found["base"]}, ["none", "lens"], [0, 1]))
     assert len(table) == 12

@@ -119,7 +119,11 @@ def test_the_table_has_a_row_a_model(family, data, tmp_path, script):
     (tmp_path / "methods" / "recovery.csv").write_text(
         "model,recovery_over_filtered\nmini-base__ga,0.75\n"
     )
-    assert script("unlearn/methods_table.py", "--model", family.base, "--root", tmp_path).code == 0
+    printed = script("unlearn/methods_table.py", "--model", family.base, "--root", tmp_path)
+    assert printed.code == 0, printed.err
+    *table, where = printed.out.splitlines()  # first use 17: it printed nothing
+    assert [line.split()[0] for line in table] == ["method", "ga", "wt_dist"]
+    assert " 0.750 " in table[1] and where == f"{tmp_path}/methods.csv: 2 rows"
     with open(tmp_path / "methods.csv", newline="") as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["ga", "wt_dist"] and rows["ga"]["recovery_over_filtered"] == "0.75"
