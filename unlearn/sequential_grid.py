@@ -140,18 +140,14 @@ def earlier(outdir, folder, settings):
 
 def rows(lab, log, seeds, first_seed, steps, lr):
     """A row a run and seed. `lr`: {adapter: factor on the log's learning rate}."""
-    from brittle.metrics.recovery import recovery_over_start
-
-    base = lab.measure(lab.base, ("heldout",))["heldout_accuracy"]
+    base = lab.measure(lab.base, ("heldout",))
     for row in log:
         for seed in range(first_seed, first_seed + (min(int(row["seeds"]), seeds))):
             knobs, settings, measures = lab.run(row, seed, steps, lr.get(row["adapter"], 1.0))
             start = measures.get("heldout_accuracy")
-            recoveries = {
-                column: recovery_over_start(measures.get(attacked), start, base)
-                for column, attacked in RECOVERIES.items()
-            }
-            note = "; ".join(text for text in (row["note"], measures.pop("note", "")) if text)
+            recoveries = recoveries_of(measures, base)
+            said = row["note"], measures.pop("note", ""), broken_base(row, measures)
+            note = "; ".join(text for text in said if text)
             blank = row["role"] == "log" and not row["log_wmdp"] and start is not None
             own = {
                 "role": row["role"],
@@ -164,6 +160,38 @@ def rows(lab, log, seeds, first_seed, steps, lr):
             whole |= knobs | settings | measures | recoveries | own
             whole["retain_loss"] = row["retain_loss"] or None  # with its reduction
             yield {column: whole.get(column) for column in COLUMNS}
+
+
+def recoveries_of(measures, base):
+    """{column of RECOVERIES: recovery_over_start}; None where the model forgot nothing clearly.
+
+    measures, base: what `Lab.measure` found of the unlearned model as made, with what its attack
+    left, and of Base.
+    """
+    from brittle.metrics.recovery import START_GAP, differs, recovery_over_start
+
+    start, level = measures.get("heldout_accuracy"), base["heldout_accuracy"]
+    if start is None:
+        return dict.fromkeys(RECOVERIES)
+    levels = {"filtered": start, "base": level}
+    if not differs(measures["heldout_facts"], base["heldout_facts"], levels, START_GAP):
+        return dict.fromkeys(RECOVERIES)
+    return {
+        column: recovery_over_start(measures.get(attacked), start, level)
+        for column, attacked in RECOVERIES.items()
+    }
+
+
+def broken_base(row, measures):
+    """A note where the attack breaks the untouched Base, which is the row without an adapter."""
+    from brittle.metrics.recovery import breaks_base
+
+    start = measures.get("heldout_accuracy")
+    for column in () if row["adapter"] or start is None else RECOVERIES.values():
+        attacked = measures.get(column)
+        if attacked is not None and breaks_base(start, attacked):
+            return f"the attack breaks Base: half B falls from {start:.2f} to {attacked:.2f}"
+    return ""
 
 
 def selectivity(row):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from brittle.attacks.material import halves, split_half_a
 from brittle.base.errors import UserError
-from brittle.data.items import fact_of, groups_of, read_items, subset
+from brittle.data.items import groups_of, read_items, right_by_fact, subset
 from brittle.maths.intervals import share
 from brittle.metrics import mcq
 
@@ -120,14 +120,9 @@ class Meter:
             self.rows.append(blank | columns)
 
     def facts(self, variant):
-        """{fact: [right, asked]} of half B under a variant; empty where it was not asked."""
-        counts = {}
+        """{fact: (right, asked)} of half B under a variant; empty where it was not asked."""
         rights = self.rights.get(variant, {}).get("forget_b", [])
-        for item, right in zip(self.sets["forget_b"] if rights else [], rights, strict=True):
-            count = counts.setdefault(fact_of(item), [0, 0])
-            count[0] += right
-            count[1] += 1
-        return counts
+        return right_by_fact(self.sets["forget_b"], rights) if rights else {}
 
 
 def measure_split(split, items, outcomes):

@@ -70,6 +70,15 @@ def fact_of(item):
     return item.get("fact", item["question"])
 
 
+def right_by_fact(items, rights):
+    """{fact: (right, items)} of answers, `rights` [items] of 0 and 1."""
+    counts = {}
+    for item, right in zip(items, rights, strict=True):
+        hits, asked = counts.get(fact_of(item), (0, 0))
+        counts[fact_of(item)] = (hits + right, asked + 1)
+    return counts
+
+
 def groups_of(rows):
     """[rows] the entity of each row, else its own number: the groups of an interval."""
     return [entity_of(row) or number for number, row in enumerate(rows)]

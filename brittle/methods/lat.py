@@ -9,7 +9,8 @@ delta is added to the output of block `lat_layer`.
 paper    ball ||delta_t||_2 <= lat_eps a token, steps along the normalised gradient;
          away = mean -log(1 - p(token)), which is bounded below.
 readme   ball ||delta||_inf <= lat_eps, steps of lat_eps along the gradient's sign;
-         away = -NLL_forget, which is not bounded.
+         away = -NLL_forget, which is not bounded. The loss that this variant follows weighs both
+         terms 1. retain_weight keeps its preset (4): give --retain-weight 1 for that loss.
 
 The adversary *helps* the model to recall: it lowers the forget NLL (the README's code had the sign
 the other way round). Gradients reach delta only.

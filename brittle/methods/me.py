@@ -3,8 +3,10 @@ arXiv:2410.08109).
 
     forget = w mean over tokens of KL(uniform || p) = w mean [logsumexp(z) - mean(z) - ln V],   plus a retain term
 
-All real tokens count, prompt included. It is 0 exactly where every token is equally likely; it is
-bounded below, unlike GA.
+The direction is that of the paper's released code. The other one, KL(p || uniform) = ln V - H(p),
+also is 0 at the uniform distribution alone, but nearly flat where p is certain, where it has to
+begin. All real tokens count, prompt included. It is 0 exactly where every token is equally likely;
+it is bounded below, unlike GA.
 """  # noqa: E501  (the formula is one cell of a table)
 
 import math

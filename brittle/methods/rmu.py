@@ -7,7 +7,8 @@ h is the output of block `layer_id`.
 paper    u is a random unit vector of positive entries (U[0, 1)^d, normalised), drawn once from
          --seed. Only the MLP down-projections of the blocks layer_id - 2 ... layer_id train.
 readme   u is a random unit vector of either sign (Gaussian), another for each layer. All parameters
-         train.
+         train. The formula that this variant follows gives no numbers: c and alpha keep the paper's
+         6.5 and 1200.
 
 Means are over real tokens and width (the paper's code counts padding). Forward passes end at the
 deepest block that is read.

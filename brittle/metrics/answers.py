@@ -121,9 +121,8 @@ def truth_ratios(correct, wrong, *, eos=False):
     """{arith, geom, prob} of one item: how likely its wrong answers are beside the correct one.
 
     With p the probability a token of the correct answer (of the paraphrased one where there is
-    one): arith = mean_k p_k / p and geom = exp(-mean_k nll_k) / p (TOFU's paper and its
-    forget-quality code), prob = p / (p + mean_k p_k). arith and geom are 1 for a model that knows
-    nothing.
+    one): arith = mean_k p_k / p (TOFU's paper), geom = exp(-mean_k nll_k) / p (its forget-quality
+    code), prob = p / (p + mean_k p_k). arith and geom are 1 for a model that knows nothing.
     """
     own, others = nll(correct, eos=eos), [nll(answer, eos=eos) for answer in wrong]
     # differences of NLLs before exp: nothing underflows

@@ -102,23 +102,23 @@ def _draw(facts, draws, seed):
     return resample(entities, draws, seed, "recovery").numpy(), count_units(entities)
 
 
-def differs(filtered, base, level, draws=2000, seed=0):
+def differs(filtered, base, level, gap=GAP, draws=2000, seed=0):
     """Do Base and the zero differ clearly on half B, so that recovery is defined?
 
-    filtered, base: {fact: (right, items)}; level: {filtered, base: accuracy}. Base must be at least
-    GAP above, and where both have items the 95 % bootstrap interval of the difference over entities
-    must lie above 0.
+    filtered, base: {fact: (right, items)} of the zero and of Base; level: {filtered, base:
+    accuracy}. Base must be at least `gap` above, and where both have items the 95 % bootstrap
+    interval of the difference over entities must lie above 0.
     """
     from brittle.maths.intervals import quantiles
 
-    if level["base"] - level["filtered"] < GAP:
+    if level["base"] - level["filtered"] < gap:
         return False
     facts = sorted(base)
     if not facts or set(filtered) != set(facts):
         return True
     weights, entities = _draw(facts, draws, seed)
-    gap = _accuracies(base, facts, weights) - _accuracies(filtered, facts, weights)
-    low, _ = quantiles(gap, entities)
+    drawn = _accuracies(base, facts, weights) - _accuracies(filtered, facts, weights)
+    low, _ = quantiles(drawn, entities)
     return low is not None and low > 0
 
 

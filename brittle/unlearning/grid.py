@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from brittle.base.errors import UserError
-from brittle.data.items import groups_of
+from brittle.data.items import groups_of, right_by_fact
 from brittle.maths.intervals import share
 from brittle.models.blocks import block_count, stream_width
 
@@ -134,7 +134,7 @@ class Lab:
         return (knobs, {**settings, "lr": chosen.lr}), unlearned, ends
 
     def measure(self, model, splits):
-        """{column: accuracy and its interval} of the splits."""
+        """{column: accuracy, its interval, and {fact: (right, items)}} of the splits."""
         from brittle.metrics import mcq
 
         measures = {}
@@ -145,6 +145,7 @@ class Lab:
             measures[f"{split}_accuracy"] = accuracy
             measures[f"{split}_low"] = low
             measures[f"{split}_high"] = high
+            measures[f"{split}_facts"] = right_by_fact(items, right)
         return measures
 
     def attack(self, model, seed):

@@ -190,3 +190,28 @@ def test_the_attack_chooses_its_step_without_half_b(monkeypatch):
         "heldout_accuracy_10": 0.5,
         "heldout_accuracy_100": 0.2,
     }
+
+
+def test_recovery_is_undefined_where_little_was_forgotten(grid):
+    """Base .90 of 20 entities. A start of .80 is .10 below, which 20 questions cannot tell."""
+
+    def measured(right, each):
+        facts = {f"forget/{i:03d}/x": (each * (i < right), each) for i in range(20)}
+        return {"heldout_accuracy": right / 20, "heldout_facts": facts}
+
+    def recovered(start):
+        measures = measured(start, 1) | {"heldout_accuracy_10": 0.85}
+        return grid["recoveries_of"](measures, measured(18, 1))
+
+    assert recovered(4)["recovery_over_start_10"] == pytest.approx(0.65 / 0.7)
+    assert recovered(4)["recovery_over_start"] is None  # not attacked
+    assert set(recovered(16).values()) == {None} == set(recovered(18).values())
+    assert set(grid["recoveries_of"]({}, measured(18, 1)).values()) == {None}
+
+
+def test_an_attack_that_breaks_base_is_named(grid):
+    measures = {"heldout_accuracy": 1.0, "heldout_accuracy_10": 0.9, "heldout_accuracy_100": 0.7}
+    note = grid["broken_base"]({"adapter": ""}, measures)
+    assert note == "the attack breaks Base: half B falls from 1.00 to 0.70"
+    assert grid["broken_base"]({"adapter": "lora"}, measures) == ""
+    assert grid["broken_base"]({"adapter": ""}, {"heldout_accuracy": 1.0}) == ""
