@@ -342,11 +342,14 @@ def run(options):
     config = tomllib.loads(options.config.read_text(encoding="utf-8"))
     groups = options.group or list(config["groups"])
     mutants = [m for m in read_mutants(options.mutants) if m.group in groups]
-    known = {module: digest((ROOT / module).read_text(encoding="utf-8"))
-             for module in {m.module for m in mutants}}  # fmt: skip
-    stale = {m.module for m in mutants if known[m.module] != m.sha}
+    known = {
+        module: digest((ROOT / module).read_text(encoding="utf-8"))
+        for module in {m.module for m in mutants}
+    }
+    stale = sorted({m.module for m in mutants if known[m.module] != m.sha})
     if stale:
-        raise SystemExit(f"changed since the mutants were listed: {sorted(stale)}. List anew.")
+        print(f"left out, changed since the mutants were listed: {' '.join(stale)}", flush=True)
+    mutants = [m for m in mutants if m.module not in stale]
     preload()
     with tempfile.TemporaryDirectory(prefix="mutation-", dir=options.work) as work:
         slots = [Slot(Path(work) / f"tree{number}") for number in range(options.jobs)]
