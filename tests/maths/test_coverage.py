@@ -3,7 +3,7 @@
 Each case draws data of which the truth is known, asks the product for the interval, and counts how
 often it holds the truth. The questions, texts and facts of one entity share a draw, as in real
 data. With DRAWS draws an interval that covers 95 % passes and one that covers 90 % fails, each with
-a probability above 99.8 %; with SOME draws, where a draw is slow, above 97 %. The seeds are fixed.
+a probability above 99.8 %; with SOME draws, where a draw is slow, above 96 %. The seeds are fixed.
 """
 
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from brittle.maths import agreement, entities, hypotheses, intervals
 from brittle.metrics import forget_quality_rows, membership, neutral, recovery, tofu
 from support.tiny_models import script
 
-DRAWS, SOME, LEAST = 1000, 500, 0.93
+DRAWS, SOME, LEAST = 1000, 400, 0.93
 
 
 @pytest.fixture(autouse=True)
@@ -290,13 +290,13 @@ def test_ratio_of_halves():
     """null_selectivity_ratio: another two halves of such texts lie within."""
 
     def draw(rng):
-        null = intervals.ratios_of_halves(energies(rng, 20, 0.3), splits=100)
+        null = intervals.ratios_of_halves(energies(rng, 20, 0.3), splits=200)
         low, high = intervals.quantiles(null, 20)
         one, other = (energies(rng, 10, 0.3) for _ in range(2))
         ratio = (one.inside.sum() / one.whole.sum()) / (other.inside.sum() / other.whole.sum())
         return low, high, float(ratio)
 
-    assert coverage(draw, SOME) >= LEAST
+    assert coverage(draw) >= LEAST
 
 
 def test_separation():
@@ -347,7 +347,7 @@ def test_shape_of_the_distribution():
         row, _ = step.measure(read, weights, count)
         return row["wasserstein_low"], row["wasserstein_high"], truth
 
-    assert coverage(draw, 300) >= LEAST
+    assert coverage(draw, 200) >= LEAST
 
 
 def test_barrier():
