@@ -64,6 +64,7 @@ def main(
 
     # before torch is imported: the likeliest mistake is said at once
     texts = read_lines(data / "tokenizer.txt")
+    from brittle.base.disk import space_line
     from brittle.base.record import Run
     from brittle.data.items import SPLITS, read_splits
     from brittle.metrics import mcq
@@ -79,6 +80,8 @@ def main(
         items = read_splits(data)
         tokenizer = mini.make_tokenizer(texts, vocab_size)
         model = mini.make_model(tokenizer, hidden_size, layers, heads, seed)
+        size = 4 * model.num_parameters()
+        print(f"{space_line(f'mini-{only}', size, outdir)}.", file=sys.stderr)
         settings = mini.make_settings(
             steps=steps, batch_size=batch_size, lr=lr, muon_lr=muon_lr, seed=seed
         )

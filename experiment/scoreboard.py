@@ -25,7 +25,7 @@ import typer
 
 from brittle.base import command
 from brittle.base.errors import UserError
-from brittle.base.options import Data, Device
+from brittle.base.options import Data, Device, KeepWeights
 from brittle.base.tables import read_rows
 from brittle.metrics.recovery import GAP, Cell, breaks_base, differs, heldout_recovery, interval
 
@@ -267,6 +267,7 @@ def main(
             "--claims", help="Also measure what the table of claims needs beside the cells."
         ),
     ] = False,
+    keep_weights: KeepWeights = "yes",
     force: Annotated[bool, typer.Option("--force", help="Make every cell anew.")] = False,
     accept_older_code: Annotated[
         bool,
@@ -281,6 +282,7 @@ def main(
 ):
     """Every attack on every model, in one table."""
     from brittle.attacks import chosen
+    from brittle.base import disk
     from brittle.base.layout import model_name
     from brittle.base.record import Run, say
     from brittle.models.find import model_folder
@@ -289,6 +291,11 @@ def main(
     from brittle.report import attacks as attack_sections
 
     names = chosen(attacks)
+    disk.check_keep(keep_weights)
+    if keep_weights == "no" and unlearned:
+        raise UserError(
+            "--keep-weights no is for the models of methods, not for those given with --unlearned."
+        )
     try:
         numbers = [int(number) for number in seeds.split(",")]
     except ValueError:
@@ -302,7 +309,8 @@ def main(
         )
     models = {"base": base, "filtered": filtered, **compared}
     for model in models.values():
-        model_folder(model)
+        # without its weights a model that was measured before still has its cells
+        model_folder(model, weights=not disk.has_removed_weights(model))
     arguments = ["--data", str(data), "--attacks", ",".join(names), "--seeds", seeds]
     arguments += ["--max-items", str(max_items)]
     if device != "auto":
@@ -345,6 +353,9 @@ def main(
         page = attack_sections.board_page(table, absent, run.path("scoreboard.png"), root)
         run.path("scoreboard.html").write_text(page, encoding="utf-8")
         run.csv("scoreboard.csv", COLUMNS, table)
+    if keep_weights == "no" and status == 0:
+        freed = sum(disk.remove_weights(model) for model in compared.values())
+        print(f"weights of {len(compared)} models removed: {disk.shown(freed)}")
     say(root / "scoreboard.csv", f"{len(table)} cells; {root}/scoreboard.html")
     if absent:
         make = how_to_make(root, base, absent, filtered, data)
@@ -378,6 +389,7 @@ HELP_GROUPS = {
         "seeds",
         "max_items",
         "claims",
+        "keep_weights",
         "force",
         "accept_older_code",
         "jobs",

@@ -18,25 +18,29 @@ from typing import Annotated
 
 import typer
 
-from brittle.base import options
+from brittle.base import layout, options
 from brittle.base.command import load_env, run
+from brittle.base.disk import check_keep
 from brittle.base.errors import UserError
 
 MAKING = ("data", "base", "filtered", "unlearn")  # steps, in the order of the work
 ATTACK = ("tamper",)
 
 
-def all_tasks(study, rows, names, *, attack):
+def all_tasks(study, rows, names, *, attack, by_method=False):
     """Every task once: data and family, each method's model, the attacks, and the tables over all.
 
-    The tables take in also what other methods have left in the same root.
+    The tables take in also what other methods have left in the same root. by_method: one method
+    after the other, so that few models lie on the disk at a time.
     """
     from brittle.pipeline import methods, steps
 
     order = [*MAKING, *ATTACK] if attack else list(MAKING)
     rows = [row for row in rows if row["step"] in order]
     by_name = {task.name: task for name in names for task in methods.making(study, rows, name)}
-    tasks = sorted(by_name.values(), key=lambda task: order.index(task.step))
+    tasks = list(by_name.values())
+    if not by_method:
+        tasks.sort(key=lambda task: order.index(task.step))
     if attack:
         tasks.append(_recovery(study, names, [task.name for task in tasks]))
     root = Path(study.root)
@@ -54,7 +58,6 @@ def all_tasks(study, rows, names, *, attack):
 
 def _recovery(study, names, needs):
     """The task that compares all attacked models: those of `names`, and those attacked earlier."""
-    from brittle.base import layout
     from brittle.pipeline import methods, steps
 
     root = Path(study.root)
@@ -80,6 +83,7 @@ def main(
     attack: Annotated[
         bool, typer.Option("--attack/--no-attack", help="Run the relearning attack on every model.")
     ] = True,
+    keep_weights: options.KeepWeights = "yes",
     force: Annotated[bool, typer.Option("--force", help="Make everything anew.")] = False,
     dry_run: options.DryRun = False,
     accept_older_code: options.AcceptOlderCode = False,
@@ -98,6 +102,7 @@ def main(
     preset, data, root = standing.preset(preset), standing.path(data), standing.path(root)
     base, filtered = standing.model(base), standing.model(filtered)
 
+    keep = check_keep(keep_weights)
     names = [name.strip() for name in methods.split(",")] if methods else NAMES
     unknown = [name for name in names if name not in NAMES]
     if unknown:
@@ -116,19 +121,74 @@ def main(
         study.makes = [*study.makes, "unlearn"]
     # a model of one's own has no twin that could be trained
     rows = [row for row in steps.read_steps() if not (own_base and row["step"] == "filtered")]
-    tasks = all_tasks(study, rows, names, attack=attack)
+    tasks = all_tasks(study, rows, names, attack=attack, by_method=not keep)
+    tasks = given.without_left_out(tasks, data)
+    note = disk_note(study, tasks, keep=keep, refuse=not dry_run)
+    if note:
+        print(note, flush=True)
     status = runner.run(
-        given.without_left_out(tasks, data),
+        tasks,
         Path(study.root),
         force=force,
         dry_run=dry_run,
         jobs=jobs,
         accept_older_code=accept_older_code,
+        on_end=None if keep else remover(tasks),
     )
     table = Path(study.root) / "methods.csv"
     if not dry_run and table.is_file():
         print(f"\n{table}\n{shown(table)}")
     return status
+
+
+def making_models(tasks):
+    """The tasks that leave an unlearned model; the chain of the filter has others too."""
+    return [
+        task for task in tasks if task.step == "unlearn" and task.output.parent.name == layout.INNER
+    ]
+
+
+def disk_note(study, tasks, *, keep, refuse):
+    """A line on the weights that will be written; None where that is not known or nothing is.
+
+    Raises UserError where the disk cannot hold them and `refuse` says so.
+    """
+    from brittle.base import disk
+
+    size = disk.weights_size(study.base) if Path(study.base).is_dir() else 0
+    due = [task for task in making_models(tasks) if task.why()]
+    if not size or not due:
+        return None
+    # without keeping them there are two at a time: one is made while another is measured
+    at_once = len(due) if keep else min(2, len(due))
+    what = f"weights of {at_once} of {len(due)} models at a time"
+    try:
+        return disk.space_line(what, at_once * size, study.root)
+    except UserError:
+        if refuse:
+            raise
+        return f"note: {what} do not fit: {disk.shown(at_once * size)}."
+
+
+def remover(tasks):
+    """For the runner: deletes a model's weights once all that was asked for has been measured."""
+    from brittle.base import disk
+    from brittle.pipeline import runner
+
+    makers = {str(task.output.parent): task for task in making_models(tasks)}
+    readers = runner.readers_of(tasks)
+
+    def remove(results):
+        for folder, maker in makers.items():
+            names = [maker.name, *(task.name for task in readers.get(folder, []))]
+            ended = [results.get(name) for name in names]
+            if not all(ended) or any(result.is_bad for result in ended):
+                continue
+            size = disk.remove_weights(folder)
+            if size:
+                print(f"  weights of {maker.name} removed: {disk.shown(size)}", flush=True)
+
+    return remove
 
 
 def shown(path):
@@ -151,7 +211,7 @@ def _short(cell):
 
 
 HELP_GROUPS = {
-    "What runs": ("attack", "force", "dry_run", "accept_older_code", "jobs"),
+    "What runs": ("attack", "keep_weights", "force", "dry_run", "accept_older_code", "jobs"),
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 HASH_CACHE = (
     Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "brittle" / "sha256.json"
 )
+REMOVED = "weights.removed.json"  # in a model folder: what its weights were
 CACHED_FROM = 64 << 20  # bytes: smaller files are hashed faster than a cache is read
 
 
@@ -51,14 +52,26 @@ def describe_file(path):
 
 
 def changed(path, was):
-    """Whether the file is gone or has another content than `was`, its `describe_file` of then."""
+    """Whether the file is gone or has another content than `was`, its `describe_file` of then.
+
+    Weights that were removed to save space are not gone: a note beside them says what they were.
+    """
     try:
         stat = os.stat(path)
     except OSError:
-        return True
+        note = removed(Path(path).parent).get(Path(path).name, {})
+        return note.get("sha256") != was["sha256"]
     if stat.st_size != was["size"]:
         return True
     return stat.st_mtime_ns != was["mtime_ns"] and sha256(path) != was["sha256"]
+
+
+def removed(folder):
+    """{name: its `describe_file`} of the weights that were removed from a model folder."""
+    try:
+        return json.loads((Path(folder) / REMOVED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def replace_text(path, text):

@@ -130,6 +130,13 @@ TrustRemoteCode = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+KeepWeights = Annotated[
+    str,
+    typer.Option(
+        "--keep-weights",
+        help="yes, or no: delete weights of unlearned models once all that was asked is measured.",
+    ),
+]
 Wrapper = Annotated[
     str | None,
     typer.Option(

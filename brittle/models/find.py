@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from brittle.base.errors import UserError
+from brittle.base.files import removed
 from brittle.base.layout import how_to_make, inner, looks_like_folder
 from brittle.models.architectures import SIZES, model_type, model_types, size
 
@@ -45,6 +46,11 @@ def model_folder(model, revision=None, *, weights=True, adapters=False, code=Fal
         raise UserError(
             f"{model} has no config.json, so it is no model folder. Point to the folder that holds "
             "one."
+        )
+    if weights and removed(folder) and not any(folder.glob(WEIGHTS)):
+        raise UserError(
+            f"the weights of {model} were removed to save space. Make the model again: "
+            "the pipeline and create_all do, or the command in its record (*.run.json)."
         )
     if weights and not any(folder.glob(WEIGHTS)):
         other = [f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt")]

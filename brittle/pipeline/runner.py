@@ -5,6 +5,7 @@ import ctypes
 import fcntl
 import gc
 import importlib
+import itertools
 import os
 import pkgutil
 import runpy
@@ -18,6 +19,7 @@ import typer
 
 import brittle
 from brittle.base import bars, code
+from brittle.base.disk import has_removed_weights
 from brittle.base.errors import UserError
 
 PRELOAD = (
@@ -36,6 +38,7 @@ PRELOADED_CLASSES = (
     "GPTNeoXForCausalLM",
     "PreTrainedTokenizerFast",
 )
+READS = ("--model", "--model-b", "--baked")  # flags behind which a task loads a model
 OUTCOMES = {"ran": "✓", "skipped": "·", "failed": "✗", "blocked": "✗", "would run": "→"}
 
 
@@ -62,22 +65,56 @@ def only_one(root):
         yield
 
 
-def run(tasks, root, *, force=False, dry_run=False, jobs=None, accept_older_code=False):
+def run(
+    tasks, root, *, force=False, dry_run=False, jobs=None, accept_older_code=False, on_end=None
+):
     """Run what has to be run. Returns 0, or 1 where a task failed.
 
     force: also what is up to date. dry_run: only say what would be done and why. jobs: how many
     side by side. accept_older_code: what was made by older code of brittle/ counts as up to date.
+    on_end: called with {task: TaskResult} of all that ended, whenever one has.
     """
 
-    def why(task):
+    def why_alone(task):
         return "--force" if force else task.why(accept_older_code=accept_older_code)
+
+    needed = _needed_again(tasks, why_alone)
+
+    def why(task):
+        return why_alone(task) or needed.get(task.name)
 
     if dry_run:
         return _plan(tasks, why)
     with only_one(root):
         logs = root / "logs"
         logs.mkdir(exist_ok=True)
-        return _Work(tasks, why, logs, jobs, accept_older_code).run()
+        return _Work(tasks, why, logs, jobs, accept_older_code, on_end).run()
+
+
+def readers_of(tasks):
+    """{model folder: the tasks that load it} of the models that tasks make."""
+    makers = {str(task.output.parent) for task in tasks}
+    readers = {}
+    for task in tasks:
+        for flag, value in itertools.pairwise(task.command):
+            if flag in READS and value in makers:
+                readers.setdefault(value, []).append(task)
+    return readers
+
+
+def _needed_again(tasks, why):
+    """{task: reason} of models whose weights were removed, where another task has to load them."""
+    makers = {str(task.output.parent): task for task in tasks if _is_without_weights(task)}
+    needed = {}
+    for folder, readers in readers_of(tasks).items() if makers else []:
+        due = [task.name for task in readers if folder in makers and why(task)]
+        if due:
+            needed[makers[folder].name] = f"its weights were removed, and {due[0]} reads them"
+    return needed
+
+
+def _is_without_weights(task):
+    return has_removed_weights(task.output.parent)
 
 
 def _plan(tasks, why):
@@ -117,9 +154,10 @@ class Child(NamedTuple):
 class _Work:
     """The tasks that wait, those that run (by process id), and the results of those that ended."""
 
-    def __init__(self, tasks, why, logs, jobs, accept_older_code):
+    def __init__(self, tasks, why, logs, jobs, accept_older_code, on_end=None):
         self.tasks, self.why, self.logs = tasks, why, logs
         self.jobs, self.accept_older_code = jobs, accept_older_code
+        self.on_end = on_end or (lambda results: None)
         self.names = {task.name for task in tasks}
         self.waiting = list(tasks)
         self.running = {}
@@ -169,6 +207,7 @@ class _Work:
         if task in self.waiting:
             self.waiting.remove(task)
         self.results[task.name] = result
+        self.on_end(self.results)
         if result.outcome == "skipped":
             return
         seconds = f" {result.seconds:.1f} s" if result.seconds else ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from brittle.base.disk import shown, space_line
 from brittle.base.errors import UserError
 from brittle.base.knobs import values
 from brittle.base.layout import model_files
@@ -123,7 +124,7 @@ def run(job, device, *, resume=False, trust_remote_code=False):
     if not accelerator.is_main_process:  # only the main process writes
         session.run(None)
         return None
-    for line in notes_before(job):
+    for line in [*notes_before(job), space_note(job)]:
         print(line, file=sys.stderr)
     inputs = [*job.data_files(), *questions.values(), *job.default_files]
     # opened before the training: a folder that cannot be written is found now, and the inputs'
@@ -133,6 +134,15 @@ def run(job, device, *, resume=False, trust_remote_code=False):
     for folder in (job.checkpoint, job.best):
         shutil.rmtree(folder, ignore_errors=True)
     return result
+
+
+def space_note(job):
+    """A line on what will be written. Raises UserError where the disk cannot hold it."""
+    size, checkpoint = saving.size_to_save(job.model_folder, job.wrappers.save_dtype)
+    line = space_line("the unlearned model", size, job.folder)
+    if job.save_every:
+        line += f"; a checkpoint on the way up to {shown(checkpoint)} (--save-every 0: none)"
+    return f"{line}."
 
 
 def check_processes(job, resume):

@@ -4,6 +4,7 @@ change.
 
 from contextlib import ExitStack
 
+from brittle.base.disk import weights_size
 from brittle.base.errors import UserError
 from brittle.models.find import read_config
 from brittle.models.tokenizers import copy_tokenizer
@@ -23,6 +24,16 @@ def dtype_of(folder, wanted):
         with ExitStack() as stack:
             wanted = Checkpoint(folder, stack).main_dtype() or "float32"
     return getattr(torch, wanted)
+
+
+def size_to_save(folder, wanted):
+    """(bytes of the model in `folder` saved in the dtype `wanted`, bytes of a checkpoint at most).
+
+    A checkpoint holds the weights and two moments of the optimizer in float32.
+    """
+    stored = dtype_of(folder, "source").itemsize
+    parameters = weights_size(folder) // stored
+    return parameters * dtype_of(folder, wanted).itemsize, parameters * 3 * 4
 
 
 def unresolved(folder, model, dtype):

@@ -5,11 +5,14 @@ each.
 import csv
 import importlib
 import re
+import runpy
 
 import pytest
 
 from brittle.base import knobs
 from brittle.methods import METHODS, describe, method_class
+from brittle.pipeline import steps
+from support.places import ROOT
 
 SEED_METHODS = (
     "ga_simple",
@@ -66,7 +69,7 @@ def test_dry_run_makes_each_model_before_its_attack_and_the_table_last(script):
     names = [
         line.split("  ")[0][2:].strip()
         for line in done.out.splitlines()
-        if not line.startswith("    ")
+        if not line.startswith(("    ", "writes "))
     ]
     assert names[:3] == ["data", "base", "filtered"] and names[-2:] == ["recovery", "table"]
     assert names.index("unlearn rmu") < names.index("tamper mini-base__rmu")
@@ -86,11 +89,42 @@ def test_dry_run_makes_each_model_before_its_attack_and_the_table_last(script):
     names = [
         line.split("  ")[0][2:].strip()
         for line in done.out.splitlines()
-        if not line.startswith("    ")
+        if not line.startswith(("    ", "writes "))
     ]
     assert names == chain
     done = script("unlearn/create_all.py", "--dry-run", "--methods", "ga,nope")
     assert done.code == 2 and "nope" in done.err and "npo" in done.err
+
+
+def test_weights_go_once_all_that_was_asked_for_is_measured(tmp_path, monkeypatch):
+    """Method after method; a failed measurement keeps the weights; the filter's files stay."""
+    from types import SimpleNamespace
+
+    monkeypatch.chdir(ROOT)
+    script = runpy.run_path("unlearn/create_all.py", run_name="create_all")
+    study = steps.override(steps.read_study("mini"), root=str(tmp_path))
+    wanted = [row for row in steps.read_steps() if row["scope"] in ("family", "unlearn", "model")]
+    tasks = script["all_tasks"](study, wanted, ["ga", "filter"], attack=True, by_method=True)
+    names = [task.name for task in tasks]
+    assert names.index("tamper mini-base__ga") < names.index("fit filter")
+    for task in tasks:
+        if task.step == "unlearn":
+            task.output.parent.mkdir(parents=True, exist_ok=True)
+            (task.output.parent / "x.safetensors").write_text(task.name)
+    remove = script["remover"](tasks)
+
+    def left():
+        return sorted(p.parent.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("x.safe*"))
+
+    everything = left()
+    good, bad = (SimpleNamespace(is_bad=is_bad) for is_bad in (False, True))
+    results = {"unlearn ga": good, "unlearn filter": good, "verify filter": good}
+    remove(results)
+    assert left() == everything
+    remove(results | {"tamper mini-base__ga": bad, "tamper mini-base__filter": good})
+    assert left() == [p for p in everything if p != "mini-base__filter/unlearned_model"]
+    remove(results | {"tamper mini-base__ga": good})
+    assert "mini-base__ga/unlearned_model" not in left() and "mini-base__filter/filter" in left()
 
 
 def test_the_table_has_a_row_a_model(family, data, tmp_path, script):
