@@ -4,12 +4,11 @@
     uv run eval/attack.py --model M --outdir outputs/M/attacks --attacks relearn,gcg --seeds 0,1
 
 The model is loaded once, and every attack of brittle/attacks/ runs on it with the attack's own
-defaults: relearning (half A; low-rank; benign text), quantisation, pruning, noise, prompts, a soft
-prompt, a GCG suffix, ablation of a direction, the logit lens.
+defaults; docs/attacks.md lists them.
 
-An attack has variants (rates, strengths, templates). The one with the best accuracy on half A
-counts, among equals the earlier one; half B of it is the result. No attack reads half B: the hashes
-of all that it read are compared with those of half B's texts. A variant that breaks the model has
+An attack has variants (rates, strengths, templates). Half A chooses the one that counts, and half B
+of it is the result (brittle/attacks/meter.py). No attack reads half B: the hashes of all that it
+read are compared with those of half B's texts. A variant that breaks the model has
 empty cells. Cells are kept in <outdir>/cells, so an interrupted run goes on where it stopped.
 experiment/scoreboard.py compares models.
 """
