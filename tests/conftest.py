@@ -145,7 +145,7 @@ def imported():
 
 
 @pytest.fixture
-def fork(tmp_path_factory):
+def fork(tmp_path_factory, imported):
     """fork(path, *arguments, **environment) -> Child: .pid, .wait() -> .code, .out, .err."""
     logs = tmp_path_factory.mktemp("logs")
     return lambda *argv, **env: Child(
