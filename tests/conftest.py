@@ -128,6 +128,7 @@ def script(monkeypatch):
             contextlib.redirect_stderr(err),
         ):
             patch.setattr(sys, "argv", argv)
+            patch.chdir(Path.cwd())  # the pipeline goes to the repository, and a test stays
             code = run_script(argv)
         for number, handler in handlers.items():
             signal.signal(number, handler)
