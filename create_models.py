@@ -81,7 +81,7 @@ def main(
         tokenizer = mini.make_tokenizer(texts, vocab_size)
         model = mini.make_model(tokenizer, hidden_size, layers, heads, seed)
         size = 4 * model.num_parameters()
-        print(f"{space_line(f'mini-{only}', size, outdir)}.", file=sys.stderr)
+        print(f"{space_line(f'mini-{only}', size, outdir)}.", flush=True)
         settings = mini.make_settings(
             steps=steps, batch_size=batch_size, lr=lr, muon_lr=muon_lr, seed=seed
         )

@@ -9,7 +9,6 @@ that it refuses to load without. auto takes post-norm where it is exact, else cl
 norm in nn.Sequential is not offered: it reloads wrong. hooks/verify_filter.py checks the result.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -94,7 +93,7 @@ def main(
         "status": chosen.about.get("status"),
     }
     files = [filter_dir / name for name in FILES]
-    print(f"{space_line('the baked model', weights_size(folder), out)}.", file=sys.stderr)
+    print(f"{space_line('the baked model', weights_size(folder), out)}.", flush=True)
     with Run(out, files, {"model": folder}, settings=settings, whole=True) as run:
         baked = bake(folder, chosen, mode, run.stage)
         run.path("README.md").write_text(card(model, chosen, mode, baked), encoding="utf-8")

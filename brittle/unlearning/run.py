@@ -124,8 +124,9 @@ def run(job, device, *, resume=False, trust_remote_code=False):
     if not accelerator.is_main_process:  # only the main process writes
         session.run(None)
         return None
-    for line in [*notes_before(job), space_note(job)]:
+    for line in notes_before(job):
         print(line, file=sys.stderr)
+    print(space_note(job), flush=True)
     inputs = [*job.data_files(), *questions.values(), *job.default_files]
     # opened before the training: a folder that cannot be written is found now, and the inputs'
     # hashes are of what is read
