@@ -23,9 +23,8 @@ from typing import Annotated
 
 import typer
 
-from brittle.base import command
+from brittle.base import command, options
 from brittle.base.errors import UserError
-from brittle.base.options import Data, Device, KeepWeights
 from brittle.base.tables import read_rows
 from brittle.metrics.recovery import GAP, Cell, breaks_base, differs, heldout_recovery, interval
 
@@ -237,12 +236,8 @@ def plot(table, title):
 
 
 def main(
-    base: Annotated[
-        str, typer.Option("--base", help="The model that saw everything.")
-    ] = "outputs/models/mini-base",
-    filtered: Annotated[
-        str, typer.Option(help="The model that never saw the forget facts.")
-    ] = "outputs/models/mini-filtered",
+    base: options.Base = "outputs/models/mini-base",
+    filtered: options.Filtered = "outputs/models/mini-filtered",
     unlearned: Annotated[
         list[str] | None,
         typer.Option(
@@ -255,27 +250,21 @@ def main(
     ] = "",
     attacks: Annotated[str, typer.Option(help="Attacks, with commas (all).")] = "",
     seeds: Annotated[str, typer.Option(help="Seeds of the attacks, with commas.")] = "0",
-    data: Data = Path("data/mini"),
-    root: Annotated[Path, typer.Option("--root", help="Folder of all results.")] = Path("outputs"),
+    data: options.Data = Path("data/mini"),
+    root: options.Root = Path("outputs"),
     max_items: Annotated[
         int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")
     ] = 200,
-    device: Device = "auto",
+    device: options.Device = "auto",
     claims: Annotated[
         bool,
         typer.Option(
             "--claims", help="Also measure what the table of claims needs beside the cells."
         ),
     ] = False,
-    keep_weights: KeepWeights = "yes",
+    keep_weights: options.KeepWeights = "yes",
     force: Annotated[bool, typer.Option("--force", help="Make every cell anew.")] = False,
-    accept_older_code: Annotated[
-        bool,
-        typer.Option(
-            "--accept-older-code",
-            help="Keep what was made by older code of brittle/; the report marks it.",
-        ),
-    ] = False,
+    accept_older_code: options.AcceptOlderCode = False,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Models side by side (2 on CPU, 1 on GPU).")
     ] = None,
@@ -291,15 +280,12 @@ def main(
     from brittle.report import attacks as attack_sections
 
     names = chosen(attacks)
-    disk.check_keep(keep_weights)
-    if keep_weights == "no" and unlearned:
+    keep = disk.check_keep(keep_weights)
+    if unlearned and not keep:
         raise UserError(
             "--keep-weights no is for the models of methods, not for those given with --unlearned."
         )
-    try:
-        numbers = [int(number) for number in seeds.split(",")]
-    except ValueError:
-        raise UserError(f"--seeds {seeds}: whole numbers with commas, such as 0,1,2.") from None
+    numbers = read_seeds(seeds)
     compared, absent = unlearned_models(root, base, methods, unlearned)
     if not compared:
         names = absent if methods else []
@@ -353,7 +339,7 @@ def main(
         page = attack_sections.board_page(table, absent, run.path("scoreboard.png"), root)
         run.path("scoreboard.html").write_text(page, encoding="utf-8")
         run.csv("scoreboard.csv", COLUMNS, table)
-    if keep_weights == "no" and status == 0:
+    if status == 0 and not keep:
         freed = sum(disk.remove_weights(model) for model in compared.values())
         print(f"weights of {len(compared)} models removed: {disk.shown(freed)}")
     say(root / "scoreboard.csv", f"{len(table)} cells; {root}/scoreboard.html")
@@ -364,6 +350,14 @@ def main(
     if failed:
         print(f"their attacks failed, so not in it: {', '.join(failed)}")
     return status
+
+
+def read_seeds(text):
+    """The seeds of `--seeds`."""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {text}: whole numbers with commas, such as 0,1,2.") from None
 
 
 def unlearned_models(root, base, names, given):
