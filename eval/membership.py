@@ -121,8 +121,7 @@ def plot(table, name):
     frame = pd.DataFrame(table)
     figure, axes = figures.figure("Can members of the forget set be told apart?", name)
     x = range(len(frame))
-    low, high = (frame[end].astype(float) for end in ("auc_low", "auc_high"))
-    errors = [(frame["auc"] - low).clip(lower=0), (high - frame["auc"]).clip(lower=0)]
+    errors = figures.error_bars(table, "auc", "auc_low", "auc_high")
     axes[0].errorbar(x, frame["auc"], yerr=errors, fmt="o", label=name)
     if frame["auc_reference"].notna().any():
         axes[0].plot(

@@ -3,12 +3,10 @@
 import json
 from pathlib import Path
 
+from brittle.base.disk import WEIGHTS, has_removed_weights
 from brittle.base.errors import UserError
-from brittle.base.files import removed
 from brittle.base.layout import how_to_make, inner, looks_like_folder
 from brittle.models.architectures import SIZES, model_type, model_types, size
-
-WEIGHTS = "*.safetensors"
 
 
 def model_folder(model, revision=None, *, weights=True, adapters=False, code=False):
@@ -47,7 +45,7 @@ def model_folder(model, revision=None, *, weights=True, adapters=False, code=Fal
             f"{model} has no config.json, so it is no model folder. Point to the folder that holds "
             "one."
         )
-    if weights and removed(folder) and not any(folder.glob(WEIGHTS)):
+    if weights and has_removed_weights(folder):
         raise UserError(
             f"the weights of {model} were removed to save space. Make the model again: "
             "the pipeline and create_all do, or the command in its record (*.run.json)."

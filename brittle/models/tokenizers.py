@@ -57,15 +57,14 @@ def fit(tokenizer, vocabulary, folder):
     """Make the tokenizer's ids those of a model with `vocabulary` embeddings (None: not known).
 
     Padding is always masked, so any id that exists will do: the tokenizer's own, else that of
-    another special token, else the
-    lowest of its vocabulary. A text with a token beyond the embeddings is a UserError.
+    another special token, else the lowest of its vocabulary. A text with a token beyond the
+    embeddings is a UserError.
     """
     ids = range(len(tokenizer) if vocabulary is None else vocabulary)
     if tokenizer.pad_token_id not in ids:
         others = (tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
-        named = (i for i in sorted(tokenizer.get_vocab().values()) if i in ids)
-        picked = next((i for i in others if i in ids), None)
-        picked = next(named, 0) if picked is None else picked
+        candidates = (*others, *sorted(tokenizer.get_vocab().values()))
+        picked = next((i for i in candidates if i in ids), 0)
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(picked)
     if tokenizer.eos_token_id not in ids:
         tokenizer.eos_token = None
