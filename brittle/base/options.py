@@ -88,6 +88,46 @@ TextLength = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+Raw = Annotated[
+    bool,
+    typer.Option(
+        "--raw",
+        help="Leave the tokenizer's chat template out: prompt and answer as one plain text.",
+        rich_help_panel=DATA,
+    ),
+]
+System = Annotated[
+    str,
+    typer.Option(
+        "--system", help="System message of conversations that have none.", rich_help_panel=DATA
+    ),
+]
+AfterPrompt = Annotated[
+    bool,
+    typer.Option(
+        "--after-prompt",
+        help="Put answers behind the prompt's own tokens, where a template rewrites answers "
+        "(reasoning models).",
+        rich_help_panel=DATA,
+    ),
+]
+LossOn = Annotated[
+    str,
+    typer.Option(
+        "--loss-on",
+        help="Tokens that losses count: answer (where a row has one, else all), all.",
+        rich_help_panel=DATA,
+    ),
+]
+Positions = Annotated[
+    str,
+    typer.Option(
+        "--positions",
+        help="States that representation methods move or keep: answer (those that predict its "
+        "tokens), all.",
+        rich_help_panel=DATA,
+    ),
+]
 BatchSize = Annotated[
     int, typer.Option("--batch-size", min=1, help="Texts a batch.", rich_help_panel=MACHINE)
 ]

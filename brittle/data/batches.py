@@ -1,8 +1,13 @@
-"""Token ids, padded batches and endless seeded streams of batches. Padding is always masked."""
+"""Token ids, padded batches and endless seeded streams of batches. Padding is always masked.
+
+What is batched is a list of Examples (brittle/data/examples.py), or of token id lists, in which
+every token counts.
+"""
 
 import sys
 
 from brittle.base.errors import UserError
+from brittle.data.examples import as_example
 
 
 def encode(tokenizer, texts, max_length, name="texts"):
@@ -24,30 +29,56 @@ def encode(tokenizer, texts, max_length, name="texts"):
 class Batch(dict):
     """{input_ids, attention_mask} [B, T], plus what losses may need beside them:
 
-    index: the numbers of the examples in their set. n_tokens, n_targets: what a sum over the real
-    tokens, or over the predicted tokens, is divided by. A batch that stands alone has its own
-    counts. A micro-batch has the counts of its whole step, divided by the number of micro-batches.
-    So accumulated gradients equal those of one large batch.
+    index: the numbers of the examples in their set.
+
+    targets, predicting, states: [B, T], 1 at the tokens whose prediction a loss counts, at the
+    positions that predict them, and at the positions whose states a method looks at; None where
+    they are all real tokens.
+
+    n_targets, n_tokens, n_states: what a sum over the predicted tokens, over those positions, or
+    over states is divided by. A batch that stands alone has its own counts. A micro-batch has the
+    counts of its whole step, divided by the number of micro-batches. So accumulated gradients equal
+    those of one large batch.
     """
 
-    index, n_tokens, n_targets = None, None, None
+    index, targets, predicting, states = None, None, None, None
+    n_tokens, n_targets, n_states = None, None, None
 
 
-def pad(ids, pad_id, device="cpu", index=None):
-    """A `Batch` of token id lists, padded on the right."""
+def pad(examples, pad_id, device="cpu", index=None):
+    """A `Batch` of examples or token id lists, padded on the right."""
     import torch
 
-    longest = max(map(len, ids))
+    examples = [as_example(example) for example in examples]
+    longest = max(map(len, examples))
+
+    def rows(lists, fill):
+        return torch.tensor([row + [fill] * (longest - len(row)) for row in lists]).to(device)
+
     batch = Batch(
-        input_ids=torch.tensor([i + [pad_id] * (longest - len(i)) for i in ids]).to(device),
-        attention_mask=torch.tensor([[1] * len(i) + [0] * (longest - len(i)) for i in ids]).to(
-            device
-        ),
+        input_ids=rows([example.ids for example in examples], pad_id),
+        attention_mask=rows([[1] * len(example) for example in examples], 0),
     )
-    batch.index = torch.tensor(index if index is not None else range(len(ids)))
-    batch.n_tokens = max(1, sum(map(len, ids)))
-    batch.n_targets = max(1, sum(len(i) - 1 for i in ids))
+    for name in ("targets", "predicting", "states"):
+        masks = [getattr(example, name) for example in examples]
+        if any(mask is not None for mask in masks):
+            filled = [
+                [1] * len(example) if mask is None else [int(marked) for marked in mask]
+                for example, mask in zip(examples, masks, strict=True)
+            ]
+            setattr(batch, name, rows(filled, 0))
+    batch.index = torch.tensor(index if index is not None else range(len(examples)))
+    set_counts(batch, examples)
     return batch
+
+
+def set_counts(batch, examples, parts=1):
+    """Give a batch the counts of `examples`, each divided by `parts`."""
+    counts = [example.counts() for example in examples]
+    tokens, targets, states = map(sum, zip(*counts, strict=True))
+    batch.n_tokens = max(1, tokens) / parts
+    batch.n_targets = max(1, targets) / parts
+    batch.n_states = max(1, states) / parts
 
 
 def by_length(ids, batch_size, tokens=None):
@@ -73,14 +104,15 @@ def batches(ids, pad_id, batch_size, device="cpu", tokens=None):
 
 
 class Stream:
-    """An endless, seeded order over token id lists: epoch after epoch, each a new permutation.
+    """An endless, seeded order over examples: epoch after epoch, each a new permutation.
 
     `batches(step)` depends on the seed and the step alone, so a resumed run goes on exactly where
     it stopped.
     """
 
-    def __init__(self, ids, pad_id, batch_size, micro_batches=1, seed=0, device="cpu"):
-        self.ids, self.pad_id, self.device = ids, pad_id, device
+    def __init__(self, examples, pad_id, batch_size, micro_batches=1, seed=0, device="cpu"):
+        self.examples = [as_example(example) for example in examples]
+        self.pad_id, self.device = pad_id, device
         self.batch_size, self.micro_batches, self.seed, self.epochs = (
             batch_size,
             micro_batches,
@@ -88,22 +120,27 @@ class Stream:
             {},
         )
 
+    @property
+    def ids(self):
+        """The token ids of each example."""
+        return [example.ids for example in self.examples]
+
     def order(self, epoch):
         """The examples of one epoch, as a list of indices."""
         import torch
 
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        return torch.randperm(len(self.ids), generator=generator).tolist()
+        return torch.randperm(len(self.examples), generator=generator).tolist()
 
     def _at(self, position):
-        epoch, offset = divmod(position, len(self.ids))
+        epoch, offset = divmod(position, len(self.examples))
         if epoch not in self.epochs:
             self.epochs = {epoch: self.order(epoch)}  # only the current epoch's order is kept
         return self.epochs[epoch][offset]
 
     def tokens(self, count):
         """Tokens of the first `count` examples of the order."""
-        return sum(len(self.ids[self._at(i)]) for i in range(count))
+        return sum(len(self.examples[self._at(i)]) for i in range(count))
 
     def batches(self, step):
         """The `micro_batches` batches of optimizer step `step`, each of `batch_size` texts."""
@@ -112,11 +149,8 @@ class Stream:
         micro_batches = []
         for start in range(0, size, self.batch_size):
             indices = chosen[start : start + self.batch_size]
-            ids = [self.ids[i] for i in indices]
-            micro_batches.append(pad(ids, self.pad_id, self.device, indices))
-        tokens = sum(len(self.ids[i]) for i in chosen)
-        targets = max(1, tokens - len(chosen))
+            examples = [self.examples[i] for i in indices]
+            micro_batches.append(pad(examples, self.pad_id, self.device, indices))
         for batch in micro_batches:
-            batch.n_tokens = tokens / len(micro_batches)
-            batch.n_targets = targets / len(micro_batches)
+            set_counts(batch, [self.examples[i] for i in chosen], len(micro_batches))
         return micro_batches

@@ -11,9 +11,10 @@ from typing import NamedTuple
 from brittle.base.errors import UserError
 from brittle.data.items import read_subjects, text_files
 from brittle.data.muse import PASSAGE, passages
+from brittle.data.rows import answer_of
 from brittle.data.sources import sidecars, subject, write_sets
 from brittle.data.subjects import name_entities
-from brittle.data.texts import answer_of, numbered_jsonl, read_texts
+from brittle.data.texts import numbered_jsonl, read_texts
 from brittle.data.tofu import WRONG, text
 from brittle.data.world import Draws
 

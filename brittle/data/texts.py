@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from brittle.base.errors import UserError
-from brittle.data.tokens import join
+from brittle.data.rows import plain, row_of
 
 JSON_LINES = (".jsonl", ".json")
 MAKE_DATA = "Make the mini data with: uv run create_datasets.py"
@@ -130,31 +130,21 @@ def _check_kinds(where, row, keys):
             raise UserError(f"{where}: {wanted}, not {json.dumps(value)[:40]}.")
 
 
-def read_texts(path, limit=None):
-    """The first `limit` texts of a file.
+def read_rows(path, limit=None):
+    """The first `limit` rows of a file: str, Pair or Chat each (see brittle/data/rows.py).
 
-    A text is a line, or, in a JSONL file, the field `text`, or `question` and `answer` joined.
+    A row is a line, or, in a JSONL file, an object. Raises UserError, with the line, for any other
+    object.
     """
     if Path(path).suffix not in JSON_LINES:
         return read_lines(path)[:limit]
-    texts = []
-    for number, row in numbered_jsonl(path):
-        text = _text_of(row)
-        if not text or not text.strip():
-            raise UserError(f"{path} line {number} has neither text nor question and answer.")
-        texts.append(text)
-    return texts[:limit]
+    rows = [row_of(value, f"{path} line {number}") for number, value in numbered_jsonl(path)]
+    return rows[:limit]
 
 
-def answer_of(row):
-    """The answer of a row as text, or None where it holds none.
-
-    It is the field `answer`, or the one of its `choices` that `answer` is the index of.
-    """
-    answer, choices = row.get("answer"), row.get("choices")
-    if isinstance(choices, list) and isinstance(answer, int) and 0 <= answer < len(choices):
-        answer = choices[answer]
-    return answer if isinstance(answer, str) else None
+def read_texts(path, limit=None):
+    """The first `limit` rows of a file as texts without a template; see `read_rows`."""
+    return [plain(row) for row in read_rows(path, limit)]
 
 
 def spread(rows, most):
@@ -162,24 +152,6 @@ def spread(rows, most):
     if most is None or len(rows) <= most:
         return rows
     return [rows[i * len(rows) // most] for i in range(most)]
-
-
-def _text_of(row):
-    """The text of a JSON value, or None where it holds none.
-
-    It is a string, the field `text`, or `question` with `answer` (an index where there are
-    `choices`).
-    """
-    if not isinstance(row, dict):
-        return row if isinstance(row, str) else None
-    if isinstance(row.get("text"), str):
-        return row["text"]
-    question, answer = row.get("question"), answer_of(row)
-    if "choices" in row and isinstance(row.get("answer"), str):
-        return None  # where there are choices, only an index says which is the answer
-    if not isinstance(question, str) or answer is None:
-        return None
-    return join(question, answer)
 
 
 def write_lines(path, lines, *, line_feeds=False):

@@ -7,7 +7,8 @@ import torch
 
 from brittle.base.errors import UserError
 from brittle.data.batches import batches
-from brittle.data.texts import answer_of, numbered_jsonl, read_lines, spread
+from brittle.data.rows import answer_of
+from brittle.data.texts import numbered_jsonl, read_lines, spread
 from brittle.data.tokens import common_prefix, encode_prompts, join, prompt_length
 from brittle.maths.moments import Moments
 from brittle.models.blocks import block_count, stream_width

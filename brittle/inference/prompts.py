@@ -4,7 +4,8 @@ import csv
 from pathlib import Path
 
 from brittle.base.errors import UserError
-from brittle.data.texts import answer_of, numbered_jsonl, numbered_lines, read_lines
+from brittle.data.rows import answer_of
+from brittle.data.texts import numbered_jsonl, numbered_lines, read_lines
 
 FIELDS = ("prompt", "question", "text")
 

@@ -49,7 +49,7 @@ class Method:
         """Called once, before the training.
 
         model: what will be trained. reference: `with reference as frozen:` gives its starting
-        state. data: `.forget` and `.retain` (data.batches.Stream of token ids) and `.tokenizer`.
+        state. data: `.forget` and `.retain` (data.batches.Stream of Examples) and `.tokenizer`.
         """
         self.model, self.reference = model, reference
 

@@ -58,9 +58,9 @@ class CB(Method):
         from brittle.maths import precision
         from brittle.methods import terms
         from brittle.models import hooks
-        from brittle.models.logprobs import token_mean
+        from brittle.models.logprobs import state_mean
 
-        hidden, wide, mean = hooks.hidden, precision.wide, token_mean
+        hidden, wide, mean = hooks.hidden, precision.wide, state_mean
         deep = range(max(self.layer_id) + 1) if self.variant == "paper" else self.layer_id
         with self.perturbed(forget):
             h_forget = hidden(self.model, forget, self.layer_id)

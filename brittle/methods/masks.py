@@ -67,7 +67,7 @@ def largest(scores, count):
 def summed_gradient(model, trained, stream):
     """Gradients of the NLL over one pass of a stream's texts, summed over its batches."""
     total = [torch.zeros_like(p) for p in trained]
-    for _, batch in batches(stream.ids, stream.pad_id, stream.batch_size, model.device):
+    for _, batch in batches(stream.examples, stream.pad_id, stream.batch_size, model.device):
         gradients = torch.autograd.grad(nll(model, batch), trained, allow_unused=True)
         for t, g in zip(total, gradients, strict=True):
             if g is not None:

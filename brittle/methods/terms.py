@@ -1,4 +1,8 @@
-"""Loss terms that several methods share. Sums run over real tokens; padding never counts."""
+"""Loss terms that several methods share.
+
+Means over predictions run over what `--loss-on` counts, means over states over `--positions`: all
+real tokens, or those that predict a token of the answer. Padding never counts.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -6,15 +10,15 @@ import torch.nn.functional as F
 from brittle.maths.precision import wide
 from brittle.models.blocks import block_count
 from brittle.models.hooks import hidden
-from brittle.models.logprobs import nll, token_mean
+from brittle.models.logprobs import nll, state_mean, token_mean
 
 
 def masked_mse(h, target, batch):
-    """Mean over real tokens and width of (h - target)^2.
+    """Mean over the states that count, and width, of (h - target)^2.
 
     h [B, T, D]; target broadcasts to it.
     """
-    return token_mean((wide(h) - wide(target)).pow(2).mean(-1), batch)
+    return state_mean((wide(h) - wide(target)).pow(2).mean(-1), batch)
 
 
 def kl_of(before, now):
@@ -25,16 +29,16 @@ def kl_of(before, now):
 
 
 def kl(model, batch, reference):
-    """Mean over real tokens of KL(p_reference || p_model), in nats; 0 where the two agree."""
+    """Mean over the tokens that count of KL(p_reference || p_model), in nats; 0 where the two agree."""
     with reference as frozen:
         before = frozen(**batch).logits
     return token_mean(kl_of(before, model(**batch).logits), batch)
 
 
 def moved(h, before, batch):
-    """Mean over blocks and real tokens of ||h - before||_2; h, before {block: [B, T, D]}."""
+    """Mean over blocks and the states that count of ||h - before||_2; h, before {block: [B, T, D]}."""
     return sum(
-        token_mean(torch.linalg.vector_norm(wide(h[k]) - wide(before[k]), dim=-1), batch) for k in h
+        state_mean(torch.linalg.vector_norm(wide(h[k]) - wide(before[k]), dim=-1), batch) for k in h
     ) / len(h)
 
 

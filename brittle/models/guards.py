@@ -23,7 +23,8 @@ from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.data.items import entity_of
-from brittle.data.texts import answer_of, numbered_lines, read_jsonl
+from brittle.data.rows import answer_of
+from brittle.data.texts import numbered_lines, read_jsonl
 from brittle.data.tokens import join
 from brittle.data.words import normal, words
 

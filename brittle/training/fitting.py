@@ -16,19 +16,19 @@ from brittle.training.steps import StepHook
 def make_streams(sets, tokenizer, size, micro_batches, seed, device):
     """.forget and .retain: endless streams over the training texts of `sets`; and .tokenizer.
 
-    sets: {forget, retain: (token ids to train on, held out)}. Each stream has a seed of its own.
+    sets: {forget, retain: (Examples to train on, held out)}. Each stream has a seed of its own.
     """
     streams = SimpleNamespace(tokenizer=tokenizer)
-    for k, (name, (ids, _)) in enumerate(sets.items()):
+    for k, (name, (examples, _)) in enumerate(sets.items()):
         pad_id = tokenizer.pad_token_id
-        setattr(streams, name, Stream(ids, pad_id, size, micro_batches, seed + 1 + k, device))
+        setattr(streams, name, Stream(examples, pad_id, size, micro_batches, seed + 1 + k, device))
     return streams
 
 
 def make_settings(rule, values, streams, **more):
     """Settings of training: `values` {name: value} and `more`, as long as the method plans."""
     per_step = streams.forget.batch_size * streams.forget.micro_batches
-    one_pass = max(1, len(streams.forget.ids) // per_step)
+    one_pass = max(1, len(streams.forget.examples) // per_step)
     known = {f.name for f in fields(Settings)}
     chosen = {name: value for name, value in values.items() if name in known}
     steps, stretches = rule.plan(chosen.pop("steps", None), one_pass)

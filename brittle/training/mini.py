@@ -85,7 +85,7 @@ class LengthStream(Stream):
         windows = [order[i : i + 8 * size] for i in range(0, len(order), 8 * size)]
         batches = []
         for window in windows:
-            by_length = sorted(window, key=lambda j: len(self.ids[j]))
+            by_length = sorted(window, key=lambda j: len(self.examples[j]))
             batches += [by_length[i : i + size] for i in range(0, len(by_length), size)]
         # a short batch goes last, or all batches behind it would straddle two lengths
         shuffled = sorted(batches, key=lambda b: (len(b) < size, order.index(b[0])))

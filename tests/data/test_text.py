@@ -9,8 +9,8 @@ import torch
 
 from brittle.base.errors import UserError
 from brittle.data.batches import Stream, batches, encode, pad
+from brittle.data.rows import answer_of
 from brittle.data.texts import (
-    answer_of,
     read_jsonl,
     read_lines,
     read_texts,

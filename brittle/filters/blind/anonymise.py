@@ -28,7 +28,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from brittle.base.errors import UserError
-from brittle.data.texts import answer_of, numbered_jsonl
+from brittle.data.rows import answer_of
+from brittle.data.texts import numbered_jsonl
 from brittle.data.world import Draws, new_names
 
 HOW = ("regex", "template", "surrogate", "hash")

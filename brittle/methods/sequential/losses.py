@@ -1,6 +1,6 @@
 """Losses of sequential unlearning, on a probe's logits z [B, T, V] and against the start.
 
-Every mean is over real tokens, in float32. With V tokens in the vocabulary, the forget losses at
+Every mean is over the tokens that `--loss-on` counts, in float32. With V tokens in the vocabulary, the forget losses at
 every position are
 
     max_entropy   [logsumexp(z) - mean(z)] / ln V = (KL(uniform || p) + ln V) / ln V
@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from brittle.maths.intervals import generator
 from brittle.maths.precision import wide
 from brittle.methods.terms import kl_of
-from brittle.models.logprobs import target_mask, token_mean
+from brittle.models.logprobs import target_mask, token_mask, token_mean
 
 # Logits whose float32 copies are held at once. Above that they are made again, stretch by stretch,
 # in the backward pass.
@@ -100,11 +100,11 @@ def npo_probe(z, batch, before, beta):
 
 
 def kl(now, before, batch, reduction):
-    """`token`: mean over real tokens. `sum`: sum over a text's real tokens, mean over texts."""
+    """`token`: mean over the tokens that count. `sum`: their sum in a text, mean over texts."""
     divergence = by_parts(kl_of, before.detach(), now)
     if reduction == "token":
         return token_mean(divergence, batch)
-    return (divergence * batch["attention_mask"]).sum() / divergence.size(0)
+    return (divergence * token_mask(batch)).sum() / divergence.size(0)
 
 
 def nll(now, batch):

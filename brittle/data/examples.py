@@ -1,0 +1,301 @@
+"""Examples: the token ids of a row, and which of them are its answer.
+
+    rows = texts.read_rows(path)                       str, Pair or Chat each (brittle/data/rows.py)
+    examples = encode_rows(tokenizer, rows, 512)       Example each
+    ids = prompt_ids(tokenizer, "Who is she?")         what a model is asked with
+
+A tokenizer with a chat template renders prompts and answers through it, as the model was trained:
+`tokenizer.apply_chat_template(messages)`, token for token. Nothing is put before or behind that, so
+a template's own BOS stands once. Where there is no template, or with `raw`, prompt and answer are
+one text, joined by a blank.
+
+The answer is found by tokens: those of the prompt, rendered with the mark that makes the model
+answer, begin those of the whole conversation, and the rest is the answer, its end mark included.
+The line feed that some templates put behind the end mark is not. A token that merges the prompt's
+end with the answer's beginning is the answer's. No punctuation is looked for.
+Reasoning templates rewrite history: they drop an answer's trace, or open one in the prompt that
+the whole conversation has not. That is an error, since the answer would be no continuation of what
+the model is asked with. `after_prompt` then puts the answer behind the prompt's own tokens.
+"""
+
+import re
+import sys
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from brittle.base import options
+from brittle.base.errors import UserError
+from brittle.data.rows import Chat, answer_in, plain, plain_prompt, turns_of
+from brittle.data.tokens import common_prefix, encode_prompts
+
+PLACES = ("answer", "all")
+MARK = "(the answer)"  # stands for an answer, to see what a template puts behind it
+OPENED = re.compile(r"<(\w+)>\s*$")  # a prompt that ends inside a trace, such as <think>
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows are read; its fields are flags (options.spread).
+
+    raw           no chat template
+    system        a system message before each conversation that has none
+    after_prompt  the answer behind the prompt's tokens, where the template rewrites the answer
+    loss_on       which predicted tokens a loss counts: the answer's, or all
+    positions     which states a representation method moves or keeps: those that predict a token
+                  of the answer, or all
+    """
+
+    raw: options.Raw = False
+    system: options.System = ""
+    after_prompt: options.AfterPrompt = False
+    loss_on: options.LossOn = "answer"
+    positions: options.Positions = "answer"
+
+    def __post_init__(self):
+        for flag, value in (("--loss-on", self.loss_on), ("--positions", self.positions)):
+            if value not in PLACES:
+                raise UserError(f"{flag} {value}: choose answer or all.")
+
+    def templated(self, tokenizer):
+        """Does a conversation go through the tokenizer's chat template?"""
+        return bool(getattr(tokenizer, "chat_template", None)) and not self.raw
+
+
+DEFAULT = Reading()
+
+
+class Counts(NamedTuple):
+    """What sums over an example are divided by."""
+
+    tokens: int  # positions whose prediction counts
+    targets: int  # predicted tokens that count
+    states: int  # positions whose state counts
+
+
+@dataclass(frozen=True)
+class Example:
+    """The token ids of one row, and which of them are its answer.
+
+    answer: a bool for each token; None for a text that asks nothing, where every token counts.
+    """
+
+    ids: list
+    answer: list | None = None
+    reading: Reading = DEFAULT
+
+    def __len__(self):
+        return len(self.ids)
+
+    @property
+    def start(self):
+        """The place of the answer's first token; None where there is no answer."""
+        return None if self.answer is None else self.answer.index(True)
+
+    @property
+    def prompt(self):
+        """The token ids before the answer; all of them where there is none."""
+        return self.ids[: self.start]
+
+    @property
+    def targets(self):
+        """A bool for each token: does a loss count its prediction? None for every one."""
+        return self.answer if self.reading.loss_on == "answer" else None
+
+    @property
+    def predicting(self):
+        """A bool for each position: does it predict a token that a loss counts? None for all."""
+        return None if self.targets is None else [*self.targets[1:], False]
+
+    @property
+    def states(self):
+        """A bool for each position: does a representation method look at it? None for all."""
+        if self.answer is None or self.reading.positions == "all":
+            return None
+        return [*self.answer[1:], False]
+
+    def counts(self):
+        n = len(self.ids)
+        targets = n - 1 if self.targets is None else sum(self.targets[1:])
+        tokens = n if self.targets is None else targets
+        return Counts(tokens, targets, n if self.states is None else sum(self.states))
+
+    def cut(self, length):
+        """The first `length` tokens; None where no token of the answer is left to predict."""
+        if len(self.ids) <= length:
+            return self
+        answer = None if self.answer is None else self.answer[:length]
+        if answer is not None and not any(answer[1:]):
+            return None
+        return Example(self.ids[:length], answer, self.reading)
+
+    def reply(self, ids):
+        """The example with other tokens in place of its answer, and nothing behind them."""
+        answer = [False] * len(self.prompt) + [True] * len(ids)
+        return Example([*self.prompt, *ids], answer, self.reading)
+
+
+def as_example(ids):
+    """An Example as it is; a list of token ids as a text without an answer."""
+    return ids if isinstance(ids, Example) else Example(ids)
+
+
+def render(tokenizer, messages, *, ask, where="the text"):
+    """Messages through the chat template as text.
+
+    ask: with what makes the model answer behind them. Raises UserError where the template refuses
+    them: many know no system message.
+    """
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+    except Exception as error:  # a template is a program of its own
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"the chat template refuses {where} ({reason}). Change its messages, or use --raw."
+        ) from None
+
+
+def token_ids(tokenizer, text):
+    """The ids of a text that a template rendered: special tokens stand in it already."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def prompt_ids(tokenizer, prompt, reading=DEFAULT):
+    """Token ids of a question as the model is asked it, through its chat template.
+
+    prompt: a text, or messages [{role, content}, ...] that end with the user's.
+    """
+    if not reading.templated(tokenizer):
+        if not isinstance(prompt, str):
+            prompt = plain_prompt(
+                Chat((*((m["role"], m["content"]) for m in prompt), ("assistant", "")))
+            )
+        return encode_prompts(tokenizer, [prompt])[0]
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if reading.system and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": reading.system}, *messages]
+    return token_ids(tokenizer, render(tokenizer, messages, ask=True))
+
+
+def encode_rows(tokenizer, rows, max_length, reading=DEFAULT, name="texts"):
+    """The Examples of rows (str, Pair or Chat), each cut at `max_length` tokens.
+
+    Says on stderr how many were cut, how many of them inside the answer, and how many are left out
+    since their answer begins behind the cut. Raises UserError where nothing is left to predict.
+    """
+    examples = _whole(tokenizer, rows, reading, name)
+    short = [example.cut(max_length) for example in examples]
+    _say_cut(examples, short, max_length, name)
+    left = [example for example in short if example is not None]
+    if not any(len(example) > 1 for example in left):
+        raise UserError(f"the {name} hold no tokens to predict (each has fewer than two).")
+    return left
+
+
+def _say_cut(examples, short, max_length, name):
+    """Say on stderr what a limit of tokens takes away. Raises UserError where it leaves nothing."""
+    cut = sum(len(example) > max_length for example in examples)
+    lost = sum(example is None for example in short)
+    if lost == len(examples) > 0:
+        raise UserError(
+            f"the answers of all {lost} {name} begin behind token {max_length}. Raise --max-length."
+        )
+    if not cut:
+        return
+    longer = f"{cut} of {len(examples)} {name} are longer than {max_length} tokens"
+    note = f"note: {longer} and are cut there"
+    inside = sum(
+        example.answer is not None and left is not None and len(left) < len(example)
+        for example, left in zip(examples, short, strict=True)
+    )
+    if inside:
+        note += f", {inside} of them inside the answer"
+    if lost:
+        note += f"; {lost} whose answer begins behind that are left out"
+    print(f"{note}.", file=sys.stderr)
+
+
+def _whole(tokenizer, rows, reading, name):
+    """The Examples of rows, uncut and in their order."""
+    templated = reading.templated(tokenizer)
+    as_text = [i for i, row in enumerate(rows) if isinstance(row, str) or not templated]
+    examples = [None] * len(rows)
+    encoded = tokenizer([plain(rows[i]) for i in as_text])["input_ids"] if as_text else []
+    asked = [i for i in as_text if not isinstance(rows[i], str)]
+    prompts = encode_prompts(tokenizer, [plain_prompt(rows[i]) for i in asked]) if asked else []
+    prompts = dict(zip(asked, prompts, strict=True))
+    for i, ids in zip(as_text, encoded, strict=True):
+        answer = None
+        if i in prompts:
+            # a token that merges the prompt's end with the answer's beginning is the answer's
+            start = common_prefix(ids, prompts[i])
+            answer = [place >= start for place in range(len(ids))]
+        examples[i] = Example(ids, answer, reading)
+    special = special_ids(tokenizer)
+    for i, row in enumerate(rows):
+        if examples[i] is None:
+            where = f"number {i + 1} of the {name}"
+            examples[i] = _through_template(tokenizer, row, reading, special, where)
+    return examples
+
+
+def special_ids(tokenizer):
+    """The ids of a tokenizer's special tokens."""
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | set(tokenizer.all_special_ids)
+
+
+def _through_template(tokenizer, row, reading, special, where):
+    messages = turns_of(row, reading.system)
+    prompt = render(tokenizer, messages[:-1], ask=True, where=where)
+    before = token_ids(tokenizer, prompt)
+    if reading.after_prompt:
+        marked = [*messages[:-1], {"role": "assistant", "content": MARK}]
+        end = render(tokenizer, marked, ask=False, where=where).rpartition(MARK)[2]
+        behind = _continuation(prompt, answer_in(row)) + end
+        ids = token_ids(tokenizer, prompt + behind)
+        if ids[: len(before)] != before:  # a token would merge both
+            ids = before + token_ids(tokenizer, behind)
+    else:
+        whole = render(tokenizer, messages, ask=False, where=where)
+        _check_kept(prompt, whole, answer_in(row), where)
+        ids = token_ids(tokenizer, whole)
+    start = common_prefix(ids, before)
+    end = _answer_end(tokenizer, ids, start, special)
+    answer = [start <= place < end for place in range(len(ids))]
+    return Example(ids, answer, reading)
+
+
+def _continuation(prompt, answer):
+    """An answer as it goes on behind a prompt: inside the trace that the prompt opened, if any.
+
+    An answer without a trace closes it at once.
+    """
+    opened = OPENED.search(prompt)
+    if not opened:
+        return answer
+    tag = opened[1]
+    if f"</{tag}>" not in answer:
+        return f"\n</{tag}>\n\n{answer}"
+    return answer.lstrip().removeprefix(f"<{tag}>").lstrip("\n")
+
+
+def _check_kept(prompt, whole, answer, where):
+    """Raise UserError where a template's whole conversation is not its prompt and the answer."""
+    why = None
+    if not whole.startswith(prompt):
+        why = "renders the prompt in another way once it is answered"
+    elif "".join(answer.split()) not in "".join(whole[len(prompt) :].split()):
+        why = "leaves out a part of the answer (a trace, for instance)"
+    if why:
+        raise UserError(
+            f"the chat template {why}: {where}. Use --after-prompt, which puts the answer behind "
+            "the prompt, or --raw."
+        )
+
+
+def _answer_end(tokenizer, ids, start, special):
+    """Where the answer ends: behind its end mark, where blanks alone follow that."""
+    marks = [place for place in range(start, len(ids)) if ids[place] in special]
+    if not marks or tokenizer.decode(ids[marks[-1] + 1 :]).strip():
+        return len(ids)
+    return marks[-1] + 1

@@ -1,0 +1,128 @@
+"""What one row of a data file is: a text, a prompt with its answer, or a conversation.
+
+    "a text"   {"text": ...}                                             str
+    {"question" | "prompt": ..., "answer" | "completion": ...}           Pair
+    {"question": ..., "choices": [...], "answer": index}                 Pair
+    {"messages": [{"role": ..., "content": ...}, ...]}                   Chat
+
+brittle/data/examples.py makes tokens of them.
+"""
+
+from typing import NamedTuple
+
+from brittle.base.errors import UserError
+from brittle.data.tokens import join
+
+PROMPTS = ("question", "prompt")
+ANSWERS = ("answer", "completion")
+WANTED = "text, nor question (or prompt) and answer (or completion), nor messages"
+
+
+class Pair(NamedTuple):
+    """A prompt and its answer."""
+
+    prompt: str
+    answer: str
+
+
+class Chat(NamedTuple):
+    """A conversation. Its answer is the last message, which is the assistant's."""
+
+    turns: tuple  # of (role, content)
+
+
+def answer_of(row):
+    """The answer of a row as text, or None where it holds none.
+
+    It is the field `answer` or `completion`, or the one of its `choices` that `answer` is the index
+    of.
+    """
+    answer = next((row[key] for key in ANSWERS if row.get(key) is not None), None)
+    choices = row.get("choices")
+    if isinstance(choices, list) and isinstance(answer, int) and 0 <= answer < len(choices):
+        answer = choices[answer]
+    return answer if isinstance(answer, str) else None
+
+
+def row_of(value, where):
+    """A JSON value as str, Pair or Chat.
+
+    where: its place, as errors name it. Raises UserError where it is none of them, where an answer
+    is empty, and where a conversation does not end with the assistant's message.
+    """
+    row = _row_of(value, where)
+    if row is None or not plain(row).strip():
+        raise UserError(f"{where} has neither {WANTED}.")
+    if not isinstance(row, str) and not answer_in(row).strip():
+        raise UserError(f"{where}: the answer is empty. Fill it in, or take the line out.")
+    return row
+
+
+def _row_of(value, where):
+    if not isinstance(value, dict):
+        return value if isinstance(value, str) else None
+    if isinstance(value.get("text"), str):
+        return value["text"]
+    if "messages" in value:
+        return _chat(value["messages"], where)
+    prompt = next((value[key] for key in PROMPTS if isinstance(value.get(key), str)), None)
+    answer = answer_of(value)
+    if "choices" in value and isinstance(value.get("answer"), str):
+        return None  # where there are choices, only an index says which is the answer
+    return None if prompt is None or answer is None else Pair(prompt, answer)
+
+
+def _chat(messages, where):
+    try:
+        turns = tuple((message["role"], message["content"]) for message in messages)
+        texts = all(isinstance(text, str) for turn in turns for text in turn)
+    except (KeyError, TypeError):
+        turns, texts = (), False
+    if not turns or not texts:
+        raise UserError(
+            f"{where} is no chat: {{messages: [{{role, content}}, ...]}} is wanted, in texts."
+        )
+    if turns[-1][0] != "assistant":
+        raise UserError(
+            f"{where}: the last message is the {turns[-1][0]}'s. It must be the assistant's: "
+            "that is the answer."
+        )
+    return Chat(turns)
+
+
+def answer_in(row):
+    """The answer of a Pair or a Chat."""
+    return row.answer if isinstance(row, Pair) else row.turns[-1][1]
+
+
+def turns_of(row, system=""):
+    """A Pair or a Chat as messages [{role, content}, ...].
+
+    `system` is put first where the row has no system message of its own.
+    """
+    turns = (
+        (("user", row.prompt), ("assistant", row.answer)) if isinstance(row, Pair) else row.turns
+    )
+    if system and turns[0][0] != "system":
+        turns = (("system", system), *turns)
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def plain(row):
+    """A row as one text without a template.
+
+    A Pair is joined by a blank. A Chat is a line `role: content` for each message.
+    """
+    if isinstance(row, str):
+        return row
+    if isinstance(row, Pair):
+        return join(row.prompt, row.answer)
+    return "\n".join(f"{role}: {content}" for role, content in row.turns)
+
+
+def plain_prompt(row):
+    """What of `plain(row)` stands before the answer of a Pair or a Chat."""
+    if isinstance(row, Pair):
+        return row.prompt
+    lines = [f"{role}: {content}" for role, content in row.turns[:-1]]
+    return "\n".join([*lines, f"{row.turns[-1][0]}:"])
