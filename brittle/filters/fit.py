@@ -38,7 +38,7 @@ class FilterMoments:
 
 
 def moments_of(model, examples, pad_id, sites, batch_size=64):
-    """The FilterMoments of examples {forget, retain, general?: [Example]}.
+    """The FilterMoments of examples {forget, retain, general?: [FilterText]}.
 
     General text counts as retain text.
     """
@@ -54,7 +54,7 @@ def moments_of(model, examples, pad_id, sites, batch_size=64):
 def gradients(model, examples, pad_id, batch_size=64):
     """{forget, retain: Moments} of d NLL / d y = W^T (p - e_t) at the final site.
 
-    They are free from the forward pass. examples: {forget, retain: [Example]}.
+    They are free from the forward pass. examples: {forget, retain: [FilterText]}.
     """
     head = model.get_output_embeddings()
     moments = {}

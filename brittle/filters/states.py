@@ -20,7 +20,7 @@ STRETCHES = 50
 MOST_BLOCKS = 8  # that a search looks at
 
 
-class Example(NamedTuple):
+class FilterText(NamedTuple):
     """One text: its tokens, and which of them are the answer."""
 
     ids: list[int]
@@ -97,7 +97,7 @@ def make_examples(tokenizer, pairs, max_samples, max_length, name="texts"):
         start = min(max(1, start - cut), len(ids) - cut - 1)
         if start >= 1:
             group = i * min(STRETCHES, count) // count
-            examples.append(Example(ids[cut:], start, group, asked))
+            examples.append(FilterText(ids[cut:], start, group, asked))
     if not examples:
         raise UserError(f"the {name} hold no tokens to predict (each has fewer than two).")
     return examples

@@ -122,7 +122,7 @@ def losses_of(logits, base, following):
 class Tuner:
     """Reads filters off cached states.
 
-    sets: {forget, retain, general?, unseen?: [Example]}. A reading is the dict that target.py
+    sets: {forget, retain, general?, unseen?: [FilterText]}. A reading is the dict that target.py
     describes.
     """
 

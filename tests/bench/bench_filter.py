@@ -52,11 +52,11 @@ def build_model(size, length, device):
 
 
 def make_examples(count, length, low, high, seed):
-    from brittle.filters.states import Example
+    from brittle.filters.states import FilterText
 
     g = torch.Generator().manual_seed(seed)
     ids = torch.randint(low, high, (count, length), generator=g).tolist()
-    return [Example(row, length // 2, i * 50 // count, True) for i, row in enumerate(ids)]
+    return [FilterText(row, length // 2, i * 50 // count, True) for i, row in enumerate(ids)]
 
 
 def clock(device):

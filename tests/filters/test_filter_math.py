@@ -11,7 +11,7 @@ from brittle.filters import bake, strength, tuning
 from brittle.filters.ablation import published
 from brittle.filters.basis import BASES, leading, make_basis, ridged
 from brittle.filters.gate import quadratic, threshold
-from brittle.filters.states import Example, collect, parted, read_examples, states
+from brittle.filters.states import FilterText, collect, parted, read_examples, states
 from brittle.filters.target import Limits
 from brittle.maths.linalg import principal_angles
 from brittle.maths.moments import Moments
@@ -144,7 +144,7 @@ def tuner():
     draw = torch.Generator().manual_seed(1)
     sets = {
         name: [
-            Example(torch.randint(3, 48, (9 + i % 4,), generator=draw).tolist(), 4, i // 3, True)
+            FilterText(torch.randint(3, 48, (9 + i % 4,), generator=draw).tolist(), 4, i // 3, True)
             for i in range(12)
         ]
         for name in ("forget", "retain", "general", "unseen")
