@@ -294,7 +294,9 @@ def main(
     site: Annotated[str, typer.Option(help="fit: post_norm, pre_norm or block:L.")] = "post_norm",
     basis: Annotated[
         str,
-        typer.Option(help="fit: auto (gep; pca behind a gate), or one of hooks/fit_filter.py's."),
+        typer.Option(
+            help="fit: auto (gep; pca behind a gate), or one of hooks/fit_filter.py's but loss."
+        ),
     ] = "auto",
     gate: Annotated[
         bool,
@@ -347,7 +349,7 @@ def main(
     from brittle.filters.blind.fit import BlindSetup
 
     folder = model_folder(model)
-    setup = BlindSetup(how, site, limit, draws, basis, gate, max_length, batch_size, seed)
+    setup = BlindSetup(how, site, limit, draws, basis, gate, max_length, batch_size, seed).check()
     public = public or [data / f"{name}.jsonl" for name in PUBLIC]
     fit(outdir, folder, forget, public, retain, setup, max_samples, device)
 

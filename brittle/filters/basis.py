@@ -250,6 +250,14 @@ def check_basis(name, others=()):
         raise UserError(f"--basis {name}: choose {', '.join((*others, *BASES))}.")
 
 
+def take_tensors(about):
+    """{read, offset} of an oblique filter, on the CPU in float32; they are taken out of `about`.
+
+    What is left of `about` is what filter.json holds. Empty for an orthogonal filter.
+    """
+    return {key: about.pop(key).float().cpu() for key in ("read", "offset") if key in about}
+
+
 def make_basis(name, forget, retain, k=None, known=None):
     """(basis [d, k], about) from two Moments, float64.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from brittle.base.errors import UserError
-from brittle.filters.basis import MOST, SELECTIVE, make_basis, ratio
+from brittle.filters.basis import MOST, SELECTIVE, make_basis, ratio, take_tensors
 from brittle.filters.gate import quadratic
 from brittle.filters.states import collect, passes
 from brittle.maths.moments import Moments
@@ -131,7 +131,7 @@ def make_filter(model, moments, site, *, basis="auto", k=None, gated=False, abou
         u, facts = make_basis(basis, forget, retain, k, known)
     if basis == "gep":
         moments.known[site] = {"ratio": facts["ratio"], "overlap": facts["overlap"]}
-    tensors = {key: facts.pop(key).float().cpu() for key in ("read", "offset") if key in facts}
+    tensors = take_tensors(facts)
     if gated:
         # what is left of a token that trips the gate is the average forget state
         tensors.setdefault("offset", forget.mean.float().cpu())

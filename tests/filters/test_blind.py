@@ -166,6 +166,35 @@ def test_the_server_works_with_the_raw_file_deleted(request_, data, family, tmp_
     assert {r["variant"] for r in rows} == {"no filter", "oracle", *VARIANTS} and len(rows) == 3 * 8
 
 
+def test_an_oblique_basis_keeps_what_it_reads(request_, data, family, tmp_path, script):
+    """Its filter removes what `read` and `offset` say, and filter.json holds numbers alone."""
+    from brittle.models.filter import load
+
+    command = [SCRIPT, "fit", "--model", family.base, "--forget", request_, "--data", data]
+    few = ["--max-samples", 16]
+    command += ["--retain", data / "retain.txt", "--outdir", tmp_path / "out", *few]
+    done = script(*command, "--basis", "leace")
+    assert done.code == 0, done.err
+    assert "`kl` is left out" in done.out
+    filters = {path.name: load(path) for path in (tmp_path / "out").glob("filter-*")}
+    assert set(filters) == {f"filter-{name}" for name in VARIANTS if name != "kl"}
+    for chosen in filters.values():
+        # LEACE reads along another direction than it removes, and leaves its offset where it is
+        assert not torch.allclose(chosen.read, chosen.basis, atol=1e-3)
+        assert torch.allclose(chosen(chosen.offset), chosen.offset, atol=1e-6)
+    where = ["--filters", tmp_path / "out", "--outdir", tmp_path / "evaluation"]
+    texts = ["--data", data, "--forget", data / "forget.txt", "--retain", data / "retain.txt"]
+    done = script(SCRIPT, "evaluate", "--model", family.base, *where, *texts, *few)
+    assert done.code == 0, done.err
+
+
+def test_a_basis_that_blind_unlearning_cannot_make_is_refused(request_, family, tmp_path, script):
+    command = [SCRIPT, "fit", "--model", family.base, "--forget", request_, "--outdir", tmp_path]
+    for basis, why in {"loss": "the server never reads", "pcaa": "choose auto, gep"}.items():
+        done = script(*command, "--basis", basis)
+        assert done.code == 2 and why in done.err and done.err.count("\n") == 1
+
+
 def csv_rows(path):
     import csv
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-from brittle.filters.basis import make_basis
+from brittle.base.errors import UserError
+from brittle.filters.basis import check_basis, make_basis, take_tensors
 from brittle.filters.blind import anonymise, estimates, network
 from brittle.filters.fit import WIDEST
 from brittle.filters.gate import quadratic, threshold
@@ -39,6 +40,16 @@ class BlindSetup:
     max_length: int = 256
     batch_size: int = 64
     seed: int = 0
+
+    def check(self):
+        """Raise UserError for a basis that is none, or that needs more than states."""
+        check_basis(self.basis, others=("auto",))
+        if self.basis == "loss":
+            raise UserError(
+                "--basis loss needs gradients of the forget texts, which the server never reads. "
+                "Choose another, such as gep."
+            )
+        return self
 
     def basis_name(self):
         if self.basis != "auto":
@@ -179,6 +190,7 @@ def strongest(tuner, filters, limits):
 def make_filters(model, blind, asked, retain, pad_id, setup):
     """Yield a BlindFilter a variant of BlindStates, within the limit on the Examples `retain`.
 
+    An oblique basis leaves the variant `kl` out, which trains an orthogonal one, and says so.
     asked: Examples of the anonymised texts.
     """
     sets = {"forget": asked, "retain": retain}
@@ -196,16 +208,23 @@ def filters_of(model, blind, tuner, setup):
 
         def of_size(k, forget=forget, variant=variant, gate=gate):
             basis, about = make_basis(setup.basis_name(), forget, retain, k)
+            tensors = gate | take_tensors(about)
             about |= {
                 "blind": variant,
                 "how": setup.how,
                 "architecture": architecture(model.config),
             }
-            return Filter(setup.site, basis.float(), about=about, **gate).to(model.device)
+            return Filter(setup.site, basis.float(), about=about, **tensors).to(model.device)
 
         filters = (of_size(k) for k in counts if k <= forget.width)
         chosen, reading = strongest(tuner, filters, limits)
         if variant == "kl":
+            if chosen.read is not None:
+                print(
+                    f"note: variant `kl` trains an orthogonal filter, and --basis {setup.basis} "
+                    "makes an oblique one: `kl` is left out."
+                )
+                continue
             chosen, reading = train_further(model, tuner, chosen, blind, limits, setup)
         yield BlindFilter(variant, chosen, reading)
 
