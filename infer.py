@@ -27,7 +27,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
-from brittle.base.record import relative
+from brittle.base.record import of_record, relative
 
 MaybeText = str | None
 CONFIG = "config.json"
@@ -57,7 +57,7 @@ def source_of(folder):
     for path in sorted(Path(folder).glob("*.run.json")):
         try:
             models = json.loads(path.read_text(encoding="utf-8"))["models"]
-            return str(relative(models["model"]))
+            return str(relative(of_record(models["model"])))
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return ""

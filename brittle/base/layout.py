@@ -31,6 +31,7 @@ MODEL_FILES = {
 MODEL_SUFFIXES = (".safetensors", ".txt", ".model", ".tiktoken", ".jinja", ".py")
 FILTER = "filter"  # its name among the methods; hooks/ makes it, not unlearn.py
 INNER = "unlearned_model"
+CACHED = "models--"  # a model's folder in the hub's cache begins so
 STEPS = Path(__file__).resolve().parents[2] / "experiment" / "steps.csv"
 TAG = re.compile(r"(?=.{1,60}$)[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
 
@@ -91,7 +92,8 @@ def check_tag(tag):
 def model_name(model):
     """The name of a model in output folders.
 
-    It is a hub id with _ for /, a folder's own name, or <model>__<method>.
+    It is a hub id with _ for /, also for a snapshot in the hub's cache, a folder's own name, or
+    <model>__<method>.
     """
     path = Path(model)
     if "\0" in model or any(len(name.encode()) > 255 for name in path.parts):
@@ -101,7 +103,11 @@ def model_name(model):
         )
     if path.is_dir() or model.startswith((".", "/", "~")) or len(path.parts) > 2:
         folder = path.resolve()
-        name = folder.parent.name if path.name == INNER else folder.name
+        owner = folder.parent.parent.name
+        if folder.parent.name == "snapshots" and owner.startswith(CACHED):
+            name = owner.removeprefix(CACHED).replace("--", "_")
+        else:
+            name = folder.parent.name if path.name == INNER else folder.name
     else:
         name = model.replace("/", "_")
     return name.replace("..", "_") or "model"

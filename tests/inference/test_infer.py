@@ -307,17 +307,27 @@ def test_models_that_are_not_mini_are_listed_as_what_they_are(
         (folder / "config.json").write_text('{"model_type": "qwen2"}')
     (made / "card.run.json").write_text(json.dumps({"models": {"model": str(own)}}))
     (other / "notes.run.json").write_text("[]")
+    snapshot = tmp_path / "hub" / "models--owner--base" / "snapshots" / "93d1"
+    of_hub = tmp_path / "outputs" / "base__npo" / "unlearned_model"
+    for folder in (snapshot, of_hub):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text('{"model_type": "qwen2"}')
+    in_cache = "$HF_HUB_CACHE/models--owner--base/snapshots/93d1"
+    (of_hub / "card.run.json").write_text(json.dumps({"models": {"model": in_cache}}))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     (tmp_path / "outputs" / "models" / "mini-base").symlink_to(family.base)
     monkeypatch.chdir(tmp_path)
     done = script(root / "infer.py")
     assert done.code == 0, done.err
     assert "The mini family" not in done.out
     listed = [line.split()[1:] for line in done.out.splitlines() if line.startswith("  ")]
-    assert [path for _, path in listed] == [
-        "outputs/models/mini-base",
-        "outputs/models/other",
-        "outputs/chat-base__npo/unlearned_model",
-        "mine/chat-base",
+    assert listed == [
+        ["mini-base", "outputs/models/mini-base"],
+        ["other", "outputs/models/other"],
+        ["base__npo", "outputs/base__npo/unlearned_model"],
+        ["chat-base__npo", "outputs/chat-base__npo/unlearned_model"],
+        ["owner_base", "hub/models--owner--base/snapshots/93d1"],
+        ["chat-base", "mine/chat-base"],
     ]
 
 
