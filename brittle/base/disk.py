@@ -1,13 +1,15 @@
 """What is written to the disk, said before it is written; and what can be removed again."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.base.files import REMOVED, describe_file, removed, replace_text
+from brittle.base.layout import WEIGHT_SUFFIXES, weight_files
 
-WEIGHTS = "*.safetensors"
+WEIGHTS = "*.safetensors"  # what the project writes and loads
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
@@ -18,8 +20,11 @@ def size_of(folder, pattern="**/*"):
 
 
 def weights_size(model):
-    """Bytes of a model's weights, also where they lie in the hub's cache behind links."""
-    return sum(file.stat().st_size for file in Path(model).glob(WEIGHTS))
+    """Bytes of the weights that a model loads, also where they lie in the hub's cache behind links.
+
+    They count in whatever format they are; see `layout.weight_files`.
+    """
+    return sum(file.stat().st_size for file in weight_files(model) if file.is_file())
 
 
 def shown(size):
@@ -60,7 +65,7 @@ def remove_weights(model):
     files = sorted(model.glob(WEIGHTS))
     if not files:
         return 0
-    size = weights_size(model)
+    size = sum(file.stat().st_size for file in files)
     note = {**removed(model), **{file.name: describe_file(file) for file in files}}
     replace_text(model / REMOVED, json.dumps(note, indent=1))
     for file in files:
@@ -74,8 +79,11 @@ def has_removed_weights(model):
 
 
 def weights_all(folder):
-    """Bytes of all weights below `folder`."""
-    return size_of(folder, f"**/*model*{WEIGHTS[1:]}")
+    """Bytes of all weights below `folder`, in every format and each copy."""
+    names = re.compile(r"model|consolidated|\.gguf$")
+    files = [file for file in Path(folder).rglob("*") if file.suffix in WEIGHT_SUFFIXES]
+    weights = [file for file in files if names.search(file.name) and not file.is_symlink()]
+    return sum(file.stat().st_size for file in weights)
 
 
 def check_keep(text):

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,10 @@ MODEL_FILES = {
     *TOKENIZER_FILES,
 }
 MODEL_SUFFIXES = (".safetensors", ".txt", ".model", ".tiktoken", ".jinja", ".py")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")  # loading one can run code
+# of trainers, beside the weights
+NO_WEIGHTS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
 FILTER = "filter"  # its name among the methods; hooks/ makes it, not unlearn.py
 INNER = "unlearned_model"
 CACHED = "models--"  # a model's folder in the hub's cache begins so
@@ -137,6 +142,28 @@ def model_files(model):
         for file in [*model.iterdir(), *model.glob(f"{TEMPLATES}/*.jinja")]
         if file.is_file() and (file.suffix in MODEL_SUFFIXES or file.name in MODEL_FILES)
     )
+
+
+def weight_files(model):
+    """The files that a model, or an adapter, loads its weights from: of one format, each file once.
+
+    A repository may hold the same weights in several formats, and a second copy beside the file or
+    the index that is loaded. Formats are tried in the order of `WEIGHT_SUFFIXES`. An index may name
+    files that are not there.
+    """
+    model = Path(model)
+    for suffix in WEIGHT_SUFFIXES:
+        for stem in ("model", "pytorch_model"):
+            index = model / f"{stem}{suffix}.index.json"
+            if index.is_file():
+                weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+                return [model / name for name in sorted(set(weight_map.values()))]
+            if (model / f"{stem}{suffix}").is_file():
+                return [model / f"{stem}{suffix}"]
+        files = sorted(file for file in model.glob(f"*{suffix}") if file.name not in NO_WEIGHTS)
+        if files:
+            return files
+    return []
 
 
 def tokenizer_files(model):

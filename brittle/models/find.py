@@ -5,7 +5,7 @@ from pathlib import Path
 
 from brittle.base.disk import WEIGHTS, has_removed_weights
 from brittle.base.errors import UserError
-from brittle.base.layout import how_to_make, inner, looks_like_folder
+from brittle.base.layout import PICKLES, how_to_make, inner, looks_like_folder, weight_files
 from brittle.models.architectures import SIZES, model_type, model_types, size
 
 
@@ -51,8 +51,10 @@ def model_folder(model, revision=None, *, weights=True, adapters=False, code=Fal
             "the pipeline and create_all do, or the command in its record (*.run.json)."
         )
     if weights and not any(folder.glob(WEIGHTS)):
-        other = [f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt")]
-        has = f"only {other[0]} (pickle, which can run code)" if other else "no weights"
+        has = "no weights"
+        for file in weight_files(folder)[:1]:
+            why = " (pickle, which can run code)" if file.suffix in PICKLES else ""
+            has = f"only {file.name}{why}"
         raise UserError(
             f"{model} has {has}. Weights are read from safetensors: save it with save_pretrained "
             "first."

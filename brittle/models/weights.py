@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from brittle.base.errors import UserError
+from brittle.base.layout import weight_files
 from brittle.maths.precision import natural
 from brittle.models.architectures import (
     HEADS,
@@ -43,20 +44,11 @@ class Checkpoint:
         from safetensors import safe_open
 
         self.folder, self.files = Path(folder), {}
-        index = self.folder / "model.safetensors.index.json"
-        if index.is_file():
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            shards = sorted(set(weight_map.values()))
-        elif (self.folder / "model.safetensors").is_file():
-            # some repositories ship a second copy of the weights beside it
-            shards = ["model.safetensors"]
-        else:
-            shards = sorted(f.name for f in self.folder.glob("*.safetensors"))
-        for shard in shards:
-            path = self.folder / shard
+        shards = [file for file in weight_files(folder) if file.suffix == ".safetensors"]
+        for path in shards:
             if not path.is_file():
                 raise UserError(
-                    f"{self.folder} lacks the shard {shard} that its index names. Download the "
+                    f"{self.folder} lacks the shard {path.name} that its index names. Download the "
                     "model again."
                 )
             file = stack.enter_context(safe_open(path, framework="pt", device=str(device)))

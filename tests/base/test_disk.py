@@ -35,6 +35,45 @@ def test_space_is_said_and_what_cannot_fit_is_refused(tmp_path, monkeypatch):
         disk.space_line("weights", 5_000_001, folder)
 
 
+SHARDS = ("model-1-of-2.safetensors", "model-2-of-2.safetensors")
+OLD_SHARDS = ("pytorch_model-1-of-2.bin", "pytorch_model-2-of-2.bin")
+
+
+@pytest.mark.parametrize(
+    ("files", "loaded", "all_bytes"),
+    [
+        ({"model.safetensors": 3}, 3, 3),
+        # a second copy, as Mistral ships it, and an older format beside it
+        ({"model.safetensors": 3, "consolidated.safetensors": 3, "pytorch_model.bin": 3}, 3, 9),
+        ({"model.safetensors.index.json": SHARDS, **dict.fromkeys(SHARDS, 4)}, 8, 8),
+        ({"pytorch_model.bin": 5, "training_args.bin": 1, "optimizer.pt": 9}, 5, 5),
+        ({"pytorch_model.bin.index.json": OLD_SHARDS, **dict.fromkeys(OLD_SHARDS, 4)}, 8, 8),
+        ({"adapter_model.safetensors": 2, "training_args.bin": 1}, 2, 2),
+        ({"adapter_model.bin": 2}, 2, 2),
+        ({"llama-q4.gguf": 6, "config.json": 1}, 6, 6),
+        ({"tf_model.h5": 6}, 6, 6),
+        ({"tokenizer.json": 7}, 0, 0),
+    ],
+)
+def test_weights_count_in_every_format_and_what_is_loaded_once(files, loaded, all_bytes, tmp_path):
+    for name, holds in files.items():
+        if isinstance(holds, tuple):
+            index = {"weight_map": {"a": holds[0], "b": holds[1], "c": holds[0]}}
+            (tmp_path / name).write_text(json.dumps(index))
+        else:
+            (tmp_path / name).write_text("x" * holds)
+    assert disk.weights_size(tmp_path) == loaded
+    assert disk.weights_all(tmp_path) == all_bytes
+
+
+def test_weights_behind_links_of_the_cache_count_for_the_model(tmp_path):
+    (tmp_path / "blob").write_text("12345")
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "pytorch_model.bin").symlink_to(tmp_path / "blob")
+    assert disk.weights_size(tmp_path / "snapshot") == 5
+    assert disk.weights_all(tmp_path) == 0
+
+
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     """A model that one command made, and a measurement of it."""

@@ -149,7 +149,11 @@ def test_only_safetensors_are_asked_for(monkeypatch, folder):
 
 @pytest.mark.parametrize(
     ("file", "says"),
-    [("pytorch_model.bin", "only pytorch_model.bin .pickle"), (None, "no weights")],
+    [
+        ("pytorch_model.bin", "only pytorch_model.bin .pickle"),
+        ("llama-q4.gguf", "only llama-q4.gguf. Weights"),
+        (None, "no weights"),
+    ],
 )
 def test_folders_without_safetensors(folder, file, says):
     (folder / "model.safetensors").unlink()
