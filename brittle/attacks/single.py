@@ -63,6 +63,12 @@ class SingleAttack:
         """Is the attack measured after some of its steps?"""
         return "at" in {field.name for field in dataclasses.fields(self.attack)}
 
+    def csv_columns(self):
+        """The columns of the attack's CSV."""
+        from brittle.attacks import meter
+
+        return ["model", *self.columns, *meter.COLUMNS]
+
     def command(self):
         """The script's `main`, for brittle.base.command.run."""
 
@@ -138,7 +144,7 @@ class SingleAttack:
             rows = [{**row, "model": model_name(model)} for row in rows]
             figure = figures.curves(rows, self.curve, model_name(model), attacked.chance())
             run.figure(figure, f"{self.name}.png")
-            run.csv(f"{self.name}.csv", ["model", *self.columns, *meter.COLUMNS], rows)
+            run.csv(f"{self.name}.csv", self.csv_columns(), rows)
         say(outdir / f"{self.name}.csv", meter.outcome(rows))
 
 

@@ -376,6 +376,9 @@ def columns_table():
             # a script that may add a column copies its list into a variable of the same name
             columns = names[constant.upper()]
             rows.append([f"`{folder}{file}`", ", ".join(columns)])
+        if "SCRIPT" in names:  # a SingleAttack writes one CSV, named like it
+            columns = names["SCRIPT"].csv_columns()
+            rows.append([f"`{folder}{names['SCRIPT'].name}.csv`", ", ".join(columns)])
     rows.append(["`inference/<sha256 of the prompt>.csv`", ", ".join(SWEEP_COLUMNS)])
     return markdown(["file", "columns"], rows)
 

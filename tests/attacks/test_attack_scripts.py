@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from brittle.attacks import attack_class
+from brittle.attacks import ATTACKS, attack_class
 from brittle.attacks.base import Prompt
 from brittle.attacks.material import Material
 from brittle.attacks.meter import JUDGE, Meter, eval_sets, judging_set
@@ -18,6 +18,7 @@ from brittle.base import knobs
 from brittle.data.items import SPLITS
 from brittle.metrics import mcq
 from brittle.models.load import load_model, load_tokenizer
+from support.places import ROOT
 
 SCRIPTS = {
     "quantize": (
@@ -74,7 +75,7 @@ def test_scripts(name, family, data, tmp_path, script):
     rows = read(tmp_path / f"{name}.csv")
     # an attack that trains is also asked A2, which chooses among its variants
     splits = 3 + any(row["split"] == JUDGE for row in rows)
-    assert splits == 3 + (name in ("soft_prompt", "gcg"))
+    assert splits == 3 + (name in ATTACKS and attack_class(name).HOLDS_OUT)
     assert len(rows) == splits * variants and (tmp_path / f"{name}.png").stat().st_size > 10_000
     assert all(
         float(r["accuracy_low"]) <= float(r["accuracy"]) <= float(r["accuracy_high"]) for r in rows
@@ -89,6 +90,15 @@ def test_scripts(name, family, data, tmp_path, script):
             nll = -sum(o.logprobs[i["answer"]] for o, i in zip(outcomes, items, strict=True))
             nll /= len(items)
             assert float(row["answer_nll"]) == pytest.approx(nll) and int(row["n"]) == len(items)
+
+
+def test_every_attack_with_a_script_is_tried_and_has_its_line_in_the_docs():
+    written = {
+        path.stem for path in (ROOT / "eval").glob("*.py") if "SingleAttack(" in path.read_text()
+    }
+    assert written and written <= set(SCRIPTS)
+    page = (ROOT / "docs/attacks.md").read_text(encoding="utf-8")
+    assert all(f"eval/{name}.py" in page for name in SCRIPTS)
 
 
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "steer"])

@@ -408,7 +408,9 @@ def test_an_attack_that_trains_is_chosen_on_facts_it_did_not_train_on(data):
     assert split_half_a(items, 0) == (train, judging) != split_half_a(items, 1)
     with pytest.raises(UserError, match="only one fact"):
         split_half_a(items[:1], 0)
-    for attack in (Relearn(1), RelearnLora(1), soft_prompt.SoftPrompt(1), gcg.GCG(1)):
+    training = [name for name in ATTACKS if attack_class(name).HOLDS_OUT]
+    assert {"relearn", "relearn_lora", "soft_prompt", "gcg"} <= set(training)
+    for attack in (attack_class(name)(1) for name in training):
         material, sets = Material(data, attack.seed), sets_of(attack, data, 5)
         assert next(iter(sets)) == JUDGE and sets[JUDGE] == split_half_a(items, 1)[1]
         asked = {item["question"] for item in material.forget_to_train()}
