@@ -14,7 +14,6 @@ Defaults come from unlearn/presets.toml (--preset): `mini` for a model of the mi
 """
 
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +21,7 @@ import typer
 
 from brittle.base import command, groups, options
 from brittle.base.errors import UserError
-from brittle.base.knobs import all_knobs, build, show, values
+from brittle.base.knobs import all_knobs, show, values
 from brittle.methods import METHODS, method_class
 from brittle.methods.wrappers import Wrappers
 
@@ -125,9 +124,10 @@ def main(
     from brittle.models.find import model_folder, read_config
     from brittle.models.load import pick_device
     from brittle.unlearning import publish, tracking
-    from brittle.unlearning.job import Job, TextSets, read_defaults
+    from brittle.unlearning.job import Job, TextSets, assemble, read_defaults
 
-    method_type, tag = method_class(method), check_tag(name)
+    method_class(method)
+    tag = check_tag(name)
     folder = model_folder(model, revision, code=trust_remote_code)
     if preset == "auto":
         preset = read_config(folder).get("family", "default")
@@ -147,10 +147,7 @@ def main(
         "checkpointing": checkpointing or None,
     }
     settings, chosen = merge_defaults(defaults, asked, knobs)
-    wrapper_names = {f.name for f in fields(Wrappers)} & set(chosen)
-    wrapper_knobs = {name: chosen.pop(name) for name in wrapper_names}
-    rule = build(method_type, method, chosen, seed=seed)
-    wrappers = build(Wrappers, method, wrapper_knobs)
+    rule, wrappers = assemble(method, chosen, folder, seed)
     home = Path("data/mini") if preset == "mini" else Path("data")
     if data and any((data / name).is_file() for name in ("forget.txt", "forget.jsonl")):
         home = data

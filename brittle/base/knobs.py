@@ -4,6 +4,9 @@ A method and an attack are dataclasses. Each of their settings is declared once,
 knob follow the flag of the script, its default, its help, the check of what the user typed, and the
 line in the model card or the record.
 
+A knob may also say where a search (unlearn/search.py) looks for its value: `log_range`,
+`linear_range`, `factors` of its default, or `one_of` some values.
+
 A script of many classes (unlearn/unlearn.py) gives every flag the help of `all_knobs`: its default
 depends on the class. A script of one class (eval/noise.py) gives every flag its type and its
 default, by `typed_options`.
@@ -13,36 +16,88 @@ import inspect
 import math
 import re
 from dataclasses import field, fields
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from brittle.base.errors import UserError
 
 REFUSALS = "File of refusals, one a line (a built-in list where empty)."
 
 
-def knob(default, help, low=None, high=None, choices=None, noun="values"):
+class Search(NamedTuple):
+    """Where a search looks for the value of a setting.
+
+    scale    log or linear: numbers from low to high. factor: those times the setting's default, on
+             a log scale. choices: one of `choices`.
+    """
+
+    scale: str
+    low: float = 0.0
+    high: float = 0.0
+    choices: tuple = ()
+
+
+def log_range(low, high):
+    """Numbers from low to high, equally likely by their logarithm."""
+    return Search("log", low, high)
+
+
+def linear_range(low, high):
+    """Numbers from low to high, all equally likely."""
+    return Search("linear", low, high)
+
+
+def factors(low, high):
+    """The default times low to high, equally likely by the logarithm."""
+    return Search("factor", low, high)
+
+
+def one_of(*choices):
+    """One of these values; of a knob that takes several, a text such as `1/4,1/2`."""
+    return Search("choices", choices=choices)
+
+
+def knob(
+    default,
+    help,
+    *,
+    low=None,
+    high=None,
+    choices=None,
+    noun="values",
+    blocks=False,
+    search=None,
+):
     """A field that becomes a flag.
 
     `low` and `high` bound its numbers (inclusive), `choices` are its only texts. A tuple is a flag
     that takes several values, all of the type of the default's first; error messages call them
-    `noun`.
+    `noun`. Where `blocks` is true it numbers blocks, and takes shares of the depth too (see
+    `resolve_blocks`). `search` is a `Search`; a search leaves a knob without one as it is.
     """
     about = {"help": help, "low": low, "high": high, "choices": choices, "noun": noun}
-    return field(default=default, metadata=about)
+    return field(default=default, metadata={**about, "blocks": blocks, "search": search})
 
 
 def retain_knob(default, *more):
     """The knob that exchanges a method's retain term; `more` are choices beside nll, kl and l2."""
+    choices = ("nll", "kl", "l2", *more)
     return knob(
         default,
         "Retain term: nll, kl (to the start), l2 (of hidden states).",
-        choices=("nll", "kl", "l2", *more),
+        choices=choices,
+        search=one_of(*choices),
     )
 
 
 def knobs(cls):
     """{field name: field} of the knobs of a dataclass."""
     return {spec.name: spec for spec in fields(cls) if "help" in spec.metadata}
+
+
+def searched(cls):
+    """{field name: its Search} of the fields of a dataclass that say where a search looks."""
+    ranges = {spec.name: spec.metadata.get("search") for spec in fields(cls)}
+    return {name: range_ for name, range_ in ranges.items() if range_ is not None}
 
 
 def flag(name):
@@ -105,6 +160,35 @@ def _check_value(spec, text, value):
     if too_low or too_high:
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
         raise UserError(f"{flag(spec.name)} {text}: must be {bounds}.")
+
+
+def resolve_blocks(cls, given, count):
+    """`given` {knob: text or value} with shares of the depth as block numbers, where the knob
+    numbers blocks of a model that has `count`.
+
+    `7/32` is block 7 of 32, and of `count` blocks the one as deep. The third number of
+    START:END:STEP is at least 1. Raises UserError for a share above 1.
+    """
+    own = knobs(cls)
+    resolved = dict(given)
+    for name, value in given.items():
+        if name in own and own[name].metadata["blocks"] and "/" in show(value):
+            starts, *step = re.split(r"(?<=:)(?=[^:]*$)", show(value), maxsplit=1)
+            starts = _at_depth(name, starts, count, low=0)
+            resolved[name] = starts + "".join(_at_depth(name, s, count, low=1) for s in step)
+    return resolved
+
+
+def _at_depth(name, text, count, low):
+    """`text` with every share of the depth in it replaced by a block number, at least `low`."""
+
+    def block(match):
+        share, whole = int(match[1]), int(match[2])
+        if not share <= whole or not whole:
+            raise UserError(f"{flag(name)} {text}: {match[0]} is no share of the depth.")
+        return str(max(low, min(count - 1, round(share * count / whole))))
+
+    return re.sub(r"(\d+)\s*/\s*(\d+)", block, text)
 
 
 def build(cls, name, given, **more):

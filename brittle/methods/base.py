@@ -26,7 +26,7 @@ measures() -> {column: number}       behind each step: more columns of the histo
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from brittle.base.knobs import knob, retain_knob
+from brittle.base.knobs import knob, log_range, retain_knob
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Method:
 class WithRetain(Method):
     """A method whose retain term can be exchanged: `--retain-loss`."""
 
-    retain_weight: float = knob(1.0, "Weight of the retain term.", low=0)
+    retain_weight: float = knob(1.0, "Weight of the retain term.", low=0, search=log_range(0.1, 30))
     retain_loss: str = retain_knob("nll")
 
     @property

@@ -16,7 +16,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import ClassVar
 
-from brittle.base.knobs import knob
+from brittle.base.knobs import knob, log_range, one_of
 from brittle.methods.base import Method
 from brittle.models.blocks import stream_width
 
@@ -26,10 +26,15 @@ class CB(Method):
     kind: ClassVar[str] = "representation"
     needs_reference: ClassVar[bool] = True
     layer_id: tuple = knob(
-        (9, 19), "Block(s) whose output is rerouted.", low=0, noun="block numbers"
+        (9, 19),
+        "Block(s) whose output is rerouted.",
+        low=0,
+        noun="block numbers",
+        blocks=True,
+        search=one_of("1/4,1/2", "1/4,1/2,3/4", "1/2", "1/2,3/4", "3/4"),
     )
     alpha: float = knob(10.0, "Weight of rerouting (readme: of the retain term).", low=0)
-    retain_alpha: float = knob(10.0, "Weight of the retain term.", low=0)
+    retain_alpha: float = knob(10.0, "Weight of the retain term.", low=0, search=log_range(0.5, 50))
     retain_start: float = knob(
         0.0, "Share of the retain weight that holds from the first step.", low=0, high=1
     )

@@ -12,7 +12,7 @@ lat.py and cb.py).
 from dataclasses import dataclass
 
 from brittle.base.errors import UserError
-from brittle.base.knobs import knob
+from brittle.base.knobs import knob, log_range
 from brittle.methods.cb import CB
 from brittle.methods.lat import perturbation
 
@@ -23,9 +23,13 @@ class CBLAT(CB):
         7,
         "Block whose output the adversary perturbs; at or below the lowest rerouted block.",
         low=0,
+        blocks=True,
     )
     lat_eps: float = knob(
-        2.0, "Radius of the adversary's ball (paper: L2, a token; readme: L-infinity).", low=0
+        2.0,
+        "Radius of the adversary's ball (paper: L2, a token; readme: L-infinity).",
+        low=0,
+        search=log_range(0.1, 10),
     )
     lat_steps: int = knob(6, "Steps of the adversary.", low=0)
 

@@ -16,13 +16,15 @@ The start's log-probabilities are measured once and kept by example.
 
 from dataclasses import dataclass
 
-from brittle.base.knobs import REFUSALS, knob
+from brittle.base.knobs import REFUSALS, knob, log_range
 from brittle.methods.base import WithRetain
 
 
 @dataclass
 class DPO(WithRetain):
-    beta: float = knob(0.1, "Inverse temperature of the preference loss.", low=1e-6)
+    beta: float = knob(
+        0.1, "Inverse temperature of the preference loss.", low=1e-6, search=log_range(0.01, 1)
+    )
     refusals: str = knob("", REFUSALS)
     variant: str = knob("paper", "Which definition.", choices=("paper", "readme"))
 

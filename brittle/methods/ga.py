@@ -8,13 +8,15 @@ Unbounded below, so watch the forget NLL against ln V.
 
 from dataclasses import dataclass
 
-from brittle.base.knobs import knob
+from brittle.base.knobs import knob, log_range
 from brittle.methods.base import WithRetain
 
 
 @dataclass
 class GA(WithRetain):
-    forget_weight: float = knob(1.0, "Weight of the forget term.", low=0)
+    forget_weight: float = knob(
+        1.0, "Weight of the forget term.", low=0, search=log_range(0.01, 10)
+    )
 
     def losses(self, forget, retain, progress):
         from brittle.models.logprobs import nll

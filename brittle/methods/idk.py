@@ -11,14 +11,16 @@ answer is far likelier than the refusal.
 
 from dataclasses import dataclass
 
-from brittle.base.knobs import REFUSALS, knob, retain_knob
+from brittle.base.knobs import REFUSALS, knob, log_range, retain_knob
 from brittle.methods.base import WithRetain
 
 
 @dataclass
 class IDK(WithRetain):
-    beta: float = knob(0.1, "Inverse temperature of answer preservation.", low=1e-6)
-    forget_weight: float = knob(1.0, "Weight of the forget term.", low=0)
+    beta: float = knob(
+        0.1, "Inverse temperature of answer preservation.", low=1e-6, search=log_range(0.01, 1)
+    )
+    forget_weight: float = knob(1.0, "Weight of the forget term.", low=0, search=log_range(0.1, 10))
     refusals: str = knob("", REFUSALS)
     retain_loss: str = retain_knob("ap", "ap")
 

@@ -18,7 +18,7 @@ the other way round). Gradients reach delta only.
 
 from dataclasses import dataclass
 
-from brittle.base.knobs import knob
+from brittle.base.knobs import knob, log_range, one_of
 from brittle.methods.base import WithRetain
 
 
@@ -38,11 +38,22 @@ def perturbation(rule, forget):
 
 @dataclass
 class LAT(WithRetain):
-    forget_weight: float = knob(1.0, "Weight of the forget term.", low=0)
-    retain_weight: float = knob(4.0, "Weight of the retain term.", low=0)
-    lat_layer: int = knob(7, "Block whose output the adversary perturbs.", low=0)
+    forget_weight: float = knob(
+        1.0, "Weight of the forget term.", low=0, search=log_range(0.01, 10)
+    )
+    retain_weight: float = knob(4.0, "Weight of the retain term.", low=0, search=log_range(0.1, 30))
+    lat_layer: int = knob(
+        7,
+        "Block whose output the adversary perturbs.",
+        low=0,
+        blocks=True,
+        search=one_of("0/8", "1/4", "1/2"),
+    )
     lat_eps: float = knob(
-        2.0, "Radius of the adversary's ball (paper: L2, a token; readme: L-infinity).", low=0
+        2.0,
+        "Radius of the adversary's ball (paper: L2, a token; readme: L-infinity).",
+        low=0,
+        search=log_range(0.1, 10),
     )
     lat_steps: int = knob(6, "Steps of the adversary.", low=0)
     variant: str = knob("paper", "Which definition.", choices=("paper", "readme"))

@@ -12,13 +12,15 @@ it is bounded below, unlike GA.
 import math
 from dataclasses import dataclass
 
-from brittle.base.knobs import knob
+from brittle.base.knobs import knob, log_range
 from brittle.methods.base import WithRetain
 
 
 @dataclass
 class ME(WithRetain):
-    forget_weight: float = knob(0.1, "Weight of the forget term.", low=0)
+    forget_weight: float = knob(
+        0.1, "Weight of the forget term.", low=0, search=log_range(0.01, 10)
+    )
 
     def losses(self, forget, retain, progress):
         from brittle.maths.precision import wide

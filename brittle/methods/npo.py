@@ -15,13 +15,15 @@ no second model stays in memory.
 
 from dataclasses import dataclass
 
-from brittle.base.knobs import knob
+from brittle.base.knobs import knob, log_range
 from brittle.methods.base import WithRetain
 
 
 @dataclass
 class NPO(WithRetain):
-    beta: float = knob(0.1, "Inverse temperature of the preference loss.", low=1e-6)
+    beta: float = knob(
+        0.1, "Inverse temperature of the preference loss.", low=1e-6, search=log_range(0.01, 1)
+    )
     variant: str = knob("paper", "Which definition.", choices=("paper", "readme"))
 
     def logprobs(self, batch):

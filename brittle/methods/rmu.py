@@ -17,7 +17,7 @@ deepest block that is read.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from brittle.base.knobs import knob
+from brittle.base.knobs import factors, knob, log_range, one_of
 from brittle.methods.base import Method
 from brittle.models.blocks import stream_width
 
@@ -26,9 +26,18 @@ from brittle.models.blocks import stream_width
 class RMU(Method):
     kind: ClassVar[str] = "representation"
     needs_reference: ClassVar[bool] = True
-    layer_id: tuple = knob((7,), "Block(s) whose output is steered.", low=0, noun="block numbers")
-    steering_coeff: float = knob(6.5, "Length c of the random target.", low=0)
-    alpha: float = knob(1200.0, "Weight of the retain term.", low=0)
+    layer_id: tuple = knob(
+        (7,),
+        "Block(s) whose output is steered.",
+        low=0,
+        noun="block numbers",
+        blocks=True,
+        search=one_of("1/8", "1/4", "1/2", "3/4"),
+    )
+    steering_coeff: float = knob(
+        6.5, "Length c of the random target.", low=0, search=factors(0.1, 10)
+    )
+    alpha: float = knob(1200.0, "Weight of the retain term.", low=0, search=log_range(0.1, 3000))
     variant: str = knob("paper", "Which definition.", choices=("paper", "readme"))
 
     def trains(self, model):

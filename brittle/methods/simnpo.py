@@ -8,15 +8,19 @@ README's formula).
 
 from dataclasses import dataclass
 
-from brittle.base.knobs import knob
+from brittle.base.knobs import knob, log_range
 from brittle.methods.base import WithRetain
 
 
 @dataclass
 class SimNPO(WithRetain):
-    beta: float = knob(2.5, "Inverse temperature of the preference loss.", low=1e-6)
+    beta: float = knob(
+        2.5, "Inverse temperature of the preference loss.", low=1e-6, search=log_range(0.1, 10)
+    )
     gamma: float = knob(0.0, "Margin, outside beta.")
-    forget_weight: float = knob(1.0, "Weight of the forget term.", low=0)
+    forget_weight: float = knob(
+        1.0, "Weight of the forget term.", low=0, search=log_range(0.01, 10)
+    )
 
     def losses(self, forget, retain, progress):
         import torch.nn.functional as F

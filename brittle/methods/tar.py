@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from brittle.base.errors import UserError
-from brittle.base.knobs import knob
+from brittle.base.knobs import knob, log_range
 from brittle.methods.base import Method
 
 
@@ -26,8 +26,12 @@ from brittle.methods.base import Method
 class TAR(Method):
     kind: ClassVar[str] = "gradient"
     needs_reference: ClassVar[bool] = True
-    tamper_weight: float = knob(4.0, "Weight of the tamper resistance term.", low=0)
-    retain_weight: float = knob(1.0, "Weight of the retain terms.", low=0)
+    tamper_weight: float = knob(
+        4.0, "Weight of the tamper resistance term.", low=0, search=log_range(0.5, 50)
+    )
+    retain_weight: float = knob(
+        1.0, "Weight of the retain terms.", low=0, search=log_range(0.1, 30)
+    )
     attack_steps: int = knob(64, "Steps K of the simulated adversary.", low=1)
     attack_every: int = knob(4, "Adversary's steps between measurements.", low=1)
     attack_lr: str = knob("2e-6,2e-5,4e-5", "Learning rates of the adversary, with commas.")

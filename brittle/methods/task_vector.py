@@ -10,7 +10,7 @@ The retain texts are not read; lambda trades forgetting against everything else.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from brittle.base.knobs import knob
+from brittle.base.knobs import knob, linear_range
 from brittle.methods.base import Method
 
 
@@ -18,7 +18,9 @@ from brittle.methods.base import Method
 class TaskVector(Method):
     kind: ClassVar[str] = "weight-space"
     needs_reference: ClassVar[bool] = True
-    task_scale: float = knob(1.0, "How much of the update is subtracted (lambda).", low=0)
+    task_scale: float = knob(
+        1.0, "How much of the update is subtracted (lambda).", low=0, search=linear_range(0.25, 8)
+    )
 
     def losses(self, forget, retain, progress):
         from brittle.models.logprobs import nll

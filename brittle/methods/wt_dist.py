@@ -11,14 +11,16 @@ times each tensor's root mean square.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from brittle.base.knobs import knob
+from brittle.base.knobs import factors, knob
 from brittle.methods.base import WithRetain
 
 
 @dataclass
 class WtDist(WithRetain):
     kind: ClassVar[str] = "weight-space"
-    wt_noise_std: float = knob(0.02, "Standard deviation of the noise.", low=0)
+    wt_noise_std: float = knob(
+        0.02, "Standard deviation of the noise.", low=0, search=factors(0.1, 10)
+    )
     wt_noise_unit: str = knob(
         "absolute",
         "Unit of the noise: absolute, or rms (of each tensor).",

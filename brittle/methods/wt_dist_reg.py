@@ -12,7 +12,7 @@ R is the retain NLL. The forget texts are not read; the distance is 0 at the sta
 from dataclasses import dataclass
 from typing import ClassVar
 
-from brittle.base.knobs import knob
+from brittle.base.knobs import knob, log_range
 from brittle.methods.base import WithRetain
 
 
@@ -20,7 +20,7 @@ from brittle.methods.base import WithRetain
 class WtDistReg(WithRetain):
     kind: ClassVar[str] = "weight-space"
     needs_reference: ClassVar[bool] = True
-    wt_reg_lambda: float = knob(0.1, "Weight of the distance.", low=0)
+    wt_reg_lambda: float = knob(0.1, "Weight of the distance.", low=0, search=log_range(0.01, 10))
     wt_reg_cap: float = knob(
         1.0, "Relative distance beyond which nothing is gained (normalised).", low=0
     )

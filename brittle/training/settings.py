@@ -1,11 +1,12 @@
 """Settings of a training run, its learning-rate schedule and its optimizers."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from brittle.base.errors import UserError
+from brittle.base.knobs import factors
 from brittle.models.blocks import blocks
 from brittle.training.optim import Muon
 
@@ -14,11 +15,12 @@ from brittle.training.optim import Muon
 class Settings:
     """How to train. Lengths are in optimizer steps.
 
-    One optimizer step is `batch_size * grad_accum` examples a process.
+    One optimizer step is `batch_size * grad_accum` examples a process. A field may say where a
+    search looks for its value (base.knobs.Search).
     """
 
-    steps: int
-    lr: float = 1e-5
+    steps: int = field(metadata={"search": factors(0.25, 2)})
+    lr: float = field(default=1e-5, metadata={"search": factors(0.1, 10)})
     batch_size: int = 4
     grad_accum: int = 1
     # cosine and linear go to zero over the run, trapezoid decays over the last 40 %; or constant

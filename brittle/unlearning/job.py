@@ -2,14 +2,18 @@
 
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
 from brittle.base.errors import UserError
+from brittle.base.knobs import build, resolve_blocks
 from brittle.base.layout import unlearned_dir
+from brittle.methods import method_class
 from brittle.methods.base import Method
 from brittle.methods.wrappers import Wrappers
+from brittle.models.architectures import size
+from brittle.models.find import read_config
 
 SETTINGS = (
     "steps",
@@ -83,6 +87,22 @@ class Defaults(NamedTuple):
 
     settings: dict
     knobs: dict
+
+
+def assemble(method, chosen, folder, seed):
+    """(the method, its wrappers) with the knobs `chosen` {name: text or value}.
+
+    Shares of the depth become block numbers of the model in `folder`. Raises UserError for a knob
+    that neither reads, or a value out of its bounds.
+    """
+    cls, blocks = method_class(method), size(read_config(folder), "num_hidden_layers")
+    wrapping = {spec.name for spec in fields(Wrappers)} & set(chosen)
+    own = {name: value for name, value in chosen.items() if name not in wrapping}
+    if blocks:
+        own = resolve_blocks(cls, own, blocks)
+    rule = build(cls, method, own, seed=seed)
+    wrappers = build(Wrappers, method, {name: chosen[name] for name in wrapping})
+    return rule, wrappers
 
 
 def read_defaults(path, name, method, config=""):

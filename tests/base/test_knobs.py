@@ -10,7 +10,20 @@ import typer
 from typer.testing import CliRunner
 
 from brittle.base.errors import UserError
-from brittle.base.knobs import all_knobs, build, knob, parse, show, typed_options, values
+from brittle.base.knobs import (
+    all_knobs,
+    build,
+    knob,
+    log_range,
+    one_of,
+    parse,
+    resolve_blocks,
+    searched,
+    show,
+    typed_options,
+    values,
+)
+from brittle.methods import METHODS, method_class
 
 
 @dataclass
@@ -91,3 +104,50 @@ def test_typed_options_have_types_defaults_and_bounds():
     assert list(seen["scale"]) == [1.0, 2.0] and seen["size"] == 9
     assert run(app, ["--size", "0"]).exit_code == 2
     assert run(app, ["--scale", "many"]).exit_code == 2
+
+
+# --- blocks as shares of the depth, and where a search looks
+
+
+@dataclass
+class Deep:
+    seed: int = 0
+    at: tuple = knob((7,), "Blocks.", low=0, blocks=True, search=one_of("1/4", "1/2"))
+    order: str = knob("28:16:4", "Order.", blocks=True)
+    ratio: float = knob(1.0, "No block.", search=log_range(0.1, 10))
+
+
+@pytest.mark.parametrize(
+    ("count", "blocks"), [(32, "7,9,19"), (64, "14,18,38"), (4, "1,1,2"), (1, "0,0,0")]
+)
+def test_a_share_of_the_depth_is_the_block_as_deep(count, blocks):
+    given = resolve_blocks(Deep, {"at": ["7/32", "9/32", "19/32"]}, count)
+    assert given == {"at": blocks}
+    assert resolve_blocks(Deep, {"at": "32/32"}, count) == {"at": str(count - 1)}
+
+
+def test_what_is_no_share_of_a_block_stays_as_it_was():
+    given = {"at": (2,), "ratio": "1/2", "order": "3:1:1"}
+    assert resolve_blocks(Deep, given, 4) == given
+    ordered = resolve_blocks(Deep, {"order": "28/32:16/32:4/32"}, 4)
+    assert ordered == {"order": "3:2:1"}  # a step of half a block would be none
+    for text in ("3/2", "1/0"):
+        with pytest.raises(UserError, match=rf"--at {text}: {text} is no share of the depth"):
+            resolve_blocks(Deep, {"at": text}, 4)
+
+
+def test_only_fields_with_a_range_are_searched():
+    assert searched(Deep) == {"at": one_of("1/4", "1/2"), "ratio": log_range(0.1, 10)}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_ranges_of_methods_are_values_that_their_knobs_take(name):
+    cls = method_class(name)
+    for key, search in searched(cls).items():
+        ends = search.choices or (search.low, search.high)
+        if search.scale == "factor":
+            ends = [end * getattr(cls(), key) for end in ends]
+        for given in (resolve_blocks(cls, {key: show(end)}, 4) for end in ends):
+            build(cls, name, given)
+        if search.scale in ("log", "linear"):
+            assert search.low <= getattr(cls(), key) <= search.high

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from brittle.base.errors import UserError
-from brittle.base.knobs import knob
+from brittle.base.knobs import knob, log_range, one_of
 from brittle.methods.base import Method
 from brittle.methods.sequential.phases import (
     Phases,
@@ -46,7 +46,9 @@ from brittle.models.blocks import block_count
 class Sequential(Method):
     replicates: ClassVar[bool] = True
     phased: ClassVar[bool] = True
-    layers: str = knob("28:16:4", "Blocks in training order, START:END:STEP, deepest first.")
+    layers: str = knob(
+        "28:16:4", "Blocks in training order, START:END:STEP, deepest first.", blocks=True
+    )
     steps_per_layer: int = knob(
         0,
         "Optimizer steps a phase; 0: --steps over all phases, else a pass over the forget texts.",
@@ -74,6 +76,7 @@ class Sequential(Method):
         "l2",
         "Retain term: l2 (of hidden states), kl (to the start), nll.",
         choices=("l2", "kl", "nll"),
+        search=one_of("l2", "kl", "nll"),
     )
     retain_blocks: str = knob(
         "all", "Blocks whose outputs l2 compares: all, current, or numbers with commas."
@@ -81,8 +84,8 @@ class Sequential(Method):
     kl_reduction: str = knob(
         "token", "kl: mean over tokens, or their sum a text.", choices=("token", "sum")
     )
-    remove_coef: float = knob(5.0, "Weight of the forget term.", low=0)
-    retain_coef: float = knob(5.0, "Weight of the retain term.", low=0)
+    remove_coef: float = knob(5.0, "Weight of the forget term.", low=0, search=log_range(0.5, 100))
+    retain_coef: float = knob(5.0, "Weight of the retain term.", low=0, search=log_range(0.5, 500))
     retain_ramp: str = knob(
         "zero", "How the retain weight grows in a phase.", choices=("zero", "quarter", "const")
     )
