@@ -22,6 +22,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.base.knobs import listed
 from brittle.base.tables import read_cells
 
 ANNOTATIONS = ["id", "source", "item", "rater", "rubric", "label", "notes"]
@@ -142,7 +143,7 @@ def export(responses, rubric, outdir, n, raters, overlap, stratify, seed):
     from brittle.metrics.rubrics import read_rubric
 
     asked = [read_rubric(name) for name in rubric]
-    items = blind(read_responses(responses), seed, n, tuple(stratify.split(",")))
+    items = blind(read_responses(responses), seed, n, tuple(listed(stratify)))
     about = {
         x.id: {"path": str(x.path), "sha256": x.sha256, "labels": x.labels, "scale": x.scale}
         for x in asked

@@ -19,7 +19,6 @@ from typing import Annotated
 import typer
 
 from brittle.base import command, options
-from brittle.base.errors import UserError
 
 OF_A_CELL = ("seconds", "cpu_seconds", "texts_read", "read_sha256")
 COLUMNS = [
@@ -137,12 +136,7 @@ def main(
     from brittle.models.find import model_folder
 
     names = chosen(attacks)
-    try:
-        numbers = [int(seed) for seed in seeds.split(",") if seed.strip()]
-    except ValueError:
-        numbers = []
-    if not numbers:
-        raise UserError(f"--seeds {seeds}: whole numbers with commas, such as 0,1,2.")
+    numbers = options.read_seeds(seeds)
     folder = model_folder(model, revision)
     guard = guards.make(wrapper, data, wrapper_rules)
     read = guards.files(wrapper, data, wrapper_rules) if guard else ()

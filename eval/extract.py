@@ -18,6 +18,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.base.knobs import listed
 
 LEAKS = [f"{kind}_leak{end}" for kind in ("greedy", "any") for end in ("", "_low", "_high")]
 COLUMNS = [
@@ -269,10 +270,7 @@ def main(
 
     known = [PLAIN, *prompts.NAMES]
     texts = {"--templates": templates, "--sampled": sampled}
-    wanted = {
-        flag: [name.strip() for name in text.split(",") if name.strip()]
-        for flag, text in texts.items()
-    }
+    wanted = {flag: listed(text) for flag, text in texts.items()}
     for flag, names in wanted.items():
         for name in names:
             if name not in known:

@@ -24,6 +24,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.base.knobs import listed
 
 LETTERS = ["letter_share", "constant_letter", "letter", "letter_entropy", "letter_accuracy", "ties"]
 COLUMNS = ["task", "split", "metric", "value", "stderr", "ci_low", "ci_high", "n", *LETTERS]
@@ -44,7 +45,7 @@ def interval(values, groups=None):
 
 def parse_tasks(text):
     """{task: split or None} from `task,task=split,...`."""
-    named = [task.strip().partition("=") for task in text.split(",") if task.strip()]
+    named = [task.partition("=") for task in listed(text)]
     if not named:
         raise UserError(f"--tasks is empty. Name lm-eval tasks, such as {OURS}.")
     return {name.strip(): split.strip() or None for name, _, split in named}

@@ -30,6 +30,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.base.knobs import listed
 from brittle.metrics.recovery import BREAKS, breaks_base
 
 COLUMNS = ["model", "lr", "step", "split", "accuracy", "n", "answer_nll", "seed"]
@@ -58,7 +59,7 @@ def read_steps(text, steps):
     holds no numbers.
     """
     try:
-        asked = {int(number) for number in text.split(",") if number.strip()}
+        asked = {int(number) for number in listed(text)}
     except ValueError:
         raise UserError(f"--eval-at {text}: step numbers with commas, such as 5,10,20.") from None
     return tuple(sorted({step for step in asked if 0 < step < steps} | {steps}))

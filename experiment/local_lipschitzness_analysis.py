@@ -24,6 +24,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.base.knobs import listed
 
 COLUMNS = [
     "model",
@@ -293,7 +294,7 @@ def main(
     from brittle.models.architectures import context_length
 
     try:
-        eps = [float(text) for text in epsilon.split(",")]
+        eps = [float(text) for text in listed(epsilon)]
         if min(eps) <= 0:
             raise ValueError
     except ValueError:

@@ -23,6 +23,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.base.knobs import listed
 
 COLUMNS = [
     "name",
@@ -215,8 +216,8 @@ def main(
     from brittle.diagnostics.common import Texts, comparison
     from brittle.models import architectures
 
-    numbers = k.split(",")
-    if not all(text.strip().isdigit() and int(text) for text in numbers):
+    numbers = listed(k)
+    if not numbers or not all(text.isdecimal() and int(text) for text in numbers):
         raise UserError(f"--k {k}: numbers from 1 on, separated by commas, such as 1,5,20.")
     seeds = options.seed_list(
         seeds, seed, "the bootstrap samples and halves (_low, _high; the texts: by the first seed)"

@@ -25,6 +25,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.base.knobs import listed
 from brittle.base.tables import read_rows
 from brittle.metrics.recovery import GAP, Cell, breaks_base, differs, heldout_recovery, interval
 
@@ -285,7 +286,7 @@ def main(
         raise UserError(
             "--keep-weights no is for the models of methods, not for those given with --unlearned."
         )
-    numbers = read_seeds(seeds)
+    numbers = options.read_seeds(seeds)
     compared, absent = unlearned_models(root, base, methods, unlearned)
     if not compared:
         names = absent if methods else []
@@ -297,7 +298,8 @@ def main(
     for model in models.values():
         # without its weights a model that was measured before still has its cells
         model_folder(model, weights=not disk.has_removed_weights(model))
-    arguments = ["--data", str(data), "--attacks", ",".join(names), "--seeds", seeds]
+    arguments = ["--data", str(data), "--attacks", ",".join(names)]
+    arguments += ["--seeds", ",".join(map(str, numbers))]
     arguments += ["--max-items", str(max_items)]
     if device != "auto":
         arguments += ["--device", device]
@@ -352,14 +354,6 @@ def main(
     return status
 
 
-def read_seeds(text):
-    """The seeds of `--seeds`."""
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise UserError(f"--seeds {text}: whole numbers with commas, such as 0,1,2.") from None
-
-
 def unlearned_models(root, base, names, given):
     """({name in the scoreboard: model}, methods without a model).
 
@@ -368,13 +362,13 @@ def unlearned_models(root, base, names, given):
     from brittle.base.layout import model_name
     from brittle.pipeline import methods
 
-    listed = [name.strip() for name in names.split(",")] if names else list(methods.NAMES)
-    for name in listed:
+    asked = listed(names) or list(methods.NAMES)
+    for name in asked:
         methods.check(name)
     if given:
         prefix = f"{model_name(base)}__"
         return {model_name(model).removeprefix(prefix): model for model in given}, []
-    return methods.found_models(root, base, listed)
+    return methods.found_models(root, base, asked)
 
 
 HELP_GROUPS = {

@@ -22,6 +22,7 @@ from brittle.base import layout, options
 from brittle.base.command import load_env, run
 from brittle.base.disk import check_keep
 from brittle.base.errors import UserError
+from brittle.base.knobs import listed
 
 MAKING = ("data", "base", "filtered", "unlearn")  # steps, in the order of the work
 ATTACK = ("tamper",)
@@ -103,7 +104,7 @@ def main(
     base, filtered = standing.model(base), standing.model(filtered)
 
     keep = check_keep(keep_weights)
-    names = [name.strip() for name in methods.split(",")] if methods else NAMES
+    names = listed(methods) or NAMES
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         raise UserError(f"--methods {unknown[0]}: no such method. Methods: {', '.join(NAMES)}.")

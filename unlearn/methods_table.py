@@ -16,6 +16,7 @@ import typer
 
 from brittle.base import command, layout, options
 from brittle.base.errors import UserError
+from brittle.base.knobs import listed
 from brittle.base.tables import aligned, read_rows
 from brittle.methods import METHODS
 
@@ -69,7 +70,7 @@ def main(
     from brittle.pipeline.methods import UNTRAINED, how_to_make, records
     from brittle.report import docs_tables
 
-    chosen = [name.strip() for name in methods.split(",")] if methods else list(METHODS)
+    chosen = listed(methods) or list(METHODS)
     names = [name for name in chosen if name not in UNTRAINED] + list(UNTRAINED)
     table = list(rows(root, model, names))
     if as_markdown:

@@ -7,6 +7,7 @@ meter (how an attacked model is measured), session (one model under many attacks
 import importlib
 
 from brittle.base.errors import UserError
+from brittle.base.knobs import listed
 
 ATTACKS = {
     "none": "base:Attack",
@@ -34,9 +35,7 @@ def attack_class(name):
 
 def chosen(names):
     """The attacks of a list with commas, `none` first: without it nothing can be compared."""
-    listed = list(ATTACKS)
-    if names:
-        listed = [name.strip() for name in names.split(",") if name.strip()]
-    for name in listed:
+    asked = listed(names) or list(ATTACKS)
+    for name in asked:
         attack_class(name)
-    return list(dict.fromkeys(["none", *listed]))
+    return list(dict.fromkeys(["none", *asked]))

@@ -131,10 +131,17 @@ def parse(cls, name, text):
     return tuple(values) if several else values[0]
 
 
+def listed(text):
+    """The values of a text with commas; none of None.
+
+    Blanks around them are left out, and so are empty ones, as behind a comma at the end.
+    """
+    return [value.strip() for value in (text or "").split(",") if value.strip()]
+
+
 def _split(text):
     """The values of a text with commas, with or without brackets around them."""
-    stripped = (one.strip() for one in str(text).strip("()[]").split(","))
-    return [one for one in stripped if one]
+    return listed(str(text).strip("()[]"))
 
 
 def _wanted(spec):

@@ -12,6 +12,9 @@ import typer
 
 from brittle.base.errors import UserError
 from brittle.base.groups import DATA, GUARD, MACHINE
+from brittle.base.knobs import listed
+
+LARGEST_SEED = 2**32 - 1
 
 Model = Annotated[str, typer.Option("--model", help="Model folder or Hugging Face id.")]
 ModelA = Annotated[
@@ -134,7 +137,11 @@ BatchSize = Annotated[
 Seed = Annotated[
     int,
     typer.Option(
-        "--seed", min=0, max=2**32 - 1, help="Seed of every random draw.", rich_help_panel=MACHINE
+        "--seed",
+        min=0,
+        max=LARGEST_SEED,
+        help="Seed of every random draw.",
+        rich_help_panel=MACHINE,
     ),
 ]
 Seeds = Annotated[
@@ -260,17 +267,27 @@ def spread(main):
     return filled
 
 
+def read_seeds(text):
+    """The numbers of `--seeds`, for every script that takes a list of them.
+
+    Raises UserError for anything but different whole numbers from 0 on.
+    """
+    values = listed(text)
+    numbers = [int(value) for value in values if value.isdecimal()]
+    if not values or len(set(numbers)) < len(values) or max(numbers) > LARGEST_SEED:
+        raise UserError(
+            f"--seeds {text}: different whole numbers separated by commas, such as 0,1,2."
+        )
+    return numbers
+
+
 def seed_list(seeds, seed, random):
     """[seed], or the numbers of `--seeds`; then it is said what is repeated: `random`, in words."""
     if seeds is None:
         return [seed]
-    numbers = [number.strip() for number in seeds.split(",")]
-    if not all(number.isdigit() for number in numbers) or len(set(numbers)) < len(numbers):
-        raise UserError(
-            f"--seeds {seeds}: different whole numbers separated by commas, such as 0,1,2."
-        )
+    numbers = read_seeds(seeds)
     print(
-        f"seeds {', '.join(numbers)}: {random} are drawn anew with each; "
+        f"seeds {', '.join(map(str, numbers))}: {random} are drawn anew with each; "
         "all else is not random, and the same in each."
     )
-    return [int(number) for number in numbers]
+    return numbers

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from brittle.base.errors import UserError
-from brittle.base.knobs import knob, log_range
+from brittle.base.knobs import knob, listed, log_range
 from brittle.methods.base import Method
 
 
@@ -40,11 +40,13 @@ class TAR(Method):
     def start(self, model, reference, data):
         super().start(model, reference, data)
         try:
-            self.rates = [float(r) for r in self.attack_lr.split(",")]
+            self.rates = [float(r) for r in listed(self.attack_lr)]
         except ValueError:
+            self.rates = []
+        if not self.rates:
             raise UserError(
                 f"--attack-lr {self.attack_lr}: numbers with commas, such as 2e-6,2e-5."
-            ) from None
+            )
         self.forget = data.forget
 
     def losses(self, forget, retain, progress):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from brittle.base.errors import UserError
-from brittle.base.options import seed_list
+from brittle.base.options import read_seeds, seed_list
 from brittle.base.record import Run
 from brittle.base.tables import read_table
 from brittle.data.batches import batches, by_length
@@ -145,9 +145,16 @@ def test_seeds_of_the_other_scripts(root, tmp_path):
         4,
         4,
     ]
-    for bad in ("0,0", "x", "", "1,-2"):
+
+
+def test_every_script_reads_seeds_by_one_rule():
+    """A comma at the end, as a shell loop leaves it, ended two of three readers in an error."""
+    for text in ("0,1", "0, 1", "0,1,", " 0 ,1 , "):
+        assert read_seeds(text) == seed_list(text, 7, "x") == [0, 1]
+    assert seed_list(None, 7, "x") == [7]
+    for bad in ("0,0", "0,00", "x", "", ",", "1,-2", "1.5", "²", str(2**32)):
         with pytest.raises(UserError, match="different whole numbers"):
-            seed_list(bad, 0, "x")
+            read_seeds(bad)
 
 
 def test_adapter_as_model_b(root, tmp_path):

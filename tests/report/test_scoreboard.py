@@ -207,6 +207,7 @@ def test_models_that_exist_and_those_that_do_not(tmp_path, script):
         "Name models that lie elsewhere with --unlearned": ["--root", tmp_path / "empty"],
         "no attack 'x'": ["--attacks", "x"],
         "--seeds a": ["--seeds", "a"],
+        "--seeds 0,0: different": ["--seeds", "0,0"],
         "no method 'x'": ["--methods", "x"],
     }
     for words, options in mistakes.items():

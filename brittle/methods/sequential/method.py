@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from brittle.base.errors import UserError
-from brittle.base.knobs import knob, log_range, one_of
+from brittle.base.knobs import knob, listed, log_range, one_of
 from brittle.methods.base import Method
 from brittle.methods.sequential.phases import (
     Phases,
@@ -162,11 +162,13 @@ class Sequential(Method):
         if self.retain_blocks == "current":
             return [block]
         try:
-            chosen = sorted({int(number) for number in self.retain_blocks.split(",")})
+            chosen = sorted({int(number) for number in listed(self.retain_blocks)})
         except ValueError:
+            chosen = []
+        if not chosen:
             raise UserError(
                 f"--retain-blocks {self.retain_blocks}: all, current, or block numbers with commas."
-            ) from None
+            )
         check_blocks(model, chosen, "--retain-blocks")
         if self.retain_loss == "l2" and not self.adapters and chosen[-1] < block:
             raise UserError(
