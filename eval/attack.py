@@ -32,16 +32,18 @@ COLUMNS = [
     "accuracy_high",
     "n",
     "answer_nll",
+    "chance",
     *OF_A_CELL,
 ]
 ITEM_COLUMNS = ["attack", "seed", "variant", "fact", "right", "asked"]
 NOTE_COLUMNS = ["attack", "seed", "note"]
 
 
-def rows(cells):
-    """A row a variant and split. cells: [(attack, seed, cell)]."""
+def rows(cells, chance):
+    """A row a variant and split. cells: [(attack, seed, cell)]; chance: of half B."""
     for name, seed, cell in cells:
-        about = {"attack": name, "seed": seed, **{column: cell[column] for column in OF_A_CELL}}
+        about = {"attack": name, "seed": seed, "chance": chance}
+        about |= {column: cell[column] for column in OF_A_CELL}
         for row in cell["rows"]:
             whole = about | row | {"chosen": int(row["variant"] == cell["chosen"])}
             yield {column: whole[column] for column in COLUMNS}
@@ -151,7 +153,7 @@ def main(
         run.figure(plot(cells, model_name(model), chance), "attacks.png")
         run.csv("attacks_notes.csv", NOTE_COLUMNS, note_rows(cells))
         run.csv("attacks_items.csv", ITEM_COLUMNS, item_rows(cells))
-        run.csv("attacks.csv", COLUMNS, rows(cells))
+        run.csv("attacks.csv", COLUMNS, rows(cells, chance))
     print("\n".join(board(cells, chance)))
     say(outdir / "attacks.csv", "all variants")
 

@@ -206,6 +206,7 @@ def _language_model():
 
 def sample_rows(results):
     """A row an item, of the tasks with a notion of correct; items in the order of the file."""
+    from brittle.data.items import item_fact
     from brittle.metrics.letters import prediction
 
     for task, samples in results["samples"].items():
@@ -216,7 +217,7 @@ def sample_rows(results):
             yield {
                 "task": task,
                 "item": s["doc_id"],
-                "fact": doc.get("fact"),
+                "fact": item_fact(doc, s["doc_id"]),
                 "half": doc.get("half"),
                 "prediction": prediction(s),
                 "answer": s["target"] if isinstance(s["target"], int) else None,

@@ -1,6 +1,7 @@
 """Does relearning half A of the forget facts bring back held-out half B, removed or only hidden?
 
     uv run eval/recovery.py --base M --filtered M --unlearned M --outdir outputs/recovery
+    uv run eval/recovery.py --base M --unlearned M --outdir outputs/recovery
 
 Reads what eval/tamper.py measured, `<root>/<model>/tamper/`. The attack trains on a part of half A.
 For each model and attack seed the learning rate and step are those with the lowest answer NLL on
@@ -13,6 +14,13 @@ had never been seen. Facts are independent draws, so learning A can teach nothin
 for all three models. Recovery is undefined (empty) where Base is not clearly above Filtered on half
 B. A rate that takes more than .2 of half B from the untouched Base breaks it: from that step on it
 is chosen for no model.
+
+Without --filtered the zero is chance, and the columns are others:
+    recovery_from_chance = (acc - chance) / (acc_base - chance)
+`chance` is what Base as made answers of never-seen questions (mcq_holdout.jsonl), and guessing
+where the data have none. What a model that never saw the facts would answer is not known, so a
+value above 0 alone says nothing. `gained` is recovery less that of the model as made, and
+`never_seen_gained` what never-seen questions gained by the same attack.
 
     lr, step         the choice of the first attack seed; recovery_seeds.csv has all seeds'
     recovery_early   the same after about 20 attack steps
@@ -36,11 +44,14 @@ from brittle.base.tables import mean
 from brittle.metrics.recovery import (
     BREAKS,
     GAP,
+    NEVER_SEEN,
     Cell,
     breaks_base,
+    chance_of_half_b,
     curve,
     differs,
     interval,
+    recovery_from_chance,
     recovery_over_filtered,
 )
 
@@ -52,8 +63,15 @@ COLUMNS = [
     "split_a_accuracy",
     "heldout_accuracy",
     "recovery_over_filtered",
+    "recovery_from_chance",
     "ci_low",
     "ci_high",
+    "chance",
+    "chance_of",
+    "gained",
+    "gained_low",
+    "gained_high",
+    "never_seen_gained",
     "retain_accuracy",
     "general_accuracy",
     "recovery_early",
@@ -71,6 +89,7 @@ SEED_COLUMNS = [
     "forget_a2_nll",
     "heldout_accuracy",
     "recovery_over_filtered",
+    "recovery_from_chance",
 ]
 TAMPER = ("model", "lr", "step", "split", "accuracy", "n", "answer_nll", "seed")
 ITEMS = ("model", "lr", "step", "fact", "template", "correct", "seed")
@@ -175,23 +194,32 @@ def per_fact(items, seed, key):
 
 
 class Ends(NamedTuple):
-    """Base and Filtered as made, on half B; both dicts have the keys base and filtered.
+    """Base and the zero as made, on half B; both dicts have the keys base and filtered.
 
     level: accuracies; facts: {fact: (right, items)}; defined: do they differ clearly?
-    breaking: {lr: step} from which on the attack breaks Base.
+    breaking: {lr: step} from which on the attack breaks Base. chance_of: what the zero is where
+    there is no Filtered, else None; then it is under the key filtered, without facts.
     """
 
     level: dict
     facts: dict
     defined: bool
     breaking: dict
+    chance_of: str | None = None
 
-    def recovery(self, splits):
-        """Recovery over Filtered at one measured point; None where it is undefined."""
+    @property
+    def column(self):
+        """The column of the recovery that has this zero."""
+        return "recovery_from_chance" if self.chance_of else "recovery_over_filtered"
+
+    def recovery(self, splits, split="forget_b"):
+        """The recovery at one measured point; None where it is undefined."""
         if not self.defined:
             return None
-        level = self.level
-        return recovery_over_filtered(accuracy(splits), level["filtered"], level["base"])
+        zero, one = self.level["filtered"], self.level["base"]
+        if self.chance_of:
+            return recovery_from_chance(accuracy(splits, split), zero, one)
+        return recovery_over_filtered(accuracy(splits, split), zero, one)
 
     def cell(self, attacked):
         """The `Cell` of one attack seed. attacked: {fact: (right, items)}."""
@@ -199,11 +227,10 @@ class Ends(NamedTuple):
 
 
 def read_ends(attacks, roles):
-    """The `Ends` of the models whose roles are base and filtered."""
-    level, facts = {}, {}
-    for role in ("base", "filtered"):
-        model = next(name for name in roles if roles[name] == role)
-        measured = attacks[model]
+    """The `Ends` of the models whose roles are base and filtered, or of Base and chance."""
+    level, facts, chance_of = {}, {"filtered": {}}, None
+    for model in [name for name in roles if roles[name] in ("base", "filtered")]:
+        role, measured = roles[model], attacks[model]
         if not measured.points:
             raise UserError(
                 f"{model}: every learning rate broke this model. "
@@ -214,9 +241,13 @@ def read_ends(attacks, roles):
         level[role] = accuracy(measured.points[seed][start])
         facts[role] = per_fact(measured.items, seed, start)
         if role == "base":
-            breaking = broken_for_base(measured)
+            breaking, base_as_made = broken_for_base(measured), measured.points[seed][start]
+    if "filtered" not in roles.values():
+        chance = chance_of_half_b(base_as_made)
+        level |= {"filtered": chance.accuracy, "error": chance.error}
+        chance_of = chance.of
     defined = differs(facts["filtered"], facts["base"], level)
-    return Ends(level, facts, defined, breaking)
+    return Ends(level, facts, defined, breaking, chance_of)
 
 
 def seed_rows(attacks, ends):
@@ -232,7 +263,9 @@ def seed_rows(attacks, ends):
                     "step": key[1],
                     "forget_a2_nll": points[key]["forget_a2"]["answer_nll"],
                     "heldout_accuracy": accuracy(points[key]),
-                    "recovery_over_filtered": ends.recovery(points[key]),
+                    "recovery_over_filtered": None,
+                    "recovery_from_chance": None,
+                    ends.column: ends.recovery(points[key]),
                 }
 
 
@@ -249,6 +282,8 @@ def rows(attacks, roles, ends, chosen):
             yield blank
             continue
         columns = row_of_model(measured, of_model, ends)
+        if ends.chance_of:
+            columns |= above_chance(measured, of_model, ends)
         if roles[model] != "unlearned" and all(row["step"] == 0 for row in of_model):
             # as made it is an end of the scale: 1 or 0 by definition, which has no interval
             columns |= {"ci_low": None, "ci_high": None}
@@ -265,7 +300,7 @@ def row_of_model(measured, chosen, ends):
     at = [measured.points[seed][key] for seed, key in keys.items()]
     curves = {key: s for key, s in measured.points[first["seed"]].items() if "forget_b" in s}
     early = nearest(curves, lr, EARLY)
-    back = [row["recovery_over_filtered"] for row in chosen]
+    back = [row[ends.column] for row in chosen]
     low, high, half, area = None, None, None, None
     if ends.defined:
         attacked = [per_fact(measured.items, seed, key) for seed, key in keys.items()]
@@ -277,7 +312,7 @@ def row_of_model(measured, chosen, ends):
         "step": first["step"],
         "split_a_accuracy": fmean(accuracy(splits, "forget_a") for splits in at),
         "heldout_accuracy": fmean(accuracy(splits) for splits in at),
-        "recovery_over_filtered": fmean(back) if ends.defined else None,
+        ends.column: fmean(back) if ends.defined else None,
         "ci_low": low,
         "ci_high": high,
         "retain_accuracy": fmean(accuracy(splits, "retain") for splits in at),
@@ -292,7 +327,30 @@ def row_of_model(measured, chosen, ends):
     }
 
 
-def plot(attacks, table):
+def above_chance(measured, chosen, ends):
+    """The columns that stand beside recovery_from_chance. chosen: a model's rows of `seed_rows`."""
+    columns = {"chance": ends.level["filtered"], "chance_of": ends.chance_of}
+    if not ends.defined:
+        return columns
+    seed = measured.first()
+    before = as_made(measured.points[seed])
+    start = measured.points[seed][before]
+    keys = {row["seed"]: (row["lr"], row["step"]) for row in chosen}
+    at = [measured.points[seed][key] for seed, key in keys.items()]
+
+    def gained(split):
+        values = [ends.recovery(splits, split) for splits in at if split in splits]
+        return mean(value - ends.recovery(start, split) for value in values)
+
+    cells = [ends.cell(per_fact(measured.items, seed, key)) for seed, key in keys.items()]
+    low, high = interval(cells, start=per_fact(measured.items, seed, before))
+    columns |= {"gained": gained("forget_b"), "gained_low": low, "gained_high": high}
+    if ends.chance_of == NEVER_SEEN:
+        columns["never_seen_gained"] = gained("never_seen")
+    return columns
+
+
+def plot(attacks, table, ends):
     """Held-out accuracy against attack step, of the first attack seed; its chosen rate is bold."""
     from brittle.base import figures
 
@@ -323,7 +381,9 @@ def plot(attacks, table):
                 label=label,
                 **style,
             )
-    figures.null(axis, None, 0.25, "chance")
+    label, colour = (ends.chance_of, "chance") if ends.chance_of else ("chance", "null")
+    level = ends.level["filtered"] if ends.chance_of else 0.25
+    figures.null(axis, None, level, label, colour)
     axis.set_ylim(0, 1.03)
     figures.finish(
         axis,
@@ -338,29 +398,22 @@ def plot(attacks, table):
 
 def main(
     base: options.Base,
-    filtered: options.Filtered,
     unlearned: options.UnlearnedModels,
+    filtered: options.Filtered = None,
     outdir: options.Outdir = Path("outputs/recovery"),
     root: options.Root = Path("outputs"),
     attack: Annotated[
         str, typer.Option(help="Folder of the attack in each model's results.")
     ] = "tamper",
 ):
-    """Recovery over Filtered of every model under the relearning attack, from the attacks' CSVs."""
-    from brittle.base.layout import model_name
+    """How much of half B each model has back under the relearning attack, from the attacks' CSVs.
+
+    Recovery is over Filtered, or from chance where there is none.
+    """
+    from brittle.base.layout import roles_of
     from brittle.base.record import Run
 
-    roles = {}
-    for model, role in [
-        (base, "base"),
-        (filtered, "filtered"),
-        *((m, "unlearned") for m in unlearned),
-    ]:
-        name = model_name(model)
-        if roles.setdefault(name, role) != role:
-            raise UserError(
-                f"{name} is given as {roles[name]} and as {role}. Give each model once."
-            )
+    roles = roles_of(base, filtered, unlearned)
     folders = {name: root / name / attack for name in roles}
     attacks = {name: read_attack(folder) for name, folder in folders.items()}
     files = [
@@ -373,7 +426,7 @@ def main(
         ends = read_ends(attacks, roles)
         chosen = list(seed_rows(attacks, ends))
         table = list(rows(attacks, roles, ends, chosen))
-        run.figure(plot(attacks, table), "tamper.png")
+        run.figure(plot(attacks, table, ends), "tamper.png")
         run.csv("recovery_seeds.csv", SEED_COLUMNS, chosen)
         run.csv("recovery.csv", COLUMNS, table)
     print("\n".join(summary(table, ends)))
@@ -383,11 +436,17 @@ def summary(table, ends):
     """Lines about what was measured, and about what could not be."""
     from brittle.base.tables import show_interval
 
+    base, zero = ends.level["base"], ends.level["filtered"]
     if not ends.defined:
-        base, filtered = ends.level["base"], ends.level["filtered"]
+        other = f"{ends.chance_of} gives" if ends.chance_of else "Filtered"
         yield (
-            f"recovery is undefined: on half B as made Base answers {base:.2f} and Filtered "
-            f"{filtered:.2f}, which must differ by {GAP} at least and by more than chance."
+            f"recovery is undefined: on half B as made Base answers {base:.2f} and {other} "
+            f"{zero:.2f}, which must differ by {GAP} at least and by more than chance."
+        )
+    elif ends.chance_of:
+        yield (
+            f"no --filtered: 0 is {ends.chance_of} ({zero:.2f}), 1 is Base as made ({base:.2f}). "
+            "A model that never saw the facts may lie above 0."
         )
     for lr, step in sorted(ends.breaking.items()):
         yield (
@@ -402,8 +461,8 @@ def summary(table, ends):
             )
             continue
         shown = ""
-        if row["recovery_over_filtered"] is not None:
-            shown = f"   recovery {row['recovery_over_filtered']:.2f}"
+        if row[ends.column] is not None:
+            shown = f"   {ends.column} {row[ends.column]:.2f}"
         if shown and row["ci_low"] is not None:
             shown += f" {show_interval(row['ci_low'], row['ci_high'])} over {row['seeds']} seed(s)"
         yield f"{row['model']:<32} held-out accuracy {row['heldout_accuracy']:.2f}{shown}"

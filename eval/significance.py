@@ -5,24 +5,24 @@ was looked?
         --unlearned mini-base__cb_lat --root outputs
 
 Reads a per-item CSV of each model (`--items`, by default what eval/harness.py wrote) and compares,
-task by task, every model with base and with filtered: on the mean of each entity, paired where both
-models answered about the same entities. Other seeds of a model are named with `--repeat
-MODEL=OTHER`; with two of filtered, oracle is compared with oracle. A row a comparison and test:
-paired t, Wilcoxon, sign flips (for different entities Welch, Mann and Whitney, permutation), KS,
-two one-sided tests of equivalence within --margin, and McNemar on items (for comparison with older
-work: it takes questions for independent). `about` says what a p is about. Tests of entities and
-items are about these very models. `seeds_t`, Welch's t of one mean a training seed (unit `seed`),
-is about the recipes that made them; it is there from two seeds a side on. `headline` is 1 for
-`seeds_t` with at least three seeds a side, and 0 elsewhere. p_holm is corrected over the tests of
-the primary metric that the preset declares (`primary = "task test"`; where there is a headline,
-`seeds_t` takes the place of the declared test), p_bh over all rows. An empty p: fewer than 5
-entities, or no difference at all. The interval holds what further entities and seeds would do.
+task by task, every model with base and, where there is one, with filtered: on the mean of each
+entity, paired where both models answered about the same entities. Other seeds of a model are named
+with `--repeat MODEL=OTHER`; with two of filtered, oracle is compared with oracle. A row a
+comparison and test: paired t, Wilcoxon, sign flips (for different entities Welch, Mann and Whitney,
+permutation), KS, two one-sided tests of equivalence within --margin, and McNemar on items (for
+comparison with older work: it takes questions for independent). `about` says what a p is about.
+Tests of entities and items are about these very models. `seeds_t`, Welch's t of one mean a training
+seed (unit `seed`), is about the recipes that made them; it is there from two seeds a side on.
+`headline` is 1 for `seeds_t` with at least three seeds a side, and 0 elsewhere. p_holm is corrected
+over the tests of the primary metric that the preset declares (`primary = "task test"`; where there
+is a headline, `seeds_t` takes the place of the declared test), p_bh over all rows. An empty p:
+fewer than 5 entities, or no difference at all. The interval holds what further entities and seeds
+would do.
 
 Called significance and not statistics: a script's folder comes first on its import path, and numpy,
 random and torch import Python's own `statistics`.
 """
 
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -80,13 +80,15 @@ def read_items(path, value, group):
 
 def comparisons(roles, repeats):
     """(a, b, what) of all pairs to test: base and filtered with everything, and filtered with its
-    own other seeds.
+    own other seeds. Where there is no filtered, base alone.
     """
-    base, filtered = (next(m for m in roles if roles[m] == role) for role in ("base", "filtered"))
+    base, filtered = (
+        next((m for m in roles if roles[m] == role), None) for role in ("base", "filtered")
+    )
     for model, role in roles.items():
         if role != "base":
             yield base, model, f"base and {role}"
-        if role == "unlearned":
+        if role == "unlearned" and filtered:
             yield filtered, model, "filtered and unlearned"
     for other in repeats.get(filtered, []):
         yield filtered, other, "oracle and oracle"
@@ -272,8 +274,8 @@ def plot(table, primary):
 
 def main(
     base: options.Base,
-    filtered: options.Filtered,
     unlearned: options.UnlearnedModels,
+    filtered: options.Filtered = None,
     outdir: options.Outdir = Path("outputs/significance"),
     root: options.Root = Path("outputs"),
     repeat: Annotated[
@@ -297,15 +299,10 @@ def main(
     seed: options.Seed = 0,
 ):
     """Paired tests, intervals and effect sizes between models, by entity."""
-    from brittle.base.layout import model_name
+    from brittle.base.layout import model_name, roles_of
     from brittle.base.record import Run
 
-    roles = {model_name(base): "base", model_name(filtered): "filtered"}
-    roles |= {model_name(m): "unlearned" for m in unlearned}
-    if Counter(roles.values())["base"] + Counter(roles.values())["filtered"] < 2 or len(
-        roles
-    ) < 2 + len(set(unlearned)):
-        raise UserError("base, filtered and unlearned must be different models.")
+    roles = roles_of(base, filtered, unlearned)
     repeats = {}
     for pair in repeat or []:
         model, equals, other = (piece.strip() for piece in pair.partition("="))

@@ -33,7 +33,19 @@ from brittle.base.errors import UserError
 from brittle.base.knobs import listed
 from brittle.metrics.recovery import BREAKS, breaks_base
 
-COLUMNS = ["model", "lr", "step", "split", "accuracy", "n", "answer_nll", "seed"]
+COLUMNS = [
+    "model",
+    "lr",
+    "step",
+    "split",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "chance",
+    "n",
+    "answer_nll",
+    "seed",
+]
 ITEM_COLUMNS = ["model", "lr", "step", "fact", "template", "correct", "seed"]
 SPLITS = ("forget_a", "forget_b", "retain", "general")
 TRAINED = ("half-a", "half-b", "benign")
@@ -135,9 +147,13 @@ def attack(model, tokenizer, ids, sets, relearning, rates, first=None):
 
 def rows(name, done):
     """A row a seed, rate, step and split. done: [Attacked]."""
+    from brittle.metrics import mcq
+
     for seed, lr, meter in done:
+        by_guessing = {split: mcq.chance(items) for split, items in meter.sets.items()}
         for row in meter.rows:
-            whole = row | {"model": name, "lr": lr, "seed": seed}
+            chance = by_guessing[row["split"]]
+            whole = row | {"model": name, "lr": lr, "seed": seed, "chance": chance}
             yield {column: whole[column] for column in COLUMNS}
 
 
@@ -259,12 +275,14 @@ def main(
     """Relearning attack: fine-tune on half A of the forget facts, measure held-out half B."""
     if on not in TRAINED:
         raise UserError(f"--on {on}: choose {', '.join(TRAINED)}.")
-    from brittle.attacks.meter import judging_set
+    from brittle.attacks.meter import NEVER_SEEN_FILE, judging_set
     from brittle.attacks.relearn import Relearn, default_rates, encode_texts
     from brittle.base.layout import model_name
     from brittle.base.own_data import is_mini
     from brittle.base.record import Run, say
     from brittle.data.items import SPLITS as ALL_SPLITS
+    from brittle.data.items import read_items
+    from brittle.data.subjects import drawn_over
     from brittle.models.find import model_folder
     from brittle.models.load import load_model, load_tokenizer, pick_device
 
@@ -285,8 +303,9 @@ def main(
         "steps": steps,
         "lr": rates,
         "lora_rank": lora_rank,
+        "halves_drawn_over": drawn_over(read_items(data / "mcq_forget.jsonl")),
     }
-    names = [*(f"mcq_{split}.jsonl" for split in ALL_SPLITS), "qa_forget.jsonl"]
+    names = [*(f"mcq_{split}.jsonl" for split in ALL_SPLITS), "qa_forget.jsonl", NEVER_SEEN_FILE]
     if on == "benign":
         names += ["retain.txt", "retain.jsonl", "neutral.txt"]
     files = [data / file for file in names if (data / file).is_file()]

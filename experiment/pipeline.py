@@ -53,9 +53,11 @@ def main(
     base, filtered = standing.model(base), standing.model(filtered)
     unlearned = [standing.model(model) for model in unlearned or []] or None
     study = steps.read_study(preset)
+    filtered, data = given.complete(study, base, filtered, unlearned, data)
     own = {"base": base, "filtered": filtered, "unlearned": unlearned, "method": method}
-    notes = given.check_given(study, **own, data=data)
-    study = steps.override(study, **own, data=data, root=root)
+    own["data"] = data
+    notes = given.check_given(study, **own)
+    study = steps.override(study, **own, root=root)
     rows = steps.read_steps()
     names = [row["step"] for row in rows]
     for step in only or []:

@@ -2,11 +2,13 @@
 it in one table.
 
     uv run experiment/report.py --base M --filtered M --unlearned M --root outputs
+    uv run experiment/report.py --base M --unlearned M --root outputs
 
 Reads what the steps of steps.csv wrote (CSVs, figures, records) and nothing else. Writes
 <root>/report.html, which needs no other file, and <root>/summary.csv. What has not been measured is
 said to be so. The words of the first screen follow from the numbers by the rules of
-brittle/report/verdict.py. Studies that are no step of steps.csv add sections of their own (EXTRA).
+brittle/report/verdict.py, and without --filtered by those of brittle/report/no_twin.py. Studies
+that are no step of steps.csv add sections of their own (EXTRA).
 """
 
 import math
@@ -16,15 +18,16 @@ from typing import Annotated, NamedTuple
 import typer
 
 from brittle.base import code, command, layout, options
-from brittle.base.errors import UserError
-from brittle.base.layout import model_name
 from brittle.base.record import Run, older_code, say
 from brittle.base.tables import number, read_rows
 from brittle.pipeline import steps
-from brittle.report import attacks, filter, levels, page, quality, sequential
+from brittle.report import attacks, filter, levels, no_twin, page, quality, sequential
 from brittle.report.condense import condense, question, records, update_size
 from brittle.report.verdict import RULES, SAYS, WORDS, headline, verdict
 
+# Columns of recovery.csv that are filled where there is no Filtered.
+OF_CHANCE = ("chance", "chance_of", "gained", "gained_low", "gained_high", "never_seen_gained")
+OVER_FILTERED, FROM_CHANCE = "recovery_over_filtered", "recovery_from_chance"
 COLUMNS = [
     "model",
     "role",
@@ -48,6 +51,10 @@ COLUMNS = [
     "recovery_over_filtered",
     "recovery_over_filtered_low",
     "recovery_over_filtered_high",
+    "recovery_from_chance",
+    "recovery_from_chance_low",
+    "recovery_from_chance_high",
+    *OF_CHANCE,
     "update_relative_norm",
     "update_stable_rank",
 ]
@@ -66,12 +73,20 @@ PRESENT = "the present code"
 MEANING = (
     "Accuracies are of the models as made. NLL on neutral text: nats a token on texts of neither "
     "set, or on retain texts where the data have no others. Moved on neutral text: KL from Base's "
-    "predictions, in nats a token; in brackets its 95 % interval. Recovery over Filtered: "
-    "fine-tune on half A of the forget facts, then ask for half B; 0 is Filtered as made, which "
-    "never saw them, and 1 is Base as made, by definition; in brackets its 95 % interval. Size of "
-    "ΔW: |ΔW|/|W| (Frobenius) over all matrices; stable rank: mean weighted by |ΔW|². Filtered is "
-    "another training run: beside it any fine-tune looks small and of low rank."
+    "predictions, in nats a token; in brackets its 95 % interval. Size of ΔW: |ΔW|/|W| (Frobenius) "
+    "over all matrices; stable rank: mean weighted by |ΔW|². "
 )
+WITH_FILTERED = (
+    "Recovery over Filtered: fine-tune on half A of the forget facts, then ask for half B; 0 is "
+    "Filtered as made, which never saw them, and 1 is Base as made, by definition; in brackets its "
+    "95 % interval. Filtered is another training run: beside it any fine-tune looks small and of "
+    "low rank."
+)
+
+
+def named(roles, role):
+    """The first name with a role, None where there is none. roles: {name of a model: role}."""
+    return next((name for name in roles if roles[name] == role), None)
 
 
 def source(root, step, base, model):
@@ -153,19 +168,24 @@ def summary(root, roles):
     It also holds `split_a_accuracy`, which the verdict reads, and `attack_step`: 0 where the attack
     left the model as made.
     """
-    base, filtered = list(roles)[:2]
+    base, filtered = (named(roles, role) for role in ("base", "filtered"))
     attacks = {row["model"]: row for row in read_rows(source(root, "recovery", base, base))}
+    recovery = OVER_FILTERED if filtered else FROM_CHANCE
     renamed = {
-        "recovery_over_filtered": "recovery_over_filtered",
-        "ci_low": "recovery_over_filtered_low",
-        "ci_high": "recovery_over_filtered_high",
+        OVER_FILTERED: OVER_FILTERED,
+        FROM_CHANCE: FROM_CHANCE,
+        "ci_low": f"{recovery}_low",
+        "ci_high": f"{recovery}_high",
         "split_a_accuracy": "split_a_accuracy",
+        **{column: column for column in OF_CHANCE if column != "chance_of"},
     }
     items = {model: items_of(root, model) for model in roles}
-    # What a model is held against: Filtered on the forget questions, Base on the others.
-    others = items[base] | {"forget": items[filtered].get("forget", [])}
+    # What a model is held against: on the forget questions Filtered, where there is one, else Base.
+    others = items[base]
+    if filtered:
+        others = others | {"forget": items[filtered].get("forget", [])}
     for model, role in roles.items():
-        row = {"model": model, "role": role}
+        row = dict.fromkeys(COLUMNS) | {"model": model, "role": role}
         right = [r for r in read_rows(source(root, "harness", base, model)) if r["metric"] == "acc"]
         for split in SPLITS:
             row[f"{split}_accuracy"] = next(
@@ -175,18 +195,56 @@ def summary(root, roles):
         row |= neutral_columns(root, base, list(roles)[1:], model)
         row |= {new: number(attacks.get(model, {}).get(old)) for old, new in renamed.items()}
         row["attack_step"] = number(attacks.get(model, {}).get("step"))
+        row["chance_of"] = attacks.get(model, {}).get("chance_of")
         norm, rank = update_size(
             [] if role == "base" else read_rows(source(root, "1", base, model))
         )
         yield row | {"update_relative_norm": norm, "update_stable_rank": rank}
 
 
-def by_definition(row):
+def verdicts_of(rows):
+    """{name of an unlearned model: its `Verdict`}, from the rows of the summary."""
+    filtered = next((row for row in rows if row["role"] == "filtered"), None)
+    return {
+        row["model"]: verdict(row, rows[0], filtered) if filtered else no_twin.verdict(row, rows[0])
+        for row in rows
+        if row["role"] == "unlearned"
+    }
+
+
+def by_definition(row, recovery=OVER_FILTERED):
     """Whether a row's recovery is an end of its scale: that of Base or Filtered as made."""
-    if row["role"] == "unlearned" or row["recovery_over_filtered"] is None:
+    if row["role"] == "unlearned" or row[recovery] is None:
         return False
-    low, high = (row[f"recovery_over_filtered_{end}"] for end in ("low", "high"))
+    low, high = (row[f"{recovery}_{end}"] for end in ("low", "high"))
     return row["attack_step"] == 0 and low == high
+
+
+def follow(verdicts):
+    """What follows for each model, as HTML; the title says the first half of one model's."""
+    esc = page.esc
+    if len(verdicts) == 1:
+        reason = next(iter(verdicts.values()))[1]
+        return f"<p>{esc(reason[0].upper() + reason[1:])}.</p>"
+    items = [
+        esc(f"{SAYS[word].format(model)}: {reason}.") for model, (word, reason) in verdicts.items()
+    ]
+    return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
+
+
+def caution(row):
+    """What cannot be concluded without Filtered, as HTML. row: Base's, of the summary."""
+    return f'<p class="chance">{page.esc(no_twin.cannot_conclude(row))}</p>'
+
+
+def meaning(*, has_twin):
+    """What the numbers mean, and the rules behind the words, folded."""
+    rules = "".join(f"<li>{page.esc(r)}</li>" for r in (RULES if has_twin else no_twin.RULES))
+    text = MEANING + (WITH_FILTERED if has_twin else no_twin.MEANING)
+    return (
+        "<details><summary>What the numbers mean, and the rules behind the words</summary>"
+        f"<p>{text}</p><ul>{rules}</ul></details>"
+    )
 
 
 def first_screen(table, verdicts, root, names):
@@ -195,6 +253,8 @@ def first_screen(table, verdicts, root, names):
     names: {folder: what its step is called in the list that is reported}.
     """
     esc, base = page.esc, table[0]["model"]
+    has_twin = any(row["role"] == "filtered" for row in table)
+    recovery = OVER_FILTERED if has_twin else FROM_CHANCE
 
     def cell(row, column, step, form="{:.2f}"):
         if row[column] is not None:
@@ -220,10 +280,12 @@ def first_screen(table, verdicts, root, names):
         if role == "unlearned":
             word = verdicts[row["model"]][0]
             role += f': <span class="{word}">{WORDS[word]}</span>'
-        recovered = with_interval(row, "recovery_over_filtered", "recovery")
-        if by_definition(row):
-            shown = cell(row, "recovery_over_filtered", "recovery")
+        recovered = with_interval(row, recovery, "recovery")
+        if by_definition(row, recovery):
+            shown = cell(row, recovery, "recovery")
             recovered = f"{shown} <small>by definition</small>"
+        kind = "twin" if has_twin else "chance"
+        recovered = f'<span class="{kind}">{recovered}</span>'
         yield from (("model", esc(row["model"])), ("role", role))
         yield from (
             (f"{split} accuracy", cell(row, f"{split}_accuracy", "harness")) for split in SPLITS
@@ -238,24 +300,13 @@ def first_screen(table, verdicts, root, names):
             size = cell(row, "update_relative_norm", "1", "{:.3f}")
             rank = cell(row, "update_stable_rank", "1", "{:.1f}")
         yield "moved on neutral text", moved
-        yield "recovery over Filtered", recovered
+        yield recovery.replace("_", " ").replace("filtered", "Filtered"), recovered
         yield from (("size of ΔW", size), ("stable rank of ΔW", rank))
 
     shown = [dict(cells(row)) for row in table]
-    follows = [
-        esc(f"{SAYS[word].format(model)}: {reason}.") for model, (word, reason) in verdicts.items()
-    ]
-    if len(verdicts) == 1:  # the title says the first half
-        reason = next(iter(verdicts.values()))[1]
-        follows = f"<p>{esc(reason[0].upper() + reason[1:])}.</p>"
-    else:
-        follows = f"<ul>{''.join(f'<li>{f}</li>' for f in follows)}</ul>"
-    rules = "".join(f"<li>{esc(rule)}</li>" for rule in RULES)
-    return (
-        f"{follows}{page.summary_table(list(shown[0]), shown)}"
-        "<details><summary>What the numbers mean, and the rules behind the words</summary>"
-        f"<p>{MEANING}</p><ul>{rules}</ul></details>"
-    )
+    warned = "" if has_twin else caution(table[0])
+    summed = page.summary_table(list(shown[0]), shown)
+    return f"{follow(verdicts)}{warned}{summed}{meaning(has_twin=has_twin)}"
 
 
 def condensed_table(table, output):
@@ -299,7 +350,7 @@ def section(row, units, lead=False):
     return f"step-{step}", heading, "".join(parts)
 
 
-def level_section(level, listed, units, compared):
+def level_section(level, listed, units, compared, *, has_twin):
     """(anchor, heading, HTML) of a level: a sentence a comparison, side by side, then its steps."""
     asked, names_of_steps = levels.LEVELS[level]
     steps_of_it = [row for row in listed if row["step"] in names_of_steps]
@@ -309,7 +360,7 @@ def level_section(level, listed, units, compared):
         f"<p>{page.esc(asked)}</p>",
         page.side_by_side(said, levels.rules(level, named)),
     ]
-    if level in levels.CAUTIONS:
+    if level in levels.CAUTIONS and has_twin:
         parts.append(f'<p class="soft">{page.esc(levels.CAUTIONS[level])}</p>')
     for row in steps_of_it:
         anchor, heading, body = section(row, units[row["step"]])
@@ -318,7 +369,7 @@ def level_section(level, listed, units, compared):
     return f"level-{level}", level.capitalize(), "".join(parts)
 
 
-def level_sections(listed, units, lead, compared):
+def level_sections(listed, units, lead, compared, *, has_twin):
     """All sections of steps: those before the first step that belongs to a level, the levels, those
     after. `lead` opens.
     """
@@ -334,7 +385,9 @@ def level_sections(listed, units, lead, compared):
     sections = [section(row, units[row["step"]], lead=True) for row in leading]
     sections += [section(row, units[row["step"]]) for row in before]
     sections += [
-        level_section(level, shown, units, compared) for level in levels.LEVELS if level in there
+        level_section(level, shown, units, compared, has_twin=has_twin)
+        for level in levels.LEVELS
+        if level in there
     ]
     return sections + [section(row, units[row["step"]]) for row in alone if row not in before]
 
@@ -377,8 +430,8 @@ def how_made(by_path):
 
 def main(
     base: options.Base,
-    filtered: options.Filtered,
     unlearned: options.UnlearnedModels,
+    filtered: options.Filtered = None,
     root: options.Root = Path("outputs"),
     table: Annotated[
         Path,
@@ -386,21 +439,13 @@ def main(
     ] = REPO / "experiment" / "steps.csv",
 ):
     """One page with all results (report.html), and summary.csv."""
-    roles = {}
-    for model, role in [
-        (base, "base"),
-        (filtered, "filtered"),
-        *((m, "unlearned") for m in unlearned),
-    ]:
-        name = model_name(model)
-        if roles.setdefault(name, role) != role:
-            raise UserError(
-                f"{name} is given as {roles[name]} and as {role}. Give each model once."
-            )
+    roles = layout.roles_of(base, filtered, unlearned)
     listed = [
         row for row in steps.read_steps(table) if Path(row["script"]).name != Path(__file__).name
     ]
-    study = steps.Study("report", base, filtered, list(dict.fromkeys(unlearned)), "", "", str(root))
+    models = list(dict.fromkeys(unlearned))
+    # the steps that read data are listed whether or not they were run
+    study = steps.Study("report", base, filtered or "", models, "", ".", str(root))
     tasks = steps.tasks(study, listed)
     units, compared = {}, {row["step"] for row in listed if row["scope"] == "comparison"}
     for task in tasks:
@@ -410,9 +455,9 @@ def main(
     name = next(iter(roles))
     pairs = {f"{name} → {other}": (root, name, other) for other in list(roles)[1:]}
     rows = list(summary(root, roles))
-    verdicts = {row["model"]: verdict(row, rows[0], rows[1]) for row in rows[2:]}
+    verdicts = verdicts_of(rows)
     done = [task.output for task in tasks if task.output.is_file()]
-    by_path = records(tasks, [base, filtered, *unlearned])
+    by_path = records(tasks, [base, *study.others()])
     drawn = [png for output in done for png in output.parent.glob("*.png")]
     files = {table, *done, *by_path, *drawn}
     files |= {
@@ -432,7 +477,7 @@ def main(
     unread = absent + sorted(str(path) for path in more if not path.is_file())
     names = {row["folder"]: row["step"] for row in reversed(listed) if row["folder"]}
     with Run(root, sorted(map(str, files)), settings={"roles": roles, "absent": unread}) as run:
-        sections = level_sections(listed, units, LEAD, pairs)
+        sections = level_sections(listed, units, LEAD, pairs, has_twin=bool(filtered))
         for study in EXTRA:
             sections += study.sections(root)
         sections.append(("how", "How this was made", how_made(by_path)))

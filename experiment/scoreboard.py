@@ -12,6 +12,10 @@ on half B, which no attack reads. Base and Filtered went through the same attack
 models on the same ones; the page's, of the mean over seeds, adds the seeds' variance. Recovery is
 undefined where the attack leaves Base less than .2 above Filtered, or not clearly above; an attack
 that fails has empty cells, and one that takes more than .2 of half B from Base has a note.
+Without Filtered (another --base without --filtered) the column is recovery_from_chance:
+    recovery_from_chance = (acc - chance) / (acc_base - chance)
+with Base as made, and as chance what it answers of never-seen questions (mcq_holdout.jsonl), or
+guessing. A model that never saw the facts may lie above 0.
 eval/attack.py does the work, a process a model and a cell an attack and seed; what is done already
 is not done again.
 """
@@ -27,7 +31,16 @@ from brittle.base import command, options
 from brittle.base.errors import UserError
 from brittle.base.knobs import listed
 from brittle.base.tables import read_rows
-from brittle.metrics.recovery import GAP, Cell, breaks_base, differs, heldout_recovery, interval
+from brittle.metrics.recovery import (
+    GAP,
+    Cell,
+    breaks_base,
+    chance_of_half_b,
+    differs,
+    heldout_recovery,
+    interval,
+    recovery_from_chance,
+)
 
 COLUMNS = [
     "method",
@@ -38,6 +51,11 @@ COLUMNS = [
     "retain_accuracy",
     "heldout_recovery_low",
     "heldout_recovery_high",
+    "recovery_from_chance",
+    "recovery_from_chance_low",
+    "recovery_from_chance_high",
+    "chance",
+    "chance_of",
     "heldout_accuracy",
     "heldout_accuracy_low",
     "heldout_accuracy_high",
@@ -50,6 +68,7 @@ COLUMNS = [
     "note",
 ]
 SCRIPT = "eval/attack.py"
+MINI_BASE, MINI_FILTERED = "outputs/models/mini-base", "outputs/models/mini-filtered"
 NAMES = ("attack", "variant", "fact", "note", "read_sha256")  # columns of text in its CSVs
 
 
@@ -119,23 +138,31 @@ def accuracy(cell, split):
 def rows(boards, names, seeds):
     """A row a method, attack and seed.
 
-    boards: {method: what `read` returns}, `base` and `filtered` among them.
+    boards: {method: what `read` returns}, `base` and, where there is one, `filtered` among them.
     """
     for method, board in boards.items():
         for seed in seeds:
             for attack in names:
                 cell = board.get((attack, seed))
-                if cell:
-                    ends = [boards[role].get((attack, seed)) for role in ("filtered", "base")]
-                    as_made = boards["base"].get(("none", seed))
-                    yield row(method, attack, seed, cell, *ends, as_made)
+                if not cell:
+                    continue
+                base, as_made = (boards["base"].get((kind, seed)) for kind in (attack, "none"))
+                line = as_measured(method, attack, seed, cell)
+                if line["heldout_accuracy"] is not None:
+                    line["note"] = add_note(line["note"], broken_base(as_made, base))
+                    if "filtered" in boards:
+                        over_filtered(line, cell, boards["filtered"].get((attack, seed)), base)
+                    else:
+                        over_chance(line, cell, as_made)
+                yield line
 
 
-def row(method, attack, seed, cell, filtered, base, base_as_made=None):
-    """A row of COLUMNS. filtered, base: the cells of the two ends under the same attack, if any.
+def add_note(*notes):
+    return "; ".join(filter(None, notes))
 
-    base_as_made: the cell of Base without an attack, if there is one.
-    """
+
+def as_measured(method, attack, seed, cell):
+    """A row of COLUMNS without its recovery."""
     line = dict.fromkeys(COLUMNS)
     line |= {"method": method, "attack": attack, "seed": seed, "note": cell["note"]}
     half_a, half_b = (cell["splits"].get(split) for split in ("forget_a", "forget_b"))
@@ -157,27 +184,57 @@ def row(method, attack, seed, cell, filtered, base, base_as_made=None):
         "n_retain": cell["splits"]["retain"]["n"],
         "read_sha256": half_b["read_sha256"],
     }
+    return line
+
+
+def broken_base(as_made, base):
+    """That an attack breaks Base, in words, or None. Both are cells of Base, or None."""
+    start, left = (accuracy(cell, "forget_b") if cell else None for cell in (as_made, base))
+    if None in (start, left) or not breaks_base(start, left):
+        return None
+    return f"the attack breaks Base: half B falls from {start:.2f} to {left:.2f}"
+
+
+def over_filtered(line, cell, filtered, base):
+    """Fill in held-out recovery. filtered, base: the cells of the two ends under the same attack,
+    None where there is none.
+    """
     ends = {"filtered": filtered, "base": base}
     level = {role: accuracy(end, "forget_b") if end else None for role, end in ends.items()}
     if None in level.values():
         line["note"] = line["note"] or "no recovery: the attack failed on Base or on Filtered"
-        return line
-    start = accuracy(base_as_made, "forget_b") if base_as_made else None
-    if start is not None and breaks_base(start, level["base"]):
-        broken = f"the attack breaks Base: half B falls from {start:.2f} to {level['base']:.2f}"
-        line["note"] = "; ".join(filter(None, [line["note"], broken]))
+        return
     if not differs(filtered["facts"], base["facts"], level):
         missing = f"no recovery: Base is not clearly {GAP} above Filtered under this attack"
-        line["note"] = "; ".join(filter(None, [line["note"], missing]))
-        return line
-    value = heldout_recovery(share["forget_b"], level["filtered"], level["base"])
-    low, high = interval([Cell(cell["facts"], filtered["facts"], base["facts"], level)])
-    line |= {
-        "heldout_recovery": value,
-        "heldout_recovery_low": low,
-        "heldout_recovery_high": high,
-    }
-    return line
+        line["note"] = add_note(line["note"], missing)
+        return
+    value = heldout_recovery(line["heldout_accuracy"], level["filtered"], level["base"])
+    ends = interval([Cell(cell["facts"], filtered["facts"], base["facts"], level)])
+    fill(line, "heldout_recovery", value, ends)
+
+
+def over_chance(line, cell, base):
+    """Fill in recovery from chance. base: the cell of Base as made, None where there is none."""
+    one = accuracy(base, "forget_b") if base else None
+    if one is None:
+        line["note"] = line["note"] or "no recovery: Base as made was not measured"
+        return
+    chance = chance_of_half_b(base["splits"])
+    line |= {"chance": chance.accuracy, "chance_of": chance.of}
+    level = {"filtered": chance.accuracy, "base": one, "error": chance.error}
+    if not differs({}, base["facts"], level):
+        line["note"] = add_note(
+            line["note"], f"no recovery: Base is not clearly {GAP} above chance"
+        )
+        return
+    value = recovery_from_chance(line["heldout_accuracy"], chance.accuracy, one)
+    ends = interval([Cell(cell["facts"], {}, base["facts"], level)])
+    fill(line, "recovery_from_chance", value, ends)
+
+
+def fill(line, column, value, ends):
+    """Fill in a recovery and the ends of its interval."""
+    line |= {column: value, f"{column}_low": ends[0], f"{column}_high": ends[1]}
 
 
 def average(table, column):
@@ -203,16 +260,16 @@ def plot(table, title):
     )
     size = {"columns": 2, "height": 0.42 * len(methods) + 1.9}
     figure, axes = figures.figure("What each attack brings back", title, **size)
-    panels = (
-        ("heldout_recovery", "held-out recovery (0 Filtered, 1 Base)"),
-        ("retain_accuracy", "retain accuracy after the attack"),
-    )
-    for axis, (column, name) in zip(axes, panels, strict=True):
+    recovery = ("heldout_recovery", "held-out recovery (0 Filtered, 1 Base)", "viridis")
+    if "filtered" not in methods:
+        recovery = ("recovery_from_chance", "recovery from chance (0 chance, 1 Base)", "plasma")
+    panels = (recovery, ("retain_accuracy", "retain accuracy after the attack", "viridis"))
+    for axis, (column, name, colours) in zip(axes, panels, strict=True):
         values = average(table, column)
         grid = np.array(
             [[values.get((m, a), np.nan) for a in attacks] for m in methods], dtype=float
         )
-        cmap = figures.plt.get_cmap("viridis").with_extremes(bad="0.9")
+        cmap = figures.plt.get_cmap(colours).with_extremes(bad="0.9")
         axis.imshow(np.clip(grid, 0, 1), vmin=0, vmax=1, cmap=cmap, aspect="auto")
         for (y, x), value in np.ndenumerate(grid):
             shown = (
@@ -237,8 +294,8 @@ def plot(table, title):
 
 
 def main(
-    base: options.Base = "outputs/models/mini-base",
-    filtered: options.Filtered = "outputs/models/mini-filtered",
+    base: options.Base = MINI_BASE,
+    filtered: options.Filtered = None,
     unlearned: Annotated[
         list[str] | None,
         typer.Option(
@@ -281,6 +338,7 @@ def main(
     from brittle.report import attacks as attack_sections
 
     names = chosen(attacks)
+    ends = ends_of(base, filtered)
     keep = disk.check_keep(keep_weights)
     if unlearned and not keep:
         raise UserError(
@@ -290,11 +348,12 @@ def main(
     compared, absent = unlearned_models(root, base, methods, unlearned)
     if not compared:
         names = absent if methods else []
+        make = how_to_make(root, base, names, ends.get("filtered"), data)
         raise UserError(
             f"no unlearned model of {base} in {root}. Name models that lie elsewhere with "
-            f"--unlearned, or make them with: {how_to_make(root, base, names, filtered, data)}"
+            f"--unlearned, or make them with: {make}"
         )
-    models = {"base": base, "filtered": filtered, **compared}
+    models = {**ends, **compared}
     for model in models.values():
         # without its weights a model that was measured before still has its cells
         model_folder(model, weights=not disk.has_removed_weights(model))
@@ -322,7 +381,7 @@ def main(
         for name, task in zip(models, work, strict=True)
         if status == 0 or not task.why(accept_older_code=accept_older_code)
     }
-    for role in ("base", "filtered"):
+    for role in ends:
         if role not in done:
             raise UserError(
                 f"the attacks on {role} failed, so nothing can be compared with it. "
@@ -346,12 +405,24 @@ def main(
         print(f"weights of {len(compared)} models removed: {disk.shown(freed)}")
     say(root / "scoreboard.csv", f"{len(table)} cells; {root}/scoreboard.html")
     if absent:
-        make = how_to_make(root, base, absent, filtered, data)
+        make = how_to_make(root, base, absent, ends.get("filtered"), data)
         print(f"no model in {root}, so not in it: {', '.join(absent)}. Make them with: {make}")
     failed = [name for name in models if name not in done]
     if failed:
         print(f"their attacks failed, so not in it: {', '.join(failed)}")
     return status
+
+
+def ends_of(base, filtered):
+    """{base: model, filtered: model}, without the second where there is none.
+
+    The Filtered of the mini family needs no name where its Base is meant.
+    """
+    from brittle.base.layout import is_same
+
+    if filtered is None and is_same(base, MINI_BASE):
+        filtered = MINI_FILTERED
+    return {"base": base} | ({"filtered": filtered} if filtered else {})
 
 
 def unlearned_models(root, base, names, given):

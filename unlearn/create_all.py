@@ -117,12 +117,12 @@ def main(
         )
     for note in given.data_notes(study, base, data):
         print(note, flush=True)
+    if own_base:  # it has no twin that could be trained
+        filtered = filtered or ""
     study = steps.override(study, base=base, filtered=filtered, data=data, root=root)
     if "unlearn" not in study.makes:
         study.makes = [*study.makes, "unlearn"]
-    # a model of one's own has no twin that could be trained
-    rows = [row for row in steps.read_steps() if not (own_base and row["step"] == "filtered")]
-    tasks = all_tasks(study, rows, names, attack=attack, by_method=not keep)
+    tasks = all_tasks(study, steps.read_steps(), names, attack=attack, by_method=not keep)
     tasks = given.without_left_out(tasks, data)
     note = disk_note(study, tasks, keep=keep, refuse=not dry_run)
     if note:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from brittle.attacks.base import right_answers
 from brittle.base.errors import UserError
-from brittle.data.items import fact_of, read_items
+from brittle.data.items import entity_of, fact_of, read_items
+from brittle.data.subjects import with_halves
 from brittle.data.texts import read_jsonl, read_texts
 from brittle.data.tokens import join
 
@@ -31,9 +32,10 @@ def hash_text(text):
 def halves(data):
     """(items of half A, items of half B) of the forget questions.
 
-    Raises UserError where a half is missing.
+    Where no question names its half, `with_halves` draws them. Raises UserError where a half is
+    missing.
     """
-    items = read_items(Path(data) / "mcq_forget.jsonl")
+    items = with_halves(read_items(Path(data) / "mcq_forget.jsonl"))
     by_half = {half: [item for item in items if item.get("half") == half] for half in "AB"}
     for half, members in by_half.items():
         if not members:
@@ -60,6 +62,24 @@ def split_half_a(items, seed):
     judging = set(random.Random(f"half A {seed}").sample(names, count))
     train = [item for item in items if fact_of(item) not in judging]
     return train, [item for item in items if fact_of(item) in judging]
+
+
+def rows_of_half_b(rows, half_a, half_b):
+    """The question-and-answer rows that are of half B: by their own `half`, where one names it.
+
+    Otherwise a row goes with the question that it asks, or else with its entity. One that goes with
+    neither half may tell a fact of half B, and is counted there.
+    """
+    if any(row.get("half") for row in rows):
+        return [row for row in rows if row.get("half") == "B"]
+
+    def names(row):
+        asked = str(row.get("question", "")).strip()
+        return {asked.removeprefix("Question:").removesuffix("Answer:").strip(), entity_of(row)}
+
+    owned, held_out = ({name for item in half for name in names(item)} for half in (half_a, half_b))
+    only_a = owned - held_out - {None, ""}
+    return [row for row in rows if not names(row) & only_a]
 
 
 def asked_and_told(rows):
@@ -117,11 +137,13 @@ def forbidden(data):
     texts = [item["question"] for item in half_b] + right_answers(half_b)
     path = data / "qa_forget.jsonl"
     if path.is_file():
-        rows = [row for row in read_jsonl(path) if row.get("half") == "B"]
+        rows = rows_of_half_b(read_jsonl(path), half_a, half_b)
         files = [data / name for name in TELLING if (data / name).is_file()]
         lines = [text for file in files for text in read_texts(file)]
         owned = {item["question"] for item in half_a} | set(right_answers(half_a))
-        texts += asked_and_told(rows)
+        # where halves were drawn over questions, two that ask one fact may lie in both
+        own_halves = any(row.get("half") for row in rows)
+        texts += [text for text in asked_and_told(rows) if own_halves or text not in owned]
         texts += [text for text in telling(rows, lines) if text not in owned]
     return {hash_text(text): text for text in texts}
 

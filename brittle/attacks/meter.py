@@ -20,24 +20,32 @@ from brittle.maths.intervals import share
 from brittle.metrics import mcq
 
 JUDGE = "forget_a2"  # the split of A2: where it is measured, it chooses
+# the split of questions of the forget kind that no model was shown, and their file
+NEVER_SEEN, NEVER_SEEN_FILE = "never_seen", "mcq_holdout.jsonl"
 FEWEST = 5  # questions of half B: with fewer an interval is all of [0, 1]
 COLUMNS = ["variant", "split", "accuracy", "accuracy_low", "accuracy_high", "n", "answer_nll"]
 
 
 def eval_sets(data, max_items=200, seed=0):
-    """{split: items}: all of half B, at most `max_items` of half A and of retain."""
+    """{split: items}: all of half B, at most `max_items` of half A and of retain.
+
+    So many also of the never-seen questions, where the folder has some.
+    """
     a, b = halves(data)
     if len(b) < FEWEST:
         raise UserError(
             f"{data}/mcq_forget.jsonl has {len(b)} questions of half B: at least {FEWEST}, "
             "or nothing can be told."
         )
-    retain = read_items(data / "mcq_retain.jsonl")
-    return {
+    retain, unseen = read_items(data / "mcq_retain.jsonl"), data / NEVER_SEEN_FILE
+    sets = {
         "forget_a": subset(a, max_items, seed),
         "forget_b": b,
         "retain": subset(retain, max_items, seed),
     }
+    if unseen.is_file():
+        sets[NEVER_SEEN] = subset(read_items(unseen), max_items, seed)
+    return sets
 
 
 def judging_set(data, seed=0):

@@ -11,7 +11,15 @@ from pathlib import Path
 
 from brittle.attacks import attack_class
 from brittle.attacks.material import TELLING, Material, forbidden
-from brittle.attacks.meter import COLUMNS, Meter, attack_model, choose, eval_sets, sets_of
+from brittle.attacks.meter import (
+    COLUMNS,
+    NEVER_SEEN_FILE,
+    Meter,
+    attack_model,
+    choose,
+    eval_sets,
+    sets_of,
+)
 from brittle.base import code
 from brittle.base.errors import UserError
 from brittle.base.files import describe_file, replace_text
@@ -23,6 +31,7 @@ from brittle.models import guarded
 DATA = (
     "mcq_forget.jsonl",
     "mcq_retain.jsonl",
+    NEVER_SEEN_FILE,
     "qa_forget.jsonl",
     "retain.txt",
     "retain.jsonl",

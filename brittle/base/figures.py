@@ -22,6 +22,7 @@ COLOURS = {
     "model_b": "#009E73",
     "null": "#888888",
     "general": "#EE7733",
+    "chance": "#AA4499",
 }
 CYCLE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222"]
 MARKERS = {"attn": "s", "mlp": "o", "forget": "o", "retain": "s", "model_a": "o", "model_b": "D"}

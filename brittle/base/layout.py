@@ -118,6 +118,25 @@ def model_name(model):
     return name.replace("..", "_") or "model"
 
 
+def roles_of(base, filtered, unlearned):
+    """{name of a model: base | filtered | unlearned}, in this order.
+
+    filtered: None where there is none. Raises UserError where one name stands twice: it names the
+    model's results.
+    """
+    given = [(base, "base"), *([(filtered, "filtered")] if filtered else [])]
+    given += [(model, "unlearned") for model in dict.fromkeys(unlearned)]
+    roles = {}
+    for model, role in given:
+        name = model_name(model)
+        if name in roles:
+            raise UserError(
+                f"{name} is given as {roles[name]} and as {role}. Give each model once."
+            )
+        roles[name] = role
+    return roles
+
+
 def comparison_dir(root, model_a, model_b):
     """Where the results of a comparison lie."""
     return Path(root) / f"{model_name(model_a)}__to__{model_name(model_b)}"

@@ -26,7 +26,10 @@ ModelB = Annotated[
 Outdir = Annotated[Path, typer.Option("--outdir", help="Folder for the results.")]
 Base = Annotated[str, typer.Option("--base", help="The model that saw everything.")]
 Filtered = Annotated[
-    str, typer.Option("--filtered", help="The model that never saw the forget facts.")
+    str | None,
+    typer.Option(
+        "--filtered", help="The model that never saw the forget facts. Left out: there is none."
+    ),
 ]
 UnlearnedModels = Annotated[
     list[str], typer.Option("--unlearned", help="Unlearned model (repeatable).")

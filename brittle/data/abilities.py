@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from brittle.data.items import entity_of, read_items
+from brittle.data.subjects import with_halves
 from brittle.data.texts import read_jsonl
 
 FEWEST = 5  # questions of half B, without which nothing can be told
@@ -38,7 +39,7 @@ def _halves(folder):
     absent = _files("mcq_forget.jsonl", "mcq_retain.jsonl")(folder)
     if absent:
         return absent
-    halves = [item.get("half") for item in read_items(folder / "mcq_forget.jsonl")]
+    halves = [item.get("half") for item in with_halves(read_items(folder / "mcq_forget.jsonl"))]
     if not halves.count("A"):
         return "no question of half A in mcq_forget.jsonl"
     if halves.count("B") < FEWEST:

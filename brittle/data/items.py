@@ -17,14 +17,16 @@ KEYS = ("question", "choices", "answer")
 def read_items(path):
     """Items {question, choices, answer (index), fact?, half?} of a JSONL file.
 
-    Blanks at the ends of question and choices are dropped (see data.tokens).
+    Blanks at the ends of question and choices are dropped (see data.tokens). An item that names an
+    entity and no fact asks a fact of its own.
     """
     items = []
     for number, item in numbered_jsonl(path, KEYS):
         question, choices = item["question"], item["choices"]
         check_item(f"{path} line {number}", choices, item["answer"])
         stripped = {"question": question.strip(), "choices": [text.strip() for text in choices]}
-        items.append({**item, **stripped})
+        fact = {"fact": item_fact(item, len(items))} if item.get("entity") else {}
+        items.append({**item, **stripped, **fact})
     return items
 
 
@@ -63,6 +65,15 @@ def entity_of(row):
     if row.get("fact"):
         return str(row["fact"]).rsplit("/", 1)[0]
     return None
+
+
+def item_fact(item, number):
+    """The id of the fact that the item `number` of a file asks, where the item names none itself:
+    one of its entity. None where it names no entity either.
+    """
+    if item.get("fact") or not item.get("entity"):
+        return item.get("fact")
+    return f"{item['entity']}/{number}"
 
 
 def fact_of(item):

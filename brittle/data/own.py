@@ -184,7 +184,7 @@ def write_own(outdir, files, options):
         if name != "general":
             texts[f"{name}.txt"] = [text(row) for row in rows]
             tables[f"qa_{name}.jsonl"] = subjects[name] = rows
-        if name != "holdout" and items:
+        if items:
             tables[f"mcq_{name}.jsonl"] = items
     tables |= sidecars(subjects["forget"], subjects["retain"])
     settings = {"source": "files", **options._asdict()}

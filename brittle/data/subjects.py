@@ -3,7 +3,10 @@
 from collections import Counter
 
 from brittle.base.errors import UserError
+from brittle.data.items import entity_of
 from brittle.data.world import Draws
+
+HALVES = "halves 0"  # seed of the halves of questions that name none
 
 
 def name_entities(rows, name, path, per_entity=1, seed=0):
@@ -38,6 +41,35 @@ def name_entities(rows, name, path, per_entity=1, seed=0):
             }
         )
     return filled
+
+
+def with_halves(items):
+    """The forget questions with `half`: their own where one of them names its half, else drawn.
+
+    Drawn are entities, each with all its questions, or single questions where fewer than two
+    entities are named. The seed is fixed, so every script draws the same halves.
+    """
+    if any(item.get("half") for item in items):
+        return items
+    units = _units(items)
+    half = halves_of(units, HALVES)
+    return [{**item, "half": half[unit]} for item, unit in zip(items, units, strict=True)]
+
+
+def drawn_over(items):
+    """What the halves of forget questions were drawn over, in words; None where they are named."""
+    if any(item.get("half") for item in items):
+        return None
+    units = _units(items)
+    kind = "entities" if units == [entity_of(item) for item in items] else "questions"
+    return f"{len(set(units))} {kind}"
+
+
+def _units(items):
+    entities = [entity_of(item) for item in items]
+    if all(entities) and len(set(entities)) > 1:
+        return entities
+    return [item["question"] for item in items]
 
 
 def halves_of(entities, seed):

@@ -1,6 +1,6 @@
-"""Recovery: how much of what was forgotten is back. Three definitions, each with its own name.
+"""Recovery: how much of what was forgotten is back. Four definitions, each with its own name.
 
-All three are the share of the way that accuracy on half B of the forget facts has gone from a zero
+All four are the share of the way that accuracy on half B of the forget facts has gone from a zero
 to Base, (accuracy - zero) / (base - zero): 0 says that nothing is back, 1 that everything is. They
 differ in the zero, and in whether Base was attacked as well.
 
@@ -11,6 +11,11 @@ recovery_over_filtered  Zero is Filtered and one is Base, both as made. What the
                         breaks counts as well; Filtered's own value says how much that is. Column of
                         recovery.csv (eval/recovery.py), summary.csv (experiment/report.py) and
                         methods.csv (unlearn/methods_table.py).
+recovery_from_chance    Zero is chance and one is Base as made, where there is no Filtered. Chance
+                        is what Base answers of questions that no model was shown
+                        (mcq_holdout.jsonl), else what guessing gives. A model that never saw the
+                        facts may answer more than that. Column of recovery.csv, summary.csv and
+                        scoreboard.csv.
 recovery_over_start     Zero is the unlearned model itself as made, one is Base as made. It needs no
                         Filtered, so it cannot tell what came back from what was learned anew, and
                         it is undefined for a model that forgot nothing. Columns
@@ -28,6 +33,11 @@ import itertools
 import math
 from typing import NamedTuple
 
+from brittle.base.errors import UserError
+
+# what stands for a model that never saw the facts, where there is none
+GUESSING, NEVER_SEEN = "guessing", "Base on never-seen questions"
+NORMAL = 1.96  # half of a 95 % interval, in standard errors
 GAP = 0.2  # below this difference of Base and the zero, recovery is a ratio of noise
 # The sequential log's models forgot less than GAP of their small Base: its own published values are
 # defined down to here.
@@ -52,6 +62,11 @@ def recovery_over_filtered(accuracy, filtered, base):
     return _way_back(accuracy, filtered, base)
 
 
+def recovery_from_chance(accuracy, chance, base):
+    """Recovery under an attack between chance and Base as made; accuracies on half B."""
+    return _way_back(accuracy, chance, base)
+
+
 def recovery_over_start(accuracy, start, base):
     """Recovery under an attack between the unlearned model (`start`) and Base, both as made."""
     return _way_back(accuracy, start, base, START_GAP)
@@ -62,10 +77,40 @@ def breaks_base(as_made, attacked):
     return as_made - attacked > BREAKS
 
 
+class Chance(NamedTuple):
+    """What half B is worth to a model that knows nothing: its accuracy and standard error.
+
+    of: GUESSING, or NEVER_SEEN where Base was asked such questions.
+    """
+
+    accuracy: float
+    error: float
+    of: str
+
+
+def chance_of_half_b(splits):
+    """The `Chance` of half B, from what Base answered as made.
+
+    splits: {split: row of tamper.csv or attacks.csv}. Raises UserError where the attack was
+    measured before the column `chance` was written.
+    """
+    if "never_seen" in splits:
+        row = splits["never_seen"]
+        error = (row["accuracy_high"] - row["accuracy_low"]) / (2 * NORMAL)
+        return Chance(row["accuracy"], error, NEVER_SEEN)
+    if splits["forget_b"].get("chance") is None:
+        raise UserError(
+            "the attack on Base was measured before its results had the column chance, which "
+            "recovery without --filtered reads. Run the attack again."
+        )
+    return Chance(splits["forget_b"]["chance"], 0.0, GUESSING)
+
+
 class Cell(NamedTuple):
     """What one attack seed left: {fact: (right, items)} of half B, of the model and of both ends.
 
-    Where an end has no items on these facts, its accuracy `level[role]` stands fixed.
+    `filtered` is the zero: Filtered, or chance. Where an end has no items on these facts, its
+    accuracy `level[role]` stands; that of chance varies by its standard error `level["error"]`.
     """
 
     attacked: dict
@@ -102,11 +147,19 @@ def _draw(facts, draws, seed):
     return resample(entities, draws, seed, "recovery").numpy(), count_units(entities)
 
 
+def _fixed(level, draws, seed):
+    """[draws] accuracies of a zero without items on half B: `level`, and its standard error."""
+    import numpy as np
+
+    noise = np.random.default_rng([seed, 1]).standard_normal(draws)
+    return level["filtered"] + level.get("error", 0.0) * noise
+
+
 def differs(filtered, base, level, gap=GAP, draws=2000, seed=0):
     """Do Base and the zero differ clearly on half B, so that recovery is defined?
 
     filtered, base: {fact: (right, items)} of the zero and of Base; level: {filtered, base:
-    accuracy}. Base must be at least `gap` above, and where both have items the 95 % bootstrap
+    accuracy}. Base must be at least `gap` above, and where there are items the 95 % bootstrap
     interval of the difference over entities must lie above 0.
     """
     from brittle.maths.intervals import quantiles
@@ -114,23 +167,25 @@ def differs(filtered, base, level, gap=GAP, draws=2000, seed=0):
     if level["base"] - level["filtered"] < gap:
         return False
     facts = sorted(base)
-    if not facts or set(filtered) != set(facts):
+    if not facts or (filtered and set(filtered) != set(facts)):
         return True
     weights, entities = _draw(facts, draws, seed)
-    drawn = _accuracies(base, facts, weights) - _accuracies(filtered, facts, weights)
+    zero = _accuracies(filtered, facts, weights, _fixed(level, draws, seed))
+    drawn = _accuracies(base, facts, weights) - zero
     low, _ = quantiles(drawn, entities)
     return low is not None and low > 0
 
 
-def interval(cells, draws=2000, seed=0):
+def interval(cells, draws=2000, seed=0, start=None):
     """(low, high), 95 %, of the mean recovery over attack seeds: a two-way bootstrap.
 
-    cells: [Cell] of the attack's seeds, on the same facts. Every draw takes entities with
-    replacement, each with all its facts, the same ones for all seeds and for all three models. To
-    its mean over seeds it adds a draw of Student's t with one degree of freedom less than there are
-    seeds, times the standard error over seeds: a few seeds are too few to be drawn with
-    replacement, which would leave out a third of their variance at three. With one seed the
-    interval is of the facts alone. (None, None) without items, from too few entities
+    cells: [Cell] of the attack's seeds, on the same facts. start: {fact: (right, items)} of the
+    attacked model as made; with it the interval is of what recovery gained over that. Every draw
+    takes entities with replacement, each with all its facts, the same ones for all seeds and for
+    all three models. To its mean over seeds it adds a draw of Student's t with one degree of
+    freedom less than there are seeds, times the standard error over seeds: a few seeds are too few
+    to be drawn with replacement, which would leave out a third of their variance at three. With one
+    seed the interval is of the facts alone. (None, None) without items, from too few entities
     (`intervals.FEWEST`), or where Base is not above Filtered in every draw.
     """
     import numpy as np
@@ -142,23 +197,30 @@ def interval(cells, draws=2000, seed=0):
         return None, None
     weights, entities = _draw(facts, draws, seed)
 
-    def recoveries(weights):
-        """[seeds, draws] of recovery by the weights of facts; None where Base is not above."""
+    if start is not None and set(start) != set(facts):
+        return None, None
+
+    def recoveries(weights, fixed):
+        """[seeds, draws] of recovery by the weights of facts; None where Base is not above.
+
+        fixed: [draws] accuracies of a zero without items.
+        """
         of_seeds = []
         for attacked, filtered, base, level in cells:
-            lower = _accuracies(filtered, facts, weights, level["filtered"])
-            gap = _accuracies(base, facts, weights, level["base"]) - lower
+            zero = _accuracies(filtered, facts, weights, fixed)
+            gap = _accuracies(base, facts, weights, level["base"]) - zero
             if np.any(gap <= 0):
                 return None
-            of_seeds.append((_accuracies(attacked, facts, weights) - lower) / gap)
+            since = zero if start is None else _accuracies(start, facts, weights)
+            of_seeds.append((_accuracies(attacked, facts, weights) - since) / gap)
         return np.array(of_seeds)
 
-    of_draws = recoveries(weights)
+    of_draws = recoveries(weights, _fixed(cells[0].level, draws, seed))
     if of_draws is None:
         return None, None
     means = of_draws.mean(0)
     if len(cells) > 1:
-        as_measured = recoveries(np.ones((1, len(facts))))[:, 0]
+        as_measured = recoveries(np.ones((1, len(facts))), cells[0].level["filtered"])[:, 0]
         error = as_measured.std(ddof=1) / math.sqrt(len(cells))
         means = means + error * np.random.default_rng(seed).standard_t(len(cells) - 1, size=draws)
     return quantiles(means, entities)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.base.layout import is_same
+from brittle.base.own_data import unlearned_on
 from brittle.data import abilities
 from brittle.models.find import model_folder
 from brittle.pipeline import methods
@@ -28,27 +29,56 @@ READS = {
 WORLD = "pretrain_base.txt"  # what the mini family is trained on
 
 
+NO_TWIN = (
+    "note: no --filtered, so what comes back is measured from chance, and no model can be called "
+    '"removed" or "only hidden". A model trained without the forget texts would settle it.'
+)
+
+
+def is_strange(study, base):
+    """Whether `base` is another model than the preset's; then so are its twin and its data."""
+    return base is not None and not is_same(base, study.base)
+
+
+def complete(study, base=None, filtered=None, unlearned=None, data=None):
+    """(filtered, data): the user's; None where the preset's hold, empty where there is none.
+
+    The preset's Filtered is the twin of the preset's Base alone. Where the mini world is the
+    preset's, a model of another family is asked about the data that it was unlearned on, if its
+    record names them.
+    """
+    if not is_strange(study, base):
+        return filtered, data
+    if data is None and "family" in study.makes and family(base) != "mini":
+        folder = unlearned_on(unlearned[0]) if unlearned else None
+        data = str(folder) if folder and folder.is_dir() else ""
+    return filtered or "", data
+
+
 def check_given(study, base=None, filtered=None, unlearned=None, method=None, data=None):
     """Lines to print. Raises UserError for what cannot be used.
 
-    `study` is as its preset has it, the others are the user's.
+    `study` is as its preset has it, the others are the user's, as `complete` leaves them.
     """
     if method or ("unlearn" in study.makes and not (unlearned or study.unlearned)):
         methods.check_trained(method or study.method)
     named = [("--base", base), ("--filtered", filtered)]
     named += [("--unlearned", model) for model in unlearned or []]
     for flag, model in named:
-        if model is not None:
+        if model:
             check_model(flag, model)
-    # such a study makes models of its own, and a world to ask them about
-    makes_models = "family" in study.makes
-    is_strange = base is not None and not is_same(base, study.base)
-    if makes_models and is_strange and filtered is None:
+    notes = [NO_TWIN] if filtered == "" else []
+    if data != "":
+        return notes + data_notes(study, base, data)
+    if not (unlearned or study.unlearned):
         raise UserError(
-            f"--base {base} needs --filtered: "
-            f"preset {study.name} has a filtered model for {study.base} alone."
+            f"--base {base} alone: there is nothing to compare it with. Give --unlearned MODEL, or "
+            "--data DIR (forget.txt, retain.txt), and a model is unlearned on these."
         )
-    return data_notes(study, base, data)
+    return [
+        "note: no --data, so the weights alone are compared: no texts are read, no questions "
+        "asked, nothing is attacked."
+    ]
 
 
 def data_notes(study, base=None, data=None):
@@ -56,11 +86,11 @@ def data_notes(study, base=None, data=None):
 
     Raises UserError for a folder that cannot serve.
     """
+    # such a study makes models of its own, and a world to ask them about
     makes_models = "family" in study.makes
     if data is not None:
         return check_data(data, trains=makes_models and base is None)
-    is_strange = base is not None and not is_same(base, study.base)
-    if makes_models and is_strange and family(base) != "mini":
+    if makes_models and is_strange(study, base) and family(base) != "mini":
         return [
             f"note: {base} is asked about the mini world ({study.data}). "
             "Give --data DIR or a preset of your own (experiment/presets/*.toml)."
@@ -97,11 +127,11 @@ def family(model):
     None where it names none, or cannot be read without the hub.
     """
     path = Path(model).expanduser() / "config.json"
-    if not path.is_file():
-        from huggingface_hub import try_to_load_from_cache
-
-        path = try_to_load_from_cache(model, "config.json")
     try:
+        if not path.is_file():
+            from huggingface_hub import try_to_load_from_cache
+
+            path = try_to_load_from_cache(model, "config.json")
         return json.loads(Path(path).read_text(encoding="utf-8")).get("family")
     except (OSError, ValueError, TypeError, AttributeError):
         return None
@@ -125,9 +155,7 @@ def check_data(data, *, trains):
             "one text a line is wanted; see docs/data.md."
         )
     if trains and not (folder / WORLD).is_file():
-        raise UserError(
-            f"--data {data} has no {WORLD} to train the mini models on. Give --base and --filtered."
-        )
+        raise UserError(f"--data {data} has no {WORLD} to train the mini models on. Give --base.")
     return left_out_notes(data)
 
 

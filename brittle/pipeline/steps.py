@@ -27,7 +27,10 @@ MAKING = (
 
 @dataclass
 class Study:
-    """The models and data of one run of the pipeline, and arguments {script: text}."""
+    """The models and data of one run of the pipeline, and arguments {script: text}.
+
+    filtered and data are empty where there are none.
+    """
 
     name: str
     base: str
@@ -41,6 +44,10 @@ class Study:
     # the task and test of eval/significance.py that decide, declared before there are results
     primary: str = ""
     given: set = field(default_factory=set)  # models and data named by the user, which are not made
+
+    def others(self):
+        """The models that Base is compared with: Filtered, where there is one, first."""
+        return [*([self.filtered] if self.filtered else []), *self.unlearned]
 
 
 @dataclass
@@ -112,8 +119,11 @@ def read_study(name):
 
 
 def override(study, **given):
-    """`study` with the models, method, data and root that the user gave; these are not made."""
-    given = {key: value for key, value in given.items() if value}
+    """`study` with the models, method, data and root that the user gave; these are not made.
+
+    None is what was not given. An empty `filtered` or `data` says that there is none.
+    """
+    given = {key: value for key, value in given.items() if value is not None}
     if "root" in given and study.base.startswith(f"{study.root}/"):
         # the models that the study makes move along with its root
         study.base = given["root"] + study.base.removeprefix(study.root)
@@ -142,7 +152,8 @@ class Unit(NamedTuple):
 def tasks(study, rows):
     """All tasks of `study`, in the order of `rows`.
 
-    Comparisons are base -> filtered and base -> each unlearned model.
+    Comparisons are base -> filtered and base -> each unlearned model. Steps that read data are left
+    out where the study has none, and so is what needs these steps.
     """
     if not study.unlearned:
         study.unlearned = [str(unlearned_dir(study.root, study.base, study.method))]
@@ -150,8 +161,11 @@ def tasks(study, rows):
     planned = []
     named = {}  # {step: {unit: name of its task}}
     makers = {}  # {`data` or a model folder: names of the tasks that make it}
+    without_data = set()
     for row in rows:
-        if _is_left_out(row, study):
+        if _lacks_data(row, study, without_data):
+            without_data.add(row["step"])
+        if row["step"] in without_data or _is_left_out(row, study):
             continue
         for unit in _units(row, study):
             name = f"{row['step']} {unit.name}".strip()
@@ -176,7 +190,7 @@ def tasks(study, rows):
 
 def _check_names(study):
     """Raise UserError where two models have one name: it names their folders of results."""
-    names = [model_name(model) for model in (study.base, study.filtered, *study.unlearned)]
+    names = [model_name(model) for model in (study.base, *study.others())]
     for name in names:
         if names.count(name) > 1:
             raise UserError(
@@ -191,6 +205,12 @@ def _is_left_out(row, study):
         return True
     makes = "unlearned" if row["scope"] == "unlearn" else row["step"]
     return makes in study.given
+
+
+def _lacks_data(row, study, without_data):
+    """Whether `row` reads data that the study has not, or needs one of the steps `without_data`."""
+    reads = "{data}" in row["extra"]
+    return not study.data and (reads or bool(without_data & set(row["needs"].split())))
 
 
 def _extra(row, study):
@@ -238,14 +258,14 @@ def _units_unlearn(row, study):
 
 
 def _units_comparison(row, study):
-    for other in (study.filtered, *study.unlearned):
+    for other in study.others():
         outdir = comparison_dir(study.root, study.base, other) / row["folder"]
         arguments = ["--model-a", study.base, "--model-b", other, "--outdir", str(outdir)]
         yield Unit(model_name(other), arguments, outdir, ["data", study.base, other])
 
 
 def _units_model(row, study):
-    for model in (study.base, study.filtered, *study.unlearned):
+    for model in (study.base, *study.others()):
         outdir = Path(study.root) / model_name(model) / row["folder"]
         arguments = ["--model", model, "--outdir", str(outdir)]
         yield Unit(model_name(model), arguments, outdir, ["data", model])
@@ -254,13 +274,15 @@ def _units_model(row, study):
 def _units_all(row, study):
     root = Path(study.root)
     outdir = root / row["folder"]
-    arguments = ["--base", study.base, "--filtered", study.filtered]
+    arguments = ["--base", study.base]
+    if study.filtered:
+        arguments += ["--filtered", study.filtered]
     for model in study.unlearned:
         arguments += ["--unlearned", model]
     arguments += ["--root", str(root)]
     if row["folder"]:
         arguments += ["--outdir", str(outdir)]
-    yield Unit("", arguments, outdir, ["data", study.base, study.filtered, *study.unlearned])
+    yield Unit("", arguments, outdir, ["data", study.base, *study.others()])
 
 
 UNITS = {

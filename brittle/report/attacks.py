@@ -15,6 +15,14 @@ MEANS = (
     "A dash is a missing value: the attack failed, or left Base not clearly above Filtered. "
     "The second number, where there is one, is the retain accuracy left."
 )
+MEANS_ALONE = (
+    "Each cell: half B of the forget facts, which no attack read, after the attack. There is no "
+    "Filtered: 0 is chance, 1 is Base as made, and the row of Base shows its accuracy. A model "
+    "that never saw the facts may lie above 0, so no cell says that facts were removed, or that "
+    "they had only been hidden; a model trained without the forget texts (--filtered) would tell. "
+    "In brackets the 95 % interval over facts, drawn by entity, and, where there are several, "
+    "attack seeds. The second number, where there is one, is the retain accuracy left."
+)
 CLAIMS_MEAN = (
     "Claims and what we measured. Brackets: of a mean over methods the least and the most of these "
     "methods, of steps the 95 % interval over seeds."
@@ -58,6 +66,9 @@ def cell(rows, column="heldout_recovery"):
 def board_table(rows):
     """The scoreboard as an HTML table: a row a method, a column an attack."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
+    recovery, name = "heldout_recovery", "Held-out recovery"
+    if "filtered" not in methods:
+        recovery, name = "recovery_from_chance", "Recovery from chance"
     attacks = list(dict.fromkeys(row["attack"] for row in rows))
     cells = {}
     for row in rows:
@@ -69,12 +80,12 @@ def board_table(rows):
             shown = [cell(rows, "heldout_accuracy") for rows in of_method]
             body.append([f"{method} (accuracy)", *shown])
         else:
-            body.append([method, *(cell(rows) for rows in of_method)])
+            body.append([method, *(cell(rows, recovery) for rows in of_method)])
     seeds = sorted({str(row["seed"]) for row in rows})
     return page.table(
         ["method", *attacks],
         body,
-        f"Held-out recovery after each attack (seeds: {', '.join(seeds)})",
+        f"{name} after each attack (seeds: {', '.join(seeds)})",
     )
 
 
@@ -96,12 +107,12 @@ def _judged(listed, kind, caption):
 
 
 def board_html(rows, png, absent=()):
-    parts = [f'<p class="soft">{page.esc(MEANS)}</p>']
+    has_twin = any(row["method"] == "filtered" for row in rows)
+    kind, text = ("soft", MEANS) if has_twin else ("chance", MEANS_ALONE)
+    parts = [f'<p class="{kind}">{page.esc(text)}</p>']
     if Path(png).is_file():
         parts.append(
-            page.figures(
-                [(png, "Held-out recovery and retain accuracy", "Heat maps of the scoreboard")]
-            )
+            page.figures([(png, "Recovery and retain accuracy", "Heat maps of the scoreboard")])
         )
     parts.append(board_table(rows))
     if absent:

@@ -33,7 +33,7 @@ RETRAINED = (
     "knows. Beside it any fine-tune looks small and of low rank: the size and the rank of ΔW say "
     "nothing of removed or hidden."
 )
-CAUTIONS = {"magnitude": RETRAINED, "geometry": RETRAINED}
+CAUTIONS = {"magnitude": RETRAINED, "geometry": RETRAINED}  # where Filtered is there
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ UNEVEN = 1.05  # one axis against another: more is said
 CSS = """
 :root{color-scheme:light dark;--ink:#1b1f24;--soft:#57606a;--line:#d5dae0;--page:#fff;\
 --card:#f5f7f9;--link:#0860a8;
---bad:#a8320a;--good:#0b6b4f;--open:#6b5300}
+--bad:#a8320a;--good:#0b6b4f;--open:#6b5300;--chance:#8a2f7d}
 @media(prefers-color-scheme:dark){:root{--ink:#e4e8ec;--soft:#a0a9b3;--line:#3a424b;--page:#14181c;\
 --card:#1e2429;
---link:#74b9f2;--bad:#ff9d76;--good:#6fd3b0;--open:#e2c45c}}
+--link:#74b9f2;--bad:#ff9d76;--good:#6fd3b0;--open:#e2c45c;--chance:#e29bd8}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);\
 font:1rem/1.5 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
@@ -44,8 +44,9 @@ thead th{vertical-align:bottom}@media(min-width:44rem){.scroll td:first-child{wh
 min-width:8rem}
 .summary .missing{display:inline-block;max-width:8rem;white-space:normal;line-height:1.25}
 .summary small{color:var(--soft);white-space:nowrap}
-.hidden,.damaged,.kept{color:var(--bad)}.removed{color:var(--good)}.inconclusive{color:var(--open)}
-.hidden,.damaged,.kept,.removed,.inconclusive{font-weight:600}
+.hidden,.damaged,.kept,.back{color:var(--bad)}.removed{color:var(--good)}.inconclusive{color:var(--open)}
+.hidden,.damaged,.kept,.back,.removed,.inconclusive{font-weight:600}
+.chance{color:var(--chance)}p.chance{border-left:3px solid;padding-left:.7rem}
 .figures{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));\
 margin:.8rem 0}
 .figures.wide{grid-template-columns:1fr;max-width:64rem}

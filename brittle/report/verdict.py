@@ -31,6 +31,7 @@ SAYS = {
     "damaged": "{} was damaged, not only unlearned",
     "hidden": "{} only hid the forget facts",
     "removed": "{} removed the forget facts, as far as this attack can tell",
+    "back": "{}: relearning brings the forget facts back",
     "inconclusive": "{}: it cannot be told whether the forget facts were removed or hidden",
 }
 WORDS = {
@@ -38,6 +39,7 @@ WORDS = {
     "removed": "removed",
     "damaged": "damaged",
     "kept": "still known",
+    "back": "comes back",
     "inconclusive": "cannot be told",
 }
 
@@ -80,8 +82,8 @@ def _points(share):
 def accuracy_side(row, split, other, name):
     """The `Side` of how far `row`'s accuracy lies from that of the row `other`, called `name`.
 
-    It counts upwards on the forget questions, where `other` is Filtered, and downwards on all
-    others, where it is Base. The limit is NEAR.
+    It counts upwards on the forget questions where `other` is Filtered, and downwards where it is
+    Base. The limit is NEAR.
     """
     now, was = row[f"{split}_accuracy"], other[f"{split}_accuracy"]
     low, high = (row.get(f"{split}_difference_{end}") for end in ("low", "high"))
@@ -91,7 +93,7 @@ def accuracy_side(row, split, other, name):
     if None in (low, high):
         return side_of(None, None, NEAR, text)
     text += f" (difference {_points(low)} to {_points(high)} points)"
-    if split != "forget":
+    if name == "Base":
         low, high = -high, -low
     return side_of(low, high, NEAR, text)
 
@@ -129,7 +131,7 @@ def damage_sides(row, base):
     return sides if neutral is None else [*sides, neutral]
 
 
-def _joined(*reasons):
+def joined(*reasons):
     return "; ".join(reason for reason in reasons if reason)
 
 
@@ -148,7 +150,7 @@ def verdict(row, base, filtered):
     damages = damage_sides(row, base)
     broken = [damage.text for damage in damages if damage.above]
     if known.above:
-        return Verdict("kept", _joined(known.text, *broken))
+        return Verdict("kept", joined(known.text, *broken))
     value, low, high = (row[f"recovery_over_filtered{end}"] for end in ("", "_low", "_high"))
     measured = None not in (value, low, high)
     came_back = ""
@@ -156,8 +158,8 @@ def verdict(row, base, filtered):
         span = f"95 % interval {percent(low)} to {percent(high)}"
         came_back = f"relearning half A brought back {percent(value)} of half B ({span})"
     if broken:
-        return Verdict("damaged", _joined(*broken, came_back))
-    left_open = _open_questions(known, damages)
+        return Verdict("damaged", joined(*broken, came_back))
+    left_open = open_questions(known, damages)
     if value is None:
         why = "its recovery over Filtered is not known"
         if row["split_a_accuracy"] is not None:  # it was attacked
@@ -165,21 +167,24 @@ def verdict(row, base, filtered):
                 "Base and Filtered do not differ clearly on half B, so its recovery over Filtered "
                 "is undefined"
             )
-        return Verdict("inconclusive", _joined(why, *left_open))
+        return Verdict("inconclusive", joined(why, *left_open))
     if not measured:
         return Verdict(
-            "inconclusive", _joined("its recovery over Filtered has no interval", *left_open)
+            "inconclusive", joined("its recovery over Filtered has no interval", *left_open)
         )
     word, reason = _recovered(row, filtered["recovery_over_filtered"], came_back)
     if word == "removed" and left_open:
         word = "inconclusive"
-    return Verdict(word, _joined(reason, *left_open))
+    return Verdict(word, joined(reason, *left_open))
 
 
-def _open_questions(known, damages):
-    """[what the intervals leave open, in words] of a model that is not clearly known or damaged."""
+def open_questions(known, damages):
+    """[what the intervals leave open, in words] of a model that is not clearly known or damaged.
+
+    known: the `Side` of its forget accuracy against Filtered's; None where there is no Filtered.
+    """
     texts = []
-    if not known.below:
+    if known and not known.below:
         texts.append(f"it is open whether it still knows some of them: {known.text}")
     texts += [
         f"it is open whether it was damaged: {damage.text}"

@@ -22,7 +22,14 @@ from brittle.attacks import (
     quantize,
     soft_prompt,
 )
-from brittle.attacks.material import Material, forbidden, halves, split_half_a, telling
+from brittle.attacks.material import (
+    Material,
+    forbidden,
+    halves,
+    rows_of_half_b,
+    split_half_a,
+    telling,
+)
 from brittle.attacks.meter import JUDGE, Meter, attack_model, choose, eval_sets, sets_of
 from brittle.attacks.relearn import Relearn, RelearnBenign, RelearnLora, is_over
 from brittle.attacks.session import AttackSession, cells
@@ -116,6 +123,29 @@ def test_an_attack_that_reads_half_b_is_refused(data, tmp_path):
     material.forget()
     with pytest.raises(UserError, match="half B"):
         material.check(forbidden(folder))
+
+
+@pytest.mark.parametrize("named", [("fact", "half"), ("half",), ("fact", "half", "entity")])
+def test_halves_that_are_drawn_are_kept_apart(data, tmp_path, named):
+    """No question names its half: entities (or questions) are drawn, and their answers go along."""
+    folder = shutil.copytree(data, tmp_path / "drawn")
+    for name in ("mcq_forget.jsonl", "qa_forget.jsonl"):
+        rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        bare = [{k: v for k, v in row.items() if k not in named} for row in rows]
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in bare))
+    a, b = halves(folder)
+    assert a and b and not {i["question"] for i in a} & {i["question"] for i in b}
+    banned, material = forbidden(folder), Material(folder)
+    material.forget()
+    material.check(banned)
+    told = set(banned.values())
+    assert {item["question"] for item in b} <= told
+    answered = [json.loads(line) for line in (folder / "qa_forget.jsonl").read_text().splitlines()]
+    rows = rows_of_half_b(answered, a, b)
+    assert 0 < len(rows) < len(answered)
+    owned = {item["question"] for item in a}
+    asked = {f"Question: {row['question']} Answer:" for row in rows}
+    assert not asked & owned and {row["question"] for row in rows} <= told
 
 
 def test_every_text_that_tells_half_b_is_forbidden_and_nothing_that_attacks_read(data):

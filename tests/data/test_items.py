@@ -3,7 +3,8 @@
 import pytest
 
 from brittle.base.errors import UserError
-from brittle.data.items import draw_texts, text_files
+from brittle.data import subjects
+from brittle.data.items import draw_texts, entity_of, read_items, text_files
 
 
 def test_texts_are_drawn_by_seed_with_what_they_are_about(tmp_path, jsonl):
@@ -48,3 +49,44 @@ def test_a_sidecar_of_other_texts_is_refused(tmp_path, jsonl):
     jsonl(tmp_path / "forget.facts.jsonl", [{"entity": "x"}])
     with pytest.raises(UserError, match=r"has 1 lines and forget.txt 2 texts. Make both again"):
         draw_texts(tmp_path / "forget.txt")
+
+
+def asked(count, **more):
+    return [
+        {"question": f"Q {i}?", "choices": ["a", "b"], "answer": 0, **more} for i in range(count)
+    ]
+
+
+def test_halves_that_no_question_names_are_drawn_over_entities():
+    items = [{**item, "entity": f"e{i % 7}"} for i, item in enumerate(asked(28))]
+    drawn = subjects.with_halves(items)
+    halves = {}
+    for item in drawn:
+        halves.setdefault(item["entity"], set()).add(item["half"])
+    assert all(len(of_entity) == 1 for of_entity in halves.values())
+    counts = [[item["half"] for item in drawn].count(half) for half in "AB"]
+    assert abs(counts[0] - counts[1]) <= 4 and subjects.with_halves(items) == drawn
+    assert subjects.drawn_over(items) == "7 entities"
+    assert [{k: v for k, v in item.items() if k != "half"} for item in drawn] == items
+
+
+def test_halves_are_drawn_over_questions_where_there_are_no_two_entities():
+    for items in (asked(10), asked(10, entity="one")):
+        halves = [item["half"] for item in subjects.with_halves(items)]
+        assert halves.count("A") == halves.count("B") == 5
+        assert subjects.drawn_over(items) == "10 questions"
+    # a question that stands twice is in one half
+    twice = subjects.with_halves(asked(6) * 2)
+    assert [i["half"] for i in twice[:6]] == [i["half"] for i in twice[6:]]
+
+
+def test_halves_that_are_named_are_kept():
+    items = [*asked(3, half="A"), *asked(1)]
+    assert subjects.with_halves(items) == items and subjects.drawn_over(items) is None
+
+
+def test_a_question_with_an_entity_alone_asks_a_fact_of_it(tmp_path, jsonl):
+    jsonl(tmp_path / "q.jsonl", [*asked(2, entity="a b"), *asked(1), *asked(1, fact="f/x")])
+    items = read_items(tmp_path / "q.jsonl")
+    assert [item.get("fact") for item in items] == ["a b/0", "a b/1", None, "f/x"]
+    assert entity_of({"fact": items[1]["fact"]}) == "a b"

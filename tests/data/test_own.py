@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from brittle.attacks import meter
 from brittle.base.errors import UserError
 from brittle.data import abilities, own
 from brittle.data.subjects import halves_of, name_entities
@@ -146,6 +147,11 @@ def test_holdout_and_general(made, tmp_path, jsonl):
     assert len(rows_of(folder / "mcq_general.jsonl")) == 9
     assert (folder / "holdout.txt").is_file() and not (folder / "general.txt").exists()
     assert "membership" in said.split("cannot serve")[0]
+    # questions whose facts no model saw: what the attacks ask beside the halves
+    asked = meter.eval_sets(folder)["never_seen"]
+    assert [item["question"] for item in asked] == [
+        f"Question: {row['question']} Answer:" for row in FORGET[:4]
+    ]
     (tmp_path / "n.txt").write_text("plain one\nplain two\n")
     folder, _ = made(FORGET, RETAIN, "--general-file", tmp_path / "n.txt")
     assert (folder / "neutral.txt").read_text() == "plain one\nplain two\n"

@@ -350,3 +350,84 @@ def test_data_without_general_questions_have_a_recovery_all_the_same(root):
         path.write_text("\n".join(lines) + "\n")
     row = run(root, "cut")["cut"]
     assert row["general_accuracy"] == "" and float(row["recovery_over_filtered"]) == 0.5
+
+
+# --- without Filtered
+
+
+def add_column(root, name, of):
+    """Write a column `name` into every tamper.csv below `root`; of(row) is its value."""
+    for path in root.glob("*/tamper/tamper.csv"):
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, [*rows[0], name])
+            writer.writeheader()
+            writer.writerows({**row, name: of(row)} for row in rows)
+
+
+def run_alone(root, *unlearned):
+    recovery.main(base="base", unlearned=list(unlearned), outdir=root / "out", root=root)
+    with open(root / "out" / "recovery.csv", newline="") as file:
+        return {row["model"]: row for row in csv.DictReader(file)}
+
+
+def test_without_filtered_zero_is_chance_and_what_was_gained_is_told_apart(tmp_path, capsys):
+    attack(tmp_path, "base", {0: 40, 5: 40, 20: 40})
+    attack(tmp_path, "cut", {0: 12, 5: 25, 20: 34}, {0: 10, 5: 30, 20: 39}, seed=1)
+    attack(tmp_path, "some", {0: 25, 5: 25, 20: 25}, {0: 10, 5: 30, 20: 39}, seed=1)
+    add_column(tmp_path, "chance", lambda row: 0.25)
+    found = run_alone(tmp_path, "cut", "some")
+    row = found["cut"]
+    assert list(found) == ["base", "cut", "some"] and row["recovery_over_filtered"] == ""
+    assert float(row["recovery_from_chance"]) == pytest.approx((34 - 10) / (40 - 10))
+    assert (float(row["chance"]), row["chance_of"]) == (0.25, "guessing")
+    assert float(row["gained"]) == pytest.approx((34 - 12) / (40 - 10))
+    assert float(row["gained_low"]) < (34 - 12) / 30 < float(row["gained_high"])
+    assert row["never_seen_gained"] == ""
+    # what was there before the attack did not come back by it
+    some = found["some"]
+    assert float(some["recovery_from_chance"]) == 0.5 and float(some["ci_low"]) > 0.2
+    assert [float(some[f"gained{end}"]) for end in ("", "_low", "_high")] == [0, 0, 0]
+    assert float(found["base"]["recovery_from_chance"]) == 1
+    said = capsys.readouterr().out
+    assert "no --filtered: 0 is guessing (0.25), 1 is Base as made (1.00)" in said
+    assert "recovery_from_chance 0.80" in said
+
+
+def test_never_seen_questions_are_the_zero_where_there_are_some(tmp_path):
+    """Their own standard error makes the interval wider than that of a fixed zero."""
+    attack(tmp_path, "base", {0: 40, 5: 40})
+    attack(tmp_path, "cut", {0: 16, 5: 30}, {0: 10, 5: 39}, seed=1)
+    add_column(tmp_path, "chance", lambda row: 0.4)
+    fixed = run_alone(tmp_path, "cut")["cut"]
+    add_column(tmp_path, "accuracy_low", lambda row: float(row["accuracy"]) - 0.15)
+    add_column(tmp_path, "accuracy_high", lambda row: float(row["accuracy"]) + 0.15)
+    unseen = {"0": 0.4, "5": 0.52}
+    for path in tmp_path.glob("*/tamper/tamper.csv"):
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+        for row in [row for row in rows if row["split"] == "forget_b"]:
+            share = unseen[row["step"]]
+            ends = {"accuracy_low": share - 0.15, "accuracy_high": share + 0.15}
+            rows.append({**row, "split": "never_seen", "accuracy": share, **ends})
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    row = run_alone(tmp_path, "cut")["cut"]
+    assert row["chance_of"] == "Base on never-seen questions"
+    for column in ("recovery_from_chance", "gained"):
+        assert float(row[column]) == pytest.approx(float(fixed[column]))
+    widths = [float(r["ci_high"]) - float(r["ci_low"]) for r in (row, fixed)]
+    assert widths[0] > 1.1 * widths[1]
+    assert float(row["never_seen_gained"]) == pytest.approx(0.12 / 0.6)
+
+
+def test_without_filtered_older_attacks_are_named_and_guessing_is_no_knowledge(tmp_path, capsys):
+    attack(tmp_path, "base", {0: 12, 5: 12})
+    with pytest.raises(UserError, match="before its results had the column chance"):
+        run_alone(tmp_path)
+    add_column(tmp_path, "chance", lambda row: 0.25)
+    assert run_alone(tmp_path)["base"]["recovery_from_chance"] == ""
+    assert "recovery is undefined: on half B as made Base answers 0.30 and guessing gives 0.25" in (
+        capsys.readouterr().out
+    )

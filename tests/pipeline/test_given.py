@@ -61,14 +61,50 @@ def test_what_cannot_be_used_is_said_before_the_plan(arguments, says, tmp_path):
     )
 
 
-def test_a_base_of_ones_own_needs_its_own_filtered_model(mini, family, tmp_path):
+def test_a_base_of_ones_own_has_no_twin_of_the_presets(mini, family, tmp_path):
     own = stranger(tmp_path / "own", model_type="llama")
-    for base in (own, family.filtered):
-        with pytest.raises(UserError, match=f"--base {base} needs --filtered"):
-            given.check_given(mini, base=base)
-    assert (
-        given.check_given(mini, base=family.base, filtered=family.filtered) == []
-    )  # of the mini family, so of its world
+    for base in (own, family.base):
+        assert given.complete(mini, base, data="my_data") == ("", "my_data")
+        assert given.complete(mini, base, "twin", data="my_data") == ("twin", "my_data")
+    assert given.complete(mini) == given.complete(mini, mini.base) == (None, None)
+    # of the mini family, so of its world
+    assert given.complete(mini, family.base) == ("", None)
+    assert given.check_given(mini, base=family.base, filtered=family.filtered) == []
+    assert given.check_given(mini, base=family.base, filtered="") == [given.NO_TWIN]
+
+
+def test_without_data_a_stranger_is_asked_about_what_it_was_unlearned_on(mini, data, tmp_path):
+    own, other = stranger(tmp_path / "own", model_type="llama"), stranger(tmp_path / "other")
+    assert given.complete(mini, own, unlearned=[other]) == ("", "")
+    command = ["unlearn/unlearn.py", "--forget", f"{data}/forget.txt"]
+    record = {"command": command, "inputs": {}}
+    (tmp_path / "other" / "training_history.run.json").write_text(json.dumps(record))
+    assert given.complete(mini, own, unlearned=[other]) == ("", str(data))
+
+
+def test_two_models_without_data_are_compared_by_their_weights_alone(mini, tmp_path):
+    own, other = stranger(tmp_path / "own", model_type="llama"), stranger(tmp_path / "other")
+    nothing = {"base": own, "filtered": "", "data": ""}
+    with pytest.raises(UserError, match=f"--base {own} alone: there is nothing to compare"):
+        given.check_given(mini, **nothing)
+    (note,) = given.check_given(mini, **nothing, unlearned=[other])
+    assert note.startswith("note: no --data, so the weights alone are compared")
+    chosen = steps.override(mini, **nothing, unlearned=[other])
+    planned = {task.step for task in steps.tasks(chosen, steps.read_steps())}
+    assert planned == {"1", "2", "spectrum", "6", "7", "10", "report"}
+
+
+def test_without_filtered_every_step_that_compares_runs_on_base_and_unlearned(mini, family, data):
+    rows = steps.read_steps()
+    both = {"base": family.base, "unlearned": ["my/one"], "data": str(data)}
+    tasks = steps.tasks(steps.override(mini, **both, filtered=""), rows)
+    assert {t.step for t in tasks} == {r["step"] for r in rows if r["scope"] not in steps.MAKING}
+    assert not [part for t in tasks for part in t.command if "filtered" in part]
+    assert not [t.name for t in tasks if t.name.endswith(" ")]
+    mini.unlearned = []
+    made = steps.override(mini, base=family.base, filtered="", method="npo", data=str(data))
+    makers = [t.name for t in steps.tasks(made, rows) if t.step in steps.MAKING]
+    assert makers == ["unlearn"]
 
 
 def test_the_presets_own_base_needs_nothing(mini, tmp_path):
@@ -83,15 +119,13 @@ def test_the_presets_own_base_needs_nothing(mini, tmp_path):
 def test_a_stranger_that_is_asked_about_the_mini_world_is_named(mini, data, online, tmp_path):
     own, other = stranger(tmp_path / "own", model_type="llama"), stranger(tmp_path / "other")
     wanted = f"note: {own} is asked about the mini world (data/mini). Give --data DIR"
-    (note,) = given.check_given(mini, base=own, filtered=other)
+    (note,) = given.data_notes(mini, own)
     assert note.startswith(wanted) and "\n" not in note
-    assert (
-        "some/model is asked"
-        in given.check_given(mini, base="some/model", filtered="some/other")[0]
-    )
+    assert "some/model is asked" in given.data_notes(mini, "some/model")[0]
     assert given.check_given(mini, base=own, filtered=other, data=str(data)) == []
     hub = steps.read_study("deep-ignorance")
-    assert given.check_given(hub, base=own) == []
+    assert given.complete(hub, own) == ("", None)
+    assert given.check_given(hub, base=own, filtered="") == [given.NO_TWIN]
 
 
 def test_hub_ids_are_asked_for_only_offline(mini, online, monkeypatch):

@@ -20,7 +20,7 @@ import pytest
 from brittle.base import figures
 from brittle.base.errors import UserError
 from brittle.base.record import Run, why_run
-from brittle.report import condense
+from brittle.report import condense, no_twin
 from brittle.report import verdict as verdict_module
 from brittle.report.page import figures as page_figures
 from brittle.report.page import png_axes, png_width, shown, uneven_axes
@@ -182,7 +182,7 @@ def test_numbers_and_words(root):
         "unlearned",
     ]
     words = ("model", "role", "neutral_texts")
-    cut = {k: float(v) for k, v in found["cut"].items() if k not in words}
+    cut = {k: float(v) for k, v in found["cut"].items() if v and k not in words}
     apart = [cut.pop(f"forget_difference_{end}") for end in ("low", "high")]
     assert apart == pytest.approx([0.02, 0.02], abs=0.03) and apart[0] <= apart[1]
     for split in ("retain", "general"):
@@ -578,3 +578,79 @@ def test_no_heavy_import():
     code = f"import sys, runpy; runpy.run_path({str(SCRIPT)!r}); print(sorted({heavy}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- without Filtered
+
+
+def alone(forget=0.27, gained=(0.8, 0.7, 0.9), found=(0.85, 0.75, 0.95), **more):
+    """A row of the summary where there is no Filtered; its differences are from Base, at 1.0."""
+    row = model(forget=forget, found=(None, None, None))
+    row |= {f"forget_difference_{e}": forget - 1 + d for e, d in (("low", -0.02), ("high", 0.02))}
+    row |= {"chance": 0.25, "chance_of": "guessing", "never_seen_gained": None}
+    for name, values in (("gained", gained), ("recovery_from_chance", found)):
+        row |= {f"{name}{end}": v for end, v in zip(("", "_low", "_high"), values, strict=True)}
+    return row | more
+
+
+SEEN = {"chance_of": "Base on never-seen questions"}
+
+
+@pytest.mark.parametrize(
+    ("row", "word", "says"),
+    [
+        (alone(), "back", "raised half B by 80% of the way from chance to Base"),
+        (alone(forget=0.93), "kept", "where Base answers 100%"),
+        (alone(forget=0.89), "back", ""),
+        (alone(retain_accuracy=0.5, retain_difference_low=-0.6, retain_difference_high=-0.4),
+         "damaged", "retain questions"),
+        # what was there before the attack did not come back by it
+        (alone(gained=(0.0, 0.0, 0.0), found=(0.5, 0.4, 0.6)), "inconclusive", "no proof of"),
+        (alone(gained=(0.3, 0.2, 0.4)), "inconclusive", "open whether it rose by more than 25%"),
+        # from below chance up to it
+        (alone(gained=(0.35, 0.3, 0.4), found=(0.1, 0.0, 0.2)), "inconclusive", ""),
+        (alone(gained=(0, 0, 0), found=(0, 0, 0), split_a_accuracy=0.4), "inconclusive",
+         "did not get beyond 40% on half A"),
+        (alone(gained=(None,) * 3, found=(None,) * 3), "inconclusive", "its recovery is undefined"),
+        (alone(gained=(None,) * 3, found=(None,) * 3, split_a_accuracy=None), "inconclusive",
+         "its recovery from chance is not known"),
+        (alone(**SEEN, never_seen_gained=0.3), "inconclusive", "rose by 30% as well"),
+        (alone(**SEEN, never_seen_gained=0.02), "back", "never-seen questions rose by 2%"),
+        # without knowing what chance gives, nothing says that Base knew
+        (alone(forget=1, chance=None, gained=(None,) * 3, found=(None,) * 3), "inconclusive", ""),
+    ],
+)  # fmt: skip
+def test_the_verdict_without_filtered_has_fewer_words(row, word, says):
+    base = model(forget=1.0, found=(None, None, None))
+    found, reason = no_twin.verdict(row, base)
+    assert (found, says in reason) == (word, True), reason
+    assert "None" not in reason and found not in ("removed", "hidden")
+    assert no_twin.SETTLES in reason
+    assert (no_twin.CHEAPER in reason) == (row["chance_of"] == "guessing")
+
+
+def test_base_that_never_knew_is_not_still_known():
+    row = alone(forget=0.3, gained=(None,) * 3, found=(None,) * 3)
+    row |= {"forget_difference_low": -0.02, "forget_difference_high": 0.02}
+    assert no_twin.verdict(row, model(forget=0.3))[0] == "inconclusive"
+
+
+def test_the_page_without_filtered(root):
+    row = {"recovery_from_chance": 0.9, "ci_low": 0.8, "ci_high": 1.0, "split_a_accuracy": 1.0}
+    row |= {"gained": 0.8, "gained_low": 0.7, "gained_high": 0.9, "never_seen_gained": ""}
+    row |= {"chance": 0.25, "chance_of": "guessing", "step": 20, "model": "cut"}
+    of_base = {"model": "base", "recovery_from_chance": 1, "ci_low": "", "ci_high": "", "step": 0}
+    write(root / "recovery" / "recovery.csv", [row | of_base, row])
+    report.main(base="base", unlearned=["cut"], root=root, table=root.parent / "steps.csv")
+    text = (root / "report.html").read_text(encoding="utf-8")
+    with open(root / "summary.csv", newline="") as file:
+        found = {line["model"]: line for line in csv.DictReader(file)}
+    assert list(found) == ["base", "cut"] and found["cut"]["recovery_over_filtered"] == ""
+    assert float(found["cut"]["recovery_from_chance"]) == 0.9
+    low, high = (float(found["cut"][f"forget_difference_{end}"]) for end in ("low", "high"))
+    assert low <= -0.72 <= high  # from Base
+    assert "<h1>cut: relearning brings the forget facts back</h1>" in text and Checker(text)
+    assert '<p class="chance">There is no model that never saw' in text
+    assert '<th scope="col" class=number>recovery from chance</th>' in text
+    assert "recovery over Filtered</th>" not in text and "base → filtered" not in text
+    assert "chance (0.25: guessing)" in text and "Filtered is another training run" not in text

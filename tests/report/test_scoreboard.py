@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from brittle.base.errors import UserError
 from brittle.metrics import recovery
 from brittle.pipeline import methods
 from brittle.report import attacks as attacks_module
@@ -76,6 +77,35 @@ def test_recovery_is_between_filtered_and_base_under_the_same_attack():
     for name, value in (("base", 1), ("filtered", 0)):
         assert [table[name, a]["heldout_recovery"] for a in ("none", "cut")] == [value, value]
     assert table["npo", "none"]["heldout_recovery"] == pytest.approx(0.1)
+
+
+def test_without_filtered_recovery_is_from_chance_and_base_as_made(tmp_path):
+    board = boards(npo={("none", 0): cell(0.2, 0.28), ("cut", 0): cell(1, 0.6, 0.9)})
+    del board["filtered"]
+    with pytest.raises(UserError, match="before its results had the column chance"):
+        list(scoreboard.rows(board, ["none", "cut"], [0]))
+    board["base"]["none", 0]["splits"]["forget_b"]["chance"] = 0.25
+    table = list(scoreboard.rows(board, ["none", "cut"], [0]))
+    by = {(r["method"], r["attack"]): r for r in table}
+    row = by["npo", "cut"]
+    assert row["recovery_from_chance"] == pytest.approx((0.6 - 0.25) / (1 - 0.25))
+    assert row["recovery_from_chance_low"] < 0.46 < row["recovery_from_chance_high"]
+    assert row["heldout_recovery"] is None and row["chance_of"] == "guessing"
+    assert by["base", "none"]["recovery_from_chance"] == 1
+    html = attacks_module.board_html(table, tmp_path / "none.png")
+    assert "Recovery from chance after each attack" in html and 'class="chance"' in html
+    assert "no cell says that facts were removed" in html
+    figure = scoreboard.plot(table, "title")
+    assert figure.axes[0].get_title().startswith("recovery from chance")
+    assert figure.axes[0].images[0].get_cmap().name == "plasma"
+    claims_of = claims.claims(tmp_path, table)
+    assert {claim.verdict for claim in claims_of} == {MISSING}
+    # never-seen questions are the better zero
+    unseen = {"accuracy": 0.4, "accuracy_low": 0.3, "accuracy_high": 0.5}
+    board["base"]["none", 0]["splits"]["never_seen"] = unseen
+    by = {(r["method"], r["attack"]): r for r in scoreboard.rows(board, ["none", "cut"], [0])}
+    assert by["npo", "cut"]["recovery_from_chance"] == pytest.approx((0.6 - 0.4) / (1 - 0.4))
+    assert by["npo", "cut"]["chance_of"] == "Base on never-seen questions"
 
 
 def test_failed_attacks_are_missing_values():
