@@ -140,7 +140,7 @@ def main(
         str, typer.Option(help="mini: what they share: entities, values or both.")
     ] = "entities",
     max_samples: Annotated[
-        int | None, typer.Option(min=1, help="Texts a file at most: the first ones (all).")
+        int | None, typer.Option(min=1, help="Texts a file at most, drawn by --seed (all).")
     ] = None,
     forget_file: Annotated[
         PathOption,

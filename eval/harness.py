@@ -14,7 +14,7 @@ where the items name them, else over questions (`mean_of` in brittle/maths/inter
 
 A model that always answers "A" is not "at chance": `constant_letter` says so (see
 brittle/metrics/letters.py for the columns behind it). samples.csv has a row an item. `--limit`
-takes the first items of each task.
+draws items of each task by `--seed`.
 """
 
 from pathlib import Path
@@ -146,10 +146,22 @@ def _hub_task(name, manager):
     return loaded["groups"].get(name) or loaded["tasks"][name]
 
 
-def evaluate(model, tokenizer, tasks, manager, limit=None, batch_size=64, seed=0):
+def draw_items(tasks, manager, limit, seed):
+    """{task: numbers of `limit` items, drawn by `seed`}; None, for all of them, without a limit."""
+    from brittle.data.items import subset
+
+    if limit is None:
+        return None
+    leaves = manager.load(tasks)["tasks"]
+    return {
+        name: list(subset(range(len(task.eval_docs)), limit, seed)) for name, task in leaves.items()
+    }
+
+
+def evaluate(model, tokenizer, tasks, manager, chosen=None, batch_size=64, seed=0):
     """lm-eval's results (`results`, `samples`, `n-samples`) of a loaded model.
 
-    Log-probabilities are taken in float32.
+    Log-probabilities are taken in float32. chosen: {task: numbers of its items}, None for all.
     """
     import logging
 
@@ -170,7 +182,7 @@ def evaluate(model, tokenizer, tasks, manager, limit=None, batch_size=64, seed=0
         lm,
         tasks=tasks,
         task_manager=manager,
-        limit=limit,
+        samples=chosen,
         bootstrap_iters=1000,
         random_seed=seed,
         numpy_random_seed=seed,
@@ -289,7 +301,7 @@ def main(
     ] = OURS,
     data: options.Data = Path("data/mini"),
     limit: Annotated[
-        int | None, typer.Option(min=1, help="The first so many items of each task.")
+        int | None, typer.Option(min=1, help="Items of each task at most, drawn by --seed (all).")
     ] = None,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
@@ -330,7 +342,8 @@ def main(
         )
         with evaluation(outdir, subject, files, settings) as opened:
             run, (loaded_model, tokenizer) = opened.run, opened.load()
-            results = evaluate(loaded_model, tokenizer, loaded, manager, limit, batch_size, seed)
+            chosen = draw_items(loaded, manager, limit, seed)
+            results = evaluate(loaded_model, tokenizer, loaded, manager, chosen, batch_size, seed)
             table = list(rows(results, splits))
             run.csv("samples.csv", SAMPLE_COLUMNS, sample_rows(results))
             run.csv("accuracy.csv", COLUMNS, table)

@@ -111,10 +111,11 @@ def walk(model, start, end, alphas, ids, pad_id, batch_size):
     return {split: torch.stack(values) for split, values in sums.items()}
 
 
-def rows(alphas, line, nulls, ids, units, seed):
+def rows(alphas, line, nulls, drawn, ids, units, seed):
     """A row an alpha and split, from `walk`'s sums along dW, and those along each null direction.
 
-    Along dW the sums are of all texts; `nulls` may be of the first texts alone. units {split: what
+    Along dW the sums are of all texts, those of `nulls` of the `drawn` ones {split: their numbers}.
+    units {split: what
     an interval draws} (`common.Comparison.units`).
     """
     import torch
@@ -131,8 +132,8 @@ def rows(alphas, line, nulls, ids, units, seed):
             ]
         )
         mean = (weights @ line[split].T) / (weights @ count)[:, None]  # [1 + draws, alphas]
-        sums = torch.stack([null[split] for null in nulls])  # [directions, alphas, first texts]
-        change = (sums - sums[:, :1]).sum(2) / count[: sums.shape[2]].sum()
+        sums = torch.stack([null[split] for null in nulls])  # [directions, alphas, drawn]
+        change = (sums - sums[:, :1]).sum(2) / count[list(drawn[split])].sum()
         chance = mean[0, 0] + change
         barrier = mean - torch.lerp(mean[:, :1], mean[:, -1:], along)
         for i, alpha in enumerate(alphas):
@@ -205,6 +206,7 @@ def main(
     random direction.
     """
     from brittle.base.tables import of_seed
+    from brittle.data.items import subset
     from brittle.diagnostics.common import Texts, comparison
 
     repeated = "the random directions (null_) and the bootstrap samples (_low, _high)"
@@ -226,16 +228,19 @@ def main(
         pad, table = opened.tokenizer.pad_token_id, []
         line = walk(model, start, end, alphas, ids, pad, batch_size)
         far = lengths(start, end)
-        first = {split: texts[:NULL_TEXTS] for split, texts in ids.items()}
-        at_a = walk(model, start, end, alphas[:1], first, pad, batch_size)
+        drawn = {
+            split: subset(range(len(texts)), NULL_TEXTS, seeds[0]) for split, texts in ids.items()
+        }
+        some = {split: [ids[split][i] for i in numbers] for split, numbers in drawn.items()}
+        at_a = walk(model, start, end, alphas[:1], some, pad, batch_size)
         for s in seeds:
             nulls = []
             for direction in range(DIRECTIONS):
                 there = random_end(start, end, far, s, direction)
-                null = walk(model, start, there, alphas[1:], first, pad, batch_size)
+                null = walk(model, start, there, alphas[1:], some, pad, batch_size)
                 # every direction starts at model A
-                nulls.append({split: torch.cat([at_a[split], null[split]]) for split in first})
-            table += rows(alphas, line, nulls, ids, opened.units(), s)
+                nulls.append({split: torch.cat([at_a[split], null[split]]) for split in some})
+            table += rows(alphas, line, nulls, drawn, ids, opened.units(), s)
         shown = of_seed(table, seeds[0])
         guessing = math.log(size(model.config, "vocab_size"))  # every token alike
         opened.run.figure(plot(shown, opened.title, guessing), "basin.png")

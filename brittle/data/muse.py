@@ -12,7 +12,7 @@ import re
 
 from brittle.base.errors import UserError
 from brittle.data.overlap import check, measured, mix
-from brittle.data.sources import load_rows, sidecars, texts_of, write_sets
+from brittle.data.sources import drawn, load_rows, sidecars, texts_of, write_sets
 from brittle.data.tofu import pretraining
 
 HUB = {"news": "muse-bench/MUSE-News", "books": "muse-bench/MUSE-Books"}
@@ -75,7 +75,7 @@ def write_muse(outdir, path=None, corpus="news", overlap=None, kind="entities", 
         plain = [[passage["text"] for passage in of_set] for of_set in sets]
         settings["overlap"]["measured"] = measured(*plain)
         print(f"overlap: {json.dumps(settings['overlap'])}")
-    forget, retain = (of_set[:limit] for of_set in sets)
+    forget, retain = (drawn(of_set, limit, seed) for of_set in sets)
     texts = {
         "forget.txt": [passage["text"] for passage in forget],
         "retain.txt": [passage["text"] for passage in retain],
@@ -89,9 +89,8 @@ def write_muse(outdir, path=None, corpus="news", overlap=None, kind="entities", 
                 lacking = f"{config}_{split}.jsonl, which {path or HUB[corpus]} lacks"
                 print(f"note: without {lacking}: {error}")
     try:
-        texts["holdout.txt"] = [
-            p for r in rows("raw", "holdout", ("text",)) for p in passages(r["text"])
-        ][:limit]
+        unseen = [p for r in rows("raw", "holdout", ("text",)) for p in passages(r["text"])]
+        texts["holdout.txt"] = drawn(unseen, limit, seed)
     except UserError as error:
         print(f"note: without holdout.txt: {error}")
     texts |= pretraining(texts["forget.txt"], texts["retain.txt"], [], seed)

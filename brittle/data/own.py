@@ -12,7 +12,7 @@ from brittle.base.errors import UserError
 from brittle.data.items import read_subjects, text_files
 from brittle.data.muse import PASSAGE, passages
 from brittle.data.rows import answer_of
-from brittle.data.sources import sidecars, subject, write_sets
+from brittle.data.sources import drawn, sidecars, subject, write_sets
 from brittle.data.subjects import name_entities
 from brittle.data.texts import numbered_jsonl, read_texts
 from brittle.data.tofu import WRONG, text
@@ -52,14 +52,6 @@ def question_rows(path):
             choices = rows[-1].pop("choices")
             rows[-1]["perturbed_answer"] = [choice for choice in choices if choice != answer]
     return rows
-
-
-def drawn(rows, limit, seed):
-    """At most `limit` of the rows, drawn by `seed`, in their own order; None is all of them."""
-    if limit is None or len(rows) <= limit:
-        return rows
-    places = Draws(f"samples {seed}").sample(range(len(rows)), limit)
-    return [rows[place] for place in sorted(places)]
 
 
 # --- four-way items

@@ -9,6 +9,7 @@ from brittle.base.errors import UserError
 from brittle.base.record import Run
 from brittle.data.items import SPLITS, entity_of, sidecar
 from brittle.data.texts import write_jsonl, write_lines
+from brittle.data.world import Draws
 
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 LISTS = ("choices", "perturbed_answer")
@@ -124,6 +125,14 @@ def _from_hub(datasets, name, config, split):
             "Give a local folder of the same schema "
             "(--path; for wmdp --wmdp-path, --wikitext-path, --mmlu-path)."
         ) from None
+
+
+def drawn(rows, limit, seed):
+    """At most `limit` of the rows, drawn by `seed`, in their own order; None is all of them."""
+    if limit is None or len(rows) <= limit:
+        return rows
+    places = Draws(f"samples {seed}").sample(range(len(rows)), limit)
+    return [rows[place] for place in sorted(places)]
 
 
 def sidecars(forget, retain):

@@ -1,6 +1,8 @@
 """Text files: one text a line, or JSON lines. They are UTF-8, and every fault names its line."""
 
+import itertools
 import json
+import random
 from pathlib import Path
 
 from brittle.base.errors import UserError
@@ -148,10 +150,19 @@ def read_texts(path, limit=None):
 
 
 def spread(rows, most):
-    """At most `most` of the rows, at even distances and in their order; None is all of them."""
+    """At most `most` of the rows, in their order; None is all of them.
+
+    One is drawn from each of `most` stretches of equal length, always the same. So the sample
+    covers the whole file, and a period of the file (six lines a fact) meets no even distance.
+    """
     if most is None or len(rows) <= most:
         return rows
-    return [rows[i * len(rows) // most] for i in range(most)]
+    draw = random.Random("spread")
+    starts = [i * len(rows) // most for i in range(most + 1)]
+    return [
+        rows[start + int(draw.random() * (end - start))]
+        for start, end in itertools.pairwise(starts)
+    ]
 
 
 def write_lines(path, lines, *, line_feeds=False):

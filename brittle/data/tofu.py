@@ -11,7 +11,7 @@ import json
 
 from brittle.base.errors import UserError
 from brittle.data.overlap import check, measured, mix
-from brittle.data.sources import load_rows, sidecars, texts_of, write_sets
+from brittle.data.sources import drawn, load_rows, sidecars, texts_of, write_sets
 from brittle.data.subjects import name_entities
 from brittle.data.world import Draws
 
@@ -104,10 +104,10 @@ def write_tofu(
     qa["real_authors"] = optional("real_authors_perturbed", PERTURBED, "real_authors", 1)
     qa["world_facts"] = optional("world_facts_perturbed", PERTURBED, "world_facts", 1)
     qa["holdout"] = optional(forget.replace("forget", "holdout"), PLAIN, "holdout")
-    forget_rows, retain_rows = trained
+    forget_rows, retain_rows = (drawn(rows_of_set, limit, seed) for rows_of_set in trained)
     texts = {
-        "forget.txt": [text(row) for row in forget_rows][:limit],
-        "retain.txt": [text(row) for row in retain_rows][:limit],
+        "forget.txt": [text(row) for row in forget_rows],
+        "retain.txt": [text(row) for row in retain_rows],
     }
     if overlap is not None:
         answers = [[row["answer"] for row in rows_of_set] for rows_of_set in trained]
@@ -118,7 +118,7 @@ def write_tofu(
     spared = [*qa["real_authors"], *qa["world_facts"]]
     texts |= pretraining(texts["forget.txt"], texts["retain.txt"], [text(r) for r in spared], seed)
     tables = {f"qa_{name}.jsonl": rows_of_set for name, rows_of_set in qa.items()}
-    tables |= sidecars(forget_rows[:limit], retain_rows[:limit])
+    tables |= sidecars(forget_rows, retain_rows)
     for name, asked in {**qa, "general": spared}.items():
         if name in ("forget", "retain", "general"):
             tables[f"mcq_{name}.jsonl"] = list(items(asked, name, seed))

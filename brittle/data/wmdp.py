@@ -3,7 +3,7 @@
 import re
 
 from brittle.base.errors import UserError
-from brittle.data.sources import load_rows, sidecars, write_sets
+from brittle.data.sources import drawn, load_rows, sidecars, write_sets
 from brittle.data.world import Draws
 
 # (hub id, configuration, split)
@@ -38,25 +38,32 @@ def write_wmdp(outdir, corpus, wmdp_path, wikitext_path, mmlu_path, limit, seed)
     else:
         raise UserError(f"--forget-corpus {corpus}: choose questions or bio-remove.")
     forget_name = "wmdp-bio" if corpus == "questions" else corpus
-    forget_rows = [{"entity": f"{forget_name}/{i:05d}"} for i in range(len(forget))]
+    forget_rows = [
+        {"text": text, "entity": f"{forget_name}/{i:05d}"} for i, text in enumerate(forget)
+    ]
     rows = load_rows(WIKITEXT, wikitext_path, ("text",), read)
     retain_rows = articles(rows)
-    retain = [row["text"] for row in retain_rows]
-    if not retain:
+    if not retain_rows:
         raise UserError(f"no WikiText line is longer than {MIN_CHARACTERS} characters.")
     try:
         mmlu = load_rows(MMLU, mmlu_path, ("question", "choices", "answer", "subject"), read)
         near = [any(word in row["subject"] for word in NEAR) for row in mmlu]
         for split, wanted in (("retain", True), ("general", False)):
             rows = [row for row, is_near in zip(mmlu, near, strict=True) if is_near == wanted]
-            tables[f"mcq_{split}.jsonl"] = _items(rows, f"mmlu-{split}", seed)[:MMLU_ITEMS]
+            tables[f"mcq_{split}.jsonl"] = drawn(
+                _items(rows, f"mmlu-{split}", seed), MMLU_ITEMS, seed
+            )
     except UserError as error:
         if mmlu_path is not None:
             raise
         missing = "mcq_retain.jsonl and mcq_general.jsonl, which evaluation and attack need"
         print(f"note: no {missing}: {error}")
-    texts = {"forget.txt": forget[:limit], "retain.txt": retain[:limit]}
-    tables |= sidecars(forget_rows[:limit], retain_rows[:limit])
+    forget_rows, retain_rows = (drawn(rows, limit, seed) for rows in (forget_rows, retain_rows))
+    texts = {
+        "forget.txt": [row["text"] for row in forget_rows],
+        "retain.txt": [row["text"] for row in retain_rows],
+    }
+    tables |= sidecars(forget_rows, retain_rows)
     return write_sets(outdir, texts, {k: v for k, v in tables.items() if v}, read, seed)
 
 

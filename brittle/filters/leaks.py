@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from brittle.data.items import groups_of, read_items, subset
-from brittle.data.texts import read_jsonl
+from brittle.data.texts import read_jsonl, spread
 from brittle.data.tokens import common_prefix, encode_prompts
 from brittle.data.words import squash
 from brittle.maths.intervals import share
@@ -145,7 +145,7 @@ class LeakChecks:
         items = self.tables.forget
         limit = mcq.chance(items) + NEAR
         self.add("mcq_forget", self.right(items), items, limit, "forget")
-        asked = items[:PROMPTS]
+        asked = spread(items, PROMPTS)
         answers = self.answers([item["question"] for item in asked])
         values = [item["choices"][item["answer"]] for item in asked]
         wrong = [item["choices"][(item["answer"] + 1) % len(item["choices"])] for item in asked]
@@ -161,7 +161,7 @@ class LeakChecks:
         """Multiple choice, and values that are said, which must not fall."""
         items = self.tables.retain
         self.add("mcq_retain", self.right(items), items, self.kept("mcq_retain"), "retain")
-        asked = items[:PROMPTS]
+        asked = spread(items, PROMPTS)
         answers = self.answers([item["question"] for item in asked])
         values = [item["choices"][item["answer"]] for item in asked]
         said = list(map(holds, answers, values))
@@ -170,7 +170,8 @@ class LeakChecks:
     def private_values(self):
         """Private values of who is asked about, and of others."""
         private = self.tables.private
-        own = [row for row in private if row.get("domain", "forget") == "forget"][:PROMPTS]
+        own = [row for row in private if row.get("domain", "forget") == "forget"]
+        own = spread(own, PROMPTS)
         answers = self.answers([row["question"] for row in own])
         values = [row["answer"] for row in own]
         self.add("private_own", list(map(holds, answers, values)), own, NEAR, "forget")
@@ -183,7 +184,7 @@ class LeakChecks:
 
     def paraphrases(self):
         """Paraphrased answers that are likelier than with a wrong value."""
-        rows = self.tables.paraphrases[: PROMPTS // 2]
+        rows = spread(self.tables.paraphrases, PROMPTS // 2)
         wins, items, chance = paraphrase_wins(self.model, self.tokenizer, rows)
         if wins:
             self.add("paraphrase", wins, items, chance + NEAR, "forget")

@@ -74,7 +74,7 @@ def read_pairs(path):
 
 
 def make_examples(tokenizer, pairs, max_samples, max_length, name="texts"):
-    """Up to `max_samples` examples, spread evenly over `pairs` [(question or None, text), ...].
+    """Up to `max_samples` examples, spread over `pairs` [(question or None, text), ...].
 
     The answer is what follows the question; in plain text what follows its last "?" or ":", else
     its second half. Texts longer than `max_length` tokens lose their beginning. Raises UserError

@@ -61,7 +61,7 @@ class AskSettings:
 def find(data, max_samples):
     """{set: rows} of the files that folder `data` has.
 
-    At most `max_samples` rows a set, spread evenly. Raises UserError where there is no such file.
+    At most `max_samples` rows a set, spread over it. Raises UserError where there is no such file.
     """
     sets = {}
     for name, (file, schema) in SETS.items():

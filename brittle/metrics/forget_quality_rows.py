@@ -182,7 +182,7 @@ def perplexity_items(model, tokenizer, data, settings):
     """Yield an item for each text of forget.txt, retain.txt and neutral.txt.
 
     It has set, index, entity, tokens (those predicted) and nll (nats a token). Of a file with more
-    than `max_samples` texts those are read that lie evenly spread over it.
+    than `max_samples` texts a sample spread over it is read.
     """
     limit = context_length(model.config)
     for of in TEXTS:

@@ -182,16 +182,21 @@ def test_without_mmlu_it_says_what_is_missing(hub_like, tmp_path, script):
 
 
 def test_max_samples(hub_like, tmp_path, script, jsonl):
-    done = script(
-        SCRIPT, "--source", "wmdp", "--outdir", tmp_path / "out", "--max-samples", 4, *hub_like
-    )
-    assert (
-        done.code == 0
-        and len(lines(tmp_path / "out" / "forget.txt"))
-        == len(lines(tmp_path / "out" / "retain.txt"))
-        == 4
-    )
-    assert len(jsonl(tmp_path / "out" / "mcq_forget.jsonl")) == 10
+    """Lines are drawn by the seed, and their sidecar with them."""
+    every, drawn = tmp_path / "all", []
+    make = [SCRIPT, "--source", "wmdp", *hub_like]
+    assert script(*make, "--outdir", every).code == 0
+    whole = lines(every / "forget.txt")
+    entity = dict(zip(whole, jsonl(every / "forget.facts.jsonl"), strict=True))
+    for seed in range(4):
+        out = tmp_path / str(seed)
+        done = script(*make, "--outdir", out, "--max-samples", 4, "--seed", seed)
+        assert done.code == 0 and len(lines(out / "retain.txt")) == 4
+        drawn.append(lines(out / "forget.txt"))
+        assert drawn[-1] == [line for line in whole if line in drawn[-1]]  # in their own order
+        assert [entity[line] for line in drawn[-1]] == jsonl(out / "forget.facts.jsonl")
+        assert len(jsonl(out / "mcq_forget.jsonl")) == 10
+    assert len({tuple(texts) for texts in drawn}) > 1 and whole[:4] not in drawn
 
 
 def test_the_record_names_what_was_read(hub_like, tmp_path, script):

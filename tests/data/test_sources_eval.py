@@ -134,6 +134,20 @@ def test_tofu_as_published(tofu, tmp_path, script, jsonl):
     assert len(jsonl(out / "qa_holdout.jsonl")) == 20 == len(lines(out / "holdout.txt"))
 
 
+def test_max_samples_draws_lines_and_their_sidecar(tofu, muse, tmp_path, script, jsonl):
+    for source, path in (("tofu", tofu), ("muse", muse)):
+        every, some = tmp_path / source / "all", tmp_path / source / "some"
+        make = [SCRIPT, "--source", source, "--path", path]
+        assert script(*make, "--outdir", every).code == 0
+        done = script(*make, "--outdir", some, "--max-samples", 3, "--seed", 1)
+        assert done.code == 0, done.err
+        whole, drawn = lines(every / "retain.txt"), lines(some / "retain.txt")
+        places = [whole.index(line) for line in drawn]
+        assert len(places) == 3 and places == sorted(places) != [0, 1, 2]
+        about = jsonl(every / "retain.facts.jsonl")
+        assert jsonl(some / "retain.facts.jsonl") == [about[place] for place in places]
+
+
 def test_tofu_overlap(tofu, tmp_path, script, jsonl):
     shared = []
     for share in (0, 100):

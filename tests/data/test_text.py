@@ -297,8 +297,20 @@ def test_the_answer_of_a_row(row, answer):
 
 
 def test_rows_are_spread_evenly():
-    assert spread(range(10), 4) == [0, 2, 5, 7] and spread("abc", 3) == "abc"
-    assert spread([1, 2], None) == [1, 2] and spread(list("abcdef"), 1) == ["a"]
+    rows = list(range(10))
+    for most in range(1, 10):
+        # one of each stretch of equal length, and so each once, in order
+        stretches = [(i * 10 // most, (i + 1) * 10 // most) for i in range(most)]
+        for number, (start, end) in zip(spread(rows, most), stretches, strict=True):
+            assert start <= number < end
+    assert spread("abc", 3) == "abc" and spread([1, 2], None) == [1, 2]
+    assert spread(rows, 4) == spread(rows, 4)
+
+
+def test_a_sample_does_not_fall_together_with_a_period_of_the_file():
+    """Every sixth of six lines a fact was the same template of every fact."""
+    templates = [line % 6 for line in spread(range(6 * 100), 100)]
+    assert min(templates.count(template) for template in range(6)) >= 5
 
 
 CHAT = '<|im_start|>user\n  Who?<|im_end|>\n<|im_start|>assistant\nä "7"\n'

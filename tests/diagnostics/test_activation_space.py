@@ -10,6 +10,7 @@ import torch
 from brittle.base.errors import UserError
 from brittle.base.tables import read_table
 from brittle.data.batches import pad
+from brittle.data.items import subset
 from brittle.diagnostics import covariance as covariance_module
 from brittle.diagnostics import inputs
 from support.tiny_models import (
@@ -437,6 +438,7 @@ def test_barrier_of_a_parabola():
             alphas,
             {"forget": loss},
             [{"forget": loss}] * 6,
+            {"forget": range(6)},
             {"forget": [[1] * 5] * 6},
             {"forget": 6},
             0,
@@ -447,16 +449,17 @@ def test_barrier_of_a_parabola():
 
 
 def test_null_of_a_few_texts_is_added_to_the_nll_of_all():
-    """Model A has 2 nats a token over all texts, 1 over the first two. Five directions add 0.1 to
-    0.5 nats a token to these at alpha 1: their mean is 0.3.
+    """Model A has 2 nats a token over all texts, 1 over the two drawn ones, which are longer. Five
+    directions add 0.1 to 0.5 nats a token to these at alpha 1: their mean is 0.3.
     """
-    line = torch.tensor([[4.0, 4.0, 8.0, 8.0, 8.0, 16.0]] * 2, dtype=torch.float64)
-    start = line[0, :2]
+    line = torch.tensor([[8.0, 8.0, 16.0, 8.0, 16.0, 8.0]] * 2, dtype=torch.float64)
+    drawn = {"forget": [1, 3]}
+    start = line[0, drawn["forget"]]
     nulls = [
-        {"forget": torch.stack([start, start + 4 * added])} for added in (0.1, 0.2, 0.3, 0.4, 0.5)
+        {"forget": torch.stack([start, start + 8 * added])} for added in (0.1, 0.2, 0.3, 0.4, 0.5)
     ]
-    ids = {"forget": [[1] * 5] * 6}
-    first, last = basin.rows([0.0, 1.0], {"forget": line}, nulls, ids, {"forget": 6}, 0)
+    ids = {"forget": [[1] * 5, [1] * 9, [1] * 5, [1] * 9, [1] * 5, [1] * 5]}
+    first, last = basin.rows([0.0, 1.0], {"forget": line}, nulls, drawn, ids, {"forget": 6}, 0)
     assert first["null_nll"] == first["nll"] == first["null_nll_low"] == 2
     assert last["null_nll"] == pytest.approx(2.3)
     # Student's t with 4 degrees of freedom, for a further draw
@@ -464,12 +467,13 @@ def test_null_of_a_few_texts_is_added_to_the_nll_of_all():
     assert last["null_nll_high"] - last["null_nll"] == pytest.approx(half, rel=1e-6)
 
 
-def test_random_directions_read_the_first_texts_alone(root, tmp_path, monkeypatch):
-    read = []
+def test_random_directions_read_a_drawn_part_of_the_texts(root, tmp_path, monkeypatch):
+    read, forget = [], []
     walk = basin.walk
 
     def noted(model, start, end, alphas, ids, *rest):
         read.append((len(alphas), {split: len(texts) for split, texts in ids.items()}))
+        forget.append(ids["forget"])
         return walk(model, start, end, alphas, ids, *rest)
 
     monkeypatch.setattr(basin, "walk", noted)
@@ -477,4 +481,5 @@ def test_random_directions_read_the_first_texts_alone(root, tmp_path, monkeypatc
     table = run(basin, "basin.csv", root, tmp_path, points=2)
     few = {"forget": 7, "retain": 7}
     assert read == [(2, {"forget": 24, "retain": 24}), (1, few), *[(1, few)] * basin.DIRECTIONS]
+    assert forget[1] == subset(forget[0], 7) != forget[0][:7]
     assert (table.n_texts == 24).all() and (table.null_nll >= 0).all()

@@ -133,11 +133,13 @@ def test_06_what_is_configured_reaches_lm_eval(monkeypatch):
 
     monkeypatch.setattr(huggingface, "HFLM", Spy)
     monkeypatch.setattr(lm_eval, "simple_evaluate", lambda lm, **given: seen.update(given))
-    harness.evaluate(tiny.model(), "the tokenizer", ["task"], None, limit=7, batch_size=13, seed=3)
-    assert (seen["tokenizer"], seen["batch_size"], seen["limit"], seen["random_seed"]) == (
+    harness.evaluate(
+        tiny.model(), "the tokenizer", ["task"], None, {"task": [4]}, batch_size=13, seed=3
+    )
+    assert (seen["tokenizer"], seen["batch_size"], seen["samples"], seen["random_seed"]) == (
         "the tokenizer",
         13,
-        7,
+        {"task": [4]},
         3,
     )
 

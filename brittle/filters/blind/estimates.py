@@ -96,7 +96,7 @@ def public_texts(row):
 
 
 def read_public(paths, limit):
-    """At most `limit` original public texts of JSONL files, spread evenly; see `public_texts`.
+    """At most `limit` original public texts of JSONL files, spread over them; see `public_texts`.
 
     Raises UserError for a row without any.
     """
