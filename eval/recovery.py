@@ -412,8 +412,10 @@ def main(
     """
     from brittle.base.layout import roles_of
     from brittle.base.record import Run
+    from brittle.models.twin import check_twin
 
     roles = roles_of(base, filtered, unlearned)
+    check_twin(base, filtered, unlearned)
     folders = {name: root / name / attack for name in roles}
     attacks = {name: read_attack(folder) for name, folder in folders.items()}
     files = [

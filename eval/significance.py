@@ -301,8 +301,10 @@ def main(
     """Paired tests, intervals and effect sizes between models, by entity."""
     from brittle.base.layout import model_name, roles_of
     from brittle.base.record import Run
+    from brittle.models.twin import check_twin
 
     roles = roles_of(base, filtered, unlearned)
+    check_twin(base, filtered, unlearned)
     repeats = {}
     for pair in repeat or []:
         model, equals, other = (piece.strip() for piece in pair.partition("="))

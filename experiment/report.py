@@ -20,6 +20,7 @@ import typer
 from brittle.base import code, command, layout, options
 from brittle.base.record import Run, older_code, say
 from brittle.base.tables import number, read_rows
+from brittle.models.twin import check_twin
 from brittle.pipeline import steps
 from brittle.report import attacks, filter, levels, no_twin, page, quality, sequential
 from brittle.report.condense import condense, question, records, update_size
@@ -440,6 +441,7 @@ def main(
 ):
     """One page with all results (report.html), and summary.csv."""
     roles = layout.roles_of(base, filtered, unlearned)
+    check_twin(base, filtered, unlearned)
     listed = [
         row for row in steps.read_steps(table) if Path(row["script"]).name != Path(__file__).name
     ]

@@ -333,6 +333,7 @@ def main(
     from brittle.base.layout import model_name
     from brittle.base.record import Run, say
     from brittle.models.find import model_folder
+    from brittle.models.twin import check_twin
     from brittle.pipeline import runner
     from brittle.pipeline.methods import how_to_make
     from brittle.report import attacks as attack_sections
@@ -354,6 +355,7 @@ def main(
             f"--unlearned, or make them with: {make}"
         )
     models = {**ends, **compared}
+    check_twin(base, ends.get("filtered"), list(compared.values()))
     for model in models.values():
         # without its weights a model that was measured before still has its cells
         model_folder(model, weights=not disk.has_removed_weights(model))

@@ -4,6 +4,8 @@
         every method on the mini family -> outputs/methods.csv
     uv run unlearn/create_all.py --base B --filtered F --data DIR --methods ga,npo
         two methods on a model and data of your own
+    uv run unlearn/create_all.py --base B --data DIR --methods ga,npo
+        the same without a model that never saw the texts: recovery is then measured from chance
     uv run unlearn/create_all.py --methods ga,npo,rmu --no-attack
         the same, some of them, without the attacks
     uv run unlearn/create_all.py --methods filter --no-attack
@@ -62,7 +64,9 @@ def _recovery(study, names, needs):
     from brittle.pipeline import methods, steps
 
     root = Path(study.root)
-    command = ["eval/recovery.py", "--base", study.base, "--filtered", study.filtered]
+    command = ["eval/recovery.py", "--base", study.base]
+    if study.filtered:
+        command += ["--filtered", study.filtered]
     for name in methods.NAMES:
         model = str(layout.unlearned_dir(root, study.base, name))
         attacked = layout.step("tamper").path(root / layout.model_name(model))
@@ -71,7 +75,7 @@ def _recovery(study, names, needs):
     outdir = root / "methods"
     command += ["--root", str(root), "--outdir", str(outdir)]
     output = outdir / layout.step("recovery").output
-    return steps.Task("recovery", "recovery", "Recovery over Filtered", command, output, needs)
+    return steps.Task("recovery", "recovery", "Recovery", command, output, needs)
 
 
 def main(
@@ -95,6 +99,7 @@ def main(
     """Make every unlearned model that is missing, attack each, and end with a table."""
     from brittle.base import places
     from brittle.base.layout import is_same
+    from brittle.models.twin import check_twin
     from brittle.pipeline import given, runner, steps
     from brittle.pipeline.methods import NAMES
 
@@ -110,15 +115,13 @@ def main(
         raise UserError(f"--methods {unknown[0]}: no such method. Methods: {', '.join(NAMES)}.")
     study = steps.read_study(preset)
     own_base = base is not None and not is_same(base, study.base)
-    if own_base and filtered is None and attack:
-        raise UserError(
-            f"--base {base} needs --filtered, which the attacks are compared with. "
-            "Give it, or --no-attack."
-        )
     for note in given.data_notes(study, base, data):
         print(note, flush=True)
-    if own_base:  # it has no twin that could be trained
-        filtered = filtered or ""
+    check_twin(base or study.base, filtered, [])
+    if own_base and not filtered:  # it has no twin that could be trained
+        filtered = ""
+        if attack:
+            print(given.NO_TWIN, flush=True)
     study = steps.override(study, base=base, filtered=filtered, data=data, root=root)
     if "unlearn" not in study.makes:
         study.makes = [*study.makes, "unlearn"]

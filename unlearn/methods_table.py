@@ -26,14 +26,18 @@ COLUMNS = [
     "retain_accuracy",
     "general_accuracy",
     "recovery_over_filtered",
+    "recovery_from_chance",
     "steps",
     "seconds",
 ]
 
 
+RECOVERIES = ("recovery_over_filtered", "recovery_from_chance")  # one of them, by the study
+
+
 def recoveries(path):
-    """{model: recovery_over_filtered} of a recovery.csv, empty where there is none."""
-    return {row["model"]: row.get("recovery_over_filtered") for row in read_rows(path)}
+    """{model: {column: RECOVERIES}} of a recovery.csv, empty where there is none."""
+    return {row["model"]: {name: row.get(name) for name in RECOVERIES} for row in read_rows(path)}
 
 
 def recovery_file(root):
@@ -44,7 +48,8 @@ def recovery_file(root):
 def rows(root, model, names):
     """A row a method whose model is there.
 
-    Accuracies as made, recovery over Filtered under the attack, steps and seconds.
+    Accuracies as made, recovery under the attack (from chance where there is no Filtered), steps
+    and seconds.
     """
     from brittle.pipeline import methods
 
@@ -53,8 +58,8 @@ def rows(root, model, names):
         row = methods.outcome(root, model, name)
         if row is not None:
             folder = layout.unlearned_dir(root, model, name)
-            row["recovery_over_filtered"] = recovered.get(layout.model_name(str(folder)))
-            yield row
+            blank = dict.fromkeys(RECOVERIES)
+            yield row | recovered.get(layout.model_name(str(folder)), blank)
 
 
 def main(

@@ -12,6 +12,7 @@ from brittle.base.layout import is_same
 from brittle.base.own_data import unlearned_on
 from brittle.data import abilities
 from brittle.models.find import model_folder
+from brittle.models.twin import check_twin
 from brittle.pipeline import methods
 
 TEXTS = ("forget.txt", "retain.txt")
@@ -67,6 +68,7 @@ def check_given(study, base=None, filtered=None, unlearned=None, method=None, da
     for flag, model in named:
         if model:
             check_model(flag, model)
+    check_twin(base or study.base, filtered, unlearned or study.unlearned)
     notes = [NO_TWIN] if filtered == "" else []
     if data != "":
         return notes + data_notes(study, base, data)

@@ -86,16 +86,10 @@ def clone(family, knowing, data, tmp_path, monkeypatch, jsonl):
         (tmp_path / path.name).symlink_to(path)
     for name in ("outputs/models/mini-base", "my_model", "A"):
         shutil.copytree(knowing, tmp_path / name)
-    unlearned = "outputs/mini-base__cb_lat/unlearned_model"
-    for name in (
-        "outputs/models/mini-filtered",
-        unlearned,
-        "my_filtered",
-        "my_unlearned",
-        "B",
-        "C",
-    ):
+    for name in ("outputs/models/mini-filtered", "my_filtered", "B"):
         shutil.copytree(family.filtered, tmp_path / name)
+    for name in ("outputs/mini-base__cb_lat/unlearned_model", "my_unlearned", "C"):
+        shutil.copytree(family.base, tmp_path / name)
     for name in ("data/mini", "my_data", "DIR"):
         shutil.copytree(data, tmp_path / name)
     for name in ("my_forget.txt", "mine.txt"):

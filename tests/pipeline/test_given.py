@@ -198,7 +198,7 @@ def test_what_lacks_its_file_is_left_out_in_one_line(mini, family, tmp_path):
     assert given.without_left_out(tasks, None) == tasks
 
 
-def test_a_folder_of_plain_texts_runs_to_its_end(family, tmp_path, script, fork):
+def test_a_folder_of_plain_texts_runs_to_its_end(family, knowing, tmp_path, script, fork):
     """First use 10: with texts alone the study ended with 19 failures and exit 1."""
     folder = tmp_path / "texts"
     folder.mkdir()
@@ -206,7 +206,7 @@ def test_a_folder_of_plain_texts_runs_to_its_end(family, tmp_path, script, fork)
         (folder / name).write_text("a text\n" * 4)
     models = ["--base", family.base, "--filtered", family.filtered, "--unlearned"]
     copy = tmp_path / "cut"
-    shutil.copytree(family.filtered, copy)
+    shutil.copytree(knowing, copy)
     study = [PIPELINE, *models, str(copy), "--data", str(folder), "--root", str(tmp_path / "out")]
     plan = script(*study, "--dry-run")
     assert plan.code == 0, plan.err
