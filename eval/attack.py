@@ -19,6 +19,7 @@ from typing import Annotated
 import typer
 
 from brittle.base import command, options
+from brittle.data.examples import DEFAULT, Reading
 
 OF_A_CELL = ("seconds", "cpu_seconds", "texts_read", "read_sha256")
 COLUMNS = [
@@ -111,6 +112,7 @@ def plot(cells, name, chance):
     return figure
 
 
+@options.spread
 def main(
     model: options.Model,
     outdir: options.Outdir,
@@ -125,6 +127,7 @@ def main(
     batch_size: options.BatchSize = 256,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
+    reading: Reading = DEFAULT,
     wrapper: options.Wrapper = None,
     wrapper_rules: options.WrapperRules = None,
     force: Annotated[bool, typer.Option("--force", help="Make every cell anew.")] = False,
@@ -143,7 +146,7 @@ def main(
     guard = guards.make(wrapper, data, wrapper_rules)
     read = guards.files(wrapper, data, wrapper_rules) if guard else ()
     attacked = session.AttackSession(
-        folder, data, max_items, batch_size, device, dtype, guard, read
+        folder, data, max_items, batch_size, device, dtype, guard, read, reading
     )
     meter.eval_sets(data, max_items)  # what is wrong with the data is said before a model is loaded
     settings = {"attacks": names, "seeds": numbers, **(guard.about if guard else {})}

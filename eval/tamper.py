@@ -31,6 +31,7 @@ import typer
 from brittle.base import command, options
 from brittle.base.errors import UserError
 from brittle.base.knobs import listed
+from brittle.data.examples import DEFAULT, Reading
 from brittle.metrics.recovery import BREAKS, breaks_base
 
 COLUMNS = [
@@ -77,19 +78,19 @@ def read_steps(text, steps):
     return tuple(sorted({step for step in asked if 0 < step < steps} | {steps}))
 
 
-def attack_texts(data, on, seed=0):
-    """The texts that the attack trains on: of half A those of A1, which `seed` draws.
+def attack_rows(data, on, seed=0):
+    """The rows that the attack trains on: of half A those of A1, which `seed` draws.
 
     Raises UserError where those of half-a or benign tell a fact of half B.
     """
     from brittle.attacks import base, material
 
     if on == "half-b":
-        return base.right_answers(material.halves(data)[1])
+        return base.right_pairs(material.halves(data)[1])
     known = material.Material(data, seed)
-    texts = base.right_answers(known.forget_to_train()) if on == "half-a" else known.benign()
+    rows = base.right_pairs(known.forget_to_train()) if on == "half-a" else known.benign()
     known.check(material.forbidden(data))
-    return texts
+    return rows
 
 
 class Attacked(NamedTuple):
@@ -121,7 +122,7 @@ def measure_as_made(model, tokenizer, sets, first=None):
     return start, merit
 
 
-def attack(model, tokenizer, ids, sets, relearning, rates, first=None):
+def attack(model, tokenizer, examples, sets, relearning, rates, first=None):
     """[Attacked]: what every rate of a `Relearn` makes of the model.
 
     The rows of step 0 are measured once: they are the same at every rate. first: the Meter of the
@@ -137,7 +138,7 @@ def attack(model, tokenizer, ids, sets, relearning, rates, first=None):
         meter.rows += start.rows
         meter.rights |= start.rights
         label = f"seed {relearning.seed}, lr {lr:g}"
-        error = relearning.attack(model, tokenizer, ids, lr, meter, label=label, start=merit)
+        error = relearning.attack(model, tokenizer, examples, lr, meter, label=label, start=merit)
         if error:
             print(f"note: lr {lr:g} broke the model: {error}")
         best = max(best, meter.best)
@@ -239,6 +240,7 @@ def plot(table, name, on):
     return figure
 
 
+@options.spread
 def main(
     model: options.Model,
     outdir: options.Outdir,
@@ -265,6 +267,7 @@ def main(
     max_items: Annotated[
         int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")
     ] = 200,
+    reading: Reading = DEFAULT,
     seed: options.Seed = 0,
     seeds: Annotated[
         int, typer.Option(min=1, help="Attack seeds, from --seed on: one attack each.")
@@ -276,7 +279,7 @@ def main(
     if on not in TRAINED:
         raise UserError(f"--on {on}: choose {', '.join(TRAINED)}.")
     from brittle.attacks.meter import NEVER_SEEN_FILE, judging_set
-    from brittle.attacks.relearn import Relearn, default_rates, encode_texts
+    from brittle.attacks.relearn import Relearn, default_rates, encode_attack
     from brittle.base.layout import model_name
     from brittle.base.own_data import is_mini
     from brittle.base.record import Run, say
@@ -294,7 +297,7 @@ def main(
     name = model_name(model)
     sets = eval_sets(data, max_items, seed)
     numbers = list(range(seed, seed + seeds))
-    texts = {number: attack_texts(data, on, number) for number in numbers}
+    texts = {number: attack_rows(data, on, number) for number in numbers}
     picked = pick_device(device)
     settings = {
         "attacked_on": on,
@@ -307,16 +310,16 @@ def main(
     }
     names = [*(f"mcq_{split}.jsonl" for split in ALL_SPLITS), "qa_forget.jsonl", NEVER_SEEN_FILE]
     if on == "benign":
-        names += ["retain.txt", "retain.jsonl", "neutral.txt"]
+        names += ["retain.txt", "retain.facts.jsonl", "retain.jsonl", "neutral.txt"]
     files = [data / file for file in names if (data / file).is_file()]
     with Run(outdir, files, {"model": str(folder)}, seed, settings) as run:
         attacked, tokenizer = load_model(folder, picked, "float32"), load_tokenizer(folder)
         done, first = [], None
         for number in numbers:
-            ids = encode_texts(attacked, tokenizer, texts[number])
+            examples = encode_attack(attacked, tokenizer, texts[number], reading)
             measured = judging_set(data, number) | sets
-            relearning = Relearn(number, None, steps, at, batch_size, lora_rank)
-            done += attack(attacked, tokenizer, ids, measured, relearning, rates, first)
+            relearning = Relearn(number, None, steps, at, batch_size, lora_rank, reading=reading)
+            done += attack(attacked, tokenizer, examples, measured, relearning, rates, first)
             first = first or done[0].meter
         table = list(rows(name, done))
         run.figure(plot(table, name, on), "tamper.png")

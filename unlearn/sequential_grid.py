@@ -318,25 +318,24 @@ def make_lab(folder, study, device):
     import torch
 
     from brittle.attacks import meter
-    from brittle.attacks.base import right_answers
+    from brittle.attacks.base import right_pairs
     from brittle.attacks.material import split_half_a
-    from brittle.attacks.relearn import FineTuning, fine_tune
-    from brittle.data.batches import encode
-    from brittle.data.items import SPLITS, read_splits, subset
-    from brittle.data.texts import read_texts
+    from brittle.attacks.relearn import FineTuning, encode_attack, fine_tune
+    from brittle.data.examples import DEFAULT
+    from brittle.data.items import SPLITS, read_rows, read_splits, subset
     from brittle.metrics import mcq
     from brittle.models.architectures import context_length
     from brittle.models.load import load_model, load_tokenizer
     from brittle.training.loop import make_accelerator
     from brittle.unlearning.grid import STEPS, Lab
-    from brittle.unlearning.sets import read_chats
+    from brittle.unlearning.sets import encode_set
 
     model, tokenizer = load_model(folder, device, "float32"), load_tokenizer(folder)
     data, batch_size = study.data, study.batch_size
     length = min(study.max_length, context_length(model.config))
 
-    def encoded(texts, name):
-        return [i for i in encode(tokenizer, texts, length, name) if len(i) > 1]
+    def encoded(rows, name):
+        return encode_set(tokenizer, rows, length, DEFAULT, name)
 
     items = read_splits(data)
     halves = {half: [i for i in items["forget"] if i.get("half") == half] for half in "AB"}
@@ -350,7 +349,7 @@ def make_lab(folder, study, device):
         for split, rows in (items | {"heldout": halves["B"]}).items()
     }
     texts = {
-        split: encoded(read_texts(data / f"{split}.txt"), split) for split in ("forget", "retain")
+        split: encoded(read_rows(data / f"{split}.txt"), split) for split in ("forget", "retain")
     }
 
     def relearn(attacked, run_seed, measure):
@@ -361,8 +360,8 @@ def make_lab(folder, study, device):
             measure(step, meter.merit(meter.measure_split(meter.JUDGE, judging, outcomes)))
 
         tuning = FineTuning(study.attack_lr, max(STEPS), STEPS, batch_size, run_seed)
-        ids = encoded(right_answers(train), "attack texts")
-        fine_tune(attacked, tokenizer.pad_token_id, ids, tuning, measure_step)
+        examples = encode_attack(attacked, tokenizer, right_pairs(train))
+        fine_tune(attacked, tokenizer.pad_token_id, examples, tuning, measure_step)
 
     lab = Lab(
         base=model,
@@ -370,7 +369,7 @@ def make_lab(folder, study, device):
         sets=texts,
         items=measured,
         relearn=relearn,
-        chats=encoded(read_chats(study.chat), "chats"),
+        chats=encoded(read_rows(study.chat), "chats"),
         accelerator=make_accelerator(torch.device(device)),
         batch_size=batch_size,
     )

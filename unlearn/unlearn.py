@@ -22,6 +22,7 @@ import typer
 from brittle.base import command, groups, options
 from brittle.base.errors import UserError
 from brittle.base.knobs import all_knobs, show, values
+from brittle.data.examples import TrainingReading
 from brittle.methods import METHODS, method_class
 from brittle.methods.wrappers import Wrappers
 
@@ -31,6 +32,7 @@ MaybeText = str | None
 MaybeFloat = float | None
 
 
+@options.spread
 def main(
     model: options.Model,
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")],
@@ -111,6 +113,7 @@ def main(
         MaybeText,
         typer.Option(help="Log to this Weights & Biases project, in a group a base model."),
     ] = None,
+    reading: TrainingReading = TrainingReading(),
     seed: options.Seed = 0,
     device: options.Device = "auto",
     revision: options.Revision = None,
@@ -120,7 +123,7 @@ def main(
     """Unlearn: fine-tune one model with one method."""
     from brittle.base.layout import check_tag, model_name
     from brittle.base.record import relative
-    from brittle.data.texts import read_texts
+    from brittle.data.items import read_rows
     from brittle.models.find import model_folder, read_config
     from brittle.models.load import pick_device
     from brittle.unlearning import publish, tracking
@@ -151,8 +154,8 @@ def main(
     home = Path("data/mini") if preset == "mini" else Path("data")
     if data and any((data / name).is_file() for name in ("forget.txt", "forget.jsonl")):
         home = data
-    forget = forget or home / "forget.txt"
-    retain = retain or forget.with_name("retain.txt")
+    forget = forget or set_file(home, "forget")
+    retain = retain or set_file(forget.parent, "retain")
     if data and forget.parent != data and not any(data.glob("mcq_*.jsonl")):
         raise UserError(
             f"--data {data} holds no mcq_forget.jsonl, mcq_retain.jsonl or mcq_general.jsonl "
@@ -162,8 +165,8 @@ def main(
         forget_path=forget,
         retain_path=retain,
         data=data or forget.parent,
-        forget=read_texts(forget, max_samples),
-        retain=read_texts(retain, max_samples),
+        forget=read_rows(forget, max_samples),
+        retain=read_rows(retain, max_samples),
     )
     if push_to_hub:
         publish.check_repo(push_to_hub)
@@ -189,6 +192,7 @@ def main(
         eval_split=eval_split,
         default_files=(default_file,),
         wrappers=wrappers,
+        reading=reading,
         track=tracker.log if tracker else None,
         tag=name,
     )
@@ -214,6 +218,12 @@ def main(
         print(f"note: {note}")
     if push_to_hub:
         print(f"uploaded: {publish.push(job.folder, push_to_hub, public=public)}")
+
+
+def set_file(folder, name):
+    """The texts of a set in a folder: its .jsonl where there is no .txt."""
+    lines, objects = folder / f"{name}.txt", folder / f"{name}.jsonl"
+    return objects if objects.is_file() and not lines.is_file() else lines
 
 
 def merge_defaults(defaults, settings, knobs):

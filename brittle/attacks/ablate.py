@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import torch
 
-from brittle.attacks.base import Attack, right_answers
-from brittle.data.batches import batches, encode
+from brittle.attacks.base import Attack, right_pairs
+from brittle.data.batches import batches
+from brittle.data.examples import DEFAULT, encode_rows
 from brittle.models.architectures import context_length
 from brittle.models.blocks import block_count
 from brittle.models.hooks import edit, hidden
@@ -41,14 +42,14 @@ def inlier_mean(h):
 
 
 @torch.no_grad()
-def means(model, tokenizer, texts, batch_size=64):
-    """[blocks, D] float32: the mean output of every block over the real tokens of `texts`, the
+def means(model, tokenizer, rows, reading=DEFAULT, batch_size=64):
+    """[blocks, D] float32: the mean output of every block over the real tokens of `rows`, the
     first of each left out.
     """
     layers = range(block_count(model))
-    ids = encode(tokenizer, texts, context_length(model.config), "texts")
+    examples = encode_rows(tokenizer, rows, context_length(model.config), reading)
     streams = [[] for _ in layers]
-    for _, batch in batches(ids, tokenizer.pad_token_id, batch_size, model.device):
+    for _, batch in batches(examples, tokenizer.pad_token_id, batch_size, model.device):
         real = batch["attention_mask"].bool()
         real[:, 0] = False  # where models keep their largest activations
         for k, h in hidden(model, batch, layers).items():
@@ -78,12 +79,13 @@ class Ablate(Attack):
     base: object = None
 
     def run(self, model, tokenizer, material, measure):
-        known = right_answers(material.forget()[: self.texts])
-        forget = means(model, tokenizer, known)
+        known = right_pairs(material.forget()[: self.texts])
+        forget = means(model, tokenizer, known, self.reading)
         if self.base is not None:
-            reference = means(self.base, tokenizer, known).to(forget)
+            reference = means(self.base, tokenizer, known, self.reading).to(forget)
         else:
-            reference = means(model, tokenizer, right_answers(material.retain()[: self.texts]))
+            others = right_pairs(material.retain()[: self.texts])
+            reference = means(model, tokenizer, others, self.reading)
         every = range(block_count(model))
         for k, direction in enumerate(directions(forget, reference)):
             for site in self.sites:

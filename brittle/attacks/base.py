@@ -13,8 +13,11 @@ So this file and those of the attacks import no torch on top: `--help` reads the
 """
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
+
+from brittle.data.examples import DEFAULT, Reading
+from brittle.data.rows import Pair, plain, unframed
 
 
 class Prompt:
@@ -39,6 +42,8 @@ class Attack:
 
     HOLDS_OUT: ClassVar[bool] = False  # does it train, and A2 choose among its variants?
     seed: int = 0
+    # how the texts of a chat model are read
+    reading: Reading = field(default=DEFAULT, kw_only=True)
 
     def check(self):
         """Raises UserError for settings that are none, or do not go together."""
@@ -97,11 +102,17 @@ def is_mini(model):
     return getattr(model.config, "family", "") == "mini"
 
 
+def right_pairs(items):
+    """Multiple-choice items as questions with their right answers (data.rows.Pair)."""
+    return [
+        Pair(item["question"], item["choices"][item["answer"]], unframed(item["question"]))
+        for item in items
+    ]
+
+
 def right_answers(items):
     """`question answer` of multiple-choice items."""
-    from brittle.data.tokens import join
-
-    return [join(item["question"], item["choices"][item["answer"]]) for item in items]
+    return [plain(pair) for pair in right_pairs(items)]
 
 
 def encode_right_answers(tokenizer, items, limit):

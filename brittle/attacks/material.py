@@ -12,7 +12,8 @@ from pathlib import Path
 
 from brittle.attacks.base import right_answers
 from brittle.base.errors import UserError
-from brittle.data.items import entity_of, fact_of, read_items
+from brittle.data.items import entity_of, fact_of, read_items, read_rows
+from brittle.data.rows import plain
 from brittle.data.subjects import with_halves
 from brittle.data.texts import read_jsonl, read_texts
 from brittle.data.tokens import join
@@ -181,15 +182,15 @@ class Material:
         return items
 
     def benign(self):
-        """Texts without a word on the forget set: the retain set's, and neutral ones if any."""
+        """Rows without a word on the forget set: the retain set's, and neutral ones if any."""
         paths = [self.data / name for name in ("retain.txt", "retain.jsonl", "neutral.txt")]
-        texts = [text for path in paths if path.is_file() for text in read_texts(path)]
-        if not texts:
+        rows = [row for path in paths if path.is_file() for row in read_rows(path)]
+        if not rows:
             raise UserError(
                 f"{self.data} has no benign text (retain.txt, retain.jsonl or neutral.txt)."
             )
-        self._give(texts)
-        return texts
+        self._give(map(plain, rows))
+        return rows
 
     def check(self, banned):
         """Raises UserError where a text that was handed out is among `banned` {hash: text}."""

@@ -102,15 +102,15 @@ class Prune(Attack):
         """`input_norms` over benign texts drawn by the seed."""
         import torch
 
-        from brittle.data.batches import encode
+        from brittle.data.examples import encode_rows
         from brittle.models.architectures import context_length
 
         benign = material.benign()
         drawn = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(len(benign), generator=drawn)[: self.texts]
-        texts = [benign[i] for i in order]
-        ids = encode(tokenizer, texts, context_length(model.config), "texts")
-        return input_norms(model, ids, tokenizer.pad_token_id)
+        rows = [benign[i] for i in order]
+        examples = encode_rows(tokenizer, rows, context_length(model.config), self.reading)
+        return input_norms(model, examples, tokenizer.pad_token_id)
 
     def run(self, model, tokenizer, material, measure):
         for scheme in self.scheme:

@@ -14,9 +14,11 @@ unlearn/sequential_grid.py call it with settings of their own.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from brittle.attacks.base import Attack, is_mini, kept, right_answers
+from brittle.attacks.base import Attack, is_mini, kept, right_pairs
 from brittle.base.errors import UserError
 from brittle.base.knobs import knob
+from brittle.data.examples import DEFAULT, encode_rows
+from brittle.data.rows import plain
 
 PATIENCE = 2  # measurements without a better one after which a rate is ended
 # The mini family's rates were chosen by what Base keeps of half B. What fits another model is not
@@ -52,12 +54,17 @@ class FineTuning:
     label: str | None = None
 
 
-def encode_texts(model, tokenizer, texts):
-    """Token ids of the texts that an attack trains on, cut at the model's context."""
-    from brittle.data.batches import encode
+def encode_attack(model, tokenizer, rows, reading=DEFAULT):
+    """The Examples that an attack trains on, cut at the model's context.
+
+    A chat model learns the answers, through its template. A model without one learns whole texts,
+    as in its pretraining.
+    """
     from brittle.models.architectures import context_length
 
-    return encode(tokenizer, texts, context_length(model.config), "attack texts")
+    if not reading.templated(tokenizer):
+        rows = [plain(row) for row in rows]
+    return encode_rows(tokenizer, rows, context_length(model.config), reading, "attack texts")
 
 
 def add_adapters(model, rank, seed):
@@ -72,8 +79,8 @@ def add_adapters(model, rank, seed):
         return adapters.add(model, None, rank, 2.0 * rank, "all", seed)
 
 
-def fine_tune(model, pad_id, ids, tuning, measure):
-    """Train `model` in place on texts `ids` and call measure(step) behind the steps of `tuning.at`.
+def fine_tune(model, pad_id, examples, tuning, measure):
+    """Train `model` in place on `examples` and call measure(step) behind the steps of `tuning.at`.
 
     The training ends where measure returns True. Adapters are taken off again at the end. Raises
     UserError where the rate breaks the model.
@@ -86,7 +93,7 @@ def fine_tune(model, pad_id, ids, tuning, measure):
     from brittle.training.settings import Settings
     from brittle.training.steps import AfterStep
 
-    stream = Stream(ids, pad_id, tuning.batch_size, 1, tuning.seed, model.device)
+    stream = Stream(examples, pad_id, tuning.batch_size, 1, tuning.seed, model.device)
     settings = Settings(
         steps=tuning.steps,
         lr=tuning.lr,
@@ -139,17 +146,17 @@ class Relearn(Attack):
     batch_size: int = knob(32, "Texts an optimizer step.", low=1)
     lora_rank: int = knob(0, "Rank of low-rank adapters; 0 trains all weights.", low=0)
 
-    def texts(self, material):
-        """The texts to train on."""
-        return right_answers(material.forget_to_train())
+    def rows(self, material):
+        """The rows to train on."""
+        return right_pairs(material.forget_to_train())
 
     def run(self, model, tokenizer, material, measure):
-        ids = encode_texts(model, tokenizer, self.texts(material))
+        examples = encode_attack(model, tokenizer, self.rows(material), self.reading)
         rates = default_rates(mini=is_mini(model), lora=bool(self.lora_rank))
         for lr in self.rates or rates:
-            self.attack(model, tokenizer, ids, lr, measure)
+            self.attack(model, tokenizer, examples, lr, measure)
 
-    def attack(self, model, tokenizer, ids, lr, measure, label=None, start=None):
+    def attack(self, model, tokenizer, examples, lr, measure, label=None, start=None):
         """Attack at one rate, then put the model back.
 
         start: the `meter.merit` of the model as it is, where that was measured. Returns the
@@ -176,7 +183,7 @@ class Relearn(Attack):
 
         with kept(model):
             try:
-                fine_tune(model, tokenizer.pad_token_id, ids, tuning, measure_step)
+                fine_tune(model, tokenizer.pad_token_id, examples, tuning, measure_step)
             except UserError as error:
                 for step in sorted(set(tuning.at) - set(measured)):
                     measure.broken(f"lr {lr:g}, step {step}", error, lr=lr, step=step)
@@ -195,5 +202,5 @@ class RelearnLora(Relearn):
 class RelearnBenign(Relearn):
     """Fine-tunes all weights on retain and neutral text alone."""
 
-    def texts(self, material):
+    def rows(self, material):
         return material.benign()

@@ -25,6 +25,7 @@ from brittle.base.errors import UserError
 from brittle.base.files import describe_file, replace_text
 from brittle.base.layout import model_files
 from brittle.base.record import within_project
+from brittle.data.examples import DEFAULT, Reading
 from brittle.metrics import mcq
 from brittle.models import guarded
 
@@ -34,6 +35,7 @@ DATA = (
     NEVER_SEEN_FILE,
     "qa_forget.jsonl",
     "retain.txt",
+    "retain.facts.jsonl",
     "retain.jsonl",
     "neutral.txt",
     *TELLING,
@@ -55,6 +57,7 @@ class AttackSession:
     dtype: str = "float32"
     guard: object = None
     guard_files: tuple = ()
+    reading: Reading = DEFAULT
     loaded: list = field(default_factory=list)
     loading: code.Watch | None = None  # the code that loaded the model: every cell's code too
 
@@ -112,12 +115,16 @@ class AttackSession:
         key = {"attack": name, "settings": settings, "inputs": hashes}
         return json.loads(json.dumps(key, default=str))
 
+    def attack(self, name, seed):
+        """The attack `name` with its defaults."""
+        return attack_class(name)(seed=seed, reading=self.reading)
+
     def cell(self, name, seed, described):
         """The outcome of attack `name` with `seed`: a dict that JSON can hold.
 
         A failed attack has no numbers, but a note.
         """
-        attack = attack_class(name)(seed=seed)
+        attack = self.attack(name, seed)
         cell = {
             "key": self.key(name, attack, described),
             "code": {},
@@ -183,7 +190,7 @@ def cells(session, names, seeds, folder, *, force=False, say=print):
             path = folder / f"{name}-{seed}.json"
             cell = None
             if not force:
-                key = session.key(name, attack_class(name)(seed=seed), described)
+                key = session.key(name, session.attack(name, seed), described)
                 cell = read_cell(path, key)
             if cell is None:
                 cell = session.cell(name, seed, described)

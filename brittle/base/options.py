@@ -254,12 +254,15 @@ def spread(main):
         groups[parameter.name] = group
         parameters += inspect.signature(group).parameters.values()
     signature = inspect.Signature(parameters)
+    open_names = [p.name for p in parameters if p.kind is p.VAR_KEYWORD]
 
     @functools.wraps(main)
     def filled(*values, **named):
         bound = signature.bind(*values, **named)
         bound.apply_defaults()
         arguments = bound.arguments
+        for name in open_names:  # what **named takes
+            arguments.update(arguments.pop(name, {}))
         for name, group in groups.items():
             own = {field.name: arguments.pop(field.name) for field in fields(group)}
             arguments[name] = group(**own)

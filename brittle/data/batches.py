@@ -33,7 +33,8 @@ class Batch(dict):
 
     targets, predicting, states: [B, T], 1 at the tokens whose prediction a loss counts, at the
     positions that predict them, and at the positions whose states a method looks at; None where
-    they are all real tokens.
+    they are all real tokens. answer: [B, T], 1 at the tokens of the answer; None where no example
+    has one.
 
     n_targets, n_tokens, n_states: what a sum over the predicted tokens, over those positions, or
     over states is divided by. A batch that stands alone has its own counts. A micro-batch has the
@@ -41,7 +42,7 @@ class Batch(dict):
     those of one large batch.
     """
 
-    index, targets, predicting, states = None, None, None, None
+    index, targets, predicting, states, answer = None, None, None, None, None
     n_tokens, n_targets, n_states = None, None, None
 
 
@@ -59,7 +60,7 @@ def pad(examples, pad_id, device="cpu", index=None):
         input_ids=rows([example.ids for example in examples], pad_id),
         attention_mask=rows([[1] * len(example) for example in examples], 0),
     )
-    for name in ("targets", "predicting", "states"):
+    for name in ("targets", "predicting", "states", "answer"):
         masks = [getattr(example, name) for example in examples]
         if any(mask is not None for mask in masks):
             filled = [

@@ -1,6 +1,6 @@
 """Examples: the token ids of a row, and which of them are its answer.
 
-    rows = texts.read_rows(path)                       str, Pair or Chat each (brittle/data/rows.py)
+    rows = items.read_rows(path)                       str, Pair or Chat each (brittle/data/rows.py)
     examples = encode_rows(tokenizer, rows, 512)       Example each
     ids = prompt_ids(tokenizer, "Who is she?")         what a model is asked with
 
@@ -20,12 +20,12 @@ the model is asked with. `after_prompt` then puts the answer behind the prompt's
 
 import re
 import sys
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, NamedTuple
 
 from brittle.base import options
 from brittle.base.errors import UserError
-from brittle.data.rows import Chat, answer_in, plain, plain_prompt, turns_of
+from brittle.data.rows import Chat, answer_in, plain, plain_prompt, turns_of, with_answer
 from brittle.data.tokens import common_prefix, encode_prompts
 
 PLACES = ("answer", "all")
@@ -40,14 +40,29 @@ class Reading:
     raw           no chat template
     system        a system message before each conversation that has none
     after_prompt  the answer behind the prompt's tokens, where the template rewrites the answer
-    loss_on       which predicted tokens a loss counts: the answer's, or all
-    positions     which states a representation method moves or keeps: those that predict a token
-                  of the answer, or all
     """
 
     raw: options.Raw = False
     system: options.System = ""
     after_prompt: options.AfterPrompt = False
+
+    loss_on: ClassVar[str] = "answer"
+    positions: ClassVar[str] = "answer"
+
+    def templated(self, tokenizer):
+        """Does a conversation go through the tokenizer's chat template?"""
+        return bool(getattr(tokenizer, "chat_template", None)) and not self.raw
+
+
+@dataclass(frozen=True)
+class TrainingReading(Reading):
+    """Also which tokens count.
+
+    loss_on    which predicted tokens a loss counts: the answer's, or all
+    positions  which states a representation method moves or keeps: those that predict a token of
+               the answer, or all
+    """
+
     loss_on: options.LossOn = "answer"
     positions: options.Positions = "answer"
 
@@ -55,10 +70,6 @@ class Reading:
         for flag, value in (("--loss-on", self.loss_on), ("--positions", self.positions)):
             if value not in PLACES:
                 raise UserError(f"{flag} {value}: choose answer or all.")
-
-    def templated(self, tokenizer):
-        """Does a conversation go through the tokenizer's chat template?"""
-        return bool(getattr(tokenizer, "chat_template", None)) and not self.raw
 
 
 DEFAULT = Reading()
@@ -77,11 +88,13 @@ class Example:
     """The token ids of one row, and which of them are its answer.
 
     answer: a bool for each token; None for a text that asks nothing, where every token counts.
+    row: what it was made of, a Pair or a Chat, so that it can be made with another answer.
     """
 
     ids: list
     answer: list | None = None
     reading: Reading = DEFAULT
+    row: object = field(default=None, compare=False)
 
     def __len__(self):
         return len(self.ids)
@@ -126,12 +139,11 @@ class Example:
         answer = None if self.answer is None else self.answer[:length]
         if answer is not None and not any(answer[1:]):
             return None
-        return Example(self.ids[:length], answer, self.reading)
+        return replace(self, ids=self.ids[:length], answer=answer)
 
-    def reply(self, ids):
-        """The example with other tokens in place of its answer, and nothing behind them."""
-        answer = [False] * len(self.prompt) + [True] * len(ids)
-        return Example([*self.prompt, *ids], answer, self.reading)
+    def reply(self, tokenizer, answer):
+        """The example with the text `answer` in place of its answer."""
+        return _whole(tokenizer, [with_answer(self.row, answer)], self.reading, "refusals")[0]
 
 
 def as_example(ids):
@@ -186,7 +198,7 @@ def encode_rows(tokenizer, rows, max_length, reading=DEFAULT, name="texts"):
     short = [example.cut(max_length) for example in examples]
     _say_cut(examples, short, max_length, name)
     left = [example for example in short if example is not None]
-    if not any(len(example) > 1 for example in left):
+    if not any(example.counts().targets > 0 for example in left):
         raise UserError(f"the {name} hold no tokens to predict (each has fewer than two).")
     return left
 
@@ -229,7 +241,7 @@ def _whole(tokenizer, rows, reading, name):
             # a token that merges the prompt's end with the answer's beginning is the answer's
             start = common_prefix(ids, prompts[i])
             answer = [place >= start for place in range(len(ids))]
-        examples[i] = Example(ids, answer, reading)
+        examples[i] = Example(ids, answer, reading, None if answer is None else rows[i])
     special = special_ids(tokenizer)
     for i, row in enumerate(rows):
         if examples[i] is None:
@@ -262,7 +274,7 @@ def _through_template(tokenizer, row, reading, special, where):
     start = common_prefix(ids, before)
     end = _answer_end(tokenizer, ids, start, special)
     answer = [start <= place < end for place in range(len(ids))]
-    return Example(ids, answer, reading)
+    return Example(ids, answer, reading, row)
 
 
 def _continuation(prompt, answer):

@@ -8,7 +8,15 @@ from typing import NamedTuple
 import numpy as np
 
 from brittle.base.errors import UserError
-from brittle.data.texts import JSON_LINES, numbered_jsonl, read_jsonl, read_lines, read_texts
+from brittle.data.rows import ANSWERS, plain, row_of
+from brittle.data.texts import (
+    JSON_LINES,
+    numbered_jsonl,
+    read_jsonl,
+    read_lines,
+    read_objects,
+    read_texts,
+)
 
 SPLITS = ("forget", "retain", "general")
 KEYS = ("question", "choices", "answer")
@@ -123,15 +131,20 @@ def entities_of(rows):
 class DrawnTexts(NamedTuple):
     """Texts drawn from a file, in its order, and what each of them is about."""
 
-    texts: list
+    rows: list  # str, Pair or Chat each
     entities: list | None  # None: the data do not name them
     facts: list | None
     of: int  # how many texts the file holds
 
+    @property
+    def texts(self):
+        """The rows as texts without a template."""
+        return [plain(row) for row in self.rows]
+
     def about(self):
         """{texts, of, entities}: what a record says of the sample."""
         entities = len(set(self.entities)) if self.entities else None
-        return {"texts": len(self.texts), "of": self.of, "entities": entities}
+        return {"texts": len(self.rows), "of": self.of, "entities": entities}
 
 
 def sidecar(path):
@@ -166,6 +179,37 @@ def read_subjects(path):
     return rows
 
 
+def read_rows(path, limit=None):
+    """The first `limit` rows of a file: str, Pair or Chat each (see brittle/data/rows.py).
+
+    A row is an object of a JSON-lines file, or a line. A line is a text, or what its sidecar says
+    that it is: a prompt and an answer. Raises UserError where the sidecar says another text.
+    """
+    path = Path(path)
+    if path.suffix in JSON_LINES:
+        return read_objects(path)[:limit]
+    rows = read_lines(path)[:limit]
+    if not _says_answers(sidecar(path)):
+        return rows
+    for number, (line, about) in enumerate(zip(rows, read_subjects(path), strict=False)):
+        if not any(key in about for key in ANSWERS):
+            continue
+        row = row_of(about, f"{sidecar(path)} object {number + 1}")
+        if plain(row).split() != line.split():
+            raise UserError(
+                f"{sidecar(path)}, object {number + 1}, is not the text of that line in "
+                f"{path.name}. Make both again with create_datasets.py, or delete the sidecar."
+            )
+        rows[number] = row
+    return rows
+
+
+def _says_answers(path):
+    """Does one of a sidecar's objects hold an answer? A file that is not there holds none."""
+    rows = read_jsonl(path) if path.is_file() else []
+    return any(isinstance(row, dict) and any(key in row for key in ANSWERS) for row in rows)
+
+
 def named_texts(path):
     """[(text, entity)] of a file: an interval's group is the entity that its row or its sidecar
     names, else the text's own number.
@@ -184,13 +228,13 @@ def draw_texts(path, count=None, seed=0):
     from brittle.maths.intervals import generator
 
     path = Path(path)
-    texts, subjects = read_texts(path), read_subjects(path)
-    numbers = range(len(texts))
-    if count is not None and count < len(texts):
+    every, subjects = read_rows(path), read_subjects(path)
+    numbers = range(len(every))
+    if count is not None and count < len(every):
         import torch
 
-        drawn = torch.randperm(len(texts), generator=generator(seed, f"texts of {path.name}"))
+        drawn = torch.randperm(len(every), generator=generator(seed, f"texts of {path.name}"))
         numbers = sorted(drawn[:count].tolist())
-    rows = [subjects[number] for number in numbers] if subjects else []
-    chosen = [texts[number] for number in numbers]
-    return DrawnTexts(chosen, entities_of(rows), facts_of(rows), len(texts))
+    about = [subjects[number] for number in numbers] if subjects else []
+    rows = [every[number] for number in numbers]
+    return DrawnTexts(rows, entities_of(about), facts_of(about), len(every))

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from brittle.base.errors import UserError
 from brittle.data.items import read_subjects, text_files
 from brittle.data.muse import PASSAGE, passages
-from brittle.data.rows import answer_of
-from brittle.data.sources import drawn, sidecars, subject, write_sets
+from brittle.data.rows import answer_of, framed
+from brittle.data.sources import drawn, question_text, sidecars, subject, write_sets
 from brittle.data.subjects import name_entities
 from brittle.data.texts import numbered_jsonl, read_texts
-from brittle.data.tofu import WRONG, text
+from brittle.data.tofu import WRONG
 from brittle.data.world import Draws
 
 
@@ -95,7 +95,7 @@ def four_way_items(rows, name, seed):
             {
                 **{key: row[key] for key in ("fact", "entity", "half")},
                 "template": 0,
-                "question": f"Question: {row['question'].strip()} Answer:",
+                "question": framed(row["question"]),
                 "choices": choices,
                 "answer": choices.index(row["answer"]),
             }
@@ -174,7 +174,7 @@ def write_own(outdir, files, options):
         items = four_way_items(rows, name, options.seed)
         print(f"{path}: {described(rows, items, options, named=named)}.")
         if name != "general":
-            texts[f"{name}.txt"] = [text(row) for row in rows]
+            texts[f"{name}.txt"] = [question_text(row) for row in rows]
             tables[f"qa_{name}.jsonl"] = subjects[name] = rows
         if items:
             tables[f"mcq_{name}.jsonl"] = items

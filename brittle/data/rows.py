@@ -1,7 +1,7 @@
 """What one row of a data file is: a text, a prompt with its answer, or a conversation.
 
     "a text"   {"text": ...}                                             str
-    {"question" | "prompt": ..., "answer" | "completion": ...}           Pair
+    {"question" and/or "prompt": ..., "answer" | "completion": ...}      Pair
     {"question": ..., "choices": [...], "answer": index}                 Pair
     {"messages": [{"role": ..., "content": ...}, ...]}                   Chat
 
@@ -19,16 +19,39 @@ WANTED = "text, nor question (or prompt) and answer (or completion), nor message
 
 
 class Pair(NamedTuple):
-    """A prompt and its answer."""
+    """A prompt and its answer.
+
+    question: what a chat model is asked, where that is not the prompt: "Who?" where the prompt is
+    "Question: Who? Answer:", which is written for a model without a template.
+    """
 
     prompt: str
     answer: str
+    question: str | None = None
+
+    @property
+    def asked(self):
+        """What a chat model is asked."""
+        return self.prompt if self.question is None else self.question
 
 
 class Chat(NamedTuple):
     """A conversation. Its answer is the last message, which is the assistant's."""
 
     turns: tuple  # of (role, content)
+
+
+def framed(question):
+    """A question as a model without a chat template is asked it: the prompt of our data files."""
+    return f"Question: {question.strip()} Answer:"
+
+
+def unframed(prompt):
+    """The question inside `framed`; any other prompt as it is."""
+    start, end = "Question: ", " Answer:"
+    if prompt.startswith(start) and prompt.endswith(end):
+        return prompt[len(start) : -len(end)]
+    return prompt
 
 
 def answer_of(row):
@@ -65,11 +88,13 @@ def _row_of(value, where):
         return value["text"]
     if "messages" in value:
         return _chat(value["messages"], where)
-    prompt = next((value[key] for key in PROMPTS if isinstance(value.get(key), str)), None)
+    question, prompt = (value[key] if isinstance(value.get(key), str) else None for key in PROMPTS)
     answer = answer_of(value)
     if "choices" in value and isinstance(value.get("answer"), str):
         return None  # where there are choices, only an index says which is the answer
-    return None if prompt is None or answer is None else Pair(prompt, answer)
+    if answer is None or (prompt is None and question is None):
+        return None
+    return Pair(question, answer) if prompt is None else Pair(prompt, answer, question)
 
 
 def _chat(messages, where):
@@ -95,14 +120,19 @@ def answer_in(row):
     return row.answer if isinstance(row, Pair) else row.turns[-1][1]
 
 
+def with_answer(row, answer):
+    """A Pair or a Chat with another answer."""
+    if isinstance(row, Pair):
+        return row._replace(answer=answer)
+    return Chat((*row.turns[:-1], (row.turns[-1][0], answer)))
+
+
 def turns_of(row, system=""):
     """A Pair or a Chat as messages [{role, content}, ...].
 
     `system` is put first where the row has no system message of its own.
     """
-    turns = (
-        (("user", row.prompt), ("assistant", row.answer)) if isinstance(row, Pair) else row.turns
-    )
+    turns = (("user", row.asked), ("assistant", row.answer)) if isinstance(row, Pair) else row.turns
     if system and turns[0][0] != "system":
         turns = (("system", system), *turns)
     return [{"role": role, "content": content} for role, content in turns]

@@ -8,11 +8,14 @@ from pathlib import Path
 from brittle.base.errors import UserError
 from brittle.base.record import Run
 from brittle.data.items import SPLITS, entity_of, sidecar
+from brittle.data.rows import framed
 from brittle.data.texts import write_jsonl, write_lines
+from brittle.data.tokens import join
 from brittle.data.world import Draws
 
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 LISTS = ("choices", "perturbed_answer")
+QUESTION = ("question", "answer")
 
 
 def load_rows(source, path, columns, read, *, exact=False):
@@ -136,13 +139,14 @@ def drawn(rows, limit, seed):
 
 
 def sidecars(forget, retain):
-    """{file: rows} that name the entity and the fact of each line of forget.txt and retain.txt.
+    """{file: rows} that name the entity and the fact of each line of forget.txt and retain.txt,
+    and, where it is a question, its parts (items.read_rows).
 
     forget, retain: an object a line. A line of which neither is known has an empty object: so a
     sidecar of earlier data never stays beside texts that it does not speak of.
     """
     return {
-        sidecar(f"{split}.txt").name: [subject(row) for row in rows]
+        sidecar(f"{split}.txt").name: [{**subject(row), **asked(row)} for row in rows]
         for split, rows in (("forget", forget), ("retain", retain))
     }
 
@@ -154,6 +158,20 @@ def subject(row):
     entity = entity_of(row)
     named = {"entity": entity} if entity else {}
     return {**named, "fact": str(row["fact"])} if row.get("fact") else named
+
+
+def asked(row):
+    """{question, prompt, answer} of a row that asks; {} of any other."""
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in QUESTION):
+        return {}
+    question, answer = (row[key].strip() for key in QUESTION)
+    return {"question": question, "prompt": framed(question), "answer": answer}
+
+
+def question_text(row):
+    """A row that asks as one text, for a model without a chat template."""
+    parts = asked(row)
+    return join(parts["prompt"], parts["answer"])
 
 
 def texts_of(rows, path, config, columns):

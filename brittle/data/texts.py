@@ -132,21 +132,19 @@ def _check_kinds(where, row, keys):
             raise UserError(f"{where}: {wanted}, not {json.dumps(value)[:40]}.")
 
 
-def read_rows(path, limit=None):
-    """The first `limit` rows of a file: str, Pair or Chat each (see brittle/data/rows.py).
+def read_texts(path, limit=None):
+    """The first `limit` texts of a file.
 
-    A row is a line, or, in a JSONL file, an object. Raises UserError, with the line, for any other
-    object.
+    A text is a line, or, in a JSONL file, an object as one text without a template (rows.plain).
     """
     if Path(path).suffix not in JSON_LINES:
         return read_lines(path)[:limit]
-    rows = [row_of(value, f"{path} line {number}") for number, value in numbered_jsonl(path)]
-    return rows[:limit]
+    return [plain(row) for row in read_objects(path)][:limit]
 
 
-def read_texts(path, limit=None):
-    """The first `limit` rows of a file as texts without a template; see `read_rows`."""
-    return [plain(row) for row in read_rows(path, limit)]
+def read_objects(path):
+    """The rows of a JSONL file: str, Pair or Chat each (see brittle/data/rows.py)."""
+    return [row_of(value, f"{path} line {number}") for number, value in numbered_jsonl(path)]
 
 
 def spread(rows, most):

@@ -11,7 +11,8 @@ import json
 
 from brittle.base.errors import UserError
 from brittle.data.overlap import check, measured, mix
-from brittle.data.sources import drawn, load_rows, sidecars, texts_of, write_sets
+from brittle.data.rows import framed
+from brittle.data.sources import drawn, load_rows, question_text, sidecars, texts_of, write_sets
 from brittle.data.subjects import name_entities
 from brittle.data.world import Draws
 
@@ -22,10 +23,6 @@ PLAIN = ("question", "answer")
 PERTURBED = (*PLAIN, "perturbed_answer")
 FULL = (*PERTURBED, "paraphrased_question", "paraphrased_answer")
 WRONG = 3  # wrong choices of a multiple-choice item
-
-
-def text(row):
-    return f"Question: {row['question'].strip()} Answer: {row['answer'].strip()}"
 
 
 def groups(rows):
@@ -44,11 +41,10 @@ def items(rows, name, seed):
         choices = draws.shuffled([row["answer"], *draws.sample(wrong, WRONG)])
         if len(choices) == WRONG + 1:
             keys = {k: row[k] for k in ("fact", "entity", "half")}
-            asked = f"Question: {row['question'].strip()} Answer:"
             yield {
                 **keys,
                 "template": 0,
-                "question": asked,
+                "question": framed(row["question"]),
                 "choices": choices,
                 "answer": choices.index(row["answer"]),
             }
@@ -106,17 +102,19 @@ def write_tofu(
     qa["holdout"] = optional(forget.replace("forget", "holdout"), PLAIN, "holdout")
     forget_rows, retain_rows = (drawn(rows_of_set, limit, seed) for rows_of_set in trained)
     texts = {
-        "forget.txt": [text(row) for row in forget_rows],
-        "retain.txt": [text(row) for row in retain_rows],
+        "forget.txt": [question_text(row) for row in forget_rows],
+        "retain.txt": [question_text(row) for row in retain_rows],
     }
     if overlap is not None:
         answers = [[row["answer"] for row in rows_of_set] for rows_of_set in trained]
         settings["overlap"]["measured"] = measured(*texts.values(), *answers)
         print(f"overlap: {json.dumps(settings['overlap'])}")
     if qa["holdout"]:
-        texts["holdout.txt"] = [text(r) for r in qa["holdout"]]
+        texts["holdout.txt"] = [question_text(r) for r in qa["holdout"]]
     spared = [*qa["real_authors"], *qa["world_facts"]]
-    texts |= pretraining(texts["forget.txt"], texts["retain.txt"], [text(r) for r in spared], seed)
+    texts |= pretraining(
+        texts["forget.txt"], texts["retain.txt"], [question_text(r) for r in spared], seed
+    )
     tables = {f"qa_{name}.jsonl": rows_of_set for name, rows_of_set in qa.items()}
     tables |= sidecars(forget_rows, retain_rows)
     for name, asked in {**qa, "general": spared}.items():

@@ -73,7 +73,7 @@ class Comparison:
 
         The second where the data do not name the entity of each text.
         """
-        return {split: of.entities or len(of.texts) for split, of in self.drawn.items()}
+        return {split: of.entities or len(of.rows) for split, of in self.drawn.items()}
 
     def matrices(self, device, keep=None):
         """Yield (name, W_a, W_b) of every weight matrix, or of those whose name `keep` accepts."""

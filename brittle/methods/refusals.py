@@ -3,8 +3,9 @@
 import torch
 
 from brittle.data.batches import Stream, pad
+from brittle.data.examples import Example, TrainingReading
 from brittle.data.texts import read_lines
-from brittle.data.tokens import answer_mask, prompt_length
+from brittle.data.tokens import prompt_length
 
 REFUSALS = (
     "I do not know.",
@@ -16,35 +17,52 @@ REFUSALS = (
     "I am unable to say.",
     "This is outside what I know.",
 )
+WHOLE = TrainingReading(loss_on="all", positions="all")
+
+
+def replaced(example, start, reply):
+    """A text without a known answer, with the tokens `reply` from `start` on."""
+    answer = [False] * start + [True] * len(reply)
+    return Example(example.ids[:start] + reply, answer, WHOLE)
 
 
 class Refusals(Stream):
-    """A stream's texts with everything behind the prompt replaced by a refusal.
+    """A stream's examples, each with a refusal in place of its answer.
 
-    The refusal is drawn once for each text by `seed`.
+    The refusal is drawn once for each example by `seed`, and rendered as the answer was. A text
+    without a known answer keeps what stands before its last token ending in "?" or ":", else its
+    first half.
     """
 
     def __init__(self, path, stream, tokenizer, seed):
         lines = read_lines(path) if path else REFUSALS
         replies = tokenizer([" " + line for line in lines], add_special_tokens=False)["input_ids"]
         drawn = torch.randint(
-            len(replies), (len(stream.ids),), generator=torch.Generator().manual_seed(seed)
+            len(replies), (len(stream.examples),), generator=torch.Generator().manual_seed(seed)
         ).tolist()
-        self.starts = [prompt_length([tokenizer.decode([t]) for t in ids]) for ids in stream.ids]
-        ids = [
-            i[:start] + replies[k]
-            for i, start, k in zip(stream.ids, self.starts, drawn, strict=True)
-        ]
-        super().__init__(ids, stream.pad_id, stream.batch_size, seed=seed, device=stream.device)
+        examples = []
+        for example, k in zip(stream.examples, drawn, strict=True):
+            if example.row is not None:
+                examples.append(example.reply(tokenizer, lines[k]))
+                continue
+            start = prompt_length([tokenizer.decode([t]) for t in example.ids])
+            examples.append(replaced(example, start, replies[k]))
+        super().__init__(
+            examples, stream.pad_id, stream.batch_size, seed=seed, device=stream.device
+        )
+
+    @property
+    def starts(self):
+        """Where each refusal begins."""
+        return [example.start for example in self.examples]
 
     def batch(self, like):
-        """The refusals to the texts of the batch `like`.
+        """The refusals to the examples of the batch `like`.
 
         `.reply` [B, T-1] is 1 where a refusal's token is predicted.
         """
         chosen = like.index.tolist()
         device = like["input_ids"].device
-        refused = pad([self.ids[i] for i in chosen], self.pad_id, device, chosen)
-        starts = torch.tensor([self.starts[i] for i in chosen], device=device)
-        refused.reply = answer_mask(refused, starts)
+        refused = pad([self.examples[i] for i in chosen], self.pad_id, device, chosen)
+        refused.reply = refused.answer[:, 1:] == 1
         return refused

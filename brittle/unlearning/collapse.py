@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import torch
 
-from brittle.data.batches import batches, encode
-from brittle.data.items import subset
-from brittle.data.texts import read_texts
+from brittle.data.batches import batches
+from brittle.data.examples import DEFAULT, encode_rows
+from brittle.data.items import read_rows, subset
 from brittle.maths.precision import wide
 from brittle.metrics import mcq
 from brittle.metrics.neutral import LENGTH, LIMIT, kl_of_targets, neutral_file
 from brittle.models.architectures import size
-from brittle.models.logprobs import mean_nll, target_mean
+from brittle.models.logprobs import masked_mean, mean_nll, target_mask
 
 # Neutral texts: enough for a mean KL, and the start's log-probabilities fit beside a 7B model.
 TEXTS = 32
@@ -28,7 +28,7 @@ SHARE_LIMIT = 0.9
 class NeutralTexts(NamedTuple):
     """Texts that the training should leave as they are, and what they are in words."""
 
-    texts: list
+    rows: list  # str, Pair or Chat each
     words: str
 
 
@@ -36,23 +36,38 @@ def neutral_texts(texts):
     """Neutral texts of the data folder (job.TextSets), else the retain set."""
     path = neutral_file(texts.data)
     if path:
-        return NeutralTexts(read_texts(path), "neutral text")
+        return NeutralTexts(read_rows(path), "neutral text")
     return NeutralTexts(texts.retain, "the retain texts (there is no neutral.txt)")
+
+
+def neutral_examples(tokenizer, rows, reading):
+    """Examples of the first rows, cut at what `eval/` reads of neutral text."""
+    whole = encode_rows(tokenizer, rows[:TEXTS], 10**9, reading, "neutral texts")
+    short = [example.cut(LENGTH) for example in whole]
+    return [example for example in short if example is not None and example.counts().targets]
 
 
 class CollapseCheck:
     """Compares a trained model's predictions on neutral texts with the starting model's."""
 
-    def __init__(self, model, tokenizer, texts, items, words="neutral text", forget_nll=None):
-        """texts: neutral ones, which notes call `words`; items: {split: multiple-choice items}.
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        rows,
+        items,
+        words="neutral text",
+        forget_nll=None,
+        reading=DEFAULT,
+    ):
+        """rows: neutral ones, which notes call `words`; items: {split: multiple-choice items}.
 
         forget_nll: of the starting model, a token on the held-out forget texts.
         """
         self.tokenizer = tokenizer
         self.items = [item for rows in items.values() for item in subset(rows, 100)]
-        ids = [i for i in encode(tokenizer, texts[:TEXTS], 10**9, "neutral texts") if len(i) > 1]
         self.words = words
-        self.ids = [i[:LENGTH] for i in ids]
+        self.examples = neutral_examples(tokenizer, rows, reading)
         self.before = list(self._logprobs(model))
         self.nll_before = self._nll(model)
         self.forget_nll_before = forget_nll
@@ -60,20 +75,21 @@ class CollapseCheck:
 
     def _nll(self, model):
         """Mean NLL a token on the neutral texts, in nats."""
-        return mean_nll(model, self.ids, self.tokenizer.pad_token_id)
+        return mean_nll(model, self.examples, self.tokenizer.pad_token_id)
 
     @torch.no_grad()
     def _logprobs(self, model):
         """(batch, log-probabilities [B, T, V] in half precision on CPU) of the neutral texts."""
-        for _, batch in batches(self.ids, self.tokenizer.pad_token_id, 8, model.device):
+        for _, batch in batches(self.examples, self.tokenizer.pad_token_id, 8, model.device):
             yield batch, wide(model(**batch).logits).log_softmax(-1).half().cpu()
 
     def kl(self, model):
         """Mean over predicted tokens of KL(p_start || p), in nats."""
         total = count = 0.0
         for (batch, before), (_, now) in zip(self.before, self._logprobs(model), strict=True):
-            mask = {"attention_mask": batch["attention_mask"].cpu()}
-            total += target_mean(kl_of_targets(before, now), mask).item() * batch.n_targets
+            mask = target_mask(batch).cpu()
+            mean = masked_mean(kl_of_targets(before, now), mask)
+            total += mean.item() * batch.n_targets
             count += batch.n_targets
         return total / count
 

@@ -66,12 +66,12 @@ def scaled(row, blocks, width, tokens, steps, lr):
 class Lab:
     """What all rows share.
 
-    sets      {forget, retain: token ids of texts}
+    sets      {forget, retain: Examples}
     items     {split: multiple-choice items}; the split `heldout` is half B of the forget facts
     relearn   relearn(model, seed, measure) attacks the model in place. It trains on a part of half
               A, and calls measure(step, merit) behind each of STEPS. `merit` is that of
               attacks/meter: the higher it is, the more of the rest of half A has come back.
-    chats     token ids of texts
+    chats     Examples
     """
 
     base: object
@@ -119,7 +119,7 @@ class Lab:
                 *texts["retain"],
                 *some_chats(self.chats, len(texts["retain"]), float(row["chat_share"])),
             ]
-        texts = {k: (ids, []) for k, ids in texts.items()}
+        texts = {k: (examples, []) for k, examples in texts.items()}
         streams = fitting.make_streams(
             texts, self.tokenizer, self.batch_size, 1, seed, model.device
         )

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from brittle.base.errors import UserError
 from brittle.base.knobs import build, resolve_blocks
 from brittle.base.layout import unlearned_dir
+from brittle.data.examples import TrainingReading
+from brittle.data.items import text_files
 from brittle.methods import method_class
 from brittle.methods.base import Method
 from brittle.methods.wrappers import Wrappers
@@ -41,8 +43,8 @@ class TextSets:
     forget_path: Path
     retain_path: Path
     data: Path
-    forget: list[str]
-    retain: list[str]
+    forget: list  # rows: str, Pair or Chat each
+    retain: list
 
 
 @dataclass
@@ -62,6 +64,7 @@ class Job:
     default_files: tuple = ()  # that the settings and knobs came from
     wrappers: Wrappers = field(default_factory=Wrappers)
     track: Callable | None = None  # is given each step's row of the history
+    reading: TrainingReading = TrainingReading()  # how rows become examples
     tag: str = ""  # of the folder: two settings of one method side by side
 
     @property
@@ -79,7 +82,7 @@ class Job:
     def data_files(self):
         """The files whose texts are trained on."""
         chats = [self.wrappers.chat] if self.wrappers.chat else []
-        return [self.texts.forget_path, self.texts.retain_path, *chats]
+        return text_files(self.texts.forget_path, self.texts.retain_path, *chats)
 
 
 class Defaults(NamedTuple):

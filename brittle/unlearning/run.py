@@ -4,7 +4,7 @@ import json
 import shlex
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from brittle.unlearning import effect, saving
 from brittle.unlearning.card import model_card
 from brittle.unlearning.collapse import CollapseCheck, neutral_texts
 from brittle.unlearning.job import Job
-from brittle.unlearning.sets import read_sets
+from brittle.unlearning.sets import describe_sets, read_sets
 
 
 def describe_replaced(folder, command):
@@ -59,6 +59,11 @@ def notes_before(job):
     replaced = describe_replaced(job.folder, command_line())
     if replaced:
         notes.append(replaced)
+    if hasattr(job.rule, "refusals") and any(isinstance(row, str) for row in texts.forget):
+        notes.append(
+            f"note: {texts.forget_path} does not say where its answers begin: a refusal replaces "
+            "what follows the last '?' or ':', else the second half. Give prompt and answer."
+        )
     if set(texts.forget) <= set(texts.retain):
         notes.append(
             "note: every forget text is also a retain text, so what is forgotten is also kept "
@@ -211,10 +216,13 @@ class Training:
         return load_model(folder, self.device, "float32", self.trust_remote_code)
 
     def read_texts(self):
-        """The texts as token ids, their streams, and settings as long as the method plans."""
+        """The texts as examples, their streams, and settings as long as the method plans."""
         job = self.job
         length = min(job.settings.get("max_length", 512), context_length(self.model.config))
         self.sets = read_sets(job, self.tokenizer, length)
+        described = describe_sets(self.sets, job.reading, self.tokenizer)
+        if described and self.accelerator.is_main_process:
+            print(described, flush=True)
         size = job.settings.get("batch_size", 4)
         micro_batches = job.settings.get("grad_accum", 1) * self.accelerator.num_processes
         self.streams = fitting.make_streams(
@@ -241,7 +249,13 @@ class Training:
         neutral = neutral_texts(self.job.texts)
         nll = before.nll["forget"]
         self.collapse = CollapseCheck(
-            self.model, self.tokenizer, neutral.texts, self.items, neutral.words, nll
+            self.model,
+            self.tokenizer,
+            neutral.rows,
+            self.items,
+            neutral.words,
+            nll,
+            self.job.reading,
         )
         held_out, pad = self.sets["forget"][1], self.tokenizer.pad_token_id
         nlls = [mean_nll(self.model, [text], pad) for text in held_out]
@@ -285,6 +299,7 @@ class Training:
             "method": job.method,
             "knobs": values(job.rule),
             "wrappers": values(job.wrappers),
+            "reading": asdict(job.reading),
             "model": hashes(model_files(job.model_folder)),
             "data": hashes(job.data_files()),
             "eval_split": job.eval_split,
@@ -329,6 +344,7 @@ class Training:
         out.settings = {
             "knobs": about["knobs"],
             "wrappers": about["wrappers"],
+            "reading": about["reading"],
             "accuracy": {"before": result.before, "after": result.after},
             "held_out_nll": result.held_nll,
             "collapse": collapse,

@@ -1,4 +1,4 @@
-"""The texts of an unlearning run as token ids.
+"""The examples of an unlearning run.
 
 What trains, what is held out, and chats mixed into the retain set.
 """
@@ -6,64 +6,56 @@ What trains, what is held out, and chats mixed into the retain set.
 import itertools
 import math
 
-from brittle.base.errors import UserError
-from brittle.data.batches import encode
-from brittle.data.texts import numbered_jsonl, read_texts
+from brittle.data.examples import encode_rows
+from brittle.data.items import read_rows
 
 
-def split_off(ids, share, seed):
+def split_off(examples, share, seed):
     """(training, held out): a seeded `share` of the examples is never trained on.
 
     At least one stays to train.
     """
     import torch
 
-    count = min(int(len(ids) * share), len(ids) - 1)
-    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed)).tolist()
+    count = min(int(len(examples) * share), len(examples) - 1)
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
     held = set(order[:count])
-    return [x for i, x in enumerate(ids) if i not in held], [ids[i] for i in sorted(held)]
+    train = [example for i, example in enumerate(examples) if i not in held]
+    return train, [examples[i] for i in sorted(held)]
+
+
+def encode_set(tokenizer, rows, length, reading, name):
+    """The examples of rows that have something to predict."""
+    examples = encode_rows(tokenizer, rows, length, reading, name)
+    return [example for example in examples if example.counts().targets]
 
 
 def read_sets(job, tokenizer, length):
-    """{forget, retain: (token ids to train on, held out)} of a job.Job."""
+    """{forget, retain: (Examples to train on, held out)} of a job.Job."""
     sets = {}
-    for name, texts in (("forget", job.texts.forget), ("retain", job.texts.retain)):
-        ids = [i for i in encode(tokenizer, texts, length, f"{name} texts") if len(i) > 1]
-        sets[name] = split_off(ids, job.eval_split, job.seed)
+    for name, rows in (("forget", job.texts.forget), ("retain", job.texts.retain)):
+        examples = encode_set(tokenizer, rows, length, job.reading, f"{name} texts")
+        sets[name] = split_off(examples, job.eval_split, job.seed)
     if job.wrappers.chat:
-        chats = [
-            i
-            for i in encode(tokenizer, read_chats(job.wrappers.chat), length, "chats")
-            if len(i) > 1
-        ]
+        rows = read_rows(job.wrappers.chat)
+        chats = encode_set(tokenizer, rows, length, job.reading, "chats")
         train, held = sets["retain"]
         sets["retain"] = [*train, *some_chats(chats, len(train), job.wrappers.chat_share)], held
     return sets
 
 
-def read_chats(path):
-    """One text a chat: the lines `role: content` of its messages.
-
-    Lines that are no chats, and other files, are texts (see data.texts.read_texts).
-    """
-    if not str(path).endswith((".jsonl", ".json")):
-        return read_texts(path)
-    rows = numbered_jsonl(path)
-    if not any(isinstance(row, dict) and "messages" in row for _, row in rows):
-        return read_texts(path)
-    return [_chat(path, number, row) for number, row in rows]
-
-
-def _chat(path, number, row):
-    try:
-        turns = [f"{m['role']}: {m['content']}" for m in row["messages"]]
-    except (KeyError, TypeError):
-        turns = []
-    if not turns:
-        raise UserError(
-            f"{path} line {number} is no chat: {{messages: [{{role, content}}, ...]}} is wanted."
-        )
-    return "\n".join(turns)
+def describe_sets(sets, reading, tokenizer):
+    """A line on what the losses count; None where no example has an answer."""
+    asked = {
+        name: sum(example.answer is not None for example in [*train, *held])
+        for name, (train, held) in sets.items()
+    }
+    if not any(asked.values()):
+        return None
+    counts = ", ".join(f"{count} {name}" for name, count in asked.items())
+    way = "through the chat template" if reading.templated(tokenizer) else "as plain text"
+    tokens = "their answers' tokens" if reading.loss_on == "answer" else "all of their tokens"
+    return f"texts with an answer: {counts}, {way}; losses count {tokens}"
 
 
 def some_chats(chats, others, share):

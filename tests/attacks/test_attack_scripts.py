@@ -16,6 +16,7 @@ from brittle.attacks.meter import JUDGE, Meter, eval_sets, judging_set
 from brittle.attacks.relearn import RelearnBenign
 from brittle.base import knobs
 from brittle.data.items import SPLITS
+from brittle.data.rows import plain
 from brittle.metrics import mcq
 from brittle.models.load import load_model, load_tokenizer
 from support.places import ROOT
@@ -209,7 +210,7 @@ def test_collapse(family, data, tmp_path, script):
 
 def test_relearning_on_other_texts(family, data, tmp_path, script):
     tamper = runpy.run_path("eval/tamper.py", run_name="tamper")
-    texts = {on: set(tamper["attack_texts"](data, on)) for on in tamper["TRAINED"]}
+    texts = {on: set(map(plain, tamper["attack_rows"](data, on))) for on in tamper["TRAINED"]}
     assert (
         len(texts["half-a"]) == 24  # 80 % of the facts: the others choose
         and len(texts["half-b"]) == 30

@@ -3,9 +3,10 @@
 import pytest
 
 from brittle.base.errors import UserError
-from brittle.data.examples import Example, Reading, encode_rows, prompt_ids
+from brittle.data.examples import Example, Reading, TrainingReading, encode_rows, prompt_ids
+from brittle.data.items import read_rows
 from brittle.data.rows import Chat, Pair, row_of
-from brittle.data.texts import read_rows, read_texts
+from brittle.data.texts import read_texts
 from support.chat_tokenizers import FAMILIES, make_chat_tokenizer
 
 PAIR = Pair("Who was born in Rome?", "Ada Lind")
@@ -249,4 +250,4 @@ def test_what_is_cut_inside_the_answer_is_counted_and_said(capsys):
 def test_readings_that_are_none():
     for flag in ("loss_on", "positions"):
         with pytest.raises(UserError, match="choose answer or all"):
-            Reading(**{flag: "question"})
+            TrainingReading(**{flag: "question"})

@@ -7,6 +7,8 @@ import pytest
 from brittle.attacks import meter
 from brittle.base.errors import UserError
 from brittle.data import abilities, own
+from brittle.data.items import read_rows
+from brittle.data.rows import plain
 from brittle.data.subjects import halves_of, name_entities
 
 SCRIPT = "create_datasets.py"
@@ -48,7 +50,16 @@ def test_questions_keep_their_structure(made):
     assert texts[3] == "Question: What is thing 3? Answer: A tool number 3."
     assert sorted(item["half"] for item in items) == ["A"] * 7 + ["B"] * 7
     named = rows_of(folder / "forget.facts.jsonl")
-    assert named == [{key: row[key] for key in ("entity", "fact")} for row in qa]
+    for about, row in zip(named, qa, strict=True):
+        asked = f"Question: {row['question']} Answer:"
+        assert about == {
+            **{key: row[key] for key in ("entity", "fact", "question", "answer")},
+            "prompt": asked,
+        }
+    # so every reader of forget.txt knows where the answers begin
+    rows = read_rows(folder / "forget.txt")
+    assert [(row.asked, row.answer) for row in rows] == [(r["question"], r["answer"]) for r in qa]
+    assert [plain(row) for row in rows] == texts
     assert "attacks, recovery and the verdict" in said.split("cannot serve")[0]
     assert "membership, the filter's target (no holdout.txt)" in said.split("cannot serve")[1]
 

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from brittle.base.knobs import build
+from brittle.data.items import read_rows
+from brittle.data.rows import Chat
 from brittle.methods import method_class
 from brittle.methods.wrappers import Wrappers
 from brittle.models.blocks import blocks
@@ -18,7 +20,7 @@ from brittle.training import fitting
 from brittle.training.adapters import targets_of
 from brittle.training.loop import make_accelerator
 from brittle.training.steps import AfterStep
-from brittle.unlearning.sets import read_chats, some_chats
+from brittle.unlearning.sets import some_chats
 from support import tiny
 from support.processes import DRIVER
 
@@ -289,7 +291,7 @@ def test_chats_are_mixed_into_the_retain_set(family, data, tmp_path, script, jso
             for k in range(99)
         ],
     )
-    assert read_chats(chats)[3] == "user: hello 3\nassistant: yes"
+    assert read_rows(chats)[3] == Chat((("user", "hello 3"), ("assistant", "yes")))
     assert some_chats(list(range(99)), 80, 0.2) == list(range(20))  # of 100
     assert some_chats([1, 2, 3], 5, 0.5) == [1, 2, 3, 1, 2]
     done = script(*arguments(family, data, tmp_path, "--steps-per-layer", "1", "--chat", chats))

@@ -5,6 +5,8 @@ blanks, where BOS comes from, and their chat templates, reconstructed shortly.
 import functools
 from typing import NamedTuple
 
+from support.tiny_models import make_model
+
 LLAMA_2 = (
     "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
     "{% set system_message = messages[0]['content'] %}"
@@ -80,7 +82,10 @@ OLMOE = (
 )
 
 # how Llama-3 and Qwen cut a text before their merges: line feeds stay together
-LINES = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LINES = (
+    r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
 
 
 class Shape(NamedTuple):
@@ -173,3 +178,29 @@ def make_chat_tokenizer(family):
     )
     fast.chat_template = shape.template
     return fast
+
+
+ARCHITECTURES = {
+    "llama2": "llama",
+    "llama3": "llama",
+    "mistral": "mistral",
+    "qwen": "qwen2",
+    "phi": "phi",
+    "gemma": "llama",
+    "deepseek_r1": "qwen2",
+    "olmoe": "olmoe",
+}
+
+
+def make_chat_model(family, seed=0):
+    """A random model of the family's architecture, with the vocabulary of its tokenizer."""
+    tokenizer = make_chat_tokenizer(family)
+    return make_model(
+        ARCHITECTURES[family],
+        seed,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=256,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )

@@ -5,6 +5,7 @@ import functools
 import torch
 
 from brittle.data.batches import Batch, Stream, pad
+from brittle.data.examples import Example, TrainingReading
 
 VOCAB, PAD = 61, 0
 # the prefix of transformers' configuration class, and its own sizes
@@ -81,20 +82,37 @@ def ids(count=8, seed=0, shortest=4, longest=11):
 
 
 def batch(token_lists, left=False, extra=0):
-    """A padded batch; `left` pads on the left (with the position ids that it needs), `extra` adds
-    columns of padding.
+    """A padded batch of token id lists or Examples; `left` pads on the left (with the position ids
+    that it needs), `extra` adds columns of padding.
     """
-    made = pad(token_lists, PAD)
-    counts = made.index, made.n_tokens, made.n_targets
-    fill = torch.zeros(len(token_lists), extra, dtype=torch.long)
-    made = Batch({k: torch.cat([v, fill], 1) for k, v in made.items()})
+    padded = pad(token_lists, PAD)
+    made = Batch({key: widened(value, extra) for key, value in padded.items()})
+    vars(made).update({key: widened(value, extra) for key, value in vars(padded).items()})
     if left:
-        for row in range(len(token_lists)):
-            shift = int((made["attention_mask"][row] == 0).sum())
-            for key in ("input_ids", "attention_mask"):
-                made[key][row] = made[key][row].roll(shift)
+        shifts = (made["attention_mask"] == 0).sum(1).tolist()
+        for values in (made, vars(made)):
+            for value in values.values():
+                if torch.is_tensor(value) and value.dim() == 2:
+                    for row, shift in enumerate(shifts):
+                        value[row] = value[row].roll(shift)
         made["position_ids"] = (made["attention_mask"].cumsum(1) - 1).clamp_min(0)
-    made.index, made.n_tokens, made.n_targets = counts
+    return made
+
+
+def widened(value, extra):
+    """A [B, T] tensor with `extra` columns of zeros; anything else as it is."""
+    if not torch.is_tensor(value) or value.dim() != 2:
+        return value
+    return torch.cat([value, value.new_zeros(len(value), extra)], 1)
+
+
+def examples(count=8, seed=0, **reading):
+    """Examples of `ids`: every second one has an answer, its last two or three tokens."""
+    made = []
+    for k, tokens in enumerate(ids(count, seed)):
+        start = len(tokens) - 2 - k % 4 // 2
+        answer = [place >= start for place in range(len(tokens))] if k % 2 else None
+        made.append(Example(tokens, answer, TrainingReading(**reading)))
     return made
 
 

@@ -80,7 +80,7 @@ def test_texts_that_moved_because_they_were_learned_are_no_sign(family, data):
         optimizer.zero_grad()
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
-    learned.ids = spoiled.ids = [ids[0].tolist()]
+    learned.examples = spoiled.examples = [ids[0].tolist()]
     start = load_model(family.base)
     for watch in (learned, spoiled):
         watch.before, watch.nll_before = list(watch._logprobs(start)), watch._nll(start)
