@@ -31,8 +31,8 @@ class Point(NamedTuple):
 
 
 def curve(folder, method, knobs, files, items, settings, every, device):
-    """[Point] of one run, a point every `every` steps. files: {forget, retain}: texts."""
-    from brittle.data.batches import encode
+    """[Point] of one run, a point every `every` steps. files: {forget, retain}: rows."""
+    from brittle.data.examples import encode_rows
     from brittle.methods import method_class
     from brittle.metrics import mcq
     from brittle.models.architectures import context_length
@@ -45,8 +45,8 @@ def curve(folder, method, knobs, files, items, settings, every, device):
     model, tokenizer = load_model(folder, device, "float32"), load_tokenizer(folder)
     limit = context_length(model.config)
     sets = {
-        name: (encode(tokenizer, lines, limit, f"{name} texts"), [])
-        for name, lines in files.items()
+        name: (encode_rows(tokenizer, rows, limit, name=f"{name} texts"), [])
+        for name, rows in files.items()
     }
     streams = make_streams(sets, tokenizer, settings.batch_size, 1, settings.seed, device)
     asked, points = sets["forget"][0][:400], []
@@ -130,8 +130,7 @@ def main(
     """Gradient ascent and NPO side by side until the model breaks."""
     from brittle.base.layout import model_name
     from brittle.base.record import Run
-    from brittle.data.items import read_items, subset
-    from brittle.data.texts import read_texts
+    from brittle.data.items import read_items, read_rows, subset, text_files
     from brittle.metrics import mcq
     from brittle.models.find import model_folder
     from brittle.models.load import pick_device
@@ -142,8 +141,8 @@ def main(
     folder, picked = model_folder(model), pick_device(device)
     items = subset(read_items(data / "mcq_retain.jsonl"), max_items, seed)
     chance = mcq.chance(items)
-    files = {"forget": read_texts(forget), "retain": read_texts(retain)}
-    inputs = [forget, retain, data / "mcq_retain.jsonl"]
+    files = {"forget": read_rows(forget), "retain": read_rows(retain)}
+    inputs = [*text_files(forget, retain), data / "mcq_retain.jsonl"]
     given = {
         "steps": steps,
         "lr": lr,

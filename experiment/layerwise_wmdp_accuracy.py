@@ -180,8 +180,7 @@ def main(
     """Multiple-choice accuracy of one model, read from each of its layers."""
     from brittle.base.tables import of_seed
     from brittle.data.batches import encode
-    from brittle.data.items import read_items, subset
-    from brittle.data.texts import read_texts
+    from brittle.data.items import read_items, read_rows, subset, text_files
     from brittle.diagnostics.common import of_model
     from brittle.metrics import mcq
     from brittle.models.architectures import context_length
@@ -193,7 +192,7 @@ def main(
     )
     files = {s: Path(data) / f"mcq_{s}.jsonl" for s in ("forget", "retain")}
     items = {s: read_items(f) for s, f in files.items() if s == "forget" or f.is_file()}
-    inputs = [files[s] for s in items] + ([train] if lens != "logit" else [])
+    inputs = [files[s] for s in items] + (text_files(train) if lens != "logit" else [])
     with of_model(outdir, model, inputs, seeds, device, dtype) as opened:
         from brittle.diagnostics.lens import make_lenses, tokens
 
@@ -201,7 +200,7 @@ def main(
         context, pad = context_length(loaded.config), tokenizer.pad_token_id
         h, table = None, []
         if lens != "logit":
-            ids = encode(tokenizer, read_texts(train), min(512, context), "training texts")
+            ids = encode(tokenizer, read_rows(train), min(512, context), "training texts")
         for s in seeds:
             if lens != "logit":
                 h = tokens(loaded, ids, pad, batch_size, train_tokens, s)

@@ -52,20 +52,21 @@ COLUMNS = [
 
 
 def truth_texts(items, seed, name):
-    """(true, false) texts of multiple-choice items: the question with its answer, and with one
+    """(true, false) rows of multiple-choice items: the question with its answer, and with one
     wrong choice.
     """
     import torch
 
-    from brittle.data.tokens import join
+    from brittle.data.rows import Pair, unframed
     from brittle.maths.intervals import generator
 
     draw, true, false = generator(seed, name), [], []
     for item in items:
         wrong = [c for i, c in enumerate(item["choices"]) if i != item["answer"]]
-        true.append(join(item["question"], item["choices"][item["answer"]]))
+        prompt = item["question"]
+        true.append(Pair(prompt, item["choices"][item["answer"]], unframed(prompt)))
         choice = wrong[int(torch.randint(len(wrong), (1,), generator=draw))]
-        false.append(join(item["question"], choice))
+        false.append(Pair(prompt, choice, unframed(prompt)))
     return true, false
 
 
@@ -184,7 +185,7 @@ def main(
         limit, pad = length_limit(max_length, opened.model.config), opened.tokenizer.pad_token_id
         paths = {"forget": forget, "retain": retain}
         drawn = draw_splits(opened.run, paths, max_samples, seeds[0]).values()
-        classes = {("domain", seeds[0]): tuple(of.texts for of in drawn)}
+        classes = {("domain", seeds[0]): tuple(of.rows for of in drawn)}
         groups = {("domain", seeds[0]): [probes.fold_groups(of, folds) for of in drawn]}
         entities = {("domain", seeds[0]): [of.entities for of in drawn]}
         for split, path in items.items():

@@ -74,7 +74,7 @@ def main(
         check_pair(*folders.values())
         tokenizer = load_tokenizer(folders["model_a"])
         drawn = draw_splits(run, {path.stem: path}, max_samples, seed)[path.stem]
-        ids = encode(tokenizer, drawn.texts, LENGTH, f"texts of {path}")
+        ids = encode(tokenizer, drawn.rows, LENGTH, f"texts of {path}")
         # a text of one token predicts nothing
         read = [number for number, tokens in enumerate(ids) if len(tokens) > 1]
         entities = drawn.entities

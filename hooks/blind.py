@@ -130,7 +130,7 @@ def fit(outdir, folder, blind_file, public, retain, setup, max_samples, device):
     from brittle.data.texts import spread
     from brittle.filters.blind import estimates, network
     from brittle.filters.blind import fit as blind_fit
-    from brittle.filters.states import read_examples
+    from brittle.filters.states import read_filter_texts
     from brittle.models.filter import block_of
     from brittle.models.load import load_model, load_tokenizer
 
@@ -141,7 +141,9 @@ def fit(outdir, folder, blind_file, public, retain, setup, max_samples, device):
     with Run(outdir, inputs, models, setup.seed, settings, whole=True) as run:
         model, tokenizer = load_model(folder, device, "auto"), load_tokenizer(folder)
         block_of(setup.site, model)
-        examples = read_examples(tokenizer, retain, max_samples, setup.max_length, "retain texts")
+        examples = read_filter_texts(
+            tokenizer, retain, max_samples, setup.max_length, "retain texts"
+        )
         blind, asked = blind_fit.estimate(model, tokenizer, texts, public, examples, setup)
         about = {"site": setup.site, "how": setup.how}
         for variant, trained in blind.networks.items():
@@ -188,11 +190,11 @@ def evaluation_rows(model, tokenizer, filters, sets):
 def oracle(model, tokenizer, forget, retain, setup, max_samples):
     """The filter that read the true forget text, at the same site and retain limit."""
     from brittle.filters.blind import fit as blind_fit
-    from brittle.filters.states import read_examples, states
+    from brittle.filters.states import read_filter_texts, states
 
     pad_id = tokenizer.pad_token_id
     asked, kept = (
-        read_examples(tokenizer, path, max_samples, setup.max_length, "texts")
+        read_filter_texts(tokenizer, path, max_samples, setup.max_length, "texts")
         for path in (forget, retain)
     )
     forget_rows, retain_rows = (

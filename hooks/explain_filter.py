@@ -69,6 +69,7 @@ def main(
 ):
     """Measure why a filter may do the opposite."""
     from brittle.base.record import Run
+    from brittle.data.items import text_files
     from brittle.filters import causes, search, states
     from brittle.filters.data import FilterData
     from brittle.filters.folder import folder_of
@@ -87,7 +88,8 @@ def main(
         chosen = chosen.at(1.0)
     if applied_at:
         block_of(applied_at)
-    with Run(outdir, [*paths.values(), filter_dir / FILES[0]], {"model": folder}, seed) as run:
+    inputs = [*text_files(*paths.values()), filter_dir / FILES[0]]
+    with Run(outdir, inputs, {"model": folder}, seed) as run:
         texts = FilterData.read(folder, paths, max_samples, max_length, device, dtype)
         chosen.check(texts.model.config).to(texts.model.device)
         site, asked = chosen.site, texts.fit["forget"]

@@ -108,6 +108,7 @@ def main(
     """Fit activation filters to a model, a forget set and a retain set."""
     from brittle.base.layout import model_files
     from brittle.base.record import Run, relative
+    from brittle.data.items import text_files
     from brittle.filters import fit
     from brittle.filters.basis import check_basis
     from brittle.filters.data import FilterData
@@ -126,7 +127,7 @@ def main(
     if general:
         paths["general"] = general
     out = out or folder_of("outputs", model)
-    with Run(out, list(paths.values()), {"model": folder}, seed, quiet=True) as run:
+    with Run(out, text_files(*paths.values()), {"model": folder}, seed, quiet=True) as run:
         texts = FilterData.read(folder, paths, max_samples, max_length, device, dtype)
         sites = texts.sites() if any_site else [site]
         if not any_site:

@@ -167,6 +167,7 @@ def main(
     """Choose site, components, gate and strength of the filter."""
     from brittle.base.layout import model_name
     from brittle.base.record import Run
+    from brittle.data.items import text_files as with_sidecars
     from brittle.filters import leaks, search
     from brittle.filters.data import FilterData
     from brittle.filters.folder import (
@@ -199,7 +200,7 @@ def main(
     )
     drawing.start()
     source = [path for path in (filter_dir / CANDIDATES,) if path.is_file()]
-    inputs = [*paths.values(), *source, *tables.files]
+    inputs = [*with_sidecars(*paths.values()), *source, *tables.files]
     with Run(filter_dir, inputs, {"model": folder}, seed, quiet=True) as run:
         texts = FilterData.read(folder, paths, max_samples, max_length, device, dtype)
         for candidate in candidates.values():

@@ -322,7 +322,7 @@ def make_lab(folder, study, device):
     from brittle.attacks.material import split_half_a
     from brittle.attacks.relearn import FineTuning, encode_attack, fine_tune
     from brittle.data.examples import DEFAULT
-    from brittle.data.items import SPLITS, read_rows, read_splits, subset
+    from brittle.data.items import SPLITS, read_rows, read_splits, subset, text_files
     from brittle.metrics import mcq
     from brittle.models.architectures import context_length
     from brittle.models.load import load_model, load_tokenizer
@@ -374,8 +374,7 @@ def make_lab(folder, study, device):
         batch_size=batch_size,
     )
     files = [data / f"mcq_{s}.jsonl" for s in SPLITS] + [
-        data / "forget.txt",
-        data / "retain.txt",
+        *text_files(data / "forget.txt", data / "retain.txt"),
         study.chat,
         LOG_FILE,
     ]

@@ -25,7 +25,7 @@ from typing import ClassVar, NamedTuple
 
 from brittle.base import options
 from brittle.base.errors import UserError
-from brittle.data.rows import Chat, answer_in, plain, plain_prompt, turns_of, with_answer
+from brittle.data.rows import Chat, answer_in, plain, plain_prompt, turns_of, unframed, with_answer
 from brittle.data.tokens import common_prefix, encode_prompts
 
 PLACES = ("answer", "all")
@@ -110,6 +110,11 @@ class Example:
         return self.ids[: self.start]
 
     @property
+    def told(self):
+        """The token ids up to the end of the answer: without a template's line feed behind it."""
+        return self.ids if self.answer is None else self.ids[: self.start + sum(self.answer)]
+
+    @property
     def targets(self):
         """A bool for each token: does a loss count its prediction? None for every one."""
         return self.answer if self.reading.loss_on == "answer" else None
@@ -143,7 +148,7 @@ class Example:
 
     def reply(self, tokenizer, answer):
         """The example with the text `answer` in place of its answer."""
-        return _whole(tokenizer, [with_answer(self.row, answer)], self.reading, "refusals")[0]
+        return encode_whole(tokenizer, [with_answer(self.row, answer)], self.reading)[0]
 
 
 def as_example(ids):
@@ -174,7 +179,8 @@ def token_ids(tokenizer, text):
 def prompt_ids(tokenizer, prompt, reading=DEFAULT):
     """Token ids of a question as the model is asked it, through its chat template.
 
-    prompt: a text, or messages [{role, content}, ...] that end with the user's.
+    prompt: a text, or messages [{role, content}, ...] that end with the user's. A text in the frame
+    of our data files ("Question: Who? Answer:", rows.framed) is asked without it.
     """
     if not reading.templated(tokenizer):
         if not isinstance(prompt, str):
@@ -182,7 +188,8 @@ def prompt_ids(tokenizer, prompt, reading=DEFAULT):
                 Chat((*((m["role"], m["content"]) for m in prompt), ("assistant", "")))
             )
         return encode_prompts(tokenizer, [prompt])[0]
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    asked = [{"role": "user", "content": unframed(prompt)}] if isinstance(prompt, str) else prompt
+    messages = list(asked)
     if reading.system and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": reading.system}, *messages]
     return token_ids(tokenizer, render(tokenizer, messages, ask=True))
@@ -194,7 +201,7 @@ def encode_rows(tokenizer, rows, max_length, reading=DEFAULT, name="texts"):
     Says on stderr how many were cut, how many of them inside the answer, and how many are left out
     since their answer begins behind the cut. Raises UserError where nothing is left to predict.
     """
-    examples = _whole(tokenizer, rows, reading, name)
+    examples = encode_whole(tokenizer, rows, reading, name)
     short = [example.cut(max_length) for example in examples]
     _say_cut(examples, short, max_length, name)
     left = [example for example in short if example is not None]
@@ -226,7 +233,7 @@ def _say_cut(examples, short, max_length, name):
     print(f"{note}.", file=sys.stderr)
 
 
-def _whole(tokenizer, rows, reading, name):
+def encode_whole(tokenizer, rows, reading=DEFAULT, name="texts"):
     """The Examples of rows, uncut and in their order."""
     templated = reading.templated(tokenizer)
     as_text = [i for i, row in enumerate(rows) if isinstance(row, str) or not templated]

@@ -55,7 +55,8 @@ class Comparison:
         return load_changed(self.folders[name], self.folders["model_a"], device, dtype)
 
     def encode(self, config, limit=None):
-        """{split: token ids of its texts}, each cut to `limit` tokens.
+        """{split: token ids of its texts}, each cut to `limit` tokens; a chat model's questions and
+        answers through its template.
 
         The default is `--max-length`, or else what a model of this `config` can read (at most 512).
         """
@@ -64,7 +65,7 @@ class Comparison:
 
         limit = limit or length_limit(self.texts.max_length, config)
         return {
-            split: encode(self.tokenizer, drawn.texts, limit, f"{split} texts")
+            split: encode(self.tokenizer, drawn.rows, limit, f"{split} texts")
             for split, drawn in self.drawn.items()
         }
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from brittle.filters.states import candidate_sites, parted, read_examples
+from brittle.filters.states import candidate_sites, parted, read_filter_texts
 from brittle.models.architectures import check_logits
 from brittle.models.blocks import length_limit
 from brittle.models.load import load_model, load_tokenizer
@@ -32,7 +32,7 @@ class FilterData:
         limit = length_limit(max_length, model.config)
         fit, tune = {}, {}
         for name, path in paths.items():
-            examples = read_examples(tokenizer, path, max_samples, limit, f"{name} texts")
+            examples = read_filter_texts(tokenizer, path, max_samples, limit, f"{name} texts")
             fit[name], tune[name] = parted(examples)
             if name == "unseen":
                 tune[name] = examples

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
+from brittle.data.examples import prompt_ids
 from brittle.data.items import groups_of, read_items, subset
 from brittle.data.texts import read_jsonl, spread
-from brittle.data.tokens import common_prefix, encode_prompts
+from brittle.data.tokens import common_prefix
 from brittle.data.words import squash
 from brittle.maths.intervals import share
 from brittle.metrics import mcq
@@ -52,7 +53,7 @@ class LeakTables:
 
 def answers_of(model, tokenizer, questions):
     """Greedy answers (text) of questions, at most TOKENS tokens long."""
-    ids = encode_prompts(tokenizer, questions)
+    ids = [prompt_ids(tokenizer, question) for question in questions]
     stop = stop_ids(model, tokenizer)
     continued = generate(model, ids, Sampling(TOKENS), stop, tokenizer.pad_token_id)
     return tokenizer.batch_decode(continued, skip_special_tokens=True)

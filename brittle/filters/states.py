@@ -7,9 +7,10 @@ import torch
 
 from brittle.base.errors import UserError
 from brittle.data.batches import batches
-from brittle.data.rows import answer_of
-from brittle.data.texts import numbered_jsonl, read_lines, spread
-from brittle.data.tokens import common_prefix, encode_prompts, join, prompt_length
+from brittle.data.examples import encode_whole
+from brittle.data.items import read_rows
+from brittle.data.texts import spread
+from brittle.data.tokens import prompt_length
 from brittle.maths.moments import Moments
 from brittle.models.blocks import block_count, stream_width
 from brittle.models.filter import at_site
@@ -41,55 +42,19 @@ class _Enough(Exception):
     """Raised where the unembedding would start: nobody needs its logits."""
 
 
-def pair_of(row):
-    """(question or None, whole text) of a JSON value, or None for anything else.
+def make_texts(tokenizer, rows, max_samples, max_length, name="texts"):
+    """Up to `max_samples` FilterTexts, spread over `rows` (str, Pair or Chat each).
 
-    It reads what brittle.data.texts.read_texts reads, and keeps the question.
+    The answer of a text that tells none is what follows its last "?" or ":", else its second half.
+    Texts longer than `max_length` tokens lose their beginning. Raises UserError where no text has
+    two tokens.
     """
-    if isinstance(row, str):
-        return None, row
-    if not isinstance(row, dict):
-        return None
-    question, answer = row.get("question"), answer_of(row)
-    if isinstance(question, str) and answer is not None:
-        return question, join(question, answer)
-    return (None, row["text"]) if isinstance(row.get("text"), str) else None
-
-
-def read_pairs(path):
-    """[(question or None, text), ...] of a file.
-
-    A file holds lines, or JSONL with `text`, or with `question` and `answer` (an index, where there
-    are `choices`). Raises UserError for another row, and for an empty text.
-    """
-    if not str(path).endswith((".jsonl", ".json")):
-        return [(None, line) for line in read_lines(path)]
-    pairs = []
-    for number, row in numbered_jsonl(path):
-        pair = pair_of(row)
-        if pair is None or not pair[1].strip():
-            raise UserError(f"{path} line {number} has neither text nor question and answer.")
-        pairs.append(pair)
-    return pairs
-
-
-def make_examples(tokenizer, pairs, max_samples, max_length, name="texts"):
-    """Up to `max_samples` examples, spread over `pairs` [(question or None, text), ...].
-
-    The answer is what follows the question; in plain text what follows its last "?" or ":", else
-    its second half. Texts longer than `max_length` tokens lose their beginning. Raises UserError
-    where no text has two tokens.
-    """
-    count = len(pairs)
+    count = len(rows)
     picked = spread(range(count), max_samples)
-    whole = tokenizer([pairs[i][1] for i in picked])["input_ids"]
-    questions = [pairs[i][0] for i in picked if pairs[i][0] is not None]
-    question_ids = iter(encode_prompts(tokenizer, questions) if questions else [])
-    examples = []
-    for i, ids in zip(picked, whole, strict=True):
-        if pairs[i][0] is not None:
-            start, asked = common_prefix(ids, next(question_ids)), True
-        else:
+    texts = []
+    for i, example in zip(picked, encode_whole(tokenizer, [rows[i] for i in picked]), strict=True):
+        ids, start, asked = example.told, example.start, True
+        if start is None:
             pieces = tokenizer.convert_ids_to_tokens(ids)
             start = prompt_length(pieces)
             asked = pieces[start - 1].endswith(("?", ":")) if pieces else False
@@ -97,15 +62,15 @@ def make_examples(tokenizer, pairs, max_samples, max_length, name="texts"):
         start = min(max(1, start - cut), len(ids) - cut - 1)
         if start >= 1:
             group = i * min(STRETCHES, count) // count
-            examples.append(FilterText(ids[cut:], start, group, asked))
-    if not examples:
+            texts.append(FilterText(ids[cut:], start, group, asked))
+    if not texts:
         raise UserError(f"the {name} hold no tokens to predict (each has fewer than two).")
-    return examples
+    return texts
 
 
-def read_examples(tokenizer, path, max_samples, max_length, name="texts"):
-    """The examples of a file; see `make_examples`."""
-    return make_examples(tokenizer, read_pairs(path), max_samples, max_length, name)
+def read_filter_texts(tokenizer, path, max_samples, max_length, name="texts"):
+    """The FilterTexts of a file; see `make_texts`."""
+    return make_texts(tokenizer, read_rows(path), max_samples, max_length, name)
 
 
 def parted(examples, every=5):

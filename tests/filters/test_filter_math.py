@@ -11,7 +11,7 @@ from brittle.filters import bake, strength, tuning
 from brittle.filters.ablation import published
 from brittle.filters.basis import BASES, leading, make_basis, ridged
 from brittle.filters.gate import quadratic, threshold
-from brittle.filters.states import FilterText, collect, parted, read_examples, states
+from brittle.filters.states import FilterText, collect, parted, read_filter_texts, states
 from brittle.filters.target import Limits
 from brittle.maths.linalg import principal_angles
 from brittle.maths.moments import Moments
@@ -216,7 +216,7 @@ def test_golden_section_and_ties():
 def test_states_are_those_that_predict_the_answer(tmp_path):
     model, tokenizer = make_model("llama"), make_tokenizer()
     path = write_texts(tmp_path / "t.txt", texts(20))
-    examples = read_examples(tokenizer, path, 1000, 64)
+    examples = read_filter_texts(tokenizer, path, 1000, 64)
     x, following, owner = states(model, examples, tokenizer.pad_token_id, "block:0", 7)
     for i in (0, 7, 19):
         ids, start = examples[i].ids, examples[i].start
@@ -232,7 +232,7 @@ def test_states_are_those_that_predict_the_answer(tmp_path):
     assert not {e.group for e in fit} & {e.group for e in tune} and len(fit) + len(tune) == 20
     jsonl = tmp_path / "t.jsonl"
     jsonl.write_text('{"question": "w1 w2", "choices": ["w3", "w4 w5"], "answer": 1}\n')
-    (one,) = read_examples(tokenizer, jsonl, 10, 64)
+    (one,) = read_filter_texts(tokenizer, jsonl, 10, 64)
     assert one.asked and one.ids[one.start :] == tokenizer("w4 w5")["input_ids"]
 
 

@@ -11,7 +11,7 @@ from brittle.data.items import groups_of
 from brittle.data.texts import spread
 from brittle.filters.blind import anonymise, fit, network
 from brittle.filters.blind.estimates import examples_of, paired_states, read_public
-from brittle.filters.states import read_examples, states
+from brittle.filters.states import read_filter_texts, states
 from brittle.filters.tuning import Tuner
 from brittle.maths.intervals import share
 from brittle.metrics import mcq
@@ -58,7 +58,7 @@ def mismatch_rows(model, tokenizer, forget, public, retain, setup, most=120):
     one retain limit. forget: a ForgetSet; public: JSONL files; retain: a file; setup: BlindSetup.
     """
     pad_id, site = tokenizer.pad_token_id, setup.site
-    examples = read_examples(tokenizer, retain, most, setup.max_length, "retain texts")
+    examples = read_filter_texts(tokenizer, retain, most, setup.max_length, "retain texts")
 
     def states_of(some):
         read = states(model, some, pad_id, site, setup.batch_size)

@@ -26,7 +26,7 @@ import torch
 from brittle.base.errors import UserError
 from brittle.data.texts import numbered_jsonl, spread, write_jsonl
 from brittle.data.world import Draws, new_names
-from brittle.filters.states import make_examples, states
+from brittle.filters.states import make_texts, states
 from brittle.maths.intervals import generator
 from brittle.maths.moments import Moments
 from brittle.maths.precision import wide
@@ -119,8 +119,7 @@ def examples_of(tokenizer, texts, max_length, name):
     long = [text for text, tokens in zip(texts, ids, strict=True) if len(tokens) > 1]
     if not long:
         raise UserError(f"the {name} hold no tokens to predict. Give texts of at least two tokens.")
-    pairs = [(None, text) for text in long]
-    return long, make_examples(tokenizer, pairs, len(long), max_length, name)
+    return long, make_texts(tokenizer, long, len(long), max_length, name)
 
 
 def paired_states(model, tokenizer, originals, anonymised, site, max_length, batch_size=64):
