@@ -10,7 +10,7 @@ from brittle.base.errors import UserError
 from brittle.base.knobs import build, resolve_blocks
 from brittle.base.layout import unlearned_dir
 from brittle.data.examples import TrainingReading
-from brittle.data.items import text_files
+from brittle.data.examples import TrainingReading
 from brittle.methods import method_class
 from brittle.methods.base import Method
 from brittle.methods.wrappers import Wrappers
@@ -81,6 +81,8 @@ class Job:
 
     def data_files(self):
         """The files whose texts are trained on."""
+        from brittle.data.items import text_files
+
         chats = [self.wrappers.chat] if self.wrappers.chat else []
         return text_files(self.texts.forget_path, self.texts.retain_path, *chats)
 
