@@ -10,7 +10,6 @@ from brittle.base.errors import UserError
 from brittle.base.knobs import build, resolve_blocks
 from brittle.base.layout import unlearned_dir
 from brittle.data.examples import TrainingReading
-from brittle.data.examples import TrainingReading
 from brittle.methods import method_class
 from brittle.methods.base import Method
 from brittle.methods.wrappers import Wrappers
