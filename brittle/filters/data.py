@@ -12,8 +12,8 @@ from brittle.models.load import load_model, load_tokenizer
 class FilterData:
     """A model and its texts as FilterTexts: what is fitted on, and what strengths are read on.
 
-    `fit` and `tune` are {forget, retain, general?, unseen?: [FilterText]}; no stretch of a file is in
-    both. Never-seen text is no part of any fit, so strengths are read on all of it.
+    `fit` and `tune` are {forget, retain, general?, unseen?: [FilterText]}; no stretch of a file is
+    in both. Never-seen text is no part of any fit, so strengths are read on all of it.
     """
 
     model: object

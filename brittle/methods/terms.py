@@ -29,14 +29,20 @@ def kl_of(before, now):
 
 
 def kl(model, batch, reference):
-    """Mean over the tokens that count of KL(p_reference || p_model), in nats; 0 where the two agree."""
+    """Mean over the tokens that count of KL(p_reference || p_model), in nats.
+
+    It is 0 where the two agree.
+    """
     with reference as frozen:
         before = frozen(**batch).logits
     return token_mean(kl_of(before, model(**batch).logits), batch)
 
 
 def moved(h, before, batch):
-    """Mean over blocks and the states that count of ||h - before||_2; h, before {block: [B, T, D]}."""
+    """Mean over blocks and the states that count of ||h - before||_2.
+
+    h, before: {block: [B, T, D]}.
+    """
     return sum(
         state_mean(torch.linalg.vector_norm(wide(h[k]) - wide(before[k]), dim=-1), batch) for k in h
     ) / len(h)

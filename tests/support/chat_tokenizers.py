@@ -92,7 +92,8 @@ class Shape(NamedTuple):
     """What a family's tokenizer is like.
 
     blanks: `gpt2` (bytes), `lines` (bytes, line feeds together, as Llama-3 and Qwen), or `meta`
-    (SentencePiece's, which puts a blank first). bos_itself: the tokenizer puts BOS before a text. special: its special tokens, BOS and EOS first.
+    (SentencePiece's, which puts a blank first). bos_itself: the tokenizer puts BOS before a text.
+    special: its special tokens, BOS and EOS first.
     """
 
     template: str | None

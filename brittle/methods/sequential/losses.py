@@ -1,7 +1,7 @@
 """Losses of sequential unlearning, on a probe's logits z [B, T, V] and against the start.
 
-Every mean is over the tokens that `--loss-on` counts, in float32. With V tokens in the vocabulary, the forget losses at
-every position are
+Every mean is over the tokens that `--loss-on` counts, in float32. With V tokens in the vocabulary,
+the forget losses at every position are
 
     max_entropy   [logsumexp(z) - mean(z)] / ln V = (KL(uniform || p) + ln V) / ln V
                   least at uniform p: 1
