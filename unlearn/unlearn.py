@@ -22,7 +22,7 @@ import typer
 from brittle.base import command, groups, options
 from brittle.base.errors import UserError
 from brittle.base.knobs import all_knobs, show, values
-from brittle.data.examples import TrainingReading
+from brittle.data.examples import TRAINING, TrainingReading
 from brittle.methods import METHODS, method_class
 from brittle.methods.wrappers import Wrappers
 
@@ -113,7 +113,7 @@ def main(
         MaybeText,
         typer.Option(help="Log to this Weights & Biases project, in a group a base model."),
     ] = None,
-    reading: TrainingReading = TrainingReading(),
+    reading: TrainingReading = TRAINING,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     revision: options.Revision = None,

@@ -73,6 +73,7 @@ class TrainingReading(Reading):
 
 
 DEFAULT = Reading()
+TRAINING = TrainingReading()
 
 
 class Counts(NamedTuple):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from brittle.base.errors import UserError
 from brittle.base.knobs import build, resolve_blocks
 from brittle.base.layout import unlearned_dir
-from brittle.data.examples import TrainingReading
+from brittle.data.examples import TRAINING, TrainingReading
 from brittle.methods import method_class
 from brittle.methods.base import Method
 from brittle.methods.wrappers import Wrappers
@@ -63,7 +63,7 @@ class Job:
     default_files: tuple = ()  # that the settings and knobs came from
     wrappers: Wrappers = field(default_factory=Wrappers)
     track: Callable | None = None  # is given each step's row of the history
-    reading: TrainingReading = TrainingReading()  # how rows become examples
+    reading: TrainingReading = TRAINING  # how rows become examples
     tag: str = ""  # of the folder: two settings of one method side by side
 
     @property
