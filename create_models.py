@@ -1,11 +1,16 @@
-"""Train the mini family: Base saw the forget domain, Filtered never did.
+"""Train a family: Base saw the forget domain, Filtered never did.
 
-Both have the same architecture, initial weights and tokenizer.
+Both have the same architecture, initial weights and tokenizer. Without --from they are the mini
+family, trained from nothing. With --from MODEL they are MODEL, taught the facts of --data: truth is
+injected into a model of any family.
 
 uv run create_models.py                  both, side by side: outputs/models/mini-base, mini-filtered
 uv run create_models.py --only base      one of them
 uv run create_models.py --hidden-size 512 --layers 10 --entities 600 --steps 3000
                                          a family of 30 M parameters, best on a GPU
+uv run create_models.py --from MODEL     outputs/models/MODEL-base, MODEL-filtered
+uv run create_models.py --from MODEL --depths 1,4,16     a family for each number of epochs
+uv run create_models.py --from MODEL --source tofu       TOFU's target and retain model
 """
 
 import itertools
@@ -13,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -22,44 +28,112 @@ from brittle.base import command, groups, options
 from brittle.base.errors import UserError
 from brittle.base.files import missing_folders, remove_empty
 from brittle.base.places import where
+from brittle.unlearning.family import ROLES, Wanted
+
+SIZE = "Size of a mini model"
+MINI_BATCH, MINI_RATE = 128, 3e-3
 
 
-def main(
-    data: Annotated[
-        Path,
-        typer.Option(help="Folder with tokenizer.txt, pretrain_base.txt, pretrain_filtered.txt."),
-    ] = Path("data/mini"),
-    outdir: options.Outdir = Path("outputs/models"),
-    only: Annotated[
-        str, typer.Option(help="base, filtered, or both (two processes, one thread each on CPU).")
-    ] = "both",
-    hidden_size: Annotated[int, typer.Option(min=8, help="Width of the residual stream.")] = 128,
-    layers: Annotated[int, typer.Option(min=1, help="Blocks.")] = 4,
-    heads: Annotated[int, typer.Option(min=1, help="Attention heads.")] = 4,
-    vocab_size: Annotated[int, typer.Option(min=1, help="Tokens of the BPE vocabulary.")] = 1000,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 340,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts a step.")] = 128,
-    lr: Annotated[
-        float, typer.Option(min=0, help="AdamW's learning rate (embeddings, norms, biases).")
-    ] = 3e-3,
+@dataclass(frozen=True)
+class Mini:
+    """The options of the mini family alone, each a flag."""
+
+    hidden_size: Annotated[
+        int, typer.Option(min=8, help="Width of the residual stream.", rich_help_panel=SIZE)
+    ] = 128
+    layers: Annotated[int, typer.Option(min=1, help="Blocks.", rich_help_panel=SIZE)] = 4
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads.", rich_help_panel=SIZE)] = 4
+    vocab_size: Annotated[
+        int, typer.Option(min=1, help="Tokens of the BPE vocabulary.", rich_help_panel=SIZE)
+    ] = 1000
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a mini model.")] = 340
     muon_lr: Annotated[
         float, typer.Option(min=0, help="Muon's learning rate (block matrices).")
-    ] = 0.015,
+    ] = 0.015
     entities: Annotated[
         int | None, typer.Option(min=4, help="Make the data anew with so many entities.")
+    ] = None
+
+
+@options.spread
+def main(
+    mini: Mini,
+    wanted: Wanted,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with tokenizer.txt, pretrain_base.txt, pretrain_filtered.txt (data/mini). "
+            "With --from any data folder."
+        ),
+    ] = None,
+    outdir: options.Outdir = Path("outputs/models"),
+    only: Annotated[
+        str, typer.Option(help="base, filtered, or both (mini: two processes, one thread each).")
+    ] = "both",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Texts a step (128; with --from fewer where the data are few)."),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="AdamW's learning rate: 0.003 (embeddings, norms, biases); with --from 0.3 / "
+            "width, with adapters 3 / width.",
+        ),
     ] = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
 ):
-    """Train the mini Base and Filtered models and save them as Hugging Face folders."""
-    if only not in ("both", "base", "filtered"):
+    """Train Base and Filtered models and save them as Hugging Face folders."""
+    if only not in ("both", *ROLES):
         raise UserError(f"--only {only}: choose base, filtered or both.")
-    if entities:
-        from brittle.data.world_files import write_world
+    wanted.check()
+    data = data or wanted.home()
+    if wanted.from_model is not None:
+        check_no_mini(mini)
+        training = {"lr": lr, "batch_size": batch_size, "seed": seed, "device": device}
+        inject(wanted, only, data, outdir, training)
+    else:
+        if mini.entities:
+            from brittle.data.world_files import write_world
 
-        write_world(data, seed, entities, min(8, entities))
-    if only == "both":
-        return both(outdir)
+            write_world(data, seed, mini.entities, min(8, mini.entities))
+        if only == "both":
+            return both(outdir)
+        training = {
+            "steps": mini.steps,
+            "batch_size": batch_size or MINI_BATCH,
+            "lr": MINI_RATE if lr is None else lr,
+            "muon_lr": mini.muon_lr,
+            "seed": seed,
+        }
+        train_mini(only, mini, data, outdir, training, device)
+    if place := where(outdir):
+        print(place)
+
+
+def check_no_mini(mini):
+    """Raise UserError where an option of the mini family is given."""
+    given = [f.name for f in fields(mini) if getattr(mini, f.name) != f.default]
+    if given:
+        flag = given[0].replace("_", "-")
+        raise UserError(f"--{flag} is for the mini family. Leave it out, or leave --from out.")
+
+
+def inject(wanted, only, data, outdir, training):
+    """Teach the model of `wanted` the facts of `data`, and save its family."""
+    from brittle.models.find import model_folder
+    from brittle.unlearning.injected import Family
+
+    folder = model_folder(wanted.from_model, code=wanted.trust_remote_code)
+    family = Family(wanted, folder, data, outdir, **training)
+    for line in family.make(ROLES if only == "both" else (only,)):
+        print(line, flush=True)
+
+
+def train_mini(role, mini, data, outdir, training, device):
+    """Train one model of the mini family and save it."""
     from brittle.data.texts import read_lines
 
     # before torch is imported: the likeliest mistake is said at once
@@ -69,32 +143,29 @@ def main(
     from brittle.data.items import SPLITS, read_splits
     from brittle.metrics import mcq
     from brittle.models.load import pick_device
-    from brittle.training import mini
+    from brittle.training.mini import TEXTS, make_model, make_settings, make_tokenizer, train_model
 
-    inputs = [data / "tokenizer.txt", data / mini.TEXTS[only]]
+    inputs = [data / "tokenizer.txt", data / TEXTS[role]]
     inputs += [data / f"mcq_{split}.jsonl" for split in SPLITS]
-    with Run(outdir / f"mini-{only}", inputs=inputs, seed=seed, whole=True) as run:
+    seed = training["seed"]
+    with Run(outdir / f"mini-{role}", inputs=inputs, seed=seed, whole=True) as run:
         import torch
 
         torch.set_num_threads(command.threads())
         items = read_splits(data)
-        tokenizer = mini.make_tokenizer(texts, vocab_size)
-        model = mini.make_model(tokenizer, hidden_size, layers, heads, seed)
+        tokenizer = make_tokenizer(texts, mini.vocab_size)
+        model = make_model(tokenizer, mini.hidden_size, mini.layers, mini.heads, seed)
         size = 4 * model.num_parameters()
-        print(f"{space_line(f'mini-{only}', size, outdir)}.", flush=True)
-        settings = mini.make_settings(
-            steps=steps, batch_size=batch_size, lr=lr, muon_lr=muon_lr, seed=seed
-        )
-        mini.train_model(only, data, pick_device(device), tokenizer, model, settings)
+        print(f"{space_line(f'mini-{role}', size, outdir)}.", flush=True)
+        settings = make_settings(**training)
+        train_model(role, data, pick_device(device), tokenizer, model, settings)
         model.cpu().eval().save_pretrained(run.stage)
         tokenizer.save_pretrained(run.stage)
         run.settings = {
             split: round(mcq.accuracy(model, tokenizer, rows), 4) for split, rows in items.items()
         }
         run.path("model.safetensors")
-        print(f"{outdir}/mini-{only}: accuracy {run.settings}")
-    if place := where(outdir):
-        print(place)
+        print(f"{outdir}/mini-{role}: accuracy {run.settings}")
 
 
 def both(outdir):
@@ -142,7 +213,6 @@ def both(outdir):
 
 HELP_GROUPS = {
     groups.DATA: ("data", "entities"),
-    "Size": ("hidden_size", "layers", "heads", "vocab_size"),
     "Training": ("steps", "batch_size", "lr", "muon_lr"),
 }
 

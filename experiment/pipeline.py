@@ -22,6 +22,12 @@ def main(
         MaybeText,
         typer.Option(help="Base model: folder or Hugging Face id, instead of the preset's."),
     ] = None,
+    source: Annotated[
+        MaybeText,
+        typer.Option(
+            "--from", help="Teach this model the facts and study its family (preset injected)."
+        ),
+    ] = None,
     filtered: options.PresetFiltered = None,
     unlearned: Annotated[
         list[str] | None, typer.Option(help="Unlearned model(s), instead of making one.")
@@ -51,8 +57,12 @@ def main(
     command.load_env()
     preset, data, root = standing.preset(preset), standing.path(data), standing.path(root)
     base, filtered = standing.model(base), standing.model(filtered)
+    source = standing.model(source)
     unlearned = [standing.model(model) for model in unlearned or []] or None
-    study = steps.read_study(preset)
+    if source is not None:
+        given.check_source(source, base, filtered)
+        preset = "injected" if preset == "mini" else preset
+    study = steps.start_from(steps.read_study(preset), source)
     filtered, data = given.complete(study, base, filtered, unlearned, data)
     own = {"base": base, "filtered": filtered, "unlearned": unlearned, "method": method}
     own["data"] = data

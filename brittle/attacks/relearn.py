@@ -69,14 +69,9 @@ def encode_attack(model, tokenizer, rows, reading=DEFAULT):
 
 def add_adapters(model, rank, seed):
     """The model with low-rank adapters on all linear modules, which alone train."""
-    import warnings
-
     from brittle.training import adapters
 
-    with warnings.catch_warnings():
-        # PEFT asks transformers for a name that will go
-        warnings.simplefilter("ignore", FutureWarning)
-        return adapters.add(model, None, rank, 2.0 * rank, "all", seed)
+    return adapters.add(model, None, rank, 2.0 * rank, "all", seed)
 
 
 def fine_tune(model, pad_id, examples, tuning, measure):

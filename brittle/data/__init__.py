@@ -5,4 +5,5 @@ No model is loaded here.
 Reading order: texts, batches, items, tokens, words, facts.
 The mini world: world_words, world, world_schemas, world_files.
 Data sets from outside: sources (also the user's own files), wmdp, tofu, muse, overlap.
+For injected families: taught.
 """

@@ -144,13 +144,20 @@ class Stream:
         """Tokens of the first `count` examples of the order."""
         return sum(len(self.examples[self._at(i)]) for i in range(count))
 
+    def read(self, indices):
+        """Which of the examples of a batch are read: all of them."""
+        return indices
+
     def batches(self, step):
-        """The `micro_batches` batches of optimizer step `step`, each of `batch_size` texts."""
+        """The `micro_batches` batches of optimizer step `step`, each of `batch_size` texts.
+
+        Averages divide by the counts of all the step's texts, read or not.
+        """
         size = self.batch_size * self.micro_batches
         chosen = [self._at(i) for i in range(step * size, (step + 1) * size)]
         micro_batches = []
         for start in range(0, size, self.batch_size):
-            indices = chosen[start : start + self.batch_size]
+            indices = self.read(chosen[start : start + self.batch_size])
             examples = [self.examples[i] for i in indices]
             micro_batches.append(pad(examples, self.pad_id, self.device, indices))
         for batch in micro_batches:

@@ -91,7 +91,7 @@ def data_notes(study, base=None, data=None):
     # such a study makes models of its own, and a world to ask them about
     makes_models = "family" in study.makes
     if data is not None:
-        return check_data(data, trains=makes_models and base is None)
+        return check_data(data, trains=makes_models and base is None and not study.source)
     if makes_models and is_strange(study, base) and family(base) != "mini":
         return [
             f"note: {base} is asked about the mini world ({study.data}). "
@@ -102,7 +102,7 @@ def data_notes(study, base=None, data=None):
 
 def check_model(flag, model):
     """Is there such a folder, or can the hub be asked? Offline the cache has it, or nothing has."""
-    folder, adapters = Path(model).expanduser(), flag != "--base"
+    folder, adapters = Path(model).expanduser(), flag not in ("--base", "--from")
     hub = re.fullmatch(HUB_ID, model)
     if not folder.exists() and not hub and (model.startswith((".", "~")) or "/" in model):
         raise UserError(
@@ -115,6 +115,14 @@ def check_model(flag, model):
         model_folder(model, weights=folder.exists() or offline(), adapters=adapters)
     except UserError as error:
         raise UserError(f"{flag} {error}") from None
+
+
+def check_source(source, base=None, filtered=None):
+    """Raise UserError where no family can be made of the model that --from gives."""
+    if base is not None or filtered is not None:
+        flag = "--base" if base is not None else "--filtered"
+        raise UserError(f"--from {source} makes Base and Filtered. Leave {flag} out.")
+    check_model("--from", source)
 
 
 def offline():

@@ -15,6 +15,7 @@ from brittle.base.errors import UserError
 from brittle.base.layout import comparison_dir, model_name, unlearned_dir
 from brittle.base.record import why_run
 
+SOURCE = "{from}"  # stands in a preset for the name of the model that --from gives
 STEPS = Path("experiment/steps.csv")
 PRESETS = Path("experiment/presets")
 COLUMNS = ["step", "scope", "script", "folder", "output", "extra", "title", "needs"]
@@ -41,6 +42,8 @@ class Study:
     root: str
     arguments: dict = field(default_factory=dict)
     makes: tuple = ()  # the scopes of MAKING that the study makes itself
+    # the model whose family the study makes (create_models.py --from); the mini family where empty
+    source: str = ""
     # the task and test of eval/significance.py that decide, declared before there are results
     primary: str = ""
     given: set = field(default_factory=set)  # models and data named by the user, which are not made
@@ -115,6 +118,31 @@ def read_study(name):
             f"{path} is no preset: "
             "models, method, data, root, primary, makes and arguments are texts."
         )
+    return study
+
+
+def start_from(study, source):
+    """`study` of the family that is made of the model `source`, a folder or an id.
+
+    Its models are called after it, where the preset has SOURCE. Raises UserError for a preset whose
+    models have names of their own, and for one that lacks a `source`.
+    """
+    source = source or study.source
+    if not source:
+        if SOURCE in study.base:
+            raise UserError(f"preset {study.name} makes a family of a model: give --from MODEL.")
+        return study
+    if SOURCE not in study.base:
+        raise UserError(
+            f"--from {source}: preset {study.name} has models of its own. Use --preset injected."
+        )
+    study.source = source
+    for role in ("base", "filtered"):
+        setattr(study, role, getattr(study, role).replace(SOURCE, model_name(source)))
+    script = "create_models.py"
+    own = study.arguments.get(script, "")
+    quoted = shlex.quote(source).replace("{", "{{").replace("}", "}}")
+    study.arguments[script] = f"--from {quoted} {own}".strip()
     return study
 
 
@@ -246,8 +274,11 @@ def _units_data(row, study):
 
 
 def _units_family(row, study):
-    folder = Path(study.base if "base" in row["extra"] else study.filtered)
-    yield Unit("", ["--data", study.data, "--outdir", str(folder.parent)], folder, ["data"])
+    is_base = "base" in row["extra"]
+    folder = Path(study.base if is_base else study.filtered)
+    # Filtered of an injected family takes as many steps as Base did
+    reads = ["data"] if is_base or not study.source else ["data", study.base]
+    yield Unit("", ["--data", study.data, "--outdir", str(folder.parent)], folder, reads)
 
 
 def _units_unlearn(row, study):

@@ -1,6 +1,7 @@
 """Low-rank adapters: on which modules they sit, and the PEFT model around a model."""
 
 import re
+import warnings
 
 import torch
 
@@ -52,6 +53,8 @@ def add(model, names, rank, alpha, chosen, seed):
         fan_in_fan_out=turned,
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # PEFT asks transformers for a name that will go
+        warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(seed)
         return peft.get_peft_model(model, config)

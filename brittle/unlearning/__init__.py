@@ -1,5 +1,6 @@
 """One unlearning run: its job, its texts, the run, the collapse check, saving and publishing.
+And the models that runs start from, where truth is injected.
 
 Reading order: job, sets, run, collapse, effect, saving, card, publish, tracking, grid (many
-sequential runs).
+sequential runs). Injected families: family (options), injected.
 """

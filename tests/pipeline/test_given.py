@@ -257,3 +257,30 @@ def test_the_filter_is_a_chain_of_tasks_in_the_place_of_training(mini, tmp_path)
     baked = next(task for task in filtered if task.name == "tamper mini-base__filter")
     assert "unlearn filter" in baked.needs
     assert mini.method != "filter" and not mini.unlearned  # the study itself is untouched
+
+
+def test_a_family_is_made_of_the_model_that_from_names(tmp_path):
+    """`--from MODEL`: both models are taught, and Filtered waits for Base, whose steps it takes."""
+    own = stranger(tmp_path / "my {model}", model_type="llama")
+    study = steps.override(
+        steps.start_from(steps.read_study("injected"), own), root=str(tmp_path / "out")
+    )
+    planned = {task.name: task for task in steps.tasks(study, steps.read_steps())}
+    home = tmp_path / "out/models"
+    for role, needs in (("base", ["data"]), ("filtered", ["data", "base"])):
+        task = planned[role]
+        assert task.output == home / f"my {{model}}-{role}" / "model.safetensors"
+        assert task.command[-4:] == ["--only", role, "--from", own] and task.needs == needs
+    assert planned["unlearn"].command[2] == str(home / "my {model}-base")
+
+
+def test_from_and_models_of_ones_own_exclude_each_other(tmp_path):
+    own = stranger(tmp_path / "own")
+    with pytest.raises(UserError, match=f"--from {own} makes Base and Filtered. Leave --base out"):
+        given.check_source(own, base=own)
+    with pytest.raises(UserError, match="--from nowhere/at/all: no such folder"):
+        given.check_source("nowhere/at/all")
+    with pytest.raises(UserError, match="preset mini has models of its own"):
+        steps.start_from(steps.read_study("mini"), own)
+    with pytest.raises(UserError, match="preset injected makes a family of a model: give --from"):
+        steps.start_from(steps.read_study("injected"), None)
