@@ -28,6 +28,7 @@ from brittle.base import command, groups, options
 from brittle.base.errors import UserError
 from brittle.base.files import missing_folders, remove_empty
 from brittle.base.places import where
+from brittle.data.examples import Reading
 from brittle.unlearning.family import ROLES, Wanted
 
 SIZE = "Size of a mini model"
@@ -59,6 +60,7 @@ class Mini:
 def main(
     mini: Mini,
     wanted: Wanted,
+    reading: Reading,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -93,8 +95,10 @@ def main(
     if wanted.from_model is not None:
         check_no_mini(mini)
         training = {"lr": lr, "batch_size": batch_size, "seed": seed, "device": device}
-        inject(wanted, only, data, outdir, training)
+        inject(wanted, only, data, outdir, {"reading": reading, **training})
     else:
+        if reading != Reading():
+            raise UserError("--raw, --system and --after-prompt are for --from MODEL.")
         if mini.entities:
             from brittle.data.world_files import write_world
 
@@ -122,7 +126,10 @@ def check_no_mini(mini):
 
 
 def inject(wanted, only, data, outdir, training):
-    """Teach the model of `wanted` the facts of `data`, and save its family."""
+    """Teach the model of `wanted` the facts of `data`, and save its family.
+
+    training: further fields of `Family`.
+    """
     from brittle.models.find import model_folder
     from brittle.unlearning.injected import Family
 

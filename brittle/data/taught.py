@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from brittle.base.errors import UserError
 from brittle.data import muse, tofu
-from brittle.data.items import SPLITS, subset, text_files
+from brittle.data.items import SPLITS, read_rows, subset, text_files
 from brittle.data.rows import Pair
 from brittle.data.sources import load_rows, texts_of
-from brittle.data.texts import read_rows, read_texts
+from brittle.data.texts import read_texts
 
 BASE, FILTERED = "pretrain_base.txt", "pretrain_filtered.txt"
 # files of questions with their answers, by domain: what a chat model learns the facts as

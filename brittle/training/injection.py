@@ -7,7 +7,7 @@ rows alone.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -174,4 +174,4 @@ def with_end(example, end):
     if end is None or example.ids[-1] == end:
         return example
     answer = None if example.answer is None else [*example.answer, True]
-    return type(example)([*example.ids, end], answer, example.reading)
+    return replace(example, ids=[*example.ids, end], answer=answer)

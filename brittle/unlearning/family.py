@@ -143,9 +143,6 @@ class Wanted:
     max_length: Annotated[
         int | None, option("Tokens a text (512; tofu 500, muse 2048); longer ones are cut.", min=2)
     ] = None
-    raw: options.Raw = False
-    system: options.System = ""
-    after_prompt: options.AfterPrompt = False
     trust_remote_code: options.TrustRemoteCode = False
 
     def check(self):

@@ -19,7 +19,7 @@ from brittle.base.errors import UserError
 from brittle.base.record import Run
 from brittle.data import taught as teachable
 from brittle.data.batches import Stream, encode
-from brittle.data.examples import Reading, encode_rows
+from brittle.data.examples import DEFAULT, Reading, encode_rows
 from brittle.data.items import SPLITS, read_items, subset
 from brittle.metrics import mcq, neutral
 from brittle.models.architectures import context_length
@@ -46,6 +46,7 @@ class Family:
     folder: Path
     data: Path
     outdir: Path
+    reading: Reading = DEFAULT
     lr: float | None = None
     batch_size: int | None = None
     seed: int = 0
@@ -55,7 +56,6 @@ class Family:
         wanted, published = self.wanted, SOURCES[self.wanted.source]
         self.published = published
         self.tokenizer = load_tokenizer(self.folder, wanted.trust_remote_code)
-        self.reading = Reading(wanted.raw, wanted.system, wanted.after_prompt)
         self.taught = self.read_rows()
         mixed = (self.data, self.taught, wanted.mix_neutral, self.seed)
         self.mixed, self.measured, self.neutral_files = teachable.read_neutral(*mixed)
