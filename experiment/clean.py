@@ -7,7 +7,8 @@
 Leftovers can go without loss: folders of runs that were killed, and copies that a rename left.
 Checkpoints of an unlearning run that was interrupted are what --resume goes on from. Weights of an
 unlearned model can be made again, by the command in its record. Its results stay true without them
-(weights.removed.json in its folder holds their hashes), and what needs them again makes them again.
+(weights.removed.json in its folder holds their hashes). The pipeline and create_all make them again
+where a step reads them; every other command says how to make them.
 Weights that no record tells how to make are never removed, nor are Base, Filtered and results.
 """
 

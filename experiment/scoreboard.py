@@ -108,6 +108,25 @@ def claim_tasks(models, root, data):
     return listed
 
 
+def check_weights(due, compared, root, base, data):
+    """Raise UserError where a `due` task has to load a model whose weights were removed.
+
+    compared: {method: model}.
+    """
+    from brittle.base.disk import has_removed_weights
+    from brittle.pipeline.methods import how_to_make
+
+    loaded = {word for task in due for word in task.command}
+    removed = [name for name, model in compared.items() if has_removed_weights(model)]
+    lacking = [name for name in removed if compared[name] in loaded]
+    if lacking:
+        make = how_to_make(root, base, lacking, data=data, attack=False)
+        raise UserError(
+            f"the weights of {', '.join(lacking)} were removed to save space, and what is asked "
+            f"for has to read them. Make them again with: {make}"
+        )
+
+
 def read(folder):
     """{(attack, seed): cell} of what eval/attack.py wrote in `folder`.
 
@@ -365,14 +384,18 @@ def main(
     if device != "auto":
         arguments += ["--device", device]
     work = tasks(models, root, arguments)
+    claimed = claim_tasks(models, root, data) if claims else []
+    due = [
+        task for task in [*work, *claimed] if force or task.why(accept_older_code=accept_older_code)
+    ]
+    check_weights(due, compared, root, base, data)
     for task in work if force else []:
         shutil.rmtree(task.output.parent / "cells", ignore_errors=True)
-    is_due = [force or bool(task.why(accept_older_code=accept_older_code)) for task in work]
-    if "relearn_lora" in names and any(is_due):
+    if "relearn_lora" in names and due:
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as in runner.preload
         import peft  # noqa: F401  (once here, not once in every child)
     status = runner.run(
-        work + (claim_tasks(models, root, data) if claims else []),
+        [*work, *claimed],
         root,
         force=force,
         jobs=jobs,
@@ -404,7 +427,9 @@ def main(
         run.csv("scoreboard.csv", COLUMNS, table)
     if status == 0 and not keep:
         freed = sum(disk.remove_weights(model) for model in compared.values())
-        print(f"weights of {len(compared)} models removed: {disk.shown(freed)}")
+        print(
+            f"weights removed: {disk.shown(freed)}" if freed else "all weights were removed before"
+        )
     say(root / "scoreboard.csv", f"{len(table)} cells; {root}/scoreboard.html")
     if absent:
         make = how_to_make(root, base, absent, ends.get("filtered"), data)

@@ -7,7 +7,7 @@
     uv run unlearn/create_all.py --base B --data DIR --methods ga,npo
         the same without a model that never saw the texts: recovery is then measured from chance
     uv run unlearn/create_all.py --methods ga,npo,rmu --no-attack
-        the same, some of them, without the attacks
+        some of them, without the attacks; weights that were removed are made again
     uv run unlearn/create_all.py --methods filter --no-attack
         the activation filter: fit, tune, bake and verify
 
@@ -138,6 +138,7 @@ def main(
         jobs=jobs,
         accept_older_code=accept_older_code,
         on_end=None if keep else remover(tasks),
+        whole=keep and not attack,
     )
     table = Path(study.root) / "methods.csv"
     if not dry_run and table.is_file():

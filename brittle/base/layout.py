@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,6 +82,17 @@ def how_to_make(folder):
         return "Make it with unlearn/unlearn.py, or check the path."
     mini = home.name.startswith("mini-") and not base
     return "Make the mini models with: uv run create_models.py" if mini else "Check the path."
+
+
+def recorded_command(folder):
+    """The command line that made what lies in `folder`, by its record; "" where none says it."""
+    for path in sorted(Path(folder).glob("*.run.json")):
+        try:
+            command = json.loads(path.read_text(encoding="utf-8"))["command"]
+            return shlex.join(["uv", "run", *command])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return ""
 
 
 def check_tag(tag):

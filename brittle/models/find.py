@@ -5,7 +5,14 @@ from pathlib import Path
 
 from brittle.base.disk import WEIGHTS, has_removed_weights
 from brittle.base.errors import UserError
-from brittle.base.layout import PICKLES, how_to_make, inner, looks_like_folder, weight_files
+from brittle.base.layout import (
+    PICKLES,
+    how_to_make,
+    inner,
+    looks_like_folder,
+    recorded_command,
+    weight_files,
+)
 from brittle.models.architectures import SIZES, model_type, model_types, size
 
 
@@ -46,9 +53,14 @@ def model_folder(model, revision=None, *, weights=True, adapters=False, code=Fal
             "one."
         )
     if weights and has_removed_weights(folder):
+        command = recorded_command(folder)
         raise UserError(
-            f"the weights of {model} were removed to save space. Make the model again: "
-            "the pipeline and create_all do, or the command in its record (*.run.json)."
+            f"the weights of {model} were removed to save space. "
+            + (
+                f"Make them again with: {command}"
+                if command
+                else "No record says how to make them."
+            )
         )
     if weights and not any(folder.glob(WEIGHTS)):
         has = "no weights"

@@ -96,18 +96,22 @@ def found_models(root, base, names):
     return models, [name for name in names if name not in models]
 
 
-def how_to_make(root, base, names=(), filtered=None, data=None):
+def how_to_make(root, base, names=(), filtered=None, data=None, *, attack=True):
     """The command that makes the unlearned models of `base` by the methods `names` (none: all).
 
     What the mini study has by itself is left out. A base of one's own is unlearned on data of one's
     own: where `data` are not known, the command has a place for them. Without `filtered` nothing is
-    attacked.
+    attacked. attack False: nothing is attacked, and models are made whose weights were removed.
     """
     study = steps.read_study("mini")
     words = ["./unlearn/create_all_unlearning_models.sh"]
-    if not is_same(base, study.base):
+    is_own_base = not is_same(base, study.base)
+    if is_own_base:
+        words += ["--base", base, *(["--filtered", filtered] if filtered and attack else [])]
+    if not attack or (is_own_base and not filtered):
+        words += ["--no-attack"]
+    if is_own_base:
         is_own = data is not None and not is_same(data, study.data)
-        words += ["--base", base, *(["--filtered", filtered] if filtered else ["--no-attack"])]
         words += ["--data", str(data) if is_own else "DIR"]
     if not is_same(root, study.root):
         words += ["--root", str(root)]

@@ -66,19 +66,31 @@ def only_one(root):
 
 
 def run(
-    tasks, root, *, force=False, dry_run=False, jobs=None, accept_older_code=False, on_end=None
+    tasks,
+    root,
+    *,
+    force=False,
+    dry_run=False,
+    jobs=None,
+    accept_older_code=False,
+    on_end=None,
+    whole=False,
 ):
     """Run what has to be run. Returns 0, or 1 where a task failed.
 
     force: also what is up to date. dry_run: only say what would be done and why. jobs: how many
     side by side. accept_older_code: what was made by older code of brittle/ counts as up to date.
-    on_end: called with {task: TaskResult} of all that ended, whenever one has.
+    on_end: called with {task: TaskResult} of all that ended, whenever one has. whole: models whose
+    weights were removed are made again, also where no task reads them.
     """
 
     def why_alone(task):
         return "--force" if force else task.why(accept_older_code=accept_older_code)
 
     needed = _needed_again(tasks, why_alone)
+    if whole:
+        without = [task.name for task in tasks if _is_without_weights(task)]
+        needed |= {name: "its weights were removed" for name in without if name not in needed}
 
     def why(task):
         return why_alone(task) or needed.get(task.name)

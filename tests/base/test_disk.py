@@ -112,7 +112,9 @@ def test_removed_weights_leave_records_true(study):
     assert not list(study.glob("*.safetensors")) and disk.has_removed_weights(study)
     assert whys() == (None, None)
     assert disk.remove_weights(study) == 0 and whys() == (None, None)
-    with pytest.raises(UserError, match="weights of out/model were removed to save space"):
+    with pytest.raises(
+        UserError, match=r"to save space\. Make them again with: uv run make\.py --x 1"
+    ):
         model_folder("out/model")
     assert model_folder("out/model", weights=False) == study
 
@@ -135,10 +137,27 @@ def test_weights_that_vanish_otherwise_are_missed(study):
     assert removed(study) == note and whys()[0] == "model.safetensors is not what was written"
 
 
+def test_what_cannot_be_made_again_is_said(study):
+    disk.remove_weights(study)
+    for record in study.glob("*.run.json"):
+        record.unlink()
+    with pytest.raises(UserError, match="No record says how to make them"):
+        model_folder("out/model")
+
+
 def plan(**more):
     make = steps.Task("make", "unlearn", "", MAKE, Path("out/model/history.csv"))
     measured = steps.Task("measure", "x", "", MEASURE, Path("out/measured/x.csv"), ["make"])
     return [make, measured]
+
+
+def test_all_models_are_made_again_where_that_is_asked_for(study, capsys):
+    """create_all --no-attack makes models that are missing, those without weights among them."""
+    disk.remove_weights(study)
+    for whole, wanted in ((False, 0), (True, 1)):
+        runner.run(plan(), Path("out"), dry_run=True, whole=whole)
+        out = capsys.readouterr().out
+        assert out.count("its weights were removed") == wanted, out
 
 
 def test_the_pipeline_makes_a_model_again_where_its_weights_are_read(study, capsys):

@@ -262,6 +262,20 @@ def test_the_advice_fits_models_and_data_of_ones_own(tmp_path, script):
     assert parsed["base"] == "my base" and parsed["methods"] == "npo"
 
 
+def test_weights_that_are_gone_are_said_before_the_work(tmp_path):
+    """Each attack of such a model ended in an error, behind those of all others."""
+    model = tmp_path / "b__npo" / "unlearned_model"
+    model.mkdir(parents=True)
+    (model / "weights.removed.json").write_text('{"model.safetensors": {"sha256": "0"}}')
+    (work,) = scoreboard.tasks({"npo": str(model)}, tmp_path, [])
+    make = f"--no-attack --data d --root {tmp_path} --methods npo"
+    with pytest.raises(UserError, match=f"the weights of npo were removed .* {make}$"):
+        scoreboard.check_weights([work], {"npo": str(model)}, tmp_path, "b", "d")
+    scoreboard.check_weights([], {"npo": str(model)}, tmp_path, "b", "d")
+    (model / "model.safetensors").write_text("made again")
+    scoreboard.check_weights([work], {"npo": str(model)}, tmp_path, "b", "d")
+
+
 def written(retain=1, **methods):
     """Scoreboard rows {method: {attack: recovery}}, with Filtered near its chance."""
     rows = []
