@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from brittle.base.errors import UserError
-from brittle.data.rows import ANSWERS, plain, row_of
+from brittle.data.rows import SAYS_ANSWER, plain, row_of
 from brittle.data.texts import (
     JSON_LINES,
     numbered_jsonl,
@@ -192,7 +192,7 @@ def read_rows(path, limit=None):
     if not _says_answers(sidecar(path)):
         return rows
     for number, (line, about) in enumerate(zip(rows, read_subjects(path), strict=False)):
-        if not any(key in about for key in ANSWERS):
+        if not any(key in about for key in SAYS_ANSWER):
             continue
         row = row_of(about, f"{sidecar(path)} object {number + 1}")
         if plain(row).split() != line.split():
@@ -207,7 +207,7 @@ def read_rows(path, limit=None):
 def _says_answers(path):
     """Does one of a sidecar's objects hold an answer? A file that is not there holds none."""
     rows = read_jsonl(path) if path.is_file() else []
-    return any(isinstance(row, dict) and any(key in row for key in ANSWERS) for row in rows)
+    return any(isinstance(row, dict) and any(key in row for key in SAYS_ANSWER) for row in rows)
 
 
 def named_texts(path):

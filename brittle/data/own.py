@@ -1,6 +1,6 @@
 """The user's own data: questions and answers keep their structure, documents become passages.
 
-A file whose every line has `question` and `answer` is a file of questions. It becomes texts,
+A file whose every line is a question with its answer is a file of questions. It becomes texts,
 `qa_*.jsonl` and four-way items. The wrong choices are answers of other lines of the same file. Any
 other file holds texts. A text that is longer than a passage is a document, and is cut.
 """
@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from brittle.base.errors import UserError
-from brittle.data.items import read_subjects, text_files
+from brittle.data.items import read_rows, read_subjects, text_files
 from brittle.data.muse import PASSAGE, passages
-from brittle.data.rows import answer_of, framed
+from brittle.data.rows import PROMPTS, SAYS_ANSWER, as_object, framed, plain, question_and_answer
 from brittle.data.sources import drawn, question_text, sidecars, subject, write_sets
 from brittle.data.subjects import name_entities
-from brittle.data.texts import numbered_jsonl, read_texts
+from brittle.data.texts import numbered_jsonl
 from brittle.data.tofu import WRONG
 from brittle.data.world import Draws
+
+FORMS = (*PROMPTS, *SAYS_ANSWER)  # the ways to write a question and its answer
 
 
 class Options(NamedTuple):
@@ -41,13 +43,12 @@ def question_rows(path):
         return None
     rows = []
     for _, row in numbered_jsonl(path):
-        if not isinstance(row, dict) or isinstance(row.get("text"), str):
+        pair = question_and_answer(row)
+        if pair is None:
             return None
-        question, answer = row.get("question"), answer_of(row)
-        by_letter = "choices" in row and isinstance(row.get("answer"), str)
-        if not isinstance(question, str) or not answer or not answer.strip() or by_letter:
-            return None
-        rows.append({**row, "answer": answer})
+        question, answer = pair
+        others = {key: value for key, value in row.items() if key not in FORMS}
+        rows.append({**others, "question": question, "answer": answer})
         if isinstance(row.get("choices"), list):
             choices = rows[-1].pop("choices")
             rows[-1]["perturbed_answer"] = [choice for choice in choices if choice != answer]
@@ -57,7 +58,7 @@ def question_rows(path):
 # --- four-way items
 
 
-def plain(answer):
+def compared(answer):
     """An answer as it is compared: without case, outer signs and doubled blanks."""
     return " ".join(answer.casefold().split()).strip(" .")
 
@@ -78,15 +79,15 @@ def four_way_items(rows, name, seed):
     pools, right = {}, {}
     for row in rows:
         for pool in (kind_of(row), None):  # None: the whole file
-            pools.setdefault(pool, {}).setdefault(plain(row["answer"]), row["answer"])
-        right.setdefault(plain(row["question"]), set()).add(plain(row["answer"]))
+            pools.setdefault(pool, {}).setdefault(compared(row["answer"]), row["answer"])
+        right.setdefault(compared(row["question"]), set()).add(compared(row["answer"]))
     items = []
     for row in rows:
-        taken = set(right[plain(row["question"])])
+        taken = set(right[compared(row["question"])])
         wrong = []
         own = row.get("perturbed_answer")
         stated = [text for text in own if isinstance(text, str)] if isinstance(own, list) else []
-        for pool in ({plain(w): w for w in stated}, pools[kind_of(row)], pools[None]):
+        for pool in ({compared(w): w for w in stated}, pools[kind_of(row)], pools[None]):
             wrong += _draw(draws, pool, taken, WRONG - len(wrong))
         if len(wrong) < WRONG:
             continue
@@ -104,7 +105,7 @@ def four_way_items(rows, name, seed):
 
 
 def _draw(draws, pool, taken, count):
-    """At most `count` answers of `pool` {plain: answer} that are not `taken`, which grows."""
+    """At most `count` answers of `pool` {compared: answer} that are not `taken`, which grows."""
     keys, chosen = list(pool), []
     free = len(keys) - sum(key in pool for key in taken)
     while len(chosen) < min(count, free):
@@ -121,17 +122,25 @@ def _draw(draws, pool, taken, count):
 def cut_texts(path, name, options):
     """([{text, entity?, fact?}], a line on the documents, or None) of a file of texts.
 
-    A text longer than a passage is a document, and is cut. Where one is, the texts of the file are
-    entities, unless the file names others.
+    A text longer than a passage is a document, and is cut; a question or a conversation is not.
+    Where one is cut, the texts of the file are entities, unless the file names others.
     """
-    texts, subjects = read_texts(path), read_subjects(path)
-    pieces = [passages(t, options.passage) if len(t) > options.passage else [t] for t in texts]
+    rows, subjects = read_rows(path), read_subjects(path)
+    texts = [plain(row) for row in rows]
+    pieces = [
+        passages(text, options.passage)
+        if isinstance(row, str) and len(text) > options.passage
+        else [text]
+        for row, text in zip(rows, texts, strict=True)
+    ]
     documents = sum(len(of_text) > 1 for of_text in pieces)
     every = []
     for number, of_text in enumerate(pieces):
         about = subject(subjects[number]) if subjects else {}
         if documents and not about:
             about = {"entity": f"{name}/{number:05d}"}
+        if not isinstance(rows[number], str):
+            about = {**about, **as_object(rows[number])}
         every += [{"text": piece, **about} for piece in of_text]
     chosen = drawn(every, options.limit, options.seed)
     said = None

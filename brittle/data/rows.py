@@ -15,6 +15,7 @@ from brittle.data.tokens import join
 
 PROMPTS = ("question", "prompt")
 ANSWERS = ("answer", "completion")
+SAYS_ANSWER = (*ANSWERS, "messages")  # an object with one of these is no mere text
 WANTED = "text, nor question (or prompt) and answer (or completion), nor messages"
 
 
@@ -65,6 +66,37 @@ def answer_of(row):
     if isinstance(choices, list) and isinstance(answer, int) and 0 <= answer < len(choices):
         answer = choices[answer]
     return answer if isinstance(answer, str) else None
+
+
+def question_and_answer(value):
+    """(question, answer) of a JSON object that asks one question and answers it, else None.
+
+    Also of a conversation of two messages. The question stands without the frame of `framed`.
+    """
+    if not isinstance(value, dict) or isinstance(value.get("text"), str):
+        return None
+    messages = value.get("messages")
+    if messages is not None:
+        try:
+            turns = [(message["role"], message["content"]) for message in messages]
+        except (KeyError, TypeError):
+            return None
+        if [role for role, _ in turns] != ["user", "assistant"]:
+            return None
+        question, answer = (content for _, content in turns)
+    else:
+        prompts = [value[key] for key in PROMPTS if isinstance(value.get(key), str)]
+        by_letter = "choices" in value and isinstance(value.get("answer"), str)
+        question, answer = next(iter(prompts), None), None if by_letter else answer_of(value)
+    texts = isinstance(question, str) and isinstance(answer, str)
+    return (unframed(question), answer) if texts and question.strip() and answer.strip() else None
+
+
+def as_object(row):
+    """A Pair or a Chat as the JSON object that `row_of` reads."""
+    if isinstance(row, Pair):
+        return {"question": row.asked, "prompt": row.prompt, "answer": row.answer}
+    return {"messages": turns_of(row)}
 
 
 def row_of(value, where):

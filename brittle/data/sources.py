@@ -161,11 +161,16 @@ def subject(row):
 
 
 def asked(row):
-    """{question, prompt, answer} of a row that asks; {} of any other."""
+    """{question, prompt, answer} of a row that asks, {messages} of a conversation; {} of any
+    other.
+    """
+    if isinstance(row, dict) and "messages" in row:
+        return {"messages": row["messages"]}
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in QUESTION):
         return {}
     question, answer = (row[key].strip() for key in QUESTION)
-    return {"question": question, "prompt": framed(question), "answer": answer}
+    prompt = row.get("prompt") or framed(question)
+    return {"question": question, "prompt": prompt, "answer": answer}
 
 
 def question_text(row):

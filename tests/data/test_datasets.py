@@ -228,7 +228,10 @@ def test_own_files(tmp_path, script, jsonl):
         json.dumps("over\ntwo lines"),
         "Q? A",
     ]
-    assert jsonl(tmp_path / "out" / "retain.facts.jsonl") == [{}, {}]
+    assert jsonl(tmp_path / "out" / "retain.facts.jsonl") == [
+        {},
+        {"question": "Q?", "prompt": "Q?", "answer": "A"},
+    ]
 
 
 def test_own_files_may_name_entity_and_fact(tmp_path, script, jsonl):

@@ -8,7 +8,7 @@ from brittle.attacks import meter
 from brittle.base.errors import UserError
 from brittle.data import abilities, own
 from brittle.data.items import read_rows
-from brittle.data.rows import plain
+from brittle.data.rows import Chat, plain
 from brittle.data.subjects import halves_of, name_entities
 
 SCRIPT = "create_datasets.py"
@@ -62,6 +62,39 @@ def test_questions_keep_their_structure(made):
     assert [plain(row) for row in rows] == texts
     assert "attacks, recovery and the verdict" in said.split("cannot serve")[0]
     assert "membership, the filter's target (no holdout.txt)" in said.split("cannot serve")[1]
+
+
+def test_every_form_of_a_question_is_one(made):
+    """Prompt and completion, and a conversation of two messages."""
+    turns = [{"role": "user"}, {"role": "assistant"}]
+    forms = [
+        {"prompt": FORGET[0]["question"], "completion": FORGET[0]["answer"]},
+        {"prompt": f"Question: {FORGET[1]['question']} Answer:", "answer": FORGET[1]["answer"]},
+        {
+            "messages": [
+                {**turns[0], "content": FORGET[2]["question"]},
+                {**turns[1], "content": FORGET[2]["answer"]},
+            ]
+        },
+        *FORGET[3:],
+    ]
+    plain_made, _ = made(FORGET, RETAIN)
+    names = ("forget.txt", "qa_forget.jsonl", "mcq_forget.jsonl", "forget.facts.jsonl")
+    wanted = [(plain_made / name).read_bytes() for name in names]
+    same, _ = made(forms, RETAIN)
+    assert [(same / name).read_bytes() for name in names] == wanted
+
+
+def test_longer_conversations_stay_conversations(made):
+    turns = [("user", "Who?"), ("assistant", "Ada."), ("user", "Where?"), ("assistant", "Rome.")]
+    chat = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    folder, _ = made([chat, {"text": "Ada lives."}, chat], RETAIN)
+    assert read_rows(folder / "forget.txt") == [
+        Chat(tuple(turns)),
+        "Ada lives.",
+        Chat(tuple(turns)),
+    ]
+    assert not (folder / "mcq_forget.jsonl").exists()
 
 
 def test_the_same_seed_gives_the_same_items(made):
