@@ -72,6 +72,17 @@ def test_padding_is_not_perturbed_where_the_loss_would_feel_it(monkeypatch, left
     assert delta[real].any(-1).all() and not delta[~real].any()
 
 
+def test_a_step_by_hand():
+    """2.5 eps / steps along each token's own direction, cut at eps and never lengthened to it."""
+    gradient = torch.tensor([[[3.0, 4.0], [0.0, 0.0], [0.0, -1e-3]]])
+    short = adversary.descend(torch.zeros(1, 3, 2), gradient, 0.5, 5, "l2")
+    assert torch.allclose(short, torch.tensor([[[-0.15, -0.2], [0.0, 0.0], [0.0, 0.25]]]))
+    at_the_edge = adversary.descend(torch.zeros(1, 3, 2), gradient, 0.5, 2, "l2")
+    assert torch.allclose(at_the_edge, torch.tensor([[[-0.3, -0.4], [0.0, 0.0], [0.0, 0.5]]]))
+    signs = adversary.descend(short, gradient, 0.5, 5, "linf")
+    assert torch.allclose(signs, torch.tensor([[[-0.5, -0.5], [0.0, 0.0], [0.0, 0.5]]]))
+
+
 def test_adversary_leaves_gradients_and_flags_alone():
     model, batch = tiny.model(), tiny.batch(tiny.ids(4))
     names = dict(model.named_parameters())

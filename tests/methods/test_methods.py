@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from brittle.base.errors import UserError
-from brittle.methods import METHODS
+from brittle.methods import METHODS, adversary
 from brittle.methods.ngdiff import parabola_minimum
 from brittle.methods.refusals import Refusals
 from brittle.models import logprobs as logprobs_module
 from brittle.models.blocks import blocks
-from brittle.models.hooks import residual_stream
+from brittle.models.hooks import edit, residual_stream
 from support import tiny
 from support.started import batches, gradients, moved, start, total
 
@@ -115,6 +115,7 @@ def test_reference_stays(name):
     with rule.reference as frozen:
         before = frozen(**batch).logits
         assert not before.requires_grad
+        assert not any(p.requires_grad for p in rule.reference.trained)
     total(rule.losses(*batches(data), 0.5)).backward()
     moved(model)
     with rule.reference as frozen:
@@ -319,10 +320,25 @@ def test_dpo_starts_at_ln_two_and_follows_its_formula(variant):
         for lists, old in zip((chosen, data.forget.ids), before, strict=True)
     ]
     written = -sum(F.logsigmoid(beta * (good - bad)) for good, bad in zip(*gains, strict=True)) / 4
-    got = rule.losses(*batches(data), 0.0)["preference"]
+    terms = rule.losses(*batches(data), 0.0)
+    got = terms["preference"]
     assert got.item() == pytest.approx(written.item(), rel=1e-5)
+    assert set(terms) - {"preference"} == ({"retain"} if variant == "paper" else set())
     for a, b in zip(gradients(model, got), gradients(model, written), strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_a_token_mean_of_one_token_and_of_none():
+    """A text of two tokens has the mean of its one prediction, a text of one token has none: 0."""
+    model, texts = tiny.model(dtype=torch.float64), [[3], [4, 5], [6, 7, 8], [9]]
+    written = [0.0, *(logprobs(model, i).mean().item() for i in texts[1:3]), 0.0]
+    data = tiny.Data(forget=texts, retain=texts)
+    for name in ("npo", "dpo"):
+        a_token = start(name, model, data=data, variant="readme").logprobs(batches(data)[0])
+        assert a_token.tolist() == pytest.approx(written, rel=1e-6)
+    got = start("simnpo", model, data=data, beta=0.7).losses(*batches(data), 0.0)["forget"]
+    preference = -2 / 0.7 * F.logsigmoid(-0.7 * torch.tensor(written, dtype=torch.float64)).mean()
+    assert got.item() == pytest.approx(preference.item(), rel=1e-6)
 
 
 def test_refusals_keep_the_prompt_and_only_the_reply_counts():
@@ -358,6 +374,12 @@ def test_answer_preservation_vanishes_where_the_refusal_is_hopeless():
     assert rule.losses(*batches(data), 0.0)["retain"].item() == pytest.approx(
         written.item(), rel=1e-6
     )
+
+
+def test_both_sets_draw_their_refusals_by_the_seed():
+    data = tiny.Data()
+    drawn = [[r.ids for r in start("idk", tiny.model(), seed, data).refused] for seed in (0, 5)]
+    assert drawn[0][0] != drawn[1][0] and drawn[0][1] != drawn[1][1]
 
 
 def test_an_empty_refusal_file_is_refused(tmp_path):
@@ -429,6 +451,36 @@ def test_lat_without_steps_is_its_outer_loss_and_the_adversary_makes_it_worse():
         assert (
             values[1]["forget"] > values[0]["forget"] and values[1]["retain"] == values[0]["retain"]
         )
+
+
+def test_lat_attacks_inside_the_ball_of_its_variant():
+    model, data = tiny.model(dtype=torch.float64), tiny.Data()
+    forget, retain = batches(data)
+    for variant, norm in (("paper", "l2"), ("readme", "linf")):
+        rule = start("lat", model, data=data, variant=variant, lat_layer=1, lat_steps=2)
+        delta = adversary.attack(model, forget, 1, rule.lat_eps, 2, norm)
+        with edit(model, {1: lambda h, delta=delta: h + delta}):
+            logits = model(**forget).logits
+            p = logprobs_module.token_logprobs(logits, forget["input_ids"]).exp()
+            away = {
+                "paper": logprobs_module.target_mean(-(1 - p).log(), forget),
+                "readme": logprobs_module.target_mean(p.log(), forget),
+            }
+        got = rule.losses(forget, retain, 0.0)["forget"]
+        assert got.item() == pytest.approx(away[variant].item(), rel=1e-6)
+
+
+def test_lat_is_finite_where_the_model_is_certain():
+    """p = 1 in float32: -log(1 - p) would be infinite; it ends at -log of 1e-6."""
+    model = tiny.model()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(1e4)
+        ids = [3]
+        for _ in range(5):
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    data = tiny.Data(forget=[ids] * 4)
+    got = start("lat", model, data=data, lat_steps=0).losses(*batches(data), 0.0)["forget"]
+    assert got.item() == pytest.approx(-math.log(1e-6), rel=1e-3)
 
 
 def test_weight_distortion_draws_the_noise_that_it_says():
@@ -532,9 +584,14 @@ def test_ngdiff_probes_ahead_of_its_own_step():
     assert rule.state["scale"] == pytest.approx(least, rel=1e-6)
 
 
-def test_tar_is_the_first_order_gradient_at_the_attacked_weights():
-    model, data = tiny.model(dtype=torch.float64), tiny.Data()
-    rule = start("tar", model, data=data, attack_steps=1, attack_every=1, tamper_weight=2.0)
+@pytest.mark.parametrize(
+    "steps, every, measured", [(1, 1, [0]), (5, 2, [1, 3]), (2, 4, [1])], ids=["1", "5", "2"]
+)
+def test_tar_is_the_first_order_gradient_at_the_attacked_weights(steps, every, measured):
+    """Every `every`-th step of the adversary is measured, the last one where there is no such."""
+    model, data, decay = tiny.model(dtype=torch.float64), tiny.Data(), 0.5
+    knobs = {"attack_steps": steps, "attack_every": every, "attack_decay": decay}
+    rule = start("tar", model, data=data, tamper_weight=2.0, **knobs)
     before = [p.detach().clone() for p in model.parameters()]
     forget, retain = batches(data)
     value = rule.losses(forget, retain, 0.0)["tamper"]
@@ -542,15 +599,31 @@ def test_tar_is_the_first_order_gradient_at_the_attacked_weights():
     assert all(torch.equal(a, p) for a, p in zip(before, model.parameters(), strict=True))
     noise = torch.Generator().manual_seed(sum(forget.index.tolist()))
     draw = torch.randint(1 << 30, (2,), generator=noise).tolist()
-    nll = logprobs_module.nll(model, data.forget.batches(draw[1] % 100_003)[0])
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.0)
-    for p, g in zip(model.parameters(), gradients(model, nll), strict=True):
-        p.grad = g
-    optimizer.step()
-    written = -2 * rule.entropy(forget)
-    assert value.item() == pytest.approx(written.item(), rel=1e-9)
-    for a, b in zip(got, gradients(model, written), strict=True):
+    written, wanted = 0.0, [torch.zeros_like(p) for p in before]
+    for i in range(steps):
+        nll = logprobs_module.nll(model, data.forget.batches(draw[1] % 100_003 + i)[0])
+        for p, g in zip(model.parameters(), gradients(model, nll), strict=True):
+            p.grad = g
+        optimizer.step()
+        if i in measured:
+            weight = 2 * math.exp(decay * (i - steps + 1)) / len(measured)
+            term = -weight * rule.entropy(forget)
+            written += term.item()
+            for w, g in zip(wanted, gradients(model, term), strict=True):
+                w.add_(g)
+    assert value.item() == pytest.approx(written, rel=1e-9)
+    for a, b in zip(got, wanted, strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_tars_adversary_leaves_accumulated_gradients_alone():
+    model, data = tiny.model(), tiny.Data()
+    rule = start("tar", model, data=data)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 2.0)
+    rule.losses(*batches(data), 0.0)
+    assert all((p.grad == 2).all() for p in model.parameters())
 
 
 def tuned(model, rule, rates=(1.0,)):
@@ -599,21 +672,21 @@ def test_negmerge_keeps_what_all_tunings_agree_on():
 
 
 def test_rmu_against_its_formula_and_only_down_projections_train():
-    model, data, c, alpha = tiny.model(dtype=torch.float64, layers=4), tiny.Data(), 3.0, 7.0
-    rule = start("rmu", model, data=data, layer_id=(2,), steering_coeff=c, alpha=alpha)
+    model, data, c, alpha = tiny.model(dtype=torch.float64, layers=5), tiny.Data(), 3.0, 7.0
+    rule = start("rmu", model, data=data, layer_id=(3,), steering_coeff=c, alpha=alpha)
     trained = [n for n, p in model.named_parameters() if p.requires_grad]
-    assert trained == [f"gpt_neox.layers.{k}.mlp.dense_4h_to_h.weight" for k in (0, 1, 2)]
-    u = rule.target[2]
+    assert trained == [f"gpt_neox.layers.{k}.mlp.dense_4h_to_h.weight" for k in (1, 2, 3)]
+    u = rule.target[3]
     assert u.norm().item() == pytest.approx(c, rel=1e-6) and (u > 0).all()
     before = [
-        model(input_ids=torch.tensor([i]), output_hidden_states=True).hidden_states[3].detach()
+        model(input_ids=torch.tensor([i]), output_hidden_states=True).hidden_states[4].detach()
         for i in data.retain.ids[:4]
     ]
     moved(model)
 
     def states(lists):
         return [
-            model(input_ids=torch.tensor([i]), output_hidden_states=True).hidden_states[3]
+            model(input_ids=torch.tensor([i]), output_hidden_states=True).hidden_states[4]
             for i in lists
         ]
 

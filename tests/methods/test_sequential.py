@@ -7,11 +7,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from brittle.methods.sequential import losses
 from brittle.methods.sequential.passes import Originals, Passes
 from brittle.models.blocks import blocks
 from brittle.models.hooks import edit, hidden, residual_stream
+from brittle.models.logprobs import nll, sequence_logprobs, target_mask
 from support import tiny
 from support.started import batches, gradients, moved, total
 from support.started import start_sequential as start
@@ -193,9 +195,36 @@ def test_parts_of_long_texts_make_the_same_loss(monkeypatch):
     for kind, loss in kinds.items():
         (whole,) = torch.autograd.grad(loss(), z)
         with monkeypatch.context() as patch:
-            patch.setattr(losses, "PART", 60)
-            (parts,) = torch.autograd.grad(loss(), z)
-        assert torch.allclose(whole, parts, rtol=1e-12), kind
+            for size in (60, 1):  # of three positions, and of one that is larger than a part
+                patch.setattr(losses, "PART", size)
+                (parts,) = torch.autograd.grad(loss(), z)
+                assert torch.allclose(whole, parts, rtol=1e-12), kind
+
+
+def test_log_probabilities_of_logits_are_those_of_the_model():
+    """npo_probe off its start, also for texts of two tokens and of one; nll has nll's sign."""
+    model, beta = tiny.model(dtype=torch.float64), 0.7
+    data = tiny.Data(forget=[[5, 6, 7, 8], [9, 10], [11], [12, 13, 14]])
+    forget, retain = batches(data)
+    knobs = {"forget_loss": "npo_probe", "probe": "live", "beta": beta, "retain_loss": "nll"}
+    rule = start(model, data=data, l2sp_coef=3.0, **knobs)
+
+    def a_token():
+        counts = target_mask(forget).sum(1).clamp_min(1)
+        return sequence_logprobs(model, forget).detach() / counts
+
+    before = a_token()
+    rule.phase(0.0)
+    origin = [p.detach().clone() for p in blocks(model)[N - 1].parameters()]
+    moved(model)
+    rule.losses(forget, retain, 0.0)
+    written = -F.logsigmoid(-beta * (a_token() - before)).mean()
+    assert rule.measured["forget_loss"].item() == pytest.approx(written.item(), rel=1e-6)
+    assert rule.measured["retain_loss"].item() == pytest.approx(nll(model, retain).item(), rel=1e-9)
+    pairs = zip(blocks(model)[N - 1].parameters(), origin, strict=True)
+    far = sum((now - old).square().sum().item() for now, old in pairs)
+    l2sp = rule.losses(forget, retain, 0.0)["l2sp"].item()
+    assert l2sp == pytest.approx(3 * far, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_layers_and_phases():
     assert (
         phases.parse_layers("31:8:4") == phases.parse_layers("31:11:4") == [31, 27, 23, 19, 15, 11]
     )
-    assert len(phases.parse_layers("31:1:2")) == 16
+    assert len(phases.parse_layers("31:1:2")) == 16 and phases.parse_layers("7:7:2") == [7]
     for steps in (7, 192, 1001):  # a step's phase is never a rounding error away
         rule = build(method_class("sequential"), "sequential", {"layers": "5:0:1"})
         total_steps, _ = rule.plan(steps, 9)
@@ -47,6 +47,29 @@ def test_layers_and_phases():
         at = [rule.planned.at(s / steps) for s in range(steps)]
         assert [sum(k == phase for k, _ in at) for phase in range(6)] == rule.planned.lengths
         assert all(p == 0 for s, (k, p) in enumerate(at) if s == 0 or at[s - 1][0] != k)
+
+
+def test_deep_phases_may_be_longer_and_each_has_a_step():
+    def lengths(steps, **knobs):
+        rule = build(method_class("sequential"), "sequential", {"layers": "2:0:1", **knobs})
+        rule.plan(steps, 4)
+        return rule.planned.lengths
+
+    assert lengths(60, deep_layer_step_scale=3.0) == [10, 20, 30]
+    assert lengths(None, deep_layer_step_scale=3.0) == [4, 8, 12]
+    assert lengths(3) == lengths(None, steps_per_layer=1) == [1, 1, 1]
+    assert lengths(None, steps_per_layer=1, deep_layer_step_scale=0.1) == [1, 1, 1]
+    data = tiny.Data(batch_size=2, micro_batches=2)
+    said = phases.budget(phases.Phases([1, 0], [2, 1]), data)
+    assert f"3 optimizer steps, 12 forget examples ({data.forget.tokens(12)} tokens)" in said
+
+
+def test_a_phase_is_entered_once():
+    """Where `phase` answers True the optimizers start anew: not at a further step of a phase."""
+    rule = start(tiny.model())
+    entered = [rule.phase(progress) for progress in (0.0, 0.1, 0.3, 0.34, 0.5, 0.9)]
+    assert entered == [True, False, False, True, False, True]
+    assert not rule.phase(1.0)
 
 
 def test_filters_entry_by_entry():
@@ -101,7 +124,7 @@ def test_what_applies_to_adapters_is_said():
         Wrappers(adapter="full", lora_rank=4).check("sequential", rule)
     with pytest.raises(UserError, match="take turns"):
         Wrappers(weight_mask="wagle").check("sequential", rule)
-    for plan, words in (((2, 5), "3 phases"), ((5, 5), None)):
+    for plan, words in (((2, 5), "each needs a step"), ((5, 5), None)):
         if words:
             with pytest.raises(UserError, match=words):
                 rule.plan(*plan)

@@ -5,13 +5,17 @@ bits.
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from brittle.base.errors import UserError
-from brittle.methods import METHODS
+from brittle.base.knobs import build
+from brittle.methods import METHODS, method_class
+from brittle.methods.wrappers import Wrappers
 from brittle.models import logprobs
+from brittle.training import fitting
 from brittle.training.checkpoint import Checkpoints
 from brittle.training.loop import make_accelerator, train
 from brittle.training.settings import Settings, lr_factor
@@ -23,9 +27,17 @@ CPU = torch.device("cpu")
 UNLEARN = "unlearn/unlearn.py"
 
 
-def fit(settings, checkpoint=None, resume=False, stop_at=None, spoil=None, dtype=torch.float32):
+def fit(
+    settings,
+    checkpoint=None,
+    resume=False,
+    stop_at=None,
+    spoil=None,
+    dtype=torch.float32,
+    combine=None,
+):
     """(weights, history) of NLL training of a tiny model; `stop_at` interrupts behind that step,
-    `spoil` makes a term NaN.
+    `spoil` makes a term NaN, `combine` is that of `train`.
     """
     model = tiny.model(dtype=dtype)
     data = tiny.Data(batch_size=settings.batch_size, micro_batches=settings.grad_accum)
@@ -46,6 +58,7 @@ def fit(settings, checkpoint=None, resume=False, stop_at=None, spoil=None, dtype
         make_accelerator(CPU),
         hooks=[AfterStep(after)],
         checkpoints=checkpoints,
+        combine=combine,
     )
     return {n: p.detach().clone() for n, p in model.named_parameters()}, history
 
@@ -72,6 +85,7 @@ def test_resumed_is_bit_identical_to_uninterrupted(tmp_path, optimizer):
     assert (
         same(whole, resumed) and rows == history and [r["step"] for r in rows] == list(range(1, 8))
     )
+    assert Checkpoints(tmp_path / "whole").steps_done() == 6  # none at the end
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
@@ -88,6 +102,62 @@ def test_four_micro_batches_are_one_batch_of_four_times():
     large, _ = fit(Settings(steps=3, lr=1e-2, batch_size=8), dtype=torch.float64)
     for name in small:
         assert torch.allclose(small[name], large[name], rtol=0, atol=1e-6), name
+
+
+def test_combined_gradients_are_those_of_each_term_at_the_rate_of_the_step():
+    """The terms of `fit` share their graph; their gradients' sum trains as the summed terms do."""
+    rates = []
+
+    def combine(gradients, lr):
+        rates.append(lr)
+        return [a + b for a, b in zip(gradients["a"], gradients["b"], strict=True)]
+
+    settings = Settings(steps=3, lr=1e-2, batch_size=2, grad_accum=2)
+    plain, _ = fit(settings, dtype=torch.float64)
+    combined, history = fit(settings, dtype=torch.float64, combine=combine)
+    assert rates == [row["lr"] for row in history] and rates[0] > rates[1] > rates[2]
+    for name in plain:
+        assert torch.allclose(plain[name], combined[name], rtol=0, atol=1e-7), name
+
+
+@pytest.mark.parametrize("tunings", [1, 2])
+def test_every_training_of_a_method_has_texts_of_its_own_and_no_checkpoint(tmp_path, tunings):
+    rule = build(method_class("negmerge"), "negmerge", {"tunings": tunings}, seed=0)
+    data, steps, asked = tiny.Data(batch_size=2), 3, []
+    batches_of = data.forget.batches
+    data.forget.batches = lambda step: asked.append(step) or batches_of(step)
+    made = fitting.make_settings(rule, {"steps": steps, "lr": 1e-3, "save_every": 1}, data)
+    checkpoints = Checkpoints(tmp_path / "checkpoint")
+    run = fitting.Fit(
+        tiny.model(),
+        rule,
+        Wrappers(),
+        data,
+        made,
+        make_accelerator(CPU),
+        checkpoints=checkpoints,
+        label=None,
+    )
+    run.run()
+    assert asked == list(range(steps * tunings)) and not list(tmp_path.iterdir())
+
+
+def test_a_pass_and_the_share_of_a_process():
+    """Eight texts in steps of two times two: a pass has two steps. Of two processes each has every
+    second micro-batch.
+    """
+    rule = build(method_class("ga"), "ga", {}, seed=0)
+    data = tiny.Data(batch_size=2, micro_batches=4)
+    assert fitting.make_settings(rule, {}, tiny.Data(batch_size=2, micro_batches=2)).steps == 2
+    whole = zip(data.forget.batches(5), data.retain.batches(5), strict=True)
+    indices = [(f.index.tolist(), r.index.tolist()) for f, r in whole]
+    for rank in (0, 1):
+        one_of_two = SimpleNamespace(num_processes=2, process_index=rank)
+        run = fitting.Fit(None, rule, None, data, None, one_of_two)
+        run.pairs_of_step = (None, [])
+        pairs = [run.pair(5, micro) for micro in (0, 1)]
+        shares = [(f.index.tolist(), r.index.tolist()) for f, r in pairs]
+        assert shares == [indices[rank], indices[rank + 2]]
 
 
 def test_a_nan_term_stops_the_run_and_is_named(tmp_path):
