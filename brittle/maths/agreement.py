@@ -76,7 +76,7 @@ def _alphas(matrices, labels, scale):
     totals, n = matrices.sum(-1), matrices.sum((-2, -1))
     apart = distance(labels, totals, scale)
     expected = (totals[..., :, None] * totals[..., None, :] * apart).sum((-2, -1))
-    defined = (n >= 2) & (expected > 0)
+    defined = expected > 0  # two labels at least were given, so n is not 0
     disagreement = (n - 1) * (matrices * apart).sum((-2, -1))
     return np.where(defined, 1 - disagreement / np.where(defined, expected, 1.0), np.nan)
 

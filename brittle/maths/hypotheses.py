@@ -212,7 +212,8 @@ def equivalence(a, b, margin, *, paired=True):
         (error, degrees), mean = _welch(a, b), a.mean() - b.mean()
     if error < 1e-12:
         # Nothing varies, so the mean difference is known: within the margin, outside it, or on it.
-        p = None if abs(mean) == margin else float(abs(mean) > margin)
+        beyond = abs(mean) - margin
+        p = None if abs(beyond) < 1e-12 else float(beyond > 0)
         return _result("tost", None, p, margin, "margin")
     low, high = (mean + margin) / error, (mean - margin) / error
     p = max(stats.t.sf(low, degrees), stats.t.cdf(high, degrees))

@@ -8,8 +8,9 @@
 transformers alone: it takes copies of the tree, finds out once which test reaches which line, and
 then runs, for each mutant, the tests that reach it, quick ones first, up to the first that fails.
 Tests that fail without a mutant are left out. It stops after `--minutes`; a further call goes on
-where it ended. `survivors` puts the mutants that no test noticed into
-tests/bench/mutation_survivors.csv and keeps the reasons that stand there.
+where it ended. `survivors [FOLDER or results.csv ...]` adds the mutants that no test noticed, in
+any of these runs, to tests/bench/mutation_survivors.csv. What stands there stays, with its reason,
+unless one of the runs noticed it or its line is gone.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from pathlib import Path
 import pytest
 from mutants import Mutant, digest, list_mutants
 from mutation_plugins import Choice, Reach
+from survivors import read_results, write_survivors
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_suffix(".toml")
@@ -277,15 +279,6 @@ def read_mutants(path):
     return [Mutant(**{key: row[key] for key in Mutant._fields}) for row in rows]
 
 
-def read_results(folder):
-    """{id: row} of the results so far, of several calls and machines."""
-    rows = {}
-    for path in sorted(folder.glob("results*.csv")):
-        with open(path, newline="", encoding="utf-8") as file:
-            rows |= {row["id"]: row for row in csv.DictReader(file)}
-    return rows
-
-
 class Results:
     """results.csv, a row as soon as it is known."""
 
@@ -355,7 +348,8 @@ def run(options):
         slots = [Slot(Path(work) / f"tree{number}") for number in range(options.jobs)]
         pool = Pool(slots, deadline)
         chooser = Chooser(config, reach_of(folder, pool, config, groups))
-        results, done, counts = Results(folder), read_results(folder), {}
+        results, counts = Results(folder), {}
+        done = {row["id"] for row in read_results([folder])}
         jobs = []
         for mutant in mutants[: options.sample or None]:
             if mutant.id in done:
@@ -368,7 +362,7 @@ def run(options):
             jobs.append((mutant, tests, seconds))
         print(f"{len(jobs)} mutants to run, {time.time() - began:.0f} s used", flush=True)
         pool.run(mutant_job(*job, results, counts) for job in jobs)
-    rows = read_results(folder).values()
+    rows = {row["id"]: row for row in read_results([folder])}.values()
     totals = {status: sum(r["status"] == status for r in rows) for status in
               ("killed", "timeout", "survived", "not reached")}  # fmt: skip
     print(f"{totals} of {len(mutants)} mutants, {time.time() - began:.0f} s")
@@ -387,43 +381,11 @@ def write_list(options):
     print(f"{len(mutants)} mutants in {options.mutants}: {counts}")
 
 
-def source_line(row):
-    """(line as it is, line as the mutant has it), without blanks around them."""
-    text = (ROOT / row["module"]).read_text(encoding="utf-8")
-    start, end = int(row["start"]), int(row["end"])
-    first = text.rfind("\n", 0, start) + 1
-    last = text.find("\n", end)
-    before, after = text[first:last], text[first:start] + row["new"] + text[end:last]
-    return " ".join(before.split()), " ".join(after.split())
-
-
-def write_survivors(options):
-    """Write the survivors into the committed list, with the reasons that stand there already."""
-    columns = ["module", "line", "operator", "before", "after", "status", "reason"]
-    reasons = {}
-    if SURVIVORS.is_file():
-        with open(SURVIVORS, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                reasons[row["module"], row["before"], row["after"]] = row["reason"]
-    rows = []
-    for row in read_results(options.folder).values():
-        if row["status"] in ("survived", "not reached"):
-            before, after = source_line(row)
-            key = (row["module"], before, after)
-            own = {key: row[key] for key in ("module", "line", "operator", "status")}
-            own |= {"before": before, "after": after, "reason": reasons.get(key, "")}
-            rows.append(own)
-    rows.sort(key=lambda row: (row["module"], int(row["line"]), row["operator"]))
-    with open(SURVIVORS, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"{len(rows)} survivors, {sum(not r['reason'] for r in rows)} without a reason")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("command", choices=["list", "run", "survivors"])
+    parser.add_argument("results", nargs="*", type=Path,
+                        help="survivors: of these folders or files")  # fmt: skip
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "mutation",
                         help="results.csv and reach/")  # fmt: skip
     parser.add_argument("--mutants", type=Path, help="by default mutants.csv of --folder")
@@ -437,7 +399,11 @@ def main():
     options = parser.parse_args()
     options.folder = options.folder.resolve()
     options.mutants = (options.mutants or options.folder / "mutants.csv").resolve()
-    {"list": write_list, "run": run, "survivors": write_survivors}[options.command](options)
+    if options.command == "survivors":
+        kinds = tomllib.loads(options.config.read_text(encoding="utf-8")).get("harmless", [])
+        write_survivors(SURVIVORS, options.results or [options.folder], ROOT, kinds)
+    else:
+        {"list": write_list, "run": run}[options.command](options)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ def test_krippendorffs_worked_example():
     assert low < 0.743 < high
     assert agreement.krippendorff_alpha([[1, 1], [1, 1]], labels) is None  # nothing varies
     assert agreement.krippendorff_alpha([[1, None]], labels) is None
+    # one unit, two ratings that differ: the disagreement is that of chance
+    assert agreement.krippendorff_alpha([[1, 2]], labels) == 0
 
 
 def test_kappa_is_sklearns_and_ac1_is_not_fooled_by_skew():
@@ -32,3 +34,12 @@ def test_kappa_is_sklearns_and_ac1_is_not_fooled_by_skew():
     assert agreement.cohen_kappa(["x"] * 5, ["x"] * 5) is None
     skewed = (["n"] * 18 + ["y", "n"], ["n"] * 18 + ["n", "y"])
     assert agreement.cohen_kappa(*skewed) < 0 < 0.85 < agreement.gwet_ac1(*skewed)
+
+
+def test_ac1_by_hand():
+    """Gwet 2008, equations 3 and 17: 8 of 10 agree; labels a, b, c have shares .4, .35, .25."""
+    by_chance = (0.4 * 0.6 + 0.35 * 0.65 + 0.25 * 0.75) / 2
+    wanted = (0.8 - by_chance) / (1 - by_chance)
+    assert agreement.gwet_ac1("aabbbcccaa", "abbbbccaaa") == pytest.approx(wanted)
+    # all agree: 1; none does: minus the ratio of chance
+    assert agreement.gwet_ac1("ab", "ab") == 1 and agreement.gwet_ac1("ab", "ba") == -1

@@ -60,6 +60,34 @@ def test_scaling_leaves_ranks():
 def test_zero_matrix_has_rank_zero():
     s = linalg.spectrum(torch.zeros(4, 9))
     assert (linalg.frobenius(s), linalg.stable_rank(s), linalg.empirical_rank(s)) == (0, 0, 0)
+    assert (linalg.entropy_rank(s), linalg.top_share(s)) == (0, 0)
+
+
+def test_one_direction_has_rank_one():
+    for s in ([2.0], [2.0, 0.0, 0.0]):
+        s = torch.tensor(s, dtype=torch.float64)
+        ranks = linalg.stable_rank(s), linalg.empirical_rank(s), linalg.entropy_rank(s)
+        assert ranks == pytest.approx((1, 1, 1)) and linalg.top_share(s, 1) == 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-7])
+def test_directions_of_a_rank_deficient_matrix_at_any_scale(scale):
+    """Orthonormal on both sides, in pairs that give back the matrix, signs included."""
+    w = scale * draw(30, 3) @ draw(3, 12, seed=1)
+    u, s, v = linalg.svd(w)
+    eye = torch.eye(12, dtype=torch.float64)
+    assert torch.allclose(u.T @ u, eye) and torch.allclose(v.T @ v, eye)
+    assert torch.allclose((u * s) @ v.T / scale, w / scale, atol=1e-7)
+
+
+def test_angles_near_a_right_angle_and_near_none():
+    for angle in (1e-9, 0.3, torch.pi / 4, 1.2, torch.pi / 2 - 1e-9):
+        angle = torch.tensor(angle, dtype=torch.float64)
+        q = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
+        r = torch.stack([angle.cos(), angle.sin()])[:, None]
+        found = linalg.principal_angles(q, r)[0]
+        assert float(found) == pytest.approx(float(angle), rel=1e-12)
+        assert float(torch.pi / 2 - found) == pytest.approx(float(torch.pi / 2 - angle), rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(40, 15), (15, 40), (3, 9)])

@@ -3,6 +3,7 @@ effect sizes, undefined cases.
 """
 
 import csv
+import functools
 import sys
 
 import numpy as np
@@ -120,6 +121,7 @@ def test_statistics_are_scipys():
         hypotheses.mcnemar(x, y).p == pytest.approx(stats.binomtest(4, 5).pvalue)
         and hypotheses.mcnemar(x, y).effect == 4
     )
+    assert hypotheses.mcnemar(x, y).statistic == 3
     n, m = 40, 400
     assert stats.kstwobign.sf(
         hypotheses.smallest_d(n, m) / np.sqrt((n + m) / (n * m))
@@ -133,10 +135,52 @@ def test_effect_sizes_by_hand():
     assert hypotheses.hedges_g([2, 4], [1, 1]) == pytest.approx(
         2 / 1 * (1 - 3 / 7)
     )  # pooled variance (2 + 0) / 2
+    assert hypotheses.hedges_g([2, 4, 6], [1, 3, 3, 5]) == pytest.approx(
+        1 / np.sqrt(16 / 5) * (1 - 3 / 19)
+    )  # means 4 and 3, squared deviations 8 + 8 over 5 degrees of freedom
+    assert hypotheses.hedges_g([2, 2], [1, 1]) is None and hypotheses.cohen_dz([3], [1]) is None
+    assert hypotheses.cohen_dz([3, 5], [1, 3]) is None  # the differences do not vary
     assert (
         hypotheses.cliffs_delta([1, 2, 3], [2, 2]) == pytest.approx((2 - 2) / 6)
         and hypotheses.cliffs_delta([5], [1, 2]) == 1
     )
+
+
+def test_equivalence_is_two_one_sided_tests_of_scipy():
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(0.3, 1, 12), rng.normal(0, 2, 9)
+    tests = {False: (a, b), True: (a[:9], b)}
+    for paired, (x, y) in tests.items():
+        test = stats.ttest_rel if paired else functools.partial(stats.ttest_ind, equal_var=False)
+        for margin in (0.5, 3.0):
+            above, below = (
+                test(x + shift, y, alternative=side)
+                for shift, side in ((margin, "greater"), (-margin, "less"))
+            )
+            found = hypotheses.equivalence(x, y, margin, paired=paired)
+            assert found.p == pytest.approx(max(above.pvalue, below.pvalue))
+            assert found.statistic == pytest.approx(min(above.statistic, -below.statistic))
+    # nothing varies: the difference is known
+    same = np.full(5, 0.3)
+    known = [hypotheses.equivalence(same + d, same, 0.25).p for d in (0.125, 0.25, 0.5)]
+    assert known == [hypotheses.FLOOR, None, 1.0]
+
+
+def test_p_of_ks_is_exact_where_scipys_holds_and_permuted_elsewhere():
+    rng = np.random.default_rng(6)
+    a, b = rng.normal(size=50), rng.normal(0.4, 1, size=60)
+    assert hypotheses.ks(a, b).p == stats.ks_2samp(a, b).pvalue
+    tied = np.append(a[:-1], b[0])
+    for x, y in ((a[:49], b), (a, b[:49]), (tied, b)):  # p is one of n / 1000 then
+        p = hypotheses.ks(x, y).p
+        assert 1000 * p == pytest.approx(round(1000 * p)) and p != stats.ks_2samp(x, y).pvalue
+        assert p == pytest.approx(stats.ks_2samp(x, y).pvalue, abs=0.05)
+
+
+def test_the_smallest_p_of_a_permutation_is_one_of_all_draws():
+    apart = np.arange(30.0), np.arange(30.0) + 100
+    assert hypotheses.permutation(*apart, draws=99).p == pytest.approx(0.01)
+    assert hypotheses.sign_flip(*apart, draws=99).p == pytest.approx(0.01)
 
 
 def test_adjusted_p_values():
