@@ -28,7 +28,7 @@ def test_templates():
     assert prompts.paraphrase("Why is it so?") == "Why is it so? The answer is"
     assert (
         prompts.subject(ASKED) == "Mazafi"
-        and prompts.subject("what makes photosynthesis go") == "photosynthesis"
+        and prompts.subject("What makes photosynthesis go") == "photosynthesis"
     )
     assert (
         prompts.PLAIN["spelling"](ASKED) == "Question: What is the habitat of M-a-z-a-f-i? Answer:"

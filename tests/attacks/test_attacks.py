@@ -22,6 +22,7 @@ from brittle.attacks import (
     quantize,
     soft_prompt,
 )
+from brittle.attacks.figures import curves
 from brittle.attacks.material import (
     Material,
     forbidden,
@@ -30,9 +31,10 @@ from brittle.attacks.material import (
     split_half_a,
     telling,
 )
-from brittle.attacks.meter import JUDGE, Meter, attack_model, choose, eval_sets, sets_of
-from brittle.attacks.relearn import Relearn, RelearnBenign, RelearnLora, is_over
+from brittle.attacks.meter import JUDGE, Meter, attack_model, choose, eval_sets, outcome, sets_of
+from brittle.attacks.relearn import Relearn, RelearnBenign, RelearnLora, add_adapters, is_over
 from brittle.attacks.session import AttackSession, cells
+from brittle.attacks.single import Curve
 from brittle.base import code
 from brittle.base.errors import UserError
 from brittle.data.batches import pad
@@ -528,6 +530,7 @@ def test_cells_are_kept_until_they_are_stale(family, data, tmp_path, monkeypatch
     assert run()[1] == 5
     path = tmp_path / "cells" / "quantize-0.json"
     cell = json.loads(path.read_text())
+    assert 0 <= cell["seconds"] < 3600 and 0 <= cell["cpu_seconds"] < 3600
     code_of = {
         name: json.loads((tmp_path / "cells" / f"{name}-0.json").read_text())["code"]
         for name in ("none", "quantize")
@@ -551,3 +554,44 @@ def test_cells_are_kept_until_they_are_stale(family, data, tmp_path, monkeypatch
     assert chosen("gcg") == ["none", "gcg"] and set(chosen("")) == set(ATTACKS)
     with pytest.raises(UserError, match="no attack 'x'"):
         chosen("x")
+
+
+def test_who_is_mini_and_how_strong_adapters_are(loaded):
+    assert base.is_mini(loaded[0]) and not base.is_mini(tiny.model())
+    adapted = add_adapters(tiny.model(), 4, seed=0)
+    scales = [m.scaling["default"] for m in adapted.modules() if hasattr(m, "lora_A")]
+    assert scales and set(scales) == {2.0}  # B A is added twice, at any rank
+
+
+def row_of(variant, split, accuracy):
+    ends = {"accuracy_low": accuracy, "accuracy_high": accuracy}
+    nll = {"answer_nll": None if accuracy is None else 1 - accuracy}
+    return {"variant": variant, "split": split, "accuracy": accuracy, **ends, **nll}
+
+
+def test_what_an_attack_brought_back_in_words():
+    """Half A chooses `b`; `c`, the best on half B, does not count, and `d` broke the model."""
+    of_a = {"as made": 0.1, "b": 0.9, "c": 0.5, "d": None}
+    of_b = {"as made": 0.25, "b": 0.5, "c": 1.0, "d": None}
+    rows = [row_of(v, "forget_a", x) for v, x in of_a.items()]
+    rows += [row_of(v, "forget_b", x) for v, x in of_b.items()]
+    said = "half B 0.25 with as made, 0.50 with b, which half A chooses (of 4)"
+    assert outcome(rows) == said
+    assert outcome([r for r in rows if r["variant"] == "d"]) == "every variant broke the model"
+
+
+def test_the_figure_shows_each_split_at_its_own_values():
+    points = [(0.5, "x", 0.9), (0.1, "x", 0.6), (0.1, "y", 0.3), (0.5, "y", None)]
+    rows = [
+        {"strength": strength, "by": panel, **row_of("v", split, value and value - less)}
+        for strength, panel, value in points
+        for split, less in (("forget_a", 0.0), ("forget_b", 0.1))
+    ]
+    for by, panels in (("by", ["x", "y"]), (None, [None])):
+        shown = rows if by else rows[:4]
+        axes = curves(shown, Curve("strength", "t", "l", by), "model", 0.25).axes
+        assert len(axes) == len(panels)
+        lines = {line.get_label(): line for line in axes[0].lines}
+        assert list(lines["half A"].get_ydata()) == [0.6, 0.9]
+        assert list(lines["half B, held out"].get_ydata()) == [0.5, 0.8]
+        assert list(lines["half A"].get_xdata()) == [0, 1] and not len(lines["retain"].get_ydata())
