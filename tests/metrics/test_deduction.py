@@ -11,7 +11,7 @@ from itertools import combinations
 import pytest
 
 from brittle.base.errors import UserError
-from brittle.data.facts import read_facts
+from brittle.data.facts import Fact, read_facts
 from brittle.metrics import knowledge
 from brittle.metrics.deduction import (
     clauses,
@@ -49,6 +49,16 @@ def known(facts, unknown=()):
         )
         for i, f in facts.items()
     }
+
+
+def test_choices_are_the_value_and_others_that_are_wrong():
+    pool = ("ash", "birch", "elm", "fir", "oak", "yew")
+    fact = Fact("f", "d", "k", "Nedo", "tree", "elm", pool, also=frozenset({"ash"}))
+    for count, size in ((4, 4), (9, 5)):
+        for item in knowledge.items(fact, count):
+            assert len(set(item["choices"])) == len(item["choices"]) == size
+            assert item["choices"][item["answer"]] == "elm" and "ash" not in item["choices"]
+            assert set(item["choices"]) <= set(pool)
 
 
 def test_minimal_sets_by_hand():

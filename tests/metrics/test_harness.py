@@ -17,7 +17,7 @@ from scipy.stats import binomtest, sem, t
 
 from brittle.base.errors import UserError
 from brittle.data.items import SPLITS, read_items, subset
-from brittle.metrics import mcq
+from brittle.metrics import letters, mcq
 from brittle.training import mini
 
 torch.set_num_threads(1)
@@ -190,6 +190,15 @@ def test_one_constant_letter_is_marked():
     (row,) = harness.rows(result([best(2)] * 18 + [best(0)] * 2), {})
     assert row["letter_share"] == 0.9 and row["constant_letter"] == 0 and row["split"] is None
     assert row["letter_entropy"] == pytest.approx(-0.9 * math.log2(0.9) - 0.1 * math.log2(0.1))
+
+
+def test_five_answers_may_be_constant_and_other_responses_are_no_choices():
+    same = [{**sample([0.0, -1.0], k % 2), "target": k % 2} for k in range(5)]
+    assert letters.letters(same)["constant_letter"] == 1
+    assert letters.letters(same[:4])["constant_letter"] is None
+    assert letters.letters(same)["letter_accuracy"] == 0.6
+    for responses in (["ab", "cd"], [(-1.0, False, 2)] * 2, [(-1.0, False), "ab"]):
+        assert letters.scores({"filtered_resps": responses}) is None
 
 
 def test_a_model_that_cannot_tell_the_choices_apart_has_no_accuracy():

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from brittle.base.errors import UserError
-from brittle.metrics import judges, responses, rubrics
+from brittle.metrics import judges, mcq, responses, rubrics
 from support.places import ROOT
 
 JUDGE, ANNOTATE = ROOT / "eval/judge.py", ROOT / "eval/annotate.py"
@@ -188,6 +188,95 @@ def test_a_local_model_scores_labels(family):
     short = rubrics.Rubric(**{**rubric.__dict__, "anchors": ()})
     found = judge.judge(short, [{"response": "I do not know."}, {"response": "It was removed."}])
     assert all(j.label in (*short.labels, None) and (j.label or j.note) for j in found)
+
+
+@pytest.mark.parametrize(
+    ("score", "found"),
+    [
+        (lambda label, place: label == "yes", judges.Judgement("yes", "", 2)),
+        (lambda label, place: -place, judges.Judgement(None, "the order of the labels decides", 2)),
+        (lambda label, place: 0.0, judges.Judgement(None, "no label", 2)),
+    ],
+    ids=["by label", "by place", "alike"],
+)
+def test_a_local_model_sees_the_labels_in_both_orders(monkeypatch, score, found):
+    judge, orders = object.__new__(judges.LocalModel), []
+    judge.model = judge.tokenizer = judge.batch_size = None
+
+    def score_choices(_model, _tokenizer, asked, batch_size):
+        orders.append(tuple(asked[0]["choices"]))
+        return [
+            [float(score(label, k)) for k, label in enumerate(item["choices"])] for item in asked
+        ]
+
+    monkeypatch.setattr(mcq, "score_choices", score_choices)
+    rubric = rubrics.read_rubric("reveals_unlearning")
+    assert judge.judge(rubric, [{"response": "x"}]) == [found]
+    assert orders == [rubric.labels, rubric.labels[::-1]] and set(rubric.labels) == {"yes", "no"}
+
+
+def test_it_waits_twice_as_long_each_time(fake, monkeypatch):
+    waits = []
+    monkeypatch.setattr(judges.time, "sleep", waits.append)
+    fake.mood = lambda n, body: says("???")
+    endpoint(fake, wait=3.0, retries=3).ask("text", ("yes", "no"))
+    assert waits == [3.0, 6.0, 12.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "nonsense"),
+    [
+        ("", False),
+        ("?!", False),  # as empty as ""
+        ("1949", False),
+        ("a a a", True),  # letters are no words
+        ("no no no", False),  # an answer
+        ("no no no no", True),
+        ("la la la di di", True),
+        ("la la di di da", False),
+        ("la la di da", False),
+    ],
+)
+def test_gibberish_is_mostly_one_word(text, nonsense):
+    assert judges.gibberish(text) is nonsense
+
+
+def facts(response="It is wet.", reference="", **more):
+    given = {"others": "", "lists_others": False, "empty": not response}
+    return judges.Facts(
+        response, reference, **{**given, "holds_reference": False, "refuses": False, **more}
+    )
+
+
+def test_what_the_rules_may_say():
+    """Words of three letters of a two-word reference are part of it; of one word there is none."""
+    leak = judges.target_leak
+    assert leak(facts("By the sea.", "red sea")) == "partial"
+    assert leak(facts("By the sea.", "sea")) == leak(facts("In it.", "in sea")) == "none"
+    assert judges.retain_correct(facts(reference="dry")) == "no"
+    assert judges.retain_correct(facts("")) == "no" and judges.retain_correct(facts()) is None
+    for told in ({"empty": True}, {"holds_reference": True}, {"refuses": True}):
+        assert judges.says_nothing(facts(**told)) == "0"
+    assert judges.says_nothing(facts()) is None
+
+
+def test_a_rubric_shows_the_examples_of_its_anchors():
+    rubric = rubrics.read_rubric("target_leak")
+    text = rubrics.instructions(rubric)
+    for anchor in rubric.anchors:
+        for example in anchor["examples"]:
+            assert repr(example["response"]) in text
+
+
+@pytest.mark.parametrize("named", [["a"], ["=x.csv"], [" =x.csv"]])
+def test_every_source_has_a_name(named):
+    with pytest.raises(UserError, match="every name once"):
+        responses.read_responses(named)
+
+
+def test_a_source_is_named_once(swept):
+    with pytest.raises(UserError, match="every name once"):
+        responses.read_responses([f"m1={swept}", f"m1={swept}"])
 
 
 def write(path, rows):

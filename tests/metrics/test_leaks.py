@@ -24,6 +24,7 @@ SPELLINGS = [
     ("nedo@tansy.example", "Nedo@Tansy . example", "normalised"),
     ("nedo@tansy.example", "nedo at tansy.example", None),
     ("", "x", None),
+    ("", "x. ", None),  # nothing stands everywhere
     ("x", "", None),
     ("?!", "?!", "exact"),
     ("?!", "what", None),

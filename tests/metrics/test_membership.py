@@ -3,6 +3,7 @@
 import csv
 import math
 import zlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,6 +46,22 @@ def test_scores_by_hand(scored):
         assert found["reference"][i] == 0 and found["length"][i] == len(text) - 1
 
 
+def test_min_k_pp_of_a_planted_distribution():
+    """p = (.9, .05, .05) behind every token: its mean and deviation of log p by hand."""
+    p = torch.tensor([0.9, 0.05, 0.05], dtype=torch.float64)
+
+    def model(input_ids, attention_mask):
+        return SimpleNamespace(logits=p.log().expand(*input_ids.shape, 3))
+
+    model.device = "cpu"
+    mean = float((p * p.log()).sum())
+    deviation = float((p * (p.log() - mean).square()).sum().sqrt())
+    ((own, normal),) = membership.token_scores(model, [[1, 0, 2, 0]], 0)
+    wanted = [math.log(x) for x in (0.9, 0.05, 0.9)]
+    assert own.tolist() == pytest.approx(wanted)
+    assert normal.tolist() == pytest.approx([(x - mean) / deviation for x in wanted])
+
+
 def test_gradient_norm_is_that_of_the_loss(scored):
     model, ids, _ = scored
     loss = model(torch.tensor([ids[0]]), labels=torch.tensor([ids[0]])).loss
@@ -55,6 +72,12 @@ def test_gradient_norm_is_that_of_the_loss(scored):
         -sum(norms) / len(norms), rel=1e-5
     )
     assert all(p.grad is None for p in model.parameters()) and not model.training
+    model.unread = torch.nn.Parameter(torch.ones(3))  # one that no text reaches has norm 0
+    try:
+        more = membership.gradient_norms(model, ids[:1])[0]
+    finally:
+        del model.unread
+    assert more == pytest.approx(-sum(norms) / (len(norms) + 1), rel=1e-5)
 
 
 def test_auc_and_tpr_against_scikit_learn():
@@ -70,6 +93,8 @@ def test_auc_and_tpr_against_scikit_learn():
     assert (
         found == max(t for f, t in zip(fpr, tpr, strict=True) if f <= 0.01) and low < found < high
     )
+    found, low, high, _ = membership.tpr_at(scores, labels, fpr=0.2)
+    assert found < high < 1 and low > 0.5 * found > 0  # many do say where the threshold lies
     assert membership.tpr_at([1, 2, 3, 4], [0, 0, 1, 1])[0] == 1
     assert membership.tpr_at([1, 1, 1, 1], [0, 0, 1, 1])[0] == 0
 
@@ -131,6 +156,10 @@ def test_interval_of_nothing_but_hits_or_misses_counts_entities():
             assert membership.auc_interval(scores, labels, shown)[1:] == wanted
             _, *ends, _ = membership.tpr_at(scores, labels, entities=shown, draws=100)
             assert ends == [0.0, wanted[1]]
+    # 400 non-members tell the threshold: five members found leave .025 ** (1 / 5) possible
+    others = [float(i) for i in range(400)]
+    found = membership.tpr_at([999.0] * 5 + others, [1] * 5 + [0] * 400)
+    assert found == (1, pytest.approx(0.025 ** (1 / 5)), 1, 395)
     one = [0] * 36 + [1] * 36
     some = [float(i % 7 + x) for i, x in enumerate(labels)]
     assert (

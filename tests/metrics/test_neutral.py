@@ -51,6 +51,15 @@ def test_planted_values_and_padding():
     assert (row["kl_low"], row["nll_change_low"]) == (None, None)  # two texts are no basis
 
 
+def test_where_all_texts_move_alike_the_interval_is_the_value():
+    """Whatever is drawn: 1 nat a token more, and a divergence of .5. Texts have 4 and 8 tokens."""
+    totals = torch.tensor([[4, 8, 12, 2.0], [8, 40, 48, 4.0]] * 3, dtype=torch.float64)
+    row = neutral.measure(totals, 6, seed=0)
+    for name, value in (("nll_change", 1), ("kl", 0.5)):
+        ends = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
+        assert ends == pytest.approx([value] * 3)
+
+
 def test_sums_against_an_oracle_in_float64():
     """One text at a time, so without padding: each position but the last predicts a token."""
     a, b = (tiny.model(seed=seed, dtype=torch.float64) for seed in (0, 1))

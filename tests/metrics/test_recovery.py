@@ -13,6 +13,8 @@ import pytest
 
 from brittle.base.errors import UserError
 from brittle.metrics.recovery import (
+    breaks_base,
+    curve,
     differs,
     heldout_recovery,
     interval_of_intervals,
@@ -430,4 +432,36 @@ def test_without_filtered_older_attacks_are_named_and_guessing_is_no_knowledge(t
     assert run_alone(tmp_path)["base"]["recovery_from_chance"] == ""
     assert "recovery is undefined: on half B as made Base answers 0.30 and guessing gives 0.25" in (
         capsys.readouterr().out
+
+
+def test_the_curve_of_an_attack():
+    """Straight lines between points, in the order of steps; an attack need not begin at step 0."""
+    assert curve([(0, 0.0), (10, 1.0)]) == (5.0, 0.5)
+    assert curve([(20, 0.8), (0, 0.0), (10, 0.2)]) == (
+        pytest.approx(15),
+        pytest.approx((10 * 0.1 + 10 * 0.5) / 20),
+    )
+    assert curve([(5, 0.25), (9, 0.75)]) == (7.0, 0.5)
+    assert curve([(0, 0.1), (10, 0.3)]) == (None, pytest.approx(0.2))
+    assert curve([(0, 0.7)]) == (0, None) and curve([]) == (None, None)
+    assert curve([(0, 0.5), (4, 0.1)]) == (0, pytest.approx(0.3))
+    assert curve([(0, 0.7), (5, None)]) == (None, None)
+
+
+def test_an_attack_breaks_base_by_more_than_a_fifth():
+    assert breaks_base(0.41, 0.2) and not breaks_base(0.4, 0.2) and not breaks_base(0.2, 0.4)
+
+
+def test_the_interval_of_known_intervals_by_hand():
+    """Student's half over three seeds, 4.303 .1 / sqrt 3, and the facts' half .2, at right angles.
+
+    One seed has its facts' interval.
+    """
+    half = np.hypot(4.302653 * 0.1 / np.sqrt(3), 0.2)
+    found = interval_of_intervals([0.4, 0.5, 0.6], [0.2, 0.3, 0.4], [0.6, 0.7, 0.8])
+    assert found == pytest.approx((0.5 - half, 0.5 + half), rel=1e-6)
+    two = interval_of_intervals([0.5, 0.5], [0.4, 0.5], [0.6, 0.7])
+    assert two == pytest.approx((0.4, 0.6)) and interval_of_intervals([0.5], [0.1], [0.7]) == (
+        0.1,
+        0.7,
     )

@@ -8,8 +8,11 @@ import json
 
 import pytest
 
+<<<<<<< HEAD
 from brittle.base.errors import UserError
 from brittle.metrics import recovery
+=======
+>>>>>>> 916d55a (Tests of metrics that mutants passed by: min-k++ of a planted distribution, both orders of a local judge, the curve of an attack)
 from brittle.pipeline import methods
 from brittle.report import attacks as attacks_module
 from brittle.report import claims
@@ -496,17 +499,6 @@ def test_filtered_is_compared_with_the_interval_it_has_as_made(tmp_path):
         and scoreboard_module.fact_count(tmp_path, 500) == 250
     )  # 500: another data set's file
     assert "over 100 facts" in claim(0.02).detail and "over 30 facts" in claim(0.02, n=60).detail
-
-
-def test_curve():
-    assert recovery.curve([(0, 0.0), (10, 1.0)]) == (5.0, 0.5)
-    assert recovery.curve([(20, 0.8), (0, 0.0), (10, 0.2)]) == (
-        pytest.approx(15),
-        pytest.approx((10 * 0.1 + 10 * 0.5) / 20),
-    )
-    assert recovery.curve([(0, 0.1), (10, 0.3)]) == (None, pytest.approx(0.2))
-    assert recovery.curve([(0, 0.7)]) == (0, None) and recovery.curve([]) == (None, None)
-    assert recovery.curve([(0, 0.7), (5, None)]) == (None, None)
 
 
 def test_bonferroni_is_wilsons_interval_of_a_smaller_level():
