@@ -432,6 +432,7 @@ def test_without_filtered_older_attacks_are_named_and_guessing_is_no_knowledge(t
     assert run_alone(tmp_path)["base"]["recovery_from_chance"] == ""
     assert "recovery is undefined: on half B as made Base answers 0.30 and guessing gives 0.25" in (
         capsys.readouterr().out
+    )
 
 
 def test_the_curve_of_an_attack():

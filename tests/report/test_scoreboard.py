@@ -8,11 +8,7 @@ import json
 
 import pytest
 
-<<<<<<< HEAD
 from brittle.base.errors import UserError
-from brittle.metrics import recovery
-=======
->>>>>>> 916d55a (Tests of metrics that mutants passed by: min-k++ of a planted distribution, both orders of a local judge, the curve of an attack)
 from brittle.pipeline import methods
 from brittle.report import attacks as attacks_module
 from brittle.report import claims
