@@ -105,10 +105,10 @@ def test_change_below_one_unit_in_the_last_place(factor, below):
 @pytest.mark.parametrize(("units", "below"), [(0.9, True), (1.1, False)])
 def test_the_typical_entry_decides_however_many_there_are(units, below):
     """Entries of 3 have a unit of 2 eps; a tenth of them change, so their mean square counts."""
-    w = torch.full((40, 25), 3.0).bfloat16()
-    dw = torch.zeros(1000, dtype=torch.float64)
+    w = torch.full((40, 40), 3.0).bfloat16()
+    dw = torch.zeros(1600, dtype=torch.float64)
     dw[::10] = 10**0.5 * units * 2 * torch.finfo(torch.bfloat16).eps
-    assert below_ulp(w, dw.view(40, 25)) is below
+    assert below_ulp(w, dw.view(40, 40)) is below
 
 
 def test_only_floating_point_matrices(tmp_path):
