@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from brittle.data.batches import Stream
 from brittle.data.examples import Example, TrainingReading, encode_rows
 from brittle.data.rows import Pair
-from brittle.methods import adversary
+from brittle.methods import METHODS, adversary
 from brittle.methods.refusals import REFUSALS, Refusals
 from brittle.models import logprobs
 from brittle.models.hooks import residual_stream
@@ -214,3 +214,49 @@ def test_dpo_compares_the_refusal_with_the_answer():
     batch = tiny.batch(texts.forget.examples)
     got = rule.losses(batch, batch, 0.0)["preference"].item()
     assert got == pytest.approx(wanted.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_padding_changes_no_loss(name):
+    model, texts = tiny.model(dtype=torch.float64), data()
+    rule = start(name, model, data=texts)
+    moved(model)
+    right, wide, left = (
+        rule.losses(four(texts.forget, **padding), four(texts.retain, **padding), 0.25)
+        for padding in ({}, {"extra": 4}, {"left": True})
+    )
+    for term, value in right.items():
+        assert wide[term].item() == pytest.approx(value.item(), rel=1e-5, abs=1e-9), term
+        assert left[term].item() == pytest.approx(value.item(), rel=1e-5, abs=1e-9), term
+
+
+OWN_ANSWERS = ("dpo", "idk")  # they also predict refusals, see above
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in OWN_ANSWERS])
+def test_no_loss_looks_at_what_predicts_a_prompt(name):
+    """Its gradient is 0 at the logits before the answer, and not at those of its first token."""
+    model, first = tiny.model(dtype=torch.float64), 6
+    texts = tiny.Data()
+    for seed, side in enumerate(("forget", "retain")):
+        lists = tiny.ids(8, seed, shortest=9)
+        made = [Example(ids, [place >= first for place in range(len(ids))]) for ids in lists]
+        setattr(texts, side, Stream(made, tiny.PAD, 4, 1, seed))
+    rule = start(name, model, data=texts)
+    moved(model)
+    seen = []
+
+    def watch(module, inputs, output):
+        if output.requires_grad:
+            output.retain_grad()
+            seen.append(output)
+
+    handle = model.get_output_embeddings().register_forward_hook(watch)
+    terms = rule.losses(four(texts.forget), four(texts.retain), 0.25)
+    handle.remove()
+    sum(terms.values()).backward()
+    told = [logits.grad for logits in seen if logits.grad is not None]
+    assert told or rule.kind == "representation" or name == "sequential"
+    for gradient in told:
+        assert gradient[:, : first - 1].abs().max() == 0
+        assert gradient[:, first - 1].abs().max() > 0
