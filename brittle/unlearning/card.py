@@ -76,6 +76,6 @@ def model_card(job, training, about, result):
         measures=measure_rows(result),
         notes="".join(f"\nNote: {note}\n" for note in result.notes),
         knobs=table_rows(knobs),
-        training=table_rows(training),
+        training=table_rows({**training, **about.get("reading", {})}),
         data=table_rows({name: f"`{digest}`" for name, digest in about["data"].items()}),
     )
