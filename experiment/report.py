@@ -22,7 +22,7 @@ from brittle.base.record import Run, older_code, say
 from brittle.base.tables import number, read_rows
 from brittle.models.twin import check_twin
 from brittle.pipeline import steps
-from brittle.report import attacks, filter, levels, no_twin, page, quality, sequential
+from brittle.report import attacks, change, filter, levels, no_twin, page, quality, sequential
 from brittle.report.condense import condense, question, records, update_size
 from brittle.report.verdict import RULES, SAYS, WORDS, headline, verdict
 
@@ -231,6 +231,31 @@ def follow(verdicts):
         esc(f"{SAYS[word].format(model)}: {reason}.") for model, (word, reason) in verdicts.items()
     ]
     return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
+
+
+def was_asked(rows, root):
+    """Whether anything is known of what the models know, or nothing else of them either.
+
+    Where the weights alone were compared, these are what the first screen speaks of.
+    """
+    base = rows[0]["model"]
+    known = (*(f"{split}_accuracy" for split in SPLITS), OVER_FILTERED, FROM_CHANCE)
+    compared = any(source(root, "1", base, row["model"]).is_file() for row in rows[1:])
+    return not compared or any(row[column] is not None for row in rows for column in known)
+
+
+def opening(rows, root, names, by_path):
+    """(title, first screen as HTML) of the page. names, by_path: see `first_screen` and `main`."""
+    base, others = rows[0]["model"], [row["model"] for row in rows[1:]]
+    if not was_asked(rows, root):
+        return change.headline(root, base, others), change.weights_alone(root, base, others)
+    verdicts = verdicts_of(rows)
+    parts = [first_screen(rows, verdicts, root, names)]
+    if assumed := no_twin.assumed(by_path):
+        parts.insert(0, f'<p class="chance">{page.esc(assumed)}</p>')
+    if not any(row["role"] == "filtered" for row in rows):
+        parts.append(f"<h3>What was done to the weights</h3>{change.boxes(root, base, others)}")
+    return headline(verdicts), "".join(parts)
 
 
 def caution(row):
@@ -457,7 +482,6 @@ def main(
     name = next(iter(roles))
     pairs = {f"{name} → {other}": (root, name, other) for other in list(roles)[1:]}
     rows = list(summary(root, roles))
-    verdicts = verdicts_of(rows)
     done = [task.output for task in tasks if task.output.is_file()]
     by_path = records(tasks, [base, *study.others()])
     drawn = [png for output in done for png in output.parent.glob("*.png")]
@@ -483,16 +507,12 @@ def main(
         for study in EXTRA:
             sections += study.sections(root)
         sections.append(("how", "How this was made", how_made(by_path)))
-        first = first_screen(rows, verdicts, root, names)
-        text = page.page(
-            headline(verdicts),
-            first,
-            sections,
-            "All numbers come from the CSV files beside this page.",
-        )
+        title, first = opening(rows, root, names, by_path)
+        foot = "All numbers come from the CSV files beside this page."
+        text = page.page(title, first, sections, foot)
         run.path("report.html").write_text(text, encoding="utf-8")
         run.csv("summary.csv", COLUMNS, ({c: row[c] for c in COLUMNS} for row in rows))
-    say(root / "report.html", headline(verdicts))
+    say(root / "report.html", title)
     if absent:
         print(f"not measured yet: {len(absent)} of {len(tasks)} outputs, such as {absent[0]}")
 

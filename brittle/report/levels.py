@@ -161,6 +161,11 @@ CLAUSES = (
 )
 
 
+def clause_of(step):
+    """The first clause that reads a step."""
+    return next(clause for clause in CLAUSES if clause.step == step)
+
+
 def of_level(level, steps):
     return [c for c in CLAUSES if c.level == level and c.step in steps]
 

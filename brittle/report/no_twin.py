@@ -6,6 +6,8 @@ is not known what such a model would answer. Every reason ends with the control 
 it.
 """
 
+from pathlib import Path
+
 from brittle.metrics.neutral import LIMIT
 from brittle.metrics.recovery import GAP, GUESSING
 from brittle.report.verdict import (
@@ -44,6 +46,22 @@ CHEAPER = (
     "questions of the same kind that no model was shown (mcq_holdout.jsonl) would say what such a "
     "model can answer"
 )
+
+
+def assumed(by_path):
+    """What is assumed of the halves of the forget facts, in words; empty where the data name them.
+
+    by_path: {path: record} of all runs.
+    """
+    settings = [r.get("settings", {}) for p, r in by_path.items() if Path(p).stem == "tamper.run"]
+    drawn = {s["halves_drawn_over"] for s in settings if s.get("halves_drawn_over")}
+    if not drawn:
+        return ""
+    return (
+        "The questions name no halves A and B, so halves were drawn by a fixed seed over "
+        f"{' and '.join(sorted(drawn))}. That half A says nothing of half B is assumed: where it "
+        "does, relearning half A teaches half B, and what comes back need not have been there."
+    )
 
 
 def cannot_conclude(row):
