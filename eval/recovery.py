@@ -286,7 +286,7 @@ def rows(attacks, roles, ends, chosen):
             columns |= above_chance(measured, of_model, ends)
         if roles[model] != "unlearned" and all(row["step"] == 0 for row in of_model):
             # as made it is an end of the scale: 1 or 0 by definition, which has no interval
-            columns |= {"ci_low": None, "ci_high": None}
+            columns |= dict.fromkeys(("ci_low", "ci_high", "gained_low", "gained_high"))
         yield blank | columns
 
 

@@ -41,10 +41,10 @@ MEANING = (
     "chance, and 1 is Base as made, by definition; in brackets its 95 % interval. It is no "
     "recovery over Filtered, and the two cannot be compared."
 )
-SETTLES = "a model trained like Base without the forget texts (--filtered) would settle it"
+SETTLES = "a model trained like Base without the forget texts (--filtered)"
 CHEAPER = (
-    "questions of the same kind that no model was shown (mcq_holdout.jsonl) would say what such a "
-    "model can answer"
+    "short of that, questions of the same kind that no model was shown (mcq_holdout.jsonl) say what "
+    "such a model would answer"
 )
 
 
@@ -82,8 +82,9 @@ def cannot_conclude(row):
 
 def settle(row):
     """The controls that would settle the verdict, in words."""
-    seen = row.get("chance_of") in (None, GUESSING)
-    return f"{SETTLES}; {CHEAPER}" if seen else SETTLES
+    is_guessing = row.get("chance_of") in (None, GUESSING)
+    controls = f"{SETTLES}; {CHEAPER}" if is_guessing else SETTLES
+    return f"What would settle it: {controls}"
 
 
 def verdict(row, base):
@@ -94,7 +95,7 @@ def verdict(row, base):
     never_seen_gained and split_a_accuracy. None is what is not known.
     """
     word, reason = _word(row, base)
-    return Verdict(word, f"{reason}; {settle(row)}")
+    return Verdict(word, f"{reason}. {settle(row)}")
 
 
 def _word(row, base):
