@@ -43,8 +43,8 @@ MEANING = (
 )
 SETTLES = "a model trained like Base without the forget texts (--filtered)"
 CHEAPER = (
-    "short of that, questions of the same kind that no model was shown (mcq_holdout.jsonl) say what "
-    "such a model would answer"
+    "short of that, questions of the same kind that no model was shown (mcq_holdout.jsonl) say "
+    "what such a model would answer"
 )
 
 
