@@ -162,7 +162,7 @@ def write_anonymisers(run, bench, data, limits, seed, name):
 
     setup = BlindSetup(site=bench.sites[0], limit=limits.retain, gate=True, seed=seed)
     tables = [data / "qa_forget.jsonl", data / "private.jsonl"]
-    texts = read_texts(data / "forget.txt", None)
+    texts = read_texts(data / "forget.txt")
     forget = anonymisers.ForgetSet(texts, tables, bench.items)
     rows = anonymisers.mismatch_rows(
         bench.model, bench.tokenizer, forget, public_files(data), data / "retain.txt", setup

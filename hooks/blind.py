@@ -77,7 +77,7 @@ def anonymise(outdir, forget, facts_of, anonymiser_of, *, drop_left):
 
     tables, domain = facts_of
     how, salt_file, seed = anonymiser_of
-    texts = read_texts(forget, None)
+    texts = read_texts(forget)
     facts = read_table(tables, domain) if tables else None
     salt = read_lines(salt_file)[0] if salt_file else None
     hide = Anonymiser(how, facts, seed, salt)

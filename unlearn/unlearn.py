@@ -91,7 +91,7 @@ def main(
         MaybeInt, typer.Option(min=2, help="Tokens a text; longer ones are cut and counted.")
     ] = None,
     max_samples: Annotated[
-        MaybeInt, typer.Option(min=1, help="Texts a set to train on: the first ones (all).")
+        MaybeInt, typer.Option(min=1, help="Texts a set to train on, drawn by --seed (all).")
     ] = None,
     eval_split: Annotated[
         float,
@@ -123,7 +123,7 @@ def main(
     """Unlearn: fine-tune one model with one method."""
     from brittle.base.layout import check_tag, model_name
     from brittle.base.record import relative
-    from brittle.data.items import read_rows
+    from brittle.data.items import draw_texts
     from brittle.models.find import model_folder, read_config
     from brittle.models.load import pick_device
     from brittle.unlearning import publish, tracking
@@ -161,12 +161,14 @@ def main(
             f"--data {data} holds no mcq_forget.jsonl, mcq_retain.jsonl or mcq_general.jsonl "
             "to measure on."
         )
+    forget_texts = draw_texts(forget, max_samples, seed)
     texts = TextSets(
         forget_path=forget,
         retain_path=retain,
         data=data or forget.parent,
-        forget=read_rows(forget, max_samples),
-        retain=read_rows(retain, max_samples),
+        forget=forget_texts.rows,
+        retain=draw_texts(retain, max_samples, seed).rows,
+        forget_entities=forget_texts.entities,
     )
     if push_to_hub:
         publish.check_repo(push_to_hub)

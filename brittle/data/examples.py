@@ -90,12 +90,14 @@ class Example:
 
     answer: a bool for each token; None for a text that asks nothing, where every token counts.
     row: what it was made of, a Pair or a Chat, so that it can be made with another answer.
+    entity: what it is about, where that is known: the group of an interval.
     """
 
     ids: list
     answer: list | None = None
     reading: Reading = DEFAULT
     row: object = field(default=None, compare=False)
+    entity: str | None = field(default=None, compare=False)
 
     def __len__(self):
         return len(self.ids)
@@ -196,13 +198,18 @@ def prompt_ids(tokenizer, prompt, reading=DEFAULT):
     return token_ids(tokenizer, render(tokenizer, messages, ask=True))
 
 
-def encode_rows(tokenizer, rows, max_length, reading=DEFAULT, name="texts"):
+def encode_rows(tokenizer, rows, max_length, reading=DEFAULT, name="texts", entities=None):
     """The Examples of rows (str, Pair or Chat), each cut at `max_length` tokens.
+
+    entities: what each row is about; None is not known.
 
     Says on stderr how many were cut, how many of them inside the answer, and how many are left out
     since their answer begins behind the cut. Raises UserError where nothing is left to predict.
     """
     examples = encode_whole(tokenizer, rows, reading, name)
+    if entities is not None:
+        about = zip(examples, entities, strict=True)
+        examples = [replace(example, entity=entity) for example, entity in about]
     short = [example.cut(max_length) for example in examples]
     _say_cut(examples, short, max_length, name)
     left = [example for example in short if example is not None]

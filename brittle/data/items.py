@@ -179,16 +179,16 @@ def read_subjects(path):
     return rows
 
 
-def read_rows(path, limit=None):
-    """The first `limit` rows of a file: str, Pair or Chat each (see brittle/data/rows.py).
+def read_rows(path):
+    """The rows of a file: str, Pair or Chat each (see brittle/data/rows.py).
 
     A row is an object of a JSON-lines file, or a line. A line is a text, or what its sidecar says
     that it is: a prompt and an answer. Raises UserError where the sidecar says another text.
     """
     path = Path(path)
     if path.suffix in JSON_LINES:
-        return read_objects(path)[:limit]
-    rows = read_lines(path)[:limit]
+        return read_objects(path)
+    rows = read_lines(path)
     if not _says_answers(sidecar(path)):
         return rows
     for number, (line, about) in enumerate(zip(rows, read_subjects(path), strict=False)):

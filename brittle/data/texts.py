@@ -132,14 +132,14 @@ def _check_kinds(where, row, keys):
             raise UserError(f"{where}: {wanted}, not {json.dumps(value)[:40]}.")
 
 
-def read_texts(path, limit=None):
-    """The first `limit` texts of a file.
+def read_texts(path):
+    """The texts of a file.
 
     A text is a line, or, in a JSONL file, an object as one text without a template (rows.plain).
     """
     if Path(path).suffix not in JSON_LINES:
-        return read_lines(path)[:limit]
-    return [plain(row) for row in read_objects(path)][:limit]
+        return read_lines(path)
+    return [plain(row) for row in read_objects(path)]
 
 
 def read_objects(path):

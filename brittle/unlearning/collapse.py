@@ -14,6 +14,7 @@ import torch
 from brittle.data.batches import batches
 from brittle.data.examples import DEFAULT, encode_rows
 from brittle.data.items import read_rows, subset
+from brittle.data.texts import spread
 from brittle.maths.precision import wide
 from brittle.metrics import mcq
 from brittle.metrics.neutral import LENGTH, LIMIT, kl_of_targets, neutral_file
@@ -41,8 +42,8 @@ def neutral_texts(texts):
 
 
 def neutral_examples(tokenizer, rows, reading):
-    """Examples of the first rows, cut at what `eval/` reads of neutral text."""
-    whole = encode_rows(tokenizer, rows[:TEXTS], 10**9, reading, "neutral texts")
+    """Examples of rows spread over the set, cut at what `eval/` reads of neutral text."""
+    whole = encode_rows(tokenizer, spread(rows, TEXTS), 10**9, reading, "neutral texts")
     short = [example.cut(LENGTH) for example in whole]
     return [example for example in short if example is not None and example.counts().targets]
 

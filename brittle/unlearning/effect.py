@@ -18,22 +18,23 @@ class MeasureNoise(NamedTuple):
     """Half widths of the 95 % intervals before the training; None is not measured."""
 
     accuracy: float | None  # forget accuracy; None also where too few entities are asked about
-    nll: float | None  # held-out forget NLL a token
+    nll: float | None  # held-out forget NLL a token; None as for the accuracy
 
 
-def noise_of(rights, items, nlls):
+def noise_of(rights, items, nlls, entities):
     """The `MeasureNoise` of a model before training.
 
     rights [n] of 0 and 1 are its answers to the forget `items` [n], either empty where there are
-    none. nlls are its NLL a token on each held-out forget text.
+    none. nlls are its NLL a token on each held-out forget text, `entities` what these are about:
+    texts of one entity count as fewer than they are, as questions do.
     """
     accuracy = nll = None
     if rights:
         _, low, high = share(rights, groups_of(items))
         accuracy = None if low is None else (high - low) / 2
     if len(nlls) > 1:
-        mean, _, high = mean_interval(nlls)
-        nll = high - mean
+        mean, _, high = mean_interval(nlls, entities)
+        nll = None if high is None else high - mean
     return MeasureNoise(accuracy, nll)
 
 

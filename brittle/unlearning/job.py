@@ -37,6 +37,7 @@ class TextSets:
     """The forget and retain sets: where they lie and what they hold.
 
     `data` is the folder of mcq_*.jsonl and neutral.txt, which are used where they are there.
+    `forget_entities` names what each forget row is about; None where the data do not say it.
     """
 
     forget_path: Path
@@ -44,6 +45,7 @@ class TextSets:
     data: Path
     forget: list  # rows: str, Pair or Chat each
     retain: list
+    forget_entities: list | None = None
 
 
 @dataclass

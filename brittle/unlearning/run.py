@@ -259,7 +259,9 @@ class Training:
         )
         held_out, pad = self.sets["forget"][1], self.tokenizer.pad_token_id
         nlls = [mean_nll(self.model, [text], pad) for text in held_out]
-        self.noise = effect.noise_of(before.forget_rights, self.items.get("forget", []), nlls)
+        entities = [example.entity or number for number, example in enumerate(held_out)]
+        forget_items = self.items.get("forget", [])
+        self.noise = effect.noise_of(before.forget_rights, forget_items, nlls, entities)
         self.keeper = self.make_keeper(before.accuracy)
 
     def unmoved(self, before, after):

@@ -24,17 +24,20 @@ def split_off(examples, share, seed):
     return train, [examples[i] for i in sorted(held)]
 
 
-def encode_set(tokenizer, rows, length, reading, name):
-    """The examples of rows that have something to predict."""
-    examples = encode_rows(tokenizer, rows, length, reading, name)
+def encode_set(tokenizer, rows, length, reading, name, entities=None):
+    """The examples of rows that have something to predict; `entities` as in `encode_rows`."""
+    examples = encode_rows(tokenizer, rows, length, reading, name, entities)
     return [example for example in examples if example.counts().targets]
 
 
 def read_sets(job, tokenizer, length):
     """{forget, retain: (Examples to train on, held out)} of a job.Job."""
-    sets = {}
-    for name, rows in (("forget", job.texts.forget), ("retain", job.texts.retain)):
-        examples = encode_set(tokenizer, rows, length, job.reading, f"{name} texts")
+    sets, texts = {}, job.texts
+    for name, rows, entities in (
+        ("forget", texts.forget, texts.forget_entities),
+        ("retain", texts.retain, None),
+    ):
+        examples = encode_set(tokenizer, rows, length, job.reading, f"{name} texts", entities)
         sets[name] = split_off(examples, job.eval_split, job.seed)
     if job.wrappers.chat:
         rows = read_rows(job.wrappers.chat)

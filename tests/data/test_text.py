@@ -105,7 +105,7 @@ def test_a_folder_is_no_text(tmp_path):
 )
 def test_jsonl_rows_that_are_texts(tmp_path, jsonl, row, made):
     jsonl(tmp_path / "t.jsonl", [row, {"text": "second"}, {"text": "third"}])
-    assert read_texts(tmp_path / "t.jsonl", 2) == [made, "second"]
+    assert read_texts(tmp_path / "t.jsonl")[:2] == [made, "second"]
 
 
 @pytest.mark.parametrize(

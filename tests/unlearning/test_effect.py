@@ -16,14 +16,26 @@ SETTINGS = SimpleNamespace(lr=1e-5, steps=6)
 
 def test_noise_is_the_half_width_before():
     items = [{"entity": str(number)} for number in range(100)]
-    noise = effect.noise_of([1, 0] * 50, items, [5.0, 6.0, 7.0])
+    noise = effect.noise_of([1, 0] * 50, items, [5.0, 6.0, 7.0], [0, 1, 2])
     assert noise.accuracy == pytest.approx(0.096, abs=0.002)  # Wilson, 50 of 100
     assert noise.nll == pytest.approx(4.303 * 1 / math.sqrt(3), abs=1e-3)  # Student, 2 degrees
     one_entity = effect.noise_of(
-        [1, 1, 0, 0] * 25, [{"entity": str(n // 4)} for n in range(100)], []
+        [1, 1, 0, 0] * 25, [{"entity": str(n // 4)} for n in range(100)], [], []
     )
     assert one_entity.nll is None and one_entity.accuracy > 0.04
-    assert effect.noise_of([], [], [5.0]) == (None, None)
+    assert effect.noise_of([], [], [5.0], [0]) == (None, None)
+
+
+def test_texts_of_one_entity_are_no_independent_texts():
+    """Six texts an entity that say the same are as many measurements as there are entities."""
+    of_entities = [5.0, 6.0, 7.0, 9.0]
+    repeated = [nll for nll in of_entities for _ in range(6)]
+    entities = [f"forget/{number // 6}" for number in range(24)]
+    by_entity = effect.noise_of([], [], repeated, entities).nll
+    assert by_entity == pytest.approx(effect.noise_of([], [], of_entities, range(4)).nll)
+    assert by_entity > 2 * effect.noise_of([], [], repeated, range(24)).nll
+    # two entities are no basis for an interval
+    assert effect.noise_of([], [], repeated[:12], entities[:12]).nll is None
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,25 @@ def unlearn(script, family, data, tmp_path):
     return run
 
 
+def test_max_samples_draws_texts_and_knows_their_entities(unlearn, data, monkeypatch):
+    """The first lines of a file are of one entity or two: a part of the set, and of one kind."""
+    from brittle.data.items import draw_texts
+    from brittle.unlearning import run
+
+    jobs = []
+    monkeypatch.setattr(run, "run", lambda job, *_, **__: jobs.append(job))
+    for seed in ("0", "0", "1"):
+        assert unlearn("--seed", seed).code == 0
+    every = draw_texts(data / "forget.txt")
+    same, again, other = (job.texts for job in jobs)
+    assert len(same.forget) == len(same.retain) == 8
+    assert same == again and same.forget != other.forget and same.forget != every.rows[:8]
+    places = [every.rows.index(row) for row in same.forget]
+    assert places == sorted(places)
+    assert same.forget_entities == [every.entities[place] for place in places]
+    assert len(set(same.forget_entities)) > 2
+
+
 def test_a_model_is_not_replaced_without_a_word_and_a_name_keeps_both(
     unlearn, script, family, tmp_path
 ):
@@ -74,6 +93,7 @@ def test_a_model_is_not_replaced_without_a_word_and_a_name_keeps_both(
 def test_changed_data_under_the_same_command_is_said(unlearn, data, tmp_path):
     own = tmp_path / "own"
     shutil.copytree(data, own)
+    (own / "forget.facts.jsonl").unlink()  # it has a line for each text
     assert unlearn(forget=own / "forget.txt").code == 0
     text = (own / "forget.txt").read_text()
     (own / "forget.txt").write_text("One more line of text.\n" + text)
@@ -88,7 +108,7 @@ def test_without_questions_the_texts_are_measured(unlearn, data, tmp_path):
     """Also where forget and retain texts are the same: that is said."""
     for name in ("forget.txt", "retain.txt"):
         shutil.copy(data / "forget.txt", tmp_path / name)
-    done = unlearn("--eval-split", "0.5", forget=tmp_path / "forget.txt")
+    done = unlearn("--eval-split", ".5", "--max-samples", "999", forget=tmp_path / "forget.txt")
     assert done.code == 0, done.err
     assert "every forget text is also a retain text" in done.err
     assert (
