@@ -15,6 +15,7 @@ Called by create_all_unlearning_models.sh. The commands are the pipeline's own, 
 the other finds. A failed method is named, and the others go on.
 """
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,7 @@ from brittle.base.disk import check_keep
 from brittle.base.errors import UserError
 from brittle.base.knobs import listed
 
+UNLEARN = "unlearn/unlearn.py"
 MAKING = ("data", "base", "filtered", "unlearn")  # steps, in the order of the work
 ATTACK = ("tamper",)
 
@@ -78,6 +80,16 @@ def _recovery(study, names, needs):
     return steps.Task("recovery", "recovery", "Recovery", command, output, needs)
 
 
+def check_config(path, names):
+    """Raise UserError where the file has no table of a method that is trained."""
+    from brittle.methods import METHODS
+    from brittle.unlearning.job import read_own
+
+    for name in names:
+        if name in METHODS:
+            read_own(path, name)
+
+
 def main(
     preset: options.Preset = "mini",
     methods: Annotated[str | None, typer.Option(help="Methods, with commas (all).")] = None,
@@ -85,6 +97,12 @@ def main(
     filtered: options.PresetFiltered = None,
     data: options.PresetData = None,
     root: options.PresetRoot = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="TOML file with a table a method, such as unlearn/search.py's best.toml."
+        ),
+    ] = None,
     attack: Annotated[
         bool, typer.Option("--attack/--no-attack", help="Run the relearning attack on every model.")
     ] = True,
@@ -107,6 +125,7 @@ def main(
     load_env()
     preset, data, root = standing.preset(preset), standing.path(data), standing.path(root)
     base, filtered = standing.model(base), standing.model(filtered)
+    config = standing.path(config)
 
     keep = check_keep(keep_weights)
     names = listed(methods) or NAMES
@@ -125,6 +144,10 @@ def main(
     study = steps.override(study, base=base, filtered=filtered, data=data, root=root)
     if "unlearn" not in study.makes:
         study.makes = [*study.makes, "unlearn"]
+    if config:
+        check_config(config, names)
+        more = study.arguments.get(UNLEARN, "")
+        study.arguments[UNLEARN] = f"{more} --config {shlex.quote(str(config))}".strip()
     tasks = all_tasks(study, steps.read_steps(), names, attack=attack, by_method=not keep)
     tasks = given.without_left_out(tasks, data)
     note = disk_note(study, tasks, keep=keep, refuse=not dry_run)

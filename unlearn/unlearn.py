@@ -59,6 +59,10 @@ def main(
     config_preset: Annotated[
         str, typer.Option(help="A publication's configuration over them, such as rmu-zephyr.")
     ] = "",
+    config: Annotated[
+        MaybePath,
+        typer.Option(help="TOML file with a table of the method, as unlearn/search.py writes."),
+    ] = None,
     steps: Annotated[
         MaybeInt,
         typer.Option(min=1, help="Optimizer steps (default: one pass over the forget texts)."),
@@ -127,7 +131,7 @@ def main(
     from brittle.models.find import model_folder, read_config
     from brittle.models.load import pick_device
     from brittle.unlearning import publish, tracking
-    from brittle.unlearning.job import Job, TextSets, assemble, read_defaults
+    from brittle.unlearning.job import Defaults, Job, TextSets, assemble, read_defaults, read_own
 
     method_class(method)
     tag = check_tag(name)
@@ -136,6 +140,8 @@ def main(
         preset = read_config(folder).get("family", "default")
     default_file = relative(__file__).with_name("presets.toml")
     defaults = read_defaults(default_file, preset, method, config_preset)
+    if config:
+        defaults = Defaults(*merge_defaults(defaults, *read_own(config, method)))
     asked = {
         "steps": steps,
         "lr": lr,
@@ -192,7 +198,7 @@ def main(
         seed=seed,
         save_every=save_every,
         eval_split=eval_split,
-        default_files=(default_file,),
+        default_files=(default_file, *([config] if config else [])),
         wrappers=wrappers,
         reading=reading,
         track=tracker.log if tracker else None,
@@ -237,7 +243,7 @@ def merge_defaults(defaults, settings, knobs):
     merged_settings |= {name: value for name, value in settings.items() if value is not None}
     merged_knobs |= {name: value for name, value in knobs.items() if value is not None}
     # of two ways to say how long a run is, the command line's replaces the default
-    steps, per_layer = settings["steps"], knobs.get("steps_per_layer")
+    steps, per_layer = settings.get("steps"), knobs.get("steps_per_layer")
     if per_layer is not None and steps is None:
         merged_settings.pop("steps", None)
     elif per_layer is None and steps is not None:

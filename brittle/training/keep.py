@@ -6,8 +6,9 @@
     lowest forget where retain >= 0.95             the best of those that satisfy it, at the end
                                                    (also: highest)
 
-Splits are forget, retain and general. Values are numbers, or the accuracy of the model before
-(base) or of --filtered, plus or minus a number.
+Splits are forget, retain and general. Values are numbers, or an accuracy on the same split, plus or
+minus a number: of the model before (base), of --filtered (filtered), or of guessing (chance). A
+factor may stand before it: 0.95*base.
 """
 
 import json
@@ -23,7 +24,12 @@ from brittle.training.steps import StepHook
 RULE = re.compile(
     r"(?:(first)|(lowest|highest)\s+(forget|retain|general)(?:\s+where)?)(?:\s+(.+))?"
 )
-CONDITION = re.compile(r"(forget|retain|general)\s*(<=|>=)\s*(base|filtered)?\s*([+-]?\s*[\d.]+)?")
+NUMBER = r"(?:\d+\.?\d*|\.\d+)"
+CONDITION = re.compile(
+    r"(?P<split>forget|retain|general)\s*(?P<sign><=|>=)\s*"
+    rf"(?:(?:(?P<factor>{NUMBER})\s*\*\s*)?(?P<level>base|filtered|chance))?\s*"
+    rf"(?P<number>[+-]?\s*{NUMBER})?"
+)
 
 
 class Rule:
@@ -69,23 +75,32 @@ class Condition(NamedTuple):
 
     split: str
     sign: str  # <= or >=
-    level: str | None  # base, filtered; None: the number alone
+    level: str | None  # base, filtered, chance; None: the number alone
     number: float
+    factor: float = 1.0  # on the level
+
+    def bound(self, levels):
+        """The number on the other side."""
+        level = self.factor * levels[self.level][self.split] if self.level else 0.0
+        return level + self.number
+
+    def excess(self, accuracy, levels):
+        """How far {split: accuracy} lies beyond the bound; 0 or less where it holds."""
+        beyond = accuracy[self.split] - self.bound(levels)
+        return beyond if self.sign == "<=" else -beyond
 
     def holds(self, accuracy, levels):
-        bound = self.number + (levels[self.level][self.split] if self.level else 0.0)
-        if self.sign == "<=":
-            return accuracy[self.split] <= bound
-        return accuracy[self.split] >= bound
+        return self.excess(accuracy, levels) <= 0
 
 
 def read_condition(text):
     """The Condition of a text, None where it is none."""
     match = CONDITION.fullmatch(text)
-    if not match or not (match[3] or match[4]):
+    if not match or not (match["level"] or match["number"]):
         return None
-    number = float((match[4] or "0").replace(" ", ""))
-    return Condition(match[1], match[2], match[3], number)
+    number = float("".join((match["number"] or "0").split()))
+    factor = float(match["factor"] or 1)
+    return Condition(match["split"], match["sign"], match["level"], number, factor)
 
 
 class Keeper(StepHook):

@@ -32,6 +32,9 @@ SETTINGS = (
 )
 
 
+WORDS = ("optimizer", "schedule")  # settings that are texts; the others are numbers
+
+
 @dataclass
 class TextSets:
     """The forget and retain sets: where they lie and what they hold.
@@ -133,7 +136,38 @@ def read_defaults(path, name, method, config=""):
                 f"--config-preset {config} is for --method {configs[config]['method']}."
             )
         merged |= published
+    return split_defaults(merged)
+
+
+def split_defaults(table):
+    """The Defaults of one table {name: value}."""
     return Defaults(
-        settings={key: value for key, value in merged.items() if key in SETTINGS},
-        knobs={key: value for key, value in merged.items() if key not in SETTINGS},
+        settings={key: value for key, value in table.items() if key in SETTINGS},
+        knobs={key: value for key, value in table.items() if key not in SETTINGS},
     )
+
+
+def read_own(path, method):
+    """The Defaults of the table of `method` in a TOML file of one's own: --config.
+
+    unlearn/search.py writes such a file. Raises UserError where it has no such table, or a value is
+    neither number, text nor list.
+    """
+    try:
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(f"--config {path} is no TOML: {error}.") from None
+    named = [name for name, table in tables.items() if isinstance(table, dict)]
+    if method not in named:
+        raise UserError(
+            f"--config {path} has no table [{method}]; it has {', '.join(named) or 'none'}."
+        )
+    for name, value in tables[method].items():
+        kinds = int | float | str | list
+        if name in SETTINGS:
+            kinds = str if name in WORDS else int | float
+        if not isinstance(value, kinds):
+            raise UserError(f"--config {path}: {name} = {value!r} in [{method}] is no setting.")
+    return split_defaults(tables[method])

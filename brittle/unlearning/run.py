@@ -185,6 +185,7 @@ class Training:
         """
         self.load()
         self.read_texts()
+        self.start_streams()
         before = self.measure()
         self.prepare_checks(before)
         about = self.describe(out)
@@ -216,13 +217,17 @@ class Training:
         return load_model(folder, self.device, "float32", self.trust_remote_code)
 
     def read_texts(self):
-        """The texts as examples, their streams, and settings as long as the method plans."""
+        """The texts as examples."""
         job = self.job
         length = min(job.settings.get("max_length", 512), context_length(self.model.config))
         self.sets = read_sets(job, self.tokenizer, length)
         described = describe_sets(self.sets, job.reading, self.tokenizer)
         if described and self.accelerator.is_main_process:
             print(described, flush=True)
+
+    def start_streams(self):
+        """Streams over the texts that were read, and settings as long as the method plans."""
+        job = self.job
         size = job.settings.get("batch_size", 4)
         micro_batches = job.settings.get("grad_accum", 1) * self.accelerator.num_processes
         self.streams = fitting.make_streams(
@@ -308,12 +313,17 @@ class Training:
             "examples": [len(self.sets[name][0]) for name in ("forget", "retain")],
         }
 
-    def train(self, about):
-        """(history, the PEFT model around the model or None)."""
+    def hooks(self):
+        """What acts around the steps beside the method's and the wrappers' own."""
         job = self.job
         hooks = [self.keeper] if self.keeper else []
         if job.track and self.accelerator.is_main_process:
             hooks.append(AfterStep(lambda step, row: job.track(row)))
+        return hooks
+
+    def train(self, about):
+        """(history, the PEFT model around the model or None)."""
+        job = self.job
         return fitting.Fit(
             self.model,
             job.rule,
@@ -321,7 +331,7 @@ class Training:
             self.streams,
             self.settings,
             self.accelerator,
-            hooks=hooks,
+            hooks=self.hooks(),
             checkpoints=Checkpoints(job.checkpoint, self.resume, about),
             label=job.method,
         ).run()

@@ -43,6 +43,7 @@ HEAVY = {
     "peft",
     "accelerate",
     "safetensors",
+    "optuna",
 }
 INSTALLED = set(importlib.metadata.packages_distributions())
 
