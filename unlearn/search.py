@@ -18,6 +18,7 @@ and search.db, from which the same command goes on after a kill, or with more tr
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ import typer
 
 from brittle.base import command, groups, options
 from brittle.base.errors import UserError
+from brittle.data.examples import TRAINING, TrainingReading
 
 COLUMNS = [
     "method",
@@ -82,13 +84,13 @@ def default_goal(target, limits, filtered, splits):
 
 def relearning(half_a, seed):
     """attack(model, tokenizer) -> the best accuracy on A2 that relearning A1 reaches."""
-    from brittle.attacks.base import is_mini, kept, right_answers
+    from brittle.attacks.base import is_mini, kept, right_pairs
     from brittle.attacks.material import split_half_a
     from brittle.attacks.relearn import (
         FineTuning,
         Relearn,
         default_rates,
-        encode_texts,
+        encode_attack,
         fine_tune,
     )
     from brittle.metrics import mcq
@@ -98,7 +100,7 @@ def relearning(half_a, seed):
 
     def attack(model, tokenizer):
         reached = [mcq.accuracy(model, tokenizer, judging)]
-        ids = encode_texts(model, tokenizer, right_answers(train))
+        examples = encode_attack(model, tokenizer, right_pairs(train))
         for lr in default_rates(mini=is_mini(model), lora=False):
             tuning = FineTuning(lr, plan.steps, plan.at, plan.batch_size, seed)
             with kept(model):
@@ -106,7 +108,7 @@ def relearning(half_a, seed):
                     fine_tune(
                         model,
                         tokenizer.pad_token_id,
-                        ids,
+                        examples,
                         tuning,
                         lambda step: reached.append(mcq.accuracy(model, tokenizer, judging)),
                     )
@@ -228,7 +230,7 @@ def read_questions(files):
 def make_plan(model, folder, data, preset, seed):
     """The Plan over the texts of the folder `data`."""
     from brittle.base.record import relative
-    from brittle.data.texts import read_texts
+    from brittle.data.items import read_rows
     from brittle.unlearning.job import TextSets
     from brittle.unlearning.plan import Plan
 
@@ -236,20 +238,20 @@ def make_plan(model, folder, data, preset, seed):
     for name in ("forget", "retain"):
         lines = data / f"{name}.jsonl"
         paths.append(lines if lines.is_file() else data / f"{name}.txt")
-    texts = TextSets(*paths, data, *map(read_texts, paths))
+    texts = TextSets(*paths, data, *map(read_rows, paths))
     presets = relative(__file__).with_name("presets.toml")
     return Plan(model, folder, texts, presets, preset, Path("outputs"), seed)
 
 
 def make_bench(plan, method, items, device, attack):
-    """The Bench, with a job of `method` to begin with."""
+    """The TrialBench, with a job of `method` to begin with."""
     from brittle.training.loop import make_accelerator
-    from brittle.unlearning.bench import Bench
+    from brittle.unlearning.bench import TrialBench
 
     accelerator = make_accelerator(device)
     if accelerator.num_processes > 1:
         raise UserError("a search runs in one process. Leave accelerate launch out.")
-    return Bench(
+    return TrialBench(
         job=plan.job(method, {}),
         accelerator=accelerator,
         device=device,
@@ -278,13 +280,13 @@ def measure_levels(bench, filtered):
     return levels
 
 
-def describe(out, goal, robust, max_items):
+def describe(out, goal, settings, reading):
     """What determines the search's trials beside their settings."""
     return {
         "read": {Path(path).name: about["sha256"] for path, about in out.read.items()},
         "goal": [list(condition) for condition in goal.conditions],
-        "robust": robust,
-        "max_items": max_items,
+        "reading": asdict(reading),
+        **{name: settings[name] for name in ("robust", "max_items")},
     }
 
 
@@ -308,6 +310,7 @@ def best_line(row, goal, levels):
     return f"{row['method']}: {shown}, neutral KL {measures.neutral_kl:.3f}{missed}; {values}"
 
 
+@options.spread
 def main(
     model: options.Model,
     methods: Annotated[str, typer.Option(help="Methods, with commas (all).")] = "",
@@ -345,6 +348,7 @@ def main(
         str, typer.Option(help="Defaults to start from: auto (the model's own), default, mini.")
     ] = "auto",
     max_items: Annotated[int, typer.Option(min=5, help="Questions a split that choose.")] = 200,
+    reading: TrainingReading = TRAINING,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
@@ -367,6 +371,7 @@ def main(
     if filtered:
         models["filtered"] = str(model_folder(filtered))
     plan = make_plan(model, folder, data, preset, seed)
+    plan.reading = reading
     outdir = outdir or plan.root / model_name(model) / "search"
     settings = {"methods": names, "trials": trials, "minutes": minutes, "robust": robust}
     settings |= {"target": target, "limits": limits, "max_items": max_items}
@@ -384,7 +389,7 @@ def main(
             objective=bench.trial,
             score=lambda measures: goal.score(measures, levels),
             seed=seed,
-            about=describe(out, goal, robust, max_items),
+            about=describe(out, goal, settings, reading),
         )
         try:
             listed = searcher.run(budget, announce)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from brittle.base.errors import UserError
 from brittle.data.batches import encode
-from brittle.data.tokens import join
+from brittle.data.rows import Pair
 from brittle.methods.base import Method
 from brittle.metrics import mcq
 from brittle.models.architectures import context_length
@@ -57,7 +57,7 @@ class Quarters(StepHook):
 
 
 @dataclass
-class Bench(Training):
+class TrialBench(Training):
     """`Training` of one job after the other.
 
     make_job  make_job(method, {name: value}) -> Job; raises UserError where they do not fit
@@ -75,8 +75,8 @@ class Bench(Training):
         self.known_sets = {}
         self.quarters = None
         limit = context_length(self.model.config)
-        texts = [join(i["question"], i["choices"][i["answer"]]) for i in self.items["forget"]]
-        self.answers = encode(self.tokenizer, texts, limit, "forget questions")
+        rows = [Pair(i["question"], i["choices"][i["answer"]]) for i in self.items["forget"]]
+        self.answers = encode(self.tokenizer, rows, limit, "forget questions")
         self.read_texts()
         before = self.measure()
         self.prepare_checks(before)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from brittle.base.knobs import values as knob_values
+from brittle.data.examples import TRAINING, TrainingReading
+from brittle.data.items import text_files
 from brittle.methods.wrappers import Wrappers
 from brittle.metrics.neutral import neutral_file
 from brittle.models.architectures import size
@@ -24,6 +26,7 @@ class Plan:
     preset: str
     root: Path
     seed: int = 0
+    reading: TrainingReading = TRAINING  # how rows become examples
 
     def __post_init__(self):
         config = read_config(self.folder)
@@ -34,7 +37,7 @@ class Plan:
     def files(self):
         """What is read beside the questions."""
         neutral = neutral_file(self.texts.data)
-        texts = [self.texts.forget_path, self.texts.retain_path]
+        texts = text_files(self.texts.forget_path, self.texts.retain_path)
         return [self.presets, *texts, *([neutral] if neutral else [])]
 
     def defaults(self, method):
@@ -61,6 +64,7 @@ class Plan:
             seed=self.seed,
             save_every=0,
             wrappers=wrappers,
+            reading=self.reading,
         )
 
     def axes(self, method, one_pass):

@@ -15,8 +15,8 @@ from brittle.data.items import read_items, subset
 from brittle.metrics import mcq
 from brittle.models.load import load_model, load_tokenizer
 from brittle.unlearning import bench, search
-from brittle.unlearning.job import Defaults
 from brittle.unlearning.goal import BROKEN, TrialMeasures, read_goal
+from brittle.unlearning.job import Defaults
 from brittle.unlearning.search import Axis, Budget, Searcher
 
 LEVELS = {
@@ -317,6 +317,8 @@ def test_half_b_is_neither_asked_nor_told_to_what_chooses(
         "forget.txt",
         "retain.txt",
         "neutral.txt",
+        "forget.facts.jsonl",
+        "retain.facts.jsonl",
         *(f"mcq_{split}.jsonl" for split in ("forget", "retain", "general")),
     }
 
