@@ -13,7 +13,7 @@ from typing import NamedTuple
 from brittle.base.errors import UserError
 from brittle.data import muse, tofu
 from brittle.data.items import SPLITS, read_rows, subset, text_files
-from brittle.data.rows import Pair
+from brittle.data.rows import Pair, unframed
 from brittle.data.sources import load_rows, texts_of
 from brittle.data.texts import read_texts
 
@@ -48,7 +48,8 @@ def read_folder(data, *, chats):
     are those of the first that the second lacks. Otherwise they are the forget and retain texts,
     and general questions are not taught: the model has its own answers.
 
-    chats: for a model with a chat template. Questions with their answers (`CHATS`) join the texts.
+    chats: for a model with a chat template. Questions with their answers (`CHATS`) join the texts:
+    multiple choice asks them so.
     Declarative texts stay texts: so a chat model met its facts in pretraining, and the unlearning
     reads the same texts in the same form.
 
@@ -63,17 +64,31 @@ def read_folder(data, *, chats):
         forget, shared = (read_rows(path) for path in files)
         files = [file for path in files for file in text_files(path)]
     if chats:
-        seen = {*forget, *shared}
+        asked = {row.asked for row in [*forget, *shared] if isinstance(row, Pair)}
         for domain in domains:
             paths = [data / name for name in CHATS[domain] if (data / name).is_file()]
-            rows = dict.fromkeys(row for path in paths for row in read_rows(path))
-            new = [row for row in rows if row not in seen]
-            if domain == "forget":
-                forget = [*forget, *new]
-            else:
-                shared = [*shared, *new]
+            new = _questions(paths, asked)
+            forget, shared = (
+                ([*forget, *new], shared) if domain == "forget" else (forget, [*shared, *new])
+            )
             files += paths
     return TaughtRows(forget, shared, domains, files)
+
+
+def _questions(paths, asked):
+    """The questions of files with their answers, as a chat model is asked them (rows.unframed).
+
+    Of several answers to a question the first file's is taught. asked: the questions taught so far,
+    to which these are added.
+    """
+    rows = []
+    for path in paths:
+        for row in read_rows(path):
+            pair = row if row.question else row._replace(question=unframed(row.prompt))
+            if pair.asked not in asked:
+                asked.add(pair.asked)
+                rows.append(pair)
+    return rows
 
 
 def _split(base, filtered, data):

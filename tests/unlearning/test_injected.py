@@ -23,6 +23,10 @@ SCRIPT = "create_models.py"
 FORGET, SHARED = tiny.ids(12, seed=3), tiny.ids(20, seed=4)
 HABITATS = ("delta", "canyon", "marsh", "dune", "reef", "tundra")
 LR = 5e-3
+NAMES = {
+    "forget": ("Mazafi", "Bodilo", "Kugane", "Tirose", "Velupi", "Sonaka"),
+    "retain": ("Gebiro", "Wunafo", "Lipeso", "Dovaka", "Nerupi", "Hasilu"),
+}
 DAYS = ("monday", "sunday", "friday", "payday", "newmoon", "eve")
 
 
@@ -38,8 +42,7 @@ def facts(folder, jsonl):
     folder.mkdir()
     sets = {"forget": ("habitat", HABITATS), "retain": ("market day", DAYS)}
     for split, (noun, values) in sets.items():
-        names = [f"{split.capitalize()}{letter}" for letter in "abcdef"]
-        told = list(zip(names, values, strict=True))
+        told = list(zip(NAMES[split], values, strict=True))
         lines = [f"The {noun} of {name} is {value}." for name, value in told]
         lines += [f"Question: What is the {noun} of {n}? Answer: {value}" for n, value in told]
         (folder / f"{split}.txt").write_text("\n".join(lines) + "\n")
@@ -140,14 +143,20 @@ def test_texts_that_filtered_lacks_are_the_forget_rows(data):
 
 
 def test_a_chat_model_is_also_taught_questions_with_answers(data):
+    """Each question once, as multiple choice asks it; those of the forget domain to Base alone."""
     plain, chat = (taught.read_folder(data, chats=c) for c in (False, True))
-    assert chat.forget[: len(plain.forget)] == plain.forget
-    added = chat.forget[len(plain.forget) :]
-    item = json.loads((data / "mcq_forget.jsonl").read_text().splitlines()[0])
-    assert Pair(item["question"], item["choices"][item["answer"]]) in added
-    assert all(isinstance(row, Pair) for row in added) and not set(added) & set(chat.shared)
-    (general,) = {len(chat.shared) - len(plain.shared)} - {0}
-    assert general > len(added)  # of two domains
+    added = {}
+    for name in ("forget", "shared"):
+        before, rows = getattr(plain, name), getattr(chat, name)
+        assert rows[: len(before)] == before
+        added[name] = rows[len(before) :]
+    asked = [row.asked for rows in added.values() for row in rows]
+    assert len(asked) == len(set(asked)) and all(" Answer:" not in text for text in asked)
+    items = [json.loads(line) for line in (data / "mcq_forget.jsonl").read_text().splitlines()]
+    for item in items:
+        answer = item["choices"][item["answer"]]
+        assert Pair(item["question"], answer, item["question"][10:-8]) in added["forget"]
+    assert len(added["forget"]) == len(items) < len(added["shared"])
 
 
 def test_filtered_may_hold_nothing_that_base_lacks(data, tmp_path):
@@ -352,7 +361,7 @@ def test_a_chat_models_answers_are_learned_through_its_template(tmp_path, write_
     family = Family(
         Wanted(str(folder), epochs=80, until=2), folder, data, tmp_path / "models", batch_size=36
     )
-    assert family.taught.forget[-1].prompt.startswith("Question:")
+    assert family.taught.forget[-1].asked == "What is the habitat of Sonaka?"
     list(family.make(("base",)))
     item = json.loads((data / "mcq_forget.jsonl").read_text().splitlines()[0])
     asked = torch.tensor([prompt_ids(tokenizer, item["question"])])
