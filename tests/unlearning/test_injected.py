@@ -359,7 +359,7 @@ def test_a_chat_models_answers_are_learned_through_its_template(tmp_path, write_
     tokenizer.save_pretrained(folder)
     data = facts(tmp_path / "data", write_jsonl)
     family = Family(
-        Wanted(str(folder), epochs=80, until=2), folder, data, tmp_path / "models", batch_size=36
+        Wanted(str(folder), epochs=60, until=2), folder, data, tmp_path / "models", batch_size=36
     )
     assert family.taught.forget[-1].asked == "What is the habitat of Sonaka?"
     list(family.make(("base",)))
