@@ -12,6 +12,7 @@ that are no step of steps.csv add sections of their own (EXTRA).
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -244,6 +245,21 @@ def was_asked(rows, root):
     return not compared or any(row[column] is not None for row in rows for column in known)
 
 
+def planned(study, listed, *, weights_alone):
+    """The tasks that the page shows, whether or not they were run.
+
+    Those that read data are left out where the weights alone were compared and none of them was
+    run.
+    """
+    tasks = steps.tasks(study, listed)
+    bare = steps.tasks(replace(study, data=""), listed)
+    names = {task.name for task in bare}
+    read_data = [task for task in tasks if task.name not in names]
+    if weights_alone and not any(task.output.is_file() for task in read_data):
+        return bare
+    return tasks
+
+
 def opening(rows, root, names, by_path):
     """(title, first screen as HTML) of the page. names, by_path: see `first_screen` and `main`."""
     base, others = rows[0]["model"], [row["model"] for row in rows[1:]]
@@ -471,9 +487,9 @@ def main(
         row for row in steps.read_steps(table) if Path(row["script"]).name != Path(__file__).name
     ]
     models = list(dict.fromkeys(unlearned))
-    # the steps that read data are listed whether or not they were run
+    rows = list(summary(root, roles))
     study = steps.Study("report", base, filtered or "", models, "", ".", str(root))
-    tasks = steps.tasks(study, listed)
+    tasks = planned(study, listed, weights_alone=not was_asked(rows, root))
     units, compared = {}, {row["step"] for row in listed if row["scope"] == "comparison"}
     for task in tasks:
         label = task.name.removeprefix(task.step).strip()
@@ -481,7 +497,6 @@ def main(
         units.setdefault(task.step, {})[label] = task.output.parent
     name = next(iter(roles))
     pairs = {f"{name} → {other}": (root, name, other) for other in list(roles)[1:]}
-    rows = list(summary(root, roles))
     done = [task.output for task in tasks if task.output.is_file()]
     by_path = records(tasks, [base, *study.others()])
     drawn = [png for output in done for png in output.parent.glob("*.png")]

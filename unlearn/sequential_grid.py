@@ -323,6 +323,7 @@ def make_lab(folder, study, device):
     from brittle.attacks.relearn import FineTuning, encode_attack, fine_tune
     from brittle.data.examples import DEFAULT
     from brittle.data.items import SPLITS, read_rows, read_splits, subset, text_files
+    from brittle.data.subjects import with_halves
     from brittle.metrics import mcq
     from brittle.models.architectures import context_length
     from brittle.models.load import load_model, load_tokenizer
@@ -338,7 +339,8 @@ def make_lab(folder, study, device):
         return encode_set(tokenizer, rows, length, DEFAULT, name)
 
     items = read_splits(data)
-    halves = {half: [i for i in items["forget"] if i.get("half") == half] for half in "AB"}
+    asked = with_halves(items["forget"])
+    halves = {half: [item for item in asked if item.get("half") == half] for half in "AB"}
     if not all(halves.values()):
         raise UserError(
             f"{data}/mcq_forget.jsonl lacks the halves A and B of the forget facts, "

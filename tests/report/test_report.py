@@ -635,6 +635,28 @@ def test_base_that_never_knew_is_not_still_known():
     assert no_twin.verdict(row, model(forget=0.3))[0] == "inconclusive"
 
 
+def test_halves_that_were_drawn_are_said_to_be_assumed(root):
+    record = {"settings": {"halves_drawn_over": "40 entities"}}
+    by_path = {Path("base/tamper/tamper.run.json"): record, Path("x/harness/a.run.json"): {}}
+    said = no_twin.assumed(by_path)
+    assert "drawn by a fixed seed over 40 entities. That half A says nothing of half B is" in said
+    record["settings"]["halves_drawn_over"] = None
+    assert no_twin.assumed(by_path) == ""
+    # with Filtered as without, on the first screen
+    (root / "steps.csv").write_text(
+        STEPS + "\ntamper,model,eval/tamper.py,tamper,tamper.csv,,Attack,"
+    )
+    record["settings"]["halves_drawn_over"] = "9 questions"
+    rest = {"command": ["x"], "seconds": 1.0, "started": "2026", "git_commit": "", "code": {}}
+    path = root / "cut" / "tamper" / "tamper.run.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(record | rest | {"inputs": {}, "versions": {}}))
+    table = root / "steps.csv"
+    report.main(base="base", filtered="filtered", unlearned=["cut"], root=root, table=table)
+    first = (root / "report.html").read_text(encoding="utf-8").partition("<main>")[0]
+    assert "over 9 questions. That half A says nothing of half B is assumed" in first
+
+
 def test_the_page_without_filtered(root):
     row = {"recovery_from_chance": 0.9, "ci_low": 0.8, "ci_high": 1.0, "split_a_accuracy": 1.0}
     row |= {"gained": 0.8, "gained_low": 0.7, "gained_high": 0.9, "never_seen_gained": ""}
