@@ -47,7 +47,7 @@ def means(model, tokenizer, rows, reading=DEFAULT, batch_size=64):
     first of each left out.
     """
     layers = range(block_count(model))
-    examples = encode_rows(tokenizer, rows, context_length(model.config), reading)
+    examples = encode_rows(tokenizer, rows, context_length(model.config), reading, refuse=False)
     streams = [[] for _ in layers]
     for _, batch in batches(examples, tokenizer.pad_token_id, batch_size, model.device):
         real = batch["attention_mask"].bool()

@@ -109,7 +109,9 @@ class Prune(Attack):
         drawn = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(len(benign), generator=drawn)[: self.texts]
         rows = [benign[i] for i in order]
-        examples = encode_rows(tokenizer, rows, context_length(model.config), self.reading)
+        examples = encode_rows(
+            tokenizer, rows, context_length(model.config), self.reading, refuse=False
+        )
         return input_norms(model, examples, tokenizer.pad_token_id)
 
     def run(self, model, tokenizer, material, measure):

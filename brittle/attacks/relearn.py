@@ -64,7 +64,8 @@ def encode_attack(model, tokenizer, rows, reading=DEFAULT):
 
     if not reading.templated(tokenizer):
         rows = [plain(row) for row in rows]
-    return encode_rows(tokenizer, rows, context_length(model.config), reading, "attack texts")
+    limit = context_length(model.config)
+    return encode_rows(tokenizer, rows, limit, reading, "attack texts", refuse=False)
 
 
 def add_adapters(model, rank, seed):

@@ -25,7 +25,7 @@ from typing import ClassVar, NamedTuple
 
 from brittle.base import options
 from brittle.base.errors import UserError
-from brittle.data.rows import Chat, answer_in, plain, plain_prompt, turns_of, unframed, with_answer
+from brittle.data.rows import Chat, plain, plain_prompt, turns_of, unframed, with_answer
 from brittle.data.tokens import common_prefix, encode_prompts
 
 PLACES = ("answer", "all")
@@ -198,15 +198,17 @@ def prompt_ids(tokenizer, prompt, reading=DEFAULT):
     return token_ids(tokenizer, render(tokenizer, messages, ask=True))
 
 
-def encode_rows(tokenizer, rows, max_length, reading=DEFAULT, name="texts", entities=None):
+def encode_rows(
+    tokenizer, rows, max_length, reading=DEFAULT, name="texts", entities=None, *, refuse=True
+):
     """The Examples of rows (str, Pair or Chat), each cut at `max_length` tokens.
 
-    entities: what each row is about; None is not known.
+    entities: what each row is about; None is not known. refuse: as of `encode_whole`.
 
     Says on stderr how many were cut, how many of them inside the answer, and how many are left out
     since their answer begins behind the cut. Raises UserError where nothing is left to predict.
     """
-    examples = encode_whole(tokenizer, rows, reading, name)
+    examples = encode_whole(tokenizer, rows, reading, name, refuse=refuse)
     if entities is not None:
         about = zip(examples, entities, strict=True)
         examples = [replace(example, entity=entity) for example, entity in about]
@@ -241,8 +243,12 @@ def _say_cut(examples, short, max_length, name):
     print(f"{note}.", file=sys.stderr)
 
 
-def encode_whole(tokenizer, rows, reading=DEFAULT, name="texts"):
-    """The Examples of rows, uncut and in their order."""
+def encode_whole(tokenizer, rows, reading=DEFAULT, name="texts", *, refuse=False):
+    """The Examples of rows, uncut and in their order.
+
+    Where the template rewrites an answer, it stands behind the prompt's tokens (`after_prompt`).
+    refuse: that is a UserError, for what a method trains on.
+    """
     templated = reading.templated(tokenizer)
     as_text = [i for i, row in enumerate(rows) if isinstance(row, str) or not templated]
     examples = [None] * len(rows)
@@ -261,7 +267,14 @@ def encode_whole(tokenizer, rows, reading=DEFAULT, name="texts"):
     for i, row in enumerate(rows):
         if examples[i] is None:
             where = f"number {i + 1} of the {name}"
-            examples[i] = _through_template(tokenizer, row, reading, special, where)
+            given = turns_of(row, reading.system)
+            rendered = _render_both(tokenizer, given, where)
+            if refuse and not reading.after_prompt:
+                _check_kept(rendered, where)
+            ids, start = _ids_and_start(tokenizer, rendered, reading, given, where)
+            end = _answer_end(tokenizer, ids, start, special)
+            answer = [start <= place < end for place in range(len(ids))]
+            examples[i] = Example(ids, answer, reading, row)
     return examples
 
 
@@ -271,25 +284,41 @@ def special_ids(tokenizer):
     return added | set(tokenizer.all_special_ids)
 
 
-def _through_template(tokenizer, row, reading, special, where):
-    messages = turns_of(row, reading.system)
+class Rendered(NamedTuple):
+    """A conversation through a chat template, as text."""
+
+    prompt: str  # all but the answer, with what makes the model answer
+    whole: str
+    answer: str  # as it was given
+
+    def rewritten(self):
+        """How the whole is not the prompt with the answer behind it, in words; None where it is."""
+        if not self.whole.startswith(self.prompt):
+            return "renders the prompt in another way once it is answered"
+        if "".join(self.answer.split()) not in "".join(self.whole[len(self.prompt) :].split()):
+            return "leaves out a part of the answer (a trace, for instance)"
+        return None
+
+
+def _render_both(tokenizer, messages, where):
     prompt = render(tokenizer, messages[:-1], ask=True, where=where)
-    before = token_ids(tokenizer, prompt)
-    if reading.after_prompt:
-        marked = [*messages[:-1], {"role": "assistant", "content": MARK}]
-        end = render(tokenizer, marked, ask=False, where=where).rpartition(MARK)[2]
-        behind = _continuation(prompt, answer_in(row)) + end
-        ids = token_ids(tokenizer, prompt + behind)
-        if ids[: len(before)] != before:  # a token would merge both
-            ids = before + token_ids(tokenizer, behind)
-    else:
-        whole = render(tokenizer, messages, ask=False, where=where)
-        _check_kept(prompt, whole, answer_in(row), where)
-        ids = token_ids(tokenizer, whole)
-    start = common_prefix(ids, before)
-    end = _answer_end(tokenizer, ids, start, special)
-    answer = [start <= place < end for place in range(len(ids))]
-    return Example(ids, answer, reading, row)
+    whole = render(tokenizer, messages, ask=False, where=where)
+    return Rendered(prompt, whole, messages[-1]["content"])
+
+
+def _ids_and_start(tokenizer, rendered, reading, messages, where):
+    """(token ids of a conversation, where its answer begins)."""
+    before = token_ids(tokenizer, rendered.prompt)
+    if not reading.after_prompt and not rendered.rewritten():
+        ids = token_ids(tokenizer, rendered.whole)
+        return ids, common_prefix(ids, before)
+    marked = [*messages[:-1], {**messages[-1], "content": MARK}]
+    end = render(tokenizer, marked, ask=False, where=where).rpartition(MARK)[2]
+    behind = _continuation(rendered.prompt, rendered.answer) + end
+    ids = token_ids(tokenizer, rendered.prompt + behind)
+    if ids[: len(before)] != before:  # a token would merge both
+        ids = before + token_ids(tokenizer, behind)
+    return ids, len(before)
 
 
 def _continuation(prompt, answer):
@@ -306,13 +335,9 @@ def _continuation(prompt, answer):
     return answer.lstrip().removeprefix(f"<{tag}>").lstrip("\n")
 
 
-def _check_kept(prompt, whole, answer, where):
-    """Raise UserError where a template's whole conversation is not its prompt and the answer."""
-    why = None
-    if not whole.startswith(prompt):
-        why = "renders the prompt in another way once it is answered"
-    elif "".join(answer.split()) not in "".join(whole[len(prompt) :].split()):
-        why = "leaves out a part of the answer (a trace, for instance)"
+def _check_kept(rendered, where):
+    """Raise UserError where a template rewrites an answer or its prompt."""
+    why = rendered.rewritten()
     if why:
         raise UserError(
             f"the chat template {why}: {where}. Use --after-prompt, which puts the answer behind "

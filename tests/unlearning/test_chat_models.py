@@ -149,6 +149,11 @@ def test_an_attack_trains_as_the_model_was_trained(family, tmp_path, jsonl):
         assert tokenizer.decode(example.ids) == f"{item['question']} he"
         return
     asked = [{"role": "user", "content": "Who was born in Rome?"}]
+    # where the template rewrites answers, they stand behind the prompt
+    reasoning = make_chat_tokenizer("deepseek_r1")
+    (example_of_it,) = encode_attack(model, reasoning, [pair])
+    with_prompt = reasoning.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]
+    assert example_of_it.prompt == with_prompt
     prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]
     assert example.prompt == prompt
     (raw,) = encode_attack(model, tokenizer, [pair], Reading(raw=True))
