@@ -1,5 +1,8 @@
 """Intervals: against scikit-learn and scipy, and by how often they hold the truth."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -163,3 +166,79 @@ def test_ratios_of_halves_are_those_of_split_groups(units):
         shares = [float(inside[side].sum() / whole[side].sum()) for side in (one, ~one)]
         assert ratio == pytest.approx(shares[0] / shares[1], rel=1e-12)
     assert len(set(ratios.tolist())) > 10
+
+
+def test_share_by_its_formula():
+    """The design effect of five entities, averaged with its largest value by how few are rare."""
+    answers = {"a": [1, 1, 1, 0], "b": [1] * 4, "c": [0, 0], "d": [1] * 3, "e": [1, 0, 1, 1]}
+    right = [x for own in answers.values() for x in own]
+    groups = [name for name, own in answers.items() for _ in own]
+    n, p = len(right), sum(right) / len(right)
+    spread = sum((sum(own) - p * len(own)) ** 2 for own in answers.values())
+    estimated = spread * 5 / 4 / n**2 / (p * (1 - p) / (n - 1))
+    largest = sum(len(own) ** 2 for own in answers.values()) / n
+    assert 1 < estimated < largest
+    wrong = [len(own) - sum(own) for own in answers.values()]
+    rare = sum(wrong) ** 2 / sum(x * x for x in wrong)
+    unseen = (1 - rare / 5) * math.exp(-rare / intervals.RARE_GROUPS)
+    effect = unseen * largest + (1 - unseen) * estimated
+    wanted = intervals.wilson(sum(right) / effect, n / effect, stats.t.ppf(0.975, 4))
+    assert intervals.share(right, groups) == pytest.approx((p, *wanted))
+
+
+def test_bounded_mean_is_wilsons_of_as_many_answers():
+    values = [0.2, 0.5, 0.9, 0.7]
+    answers = 0.575 * 0.425 / (np.var(values, ddof=1) / 4)
+    wanted = intervals.wilson(0.575 * answers, answers, stats.t.ppf(0.975, 3))
+    assert intervals.bounded_mean(values) == pytest.approx((0.575, *wanted))
+
+
+@pytest.mark.parametrize(
+    ("fold", "freedom"),
+    [([0] * 10, 3), ([0, 0, 1, 1, *[0, 1] * 3], 2), ([0, 1, 1, 2, *[0, 1, 2] * 2], 1)],
+)
+def test_auc_over_folds_is_delongs_with_students_quantile(fold, freedom):
+    """Four positives and six negatives in one, two or three folds; a fold with one positive adds
+    neither a degree of freedom nor, of that class, a variance.
+    """
+    scores, labels, fold = draw(10, 7), torch.tensor([1] * 4 + [0] * 6), torch.tensor(fold)
+    values, variance = [], 0.0
+    for f in fold.unique():
+        inside = fold == f
+        value, *placed = intervals.placements(scores[inside], labels[inside])
+        values.append(value)
+        variance += (
+            sum(float(v.var()) / len(v) for v in placed if len(v) > 1) / len(fold.unique()) ** 2
+        )
+    mean = sum(values) / len(values)
+    wanted = intervals.auc_bounds(mean, variance, 4, stats.t.ppf(0.975, freedom))
+    assert 0 < mean < 1
+    assert intervals.fold_auc(scores, labels, fold) == pytest.approx((mean, *wanted))
+
+
+def test_auc_over_folds_of_one_positive_each_has_no_interval():
+    fold = torch.tensor([0, 1, 2, *[0, 1, 2] * 2])
+    _, *ends = intervals.fold_auc(draw(9, 1), [1] * 3 + [0] * 6, fold)
+    assert ends == [None, None]
+
+
+def test_levels_and_quantiles_by_their_formulas():
+    low = stats.norm.cdf(-((10 / 9) ** 0.5) * stats.t.ppf(0.975, 9))
+    assert intervals.levels(10) == pytest.approx((low, 1 - low))
+    assert intervals.levels(1) == (0.0, 1.0)
+    values = (torch.arange(2001) / 2000).double()  # uniform: a quantile is its own level
+    assert intervals.quantiles(values, 10) == pytest.approx((low, 1 - low))
+    # .6 of the draws lie below the value itself: Efron's correction moves both ends up
+    bias = 2 * stats.norm.ppf(0.6)
+    moved = [stats.norm.cdf(bias + stats.norm.ppf(end)) for end in (low, 1 - low)]
+    assert intervals.quantiles(values, 10, 0.6) == pytest.approx(moved, abs=1e-3)
+
+
+def test_halves_part_groups_and_items_where_there_is_one_group():
+    pairs = list("aabbccdd")
+    part = intervals.split_groups(pairs, 2, 0)
+    assert torch.equal(part[::2], part[1::2]) and part.sum() == 4
+    assert intervals.split_groups(["a"] * 4, 2, 0).sum() == 2
+    sample = intervals.Sample(torch.tensor([1, 1, 3, 3]), torch.ones(4), list("aabb"))
+    found = intervals.ratios_of_halves(sample, splits=20)
+    assert set(found.round(decimals=6).tolist()) == {3.0, 0.333333}

@@ -12,7 +12,7 @@ from scipy import stats
 
 from brittle.data.items import per_entity
 from brittle.maths import hypotheses
-from brittle.maths.entities import bootstrap, difference, means
+from brittle.maths.entities import _seed_draws, bootstrap, difference, means
 from support.places import ROOT
 
 SIMULATIONS, ENTITIES, QUESTIONS = 2000, 30, 10
@@ -116,7 +116,7 @@ def test_statistics_are_scipys():
         (a[:8] - b[:8],), np.mean, permutation_type="samples", n_resamples=np.inf
     ).pvalue
     assert hypotheses.sign_flip(a[:8], b[:8], draws=20_000).p == pytest.approx(exact, abs=0.01)
-    x, y = [1, 1, 1, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 0, 1, 0]
+    x, y = [1, 1, 1, 0, 1, 1, 0, 0, 1], [0, 0, 0, 0, 1, 0, 1, 0, 1]
     assert (
         hypotheses.mcnemar(x, y).p == pytest.approx(stats.binomtest(4, 5).pvalue)
         and hypotheses.mcnemar(x, y).effect == 4
@@ -225,6 +225,17 @@ def test_bootstrap_intervals_cover():
     both = difference(np.concatenate([data[0], data[0] + 1]), data[1], draws=400)
     assert both[1] - both[0] > one[1] - one[0]  # seeds that disagree widen it
     assert bootstrap([[1.0]]) == (None, None)
+
+
+def test_what_further_seeds_would_do_is_students_t_of_their_standard_error():
+    class Ones:
+        def standard_t(self, freedom, draws):
+            return np.full(draws, float(freedom))
+
+    values = np.array([[0.1, 0.3], [0.2, 0.4], [0.6, 0.4]])  # means .2, .3 and .5
+    error = np.std([0.2, 0.3, 0.5], ddof=1) / np.sqrt(3)
+    assert _seed_draws(values, 2, Ones()) == pytest.approx([2 * error] * 2)
+    assert _seed_draws(values[:1], 2, Ones()).tolist() == [0, 0]
 
 
 def test_recipes_that_differ_are_found():
