@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from brittle.base.errors import UserError
-from brittle.data.batches import Stream, batches, encode, pad
+from brittle.data.batches import Stream, batches, by_length, encode, pad
 from brittle.data.rows import answer_of
 from brittle.data.texts import (
     read_jsonl,
@@ -200,6 +200,18 @@ def test_batches_hold_every_text_once_sorted_by_length(size):
 # --- streams
 
 STREAMS = [Stream, LengthStream]
+
+
+def test_a_list_holds_as_many_tokens_as_it_may_padding_included():
+    ids = [[1] * length for length in (3, 6, 13, 3, 5)]
+    assert by_length(ids, 9, 12) == [[0, 3], [4, 1], [2]]  # three of 5 are 15, two of 6 are 12
+    assert by_length(ids, 9, 15) == [[0, 3, 4], [1], [2]] and by_length(ids, 9, 1) == [
+        [0],
+        [3],
+        [4],
+        [1],
+        [2],
+    ]
 
 
 @pytest.mark.parametrize("kind", STREAMS)

@@ -31,6 +31,7 @@ def test_where_a_prompt_ends():
     assert prompt_length(["Why", "?", "so", "?"]) == 2  # nothing follows the last one
     assert prompt_length(["Why", "?", "Answer", ":", "so"]) == 4  # the last mark, not the first
     assert prompt_length(["a", "b", "c", "d"]) == 2 and prompt_length(["a"]) == 1
+    assert prompt_length(list("abcdefg")) == 3
 
 
 @pytest.mark.parametrize("question", ["Who?", "Who? ", "Who?\t\n", "Who?\u00a0"])
