@@ -555,7 +555,10 @@ def test_ngdiff_rate_is_the_parabolas_minimiser():
 
 
 def test_ngdiff_probes_ahead_of_its_own_step():
-    """The point 1 of the parabola lies one step ahead, theta - lr g, the point -1 behind."""
+    """The point 1 of the parabola lies one step ahead, theta - lr g, the point -1 behind.
+
+    The step is the rate times what earlier measurements made of it: here half of twice the rate.
+    """
     model, data, lr = tiny.model(dtype=torch.float64), tiny.Data(), 3.0
     rule = start("ngdiff", model, data=data, lr_probe_every=1)
     forget, retain = batches(data)
@@ -580,8 +583,9 @@ def test_ngdiff_probes_ahead_of_its_own_step():
     a, b = (curve[0] + curve[2]) / 2 - curve[1], (curve[2] - curve[0]) / 2
     least = (-b / (2 * a)).item()
     assert 0 < least < 2 and least != pytest.approx(1, abs=0.05)
-    rule.combine(parts, lr)
-    assert rule.state["scale"] == pytest.approx(least, rel=1e-6)
+    rule.state["scale"] = 0.5
+    rule.combine(parts, 2 * lr)
+    assert rule.state["scale"] == pytest.approx(least / 2, rel=1e-6)
 
 
 @pytest.mark.parametrize(
