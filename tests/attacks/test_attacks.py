@@ -5,6 +5,7 @@ as it was, blind to half B.
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -578,6 +579,15 @@ def test_what_an_attack_brought_back_in_words():
     said = "half B 0.25 with as made, 0.50 with b, which half A chooses (of 4)"
     assert outcome(rows) == said
     assert outcome([r for r in rows if r["variant"] == "d"]) == "every variant broke the model"
+
+
+def test_a_row_has_every_column_and_what_went_wrong_is_said(family, data, monkeypatch, capsys):
+    meter = SimpleNamespace(notes=["v: NaN"], rows=[{"variant": "v", "split": "retain", "x": 1}])
+    given = meter, SimpleNamespace(read={"one text"})
+    monkeypatch.setattr(AttackSession, "run", lambda *_, **__: given)
+    (row,) = AttackSession(Path(family.base), data).rows(None, ["x", "y"])
+    assert (row["x"], row["y"], row["variant"], row["accuracy"]) == (1, None, "v", None)
+    assert capsys.readouterr().out.splitlines()[0] == "note: v: NaN"
 
 
 def test_the_figure_shows_each_split_at_its_own_values():
