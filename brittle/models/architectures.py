@@ -47,16 +47,21 @@ TURNED_EXPERTS_FAMILIES = {
     "openai_privacy_filter",
 }
 TURNED_EXPERTS = re.compile(r"\.experts\.(gate_up_proj|down_proj|fc1\.weight|fc2\.weight)$")
-# A stack of biases has the shape of a matrix.
-BIAS = re.compile(r"(^|[._])bias$")
+# Inkling's profiles of distances, [in, out].
+TURNED_PROFILES = re.compile(r"\.rel_logits_proj\.proj$")
+# A stack of biases, or of scales a head, has the shape of a matrix.
+BIAS = re.compile(r"(^|[._])(bias|clip\.scale)$")
 
 # Parts of a model that read images or sound or speak, what leads from there to the language model,
 # and heads that predict several tokens. Their blocks are none of the language model's.
 TOWER = re.compile(
     r"(^|[._])"
     r"(vision|visual|image|video|audio|speech|protein|multi_modal|multimodal|mm|connector"
-    r"|projector|resampler|qformer|talker|codec|token2wav|code2wav|vqmodel|mtp)"
+    r"|projector|resampler|qformer|talker|codec|token2wav|code2wav|vqmodel|mtp|dit|diffusion_head)"
     r"([._]|$)"
+    # Granite Speech's encoder of sound, beside its language_model (a text encoder has its family's
+    # name before it: cpmant.encoder)
+    r"|^(model\.)?encoder\."
 )
 
 # Tensors of files that no model has as parameters: masks and rotary frequencies that older
@@ -106,7 +111,9 @@ DOWN = re.compile(
 )
 
 TOKEN_EMBEDDING = re.compile(
-    r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings|tok_embeddings|tokens_embed)\.weight$"
+    r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings|tok_embeddings|tokens_embed"
+    r"|input_embedding)\.weight$"
+    r"|^(transformer\.)?w\.weight$"  # CTRL
 )
 HEADS = ("lm_head.weight", "embed_out.weight")
 # The name of the unembedding, for families where it is not the first of HEADS.
@@ -176,6 +183,8 @@ def context_length(config):
 def is_transposed(config, name):
     """Is the matrix called `name`, or the stack of matrices, stored [.., in, out]?"""
     family = model_type(config)
+    if TURNED_PROFILES.search(name):
+        return True
     if family in TURNED_EXPERTS_FAMILIES:
         return bool(TURNED_EXPERTS.search(name))
     return family in TRANSPOSED_FAMILIES and bool(TRANSPOSED.search(name))
@@ -198,6 +207,23 @@ def layer_of(name):
     """Block of the language model in a parameter's name, -1 where there is none."""
     match = LAYER.search(name)
     return int(match.group(1)) if match and not TOWER.search(name) else -1
+
+
+def check_one_stack(names, folder):
+    """Raise UserError where the parameters called `names` have blocks in several stacks.
+
+    Block 0 of one would be added to block 0 of another.
+    """
+    stacks = {
+        name[: match.start(1) - 1]
+        for name in names
+        if (match := LAYER.search(name)) and not TOWER.search(name)
+    }
+    if len(stacks) > 1:
+        raise UserError(
+            f"{folder} has its blocks in several stacks ({', '.join(sorted(stacks)[:3])}). Only "
+            "decoders of one stack are read: Llama, Qwen, Mistral, Gemma, GPT-NeoX and others."
+        )
 
 
 def group_of(name):

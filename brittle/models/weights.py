@@ -17,6 +17,7 @@ from brittle.models.architectures import (
     STORED_BUFFER,
     STORED_MASK,
     as_rows,
+    check_one_stack,
     check_readable,
     check_tensors,
     is_matrix,
@@ -150,6 +151,7 @@ class Parameters:
         else:
             self._rename(whole)
             self._tie()
+        check_one_stack(self.stored, checkpoint.folder)
 
     def _rename(self, whole):
         from transformers.conversion_mapping import get_model_conversion_mapping

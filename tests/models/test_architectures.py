@@ -101,6 +101,73 @@ def test_attention_is_made_of_queries_keys_values_and_an_output(family):
     assert all(architectures.group_of(f"{n}.weight") == "attn" for n in names if "attn" in n)
 
 
+def small(kind, **changes):
+    """A model of a family on the meta device, two blocks deep."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **changes))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("ctrl", {"n_layer": 2, "n_embd": 32, "n_head": 2, "dff": 64}),
+        ("cpmant", {"num_hidden_layers": 2, "hidden_size": 32, "dim_ff": 64}),
+        ("biogpt", {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2}),
+    ],
+)
+def test_embeddings_of_rarer_families_are_found(kind, sizes):
+    model = small(kind, **sizes)
+    parameters = dict(model.named_parameters())
+    name = architectures.embedding_name(list(parameters))
+    assert parameters[name] is model.get_input_embeddings().weight
+    bare = [name.removeprefix(f"{model.base_model_prefix}.") for name in parameters]
+    assert architectures.embedding_name(bare) == name.removeprefix(f"{model.base_model_prefix}.")
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("model.encoder.layers.7.attn.to_q.weight", -1),  # Granite Speech's sound
+        ("encoder.layers.7.ff1.up_proj.weight", -1),
+        ("model.language_model.layers.7.mlp.up_proj.weight", 7),
+        ("model.diffusion_head.layers.3.ffn.up_proj.weight", -1),  # VibeVoice speaks
+        ("model.dit.layers.3.mlp.up_proj.weight", -1),  # pi0 moves an arm
+        ("cpmant.encoder.layers.3.ffn.ffn.w_in.w_0.weight", 3),
+        ("git.encoder.layer.3.output.dense.weight", 3),
+        ("git.image_encoder.vision_model.encoder.layers.3.mlp.fc1.weight", -1),
+        ("model.decoder.layers.3.fc1.weight", 3),
+    ],
+)
+def test_blocks_of_the_language_model_alone_have_a_number(name, block):
+    assert architectures.layer_of(name) == block
+    assert block >= 0 or architectures.group_of(name) == "other"
+
+
+def test_profiles_of_distances_are_turned_and_scales_are_no_matrices():
+    """Inkling computes relative_states @ proj, and keeps one scale a head and width."""
+    profile = "model.layers.0.self_attn.rel_logits_proj.proj"
+    assert architectures.is_transposed({"model_type": "inkling_text"}, profile)
+    assert architectures.is_matrix((16, 512), profile)
+    assert not architectures.is_matrix((48, 128), "model.layers.0.self_attn.q_l2_clip.scale")
+    # DeepSeek-V4's hyper-connections and grouped projections are F.linear's: rows are outputs
+    for name in ("attn_hc.fn", "self_attn.o_a_proj.weight", "mlp.experts.down_proj"):
+        assert not architectures.is_transposed(
+            {"model_type": "deepseek_v4"}, f"model.layers.0.{name}"
+        )
+
+
+def test_several_stacks_of_blocks_are_refused():
+    """HRM's two modules and BLT's three transformers: block 0 of one is not block 0 of another."""
+    one = ["model.layers.0.mlp.w.weight", "model.layers.1.mlp.w.weight", "lm_head.weight"]
+    tower = "model.vision_tower.encoder.layers.0.fc1.weight"
+    architectures.check_one_stack([*one, tower], "m")
+    two = ["model.H_module.layers.0.mlp.w.weight", "model.L_module.layers.0.mlp.w.weight"]
+    with pytest.raises(UserError, match=r"several stacks \(model.H_module.layers, model.L_module"):
+        architectures.check_one_stack(two, "m")
+
+
 def test_families_that_scale_their_logits_are_refused():
     architectures.check_logits({"model_type": "cohere", "logit_scale": 1})
     with pytest.raises(UserError, match=r"cohere has logit_scale 0\.0625"):
