@@ -19,7 +19,9 @@ import argparse
 import contextlib
 import csv
 import gc
+import itertools
 import json
+import math
 import os
 import runpy
 import shutil
@@ -44,11 +46,12 @@ class Size(NamedTuple):
     experts: int  # of a mixture; each is `inner` / 4 wide, two are used
     entities: int
     vocabulary: int
+    steps: float  # of unlearning, as a share of what methods_for says
 
 
 SIZES = {
-    "tiny": Size(64, 4, 4, 128, 4, 8, 400),
-    "100m": Size(768, 16, 12, 2048, 8, 40, 1000),
+    "tiny": Size(32, 4, 4, 64, 4, 4, 400, 0.1),
+    "100m": Size(768, 16, 12, 2048, 8, 24, 1000, 1.0),
 }
 FAMILIES = {"llama": "Llama", "qwen": "Qwen2", "olmoe": "Olmoe"}
 COLUMNS = (
@@ -159,9 +162,9 @@ def methods_for(size, norms):
     blocks = "|".join(str(k) for k in range(half + 1))
     quarters = ",".join(str(k * size.blocks // 4) for k in (1, 2, 3))
     return {
-        "npo": ["--lr", rate, "--steps", 160, "--beta", 0.12],
+        "npo": ["--lr", rate, "--steps", 120, "--beta", 0.12],
         "rmu": [
-            *("--lr", rate, "--steps", 200, "--layer-id", half, "--alpha", 2),
+            *("--lr", rate, "--steps", 160, "--layer-id", half, "--alpha", 2),
             *("--steering-coeff", round(0.9 * norms[half + 1], 2)),
             *("--trainable", rf"layers\.({blocks})\."),
         ],
@@ -266,25 +269,27 @@ def run_family(args):
         with clock.phase(f"attack {role}"):
             attack(folder, data, work, size, common)
     texts = read_lines(data / "forget.txt")[:64]
+    about, written = {"family": family, "parameters": parameters}, []
     settings = methods_for(size, stream_norms(models["base"], texts, device))
     for method in args.methods.split(","):
         if clock.elapsed() > args.seconds:
             print(f"[{family}] {method}: left out, {clock.elapsed():.0f} s are used", flush=True)
             continue
         with clock.phase(f"unlearn {method}"):
-            unlearn(models["base"], method, settings[method], data, common)
+            unlearn(models["base"], method, settings[method], data, size, common)
         models[method] = work / "outputs" / f"{family}-base__{method}" / "unlearned_model"
         with clock.phase(f"attack {method}"):
             attack(models[method], data, work, size, common)
             flags = ["--model-a", models["base"], "--model-b", models[method], "--data", data]
             outdir = work / "neutral" / method
             call("experiment/neutral_text.py", *flags, "--outdir", outdir, *common)
-    recovery = compare(models, work)
-    for name, folder in models.items():
-        row = row_of(name, folder, recovery, work)
-        whole = {"family": family, "parameters": parameters, **row}
-        append(args.out / "injected.csv", COLUMNS, whole)
-        print(f"[{family}] {row}", flush=True)
+        recovery = compare(models, method, work)
+        new = [method] if written else ["base", "filtered", method]
+        for name in new:
+            row = row_of(name, models[name], recovery, work)
+            append(args.out / "injected.csv", COLUMNS, {**about, **row})
+            print(f"[{family}] {row}", flush=True)
+        written += new
 
 
 def name_of(folder):
@@ -292,11 +297,13 @@ def name_of(folder):
     return folder.parent.name if folder.name == "unlearned_model" else folder.name
 
 
-def unlearn(base, method, flags, data, common):
+def unlearn(base, method, flags, data, size, common):
+    steps = next(value for name, value in itertools.pairwise(flags) if name == "--steps")
+    share = max(2, round(steps * size.steps))
     words = ["--model", base, "--method", method, "--data", data, "--save-every", 0]
     words += ["--batch-size", 32, "--max-length", 128, "--save-dtype", "float32"]
     kept = ["--eval-every", 20, "--keep", "best", "--rule", RULE]
-    call("unlearn/unlearn.py", *words, *flags, *kept, *common)
+    call("unlearn/unlearn.py", *words, *flags, "--steps", share, *kept, *common)
 
 
 def attack(folder, data, work, size, common):
@@ -306,16 +313,12 @@ def attack(folder, data, work, size, common):
     call("eval/tamper.py", *words, "--seeds", 1, "--max-items", 100, *common)
 
 
-def compare(models, work):
-    """{model's name: row of recovery.csv}; empty where nothing was unlearned."""
-    methods = [name for name in models if name not in ("base", "filtered")]
-    if not methods:
-        return {}
+def compare(models, method, work):
+    """{model's name: row of recovery.csv} of Base, Filtered and the model of a method."""
     words = ["--base", models["base"], "--filtered", models["filtered"], "--root", work]
-    for method in methods:
-        words += ["--unlearned", models[method]]
-    call("eval/recovery.py", *words, "--outdir", work / "recovery")
-    return {row["model"]: row for row in read_rows(work / "recovery/recovery.csv")}
+    outdir = work / "recovery" / method
+    call("eval/recovery.py", *words, "--unlearned", models[method], "--outdir", outdir)
+    return {row["model"]: row for row in read_rows(outdir / "recovery.csv")}
 
 
 def row_of(name, folder, recovery, work):
@@ -327,6 +330,8 @@ def row_of(name, folder, recovery, work):
         about = read_json(folder / "training_history.run.json")["settings"]
         accuracy = about["accuracy"]["after"]
         (neutral,) = read_rows(work / "neutral" / name / "neutral.csv")
+        before, now = (math.exp(float(neutral[key])) for key in ("nll_a", "nll_b"))
+        neutral |= {"perplexity_before": before, "perplexity": now}
     made = recovery.get(name_of(folder), {})
     as_made = [
         row["accuracy"]
@@ -370,9 +375,9 @@ def main():
     parser.add_argument("--size", choices=SIZES, default="100m")
     parser.add_argument("--families", default="llama,qwen")
     parser.add_argument("--methods", default="npo,rmu,cb_lat")
-    parser.add_argument("--pretrain", type=float, default=20, help="seconds")
+    parser.add_argument("--pretrain", type=float, default=15, help="seconds")
     parser.add_argument("--epochs", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=150)
+    parser.add_argument("--seconds", type=float, default=130)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--one-by-one", action="store_true", help="families not side by side")
     parser.add_argument("--family", help=argparse.SUPPRESS)
