@@ -45,7 +45,7 @@ def curve(folder, method, knobs, files, items, settings, every, device):
     model, tokenizer = load_model(folder, device, "float32"), load_tokenizer(folder)
     limit = context_length(model.config)
     sets = {
-        name: (encode_rows(tokenizer, rows, limit, name=f"{name} texts"), [])
+        name: (encode_rows(tokenizer, rows, limit, name=f"{name} texts", refuse=False), [])
         for name, rows in files.items()
     }
     streams = make_streams(sets, tokenizer, settings.batch_size, 1, settings.seed, device)

@@ -18,6 +18,7 @@ findings.csv compares the controls over seeds, paired by seed, with 95 % interva
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -25,6 +26,7 @@ import typer
 
 from brittle.base import command, groups, options
 from brittle.base.errors import UserError
+from brittle.data.examples import TRAINING, TrainingReading
 
 CONFIG = [
     "group",
@@ -311,6 +313,7 @@ class LabSettings(NamedTuple):
     batch_size: int
     attack_lr: float
     seed: int
+    reading: TrainingReading
 
 
 def make_lab(folder, study, device):
@@ -321,7 +324,6 @@ def make_lab(folder, study, device):
     from brittle.attacks.base import right_pairs
     from brittle.attacks.material import split_half_a
     from brittle.attacks.relearn import FineTuning, encode_attack, fine_tune
-    from brittle.data.examples import DEFAULT
     from brittle.data.items import SPLITS, read_rows, read_splits, subset, text_files
     from brittle.data.subjects import with_halves
     from brittle.metrics import mcq
@@ -336,7 +338,7 @@ def make_lab(folder, study, device):
     length = min(study.max_length, context_length(model.config))
 
     def encoded(rows, name):
-        return encode_set(tokenizer, rows, length, DEFAULT, name)
+        return encode_set(tokenizer, rows, length, study.reading, name)
 
     items = read_splits(data)
     asked = with_halves(items["forget"])
@@ -362,7 +364,7 @@ def make_lab(folder, study, device):
             measure(step, meter.merit(meter.measure_split(meter.JUDGE, judging, outcomes)))
 
         tuning = FineTuning(study.attack_lr, max(STEPS), STEPS, batch_size, run_seed)
-        examples = encode_attack(attacked, tokenizer, right_pairs(train))
+        examples = encode_attack(attacked, tokenizer, right_pairs(train), study.reading)
         fine_tune(attacked, tokenizer.pad_token_id, examples, tuning, measure_step)
 
     lab = Lab(
@@ -383,6 +385,7 @@ def make_lab(folder, study, device):
     return lab, files
 
 
+@options.spread
 def main(
     model: options.Model = "outputs/models/mini-base",
     outdir: options.Outdir = Path("outputs/sequential"),
@@ -416,6 +419,7 @@ def main(
         bool,
         typer.Option("--markdown", help="Print the tables of an earlier run; write nothing."),
     ] = False,
+    reading: TrainingReading = TRAINING,
     seed: options.Seed = 0,
     device: options.Device = "auto",
 ):
@@ -431,7 +435,7 @@ def main(
         return
     log, folder, picked = read_log(LOG_FILE, only), model_folder(model), pick_device(device)
     chat = chat or data / "neutral.txt"
-    study = LabSettings(data, chat, max_items, max_length, batch_size, attack_lr, seed)
+    study = LabSettings(data, chat, max_items, max_length, batch_size, attack_lr, seed, reading)
     lab, files = make_lab(folder, study, picked)
     settings = {
         "steps_scale": steps_scale,
@@ -441,6 +445,8 @@ def main(
         "batch_size": batch_size,
         "max_items": max_items,
     }
+    if reading != TRAINING:
+        settings["reading"] = asdict(reading)
     before = earlier(outdir, folder, settings) if only else []
     with Run(outdir, files, {"model": str(folder)}, seed, settings) as run:
         table = []

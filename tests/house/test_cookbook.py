@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from support import commands
+from support.chat_tokenizers import make_chat_model, make_chat_tokenizer
 from support.places import ROOT
 
 # added to what a document says, so that it takes seconds on a random model of two blocks
@@ -100,6 +101,14 @@ def clone(family, knowing, data, tmp_path, monkeypatch, jsonl):
     jsonl(tmp_path / "other.jsonl", [{"text": line} for line in lines])
     (tmp_path / "my_prompts.txt").write_text("The habitat of Mazafi is\nThe diet of Mazafi is\n")
     write_tofu(tmp_path / "my_tofu", jsonl)
+    make_chat_model("qwen").save_pretrained(tmp_path / "my_chat_model")
+    make_chat_tokenizer("qwen").save_pretrained(tmp_path / "my_chat_model")
+    for name, thing in (("my_chats", "person"), ("my_chats_to_keep", "town")):
+        turns = [
+            (("user", f"What is {thing} {i}?"), ("assistant", f"{i} things.")) for i in range(12)
+        ]
+        chats = [[{"role": role, "content": text} for role, text in turn] for turn in turns]
+        jsonl(tmp_path / f"{name}.jsonl", [{"messages": chat} for chat in chats])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
