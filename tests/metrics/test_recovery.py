@@ -5,7 +5,9 @@ broken rates, mistakes.
 import csv
 import importlib.util
 import itertools
+import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -466,3 +468,36 @@ def test_the_interval_of_known_intervals_by_hand():
         0.1,
         0.7,
     )
+
+
+def test_from_questions_without_halves_to_a_recovery_from_never_seen_ones(
+    knowing, family, data, tmp_path, script
+):
+    """The whole way on tiny models: halves are drawn, never-seen questions asked beside them."""
+    folder = shutil.copytree(data, tmp_path / "data")
+    for name in ("mcq_forget.jsonl", "qa_forget.jsonl"):
+        rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        bare = [{k: v for k, v in row.items() if k != "half"} for row in rows]
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in bare))
+    shutil.copy(folder / "mcq_general.jsonl", folder / "mcq_holdout.jsonl")
+    models, root = {"knowing": knowing, "other": family.base}, tmp_path / "out"
+    few = ["--steps", "1", "--eval-at", "1", "--lr", "1e-5", "--seeds", "1", "--max-items", "12"]
+    roles = {}
+    for role, model in models.items():
+        roles[role] = shutil.copytree(model, tmp_path / role)
+        outdir = root / role / "tamper"
+        done = script(
+            "eval/tamper.py", "--model", roles[role], "--outdir", outdir, "--data", folder, *few
+        )
+        assert done.code == 0, done.err
+        record = json.loads((outdir / "tamper.run.json").read_text())
+        assert record["settings"]["halves_drawn_over"] == "6 entities"
+    call = ["--base", roles["knowing"], "--unlearned", roles["other"], "--root", root]
+    done = script("eval/recovery.py", *call, "--outdir", root / "recovery")
+    assert done.code == 0, done.err
+    with open(root / "recovery" / "recovery.csv", newline="") as file:
+        table = {row["model"]: row for row in csv.DictReader(file)}
+    assert table["knowing"]["chance_of"] == "Base on never-seen questions"
+    assert float(table["knowing"]["recovery_from_chance"]) == 1
+    assert float(table["other"]["recovery_from_chance"]) < 0.5
+    assert abs(float(table["other"]["never_seen_gained"])) < 0.5
