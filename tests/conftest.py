@@ -10,15 +10,17 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-CACHE = (
-    tempfile.TemporaryDirectory()
-)  # nobody's downloads are seen, and nothing is left in anybody's cache
+from support import bytecode
+
+# nobody's downloads are seen, and nothing is left in anybody's cache
+CACHE = tempfile.TemporaryDirectory()
 os.environ.update(
     HF_HOME=CACHE.name,
     HF_HUB_OFFLINE="1",
@@ -27,21 +29,20 @@ os.environ.update(
     MPLBACKEND="agg",
 )
 COMPILED = tempfile.TemporaryDirectory()
-if (
-    sys.dont_write_bytecode
-):  # what one process has compiled the others find, and nothing is left in the tree
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    sys.pycache_prefix = os.environ.setdefault("PYTHONPYCACHEPREFIX", COMPILED.name)
-    sys.dont_write_bytecode = False
+if sys.dont_write_bytecode:
+    bytecode.share(COMPILED.name)
 
 import pytest  # noqa: E402
-import torch  # noqa: E402
 
 from support.places import ROOT  # noqa: E402
 from support.processes import Child, run_script  # noqa: E402
-from support.tiny_models import MINI_SIZES as SIZES  # noqa: E402
 
-torch.set_num_threads(1)  # forks of a process with a running thread pool can hang
+
+def pytest_collection():
+    """Not at the top: the process that only hands out tests has no use for torch."""
+    import torch
+
+    torch.set_num_threads(1)  # forks of a process with a running thread pool can hang
 
 
 @pytest.fixture(autouse=True)
@@ -63,16 +64,33 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def brief(data, tmp_path_factory):
+    """Like `data`, with ten questions a split: for a command that is not asked for its accuracies,
+    and scores all questions before and after it trains. Read only.
+    """
+    folder = tmp_path_factory.mktemp("brief") / "data"
+    shutil.copytree(data, folder)
+    for path in folder.glob("mcq_*.jsonl"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        every = len(lines) // 10
+        path.write_text("".join(lines[::every]), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def family(data, tmp_path_factory):
     """.base and .filtered: GPT-NeoX folders (2 blocks, width 32) with random weights, a little
     apart. Read only.
     """
+    import torch
+
     from brittle.data.texts import read_lines
     from brittle.training.mini import make_model, make_tokenizer
+    from support.tiny_models import MINI_SIZES
 
     tokenizer = make_tokenizer(read_lines(data / "tokenizer.txt"), 400)
     root = tmp_path_factory.mktemp("family") / "models"
-    model = make_model(tokenizer, **SIZES)
+    model = make_model(tokenizer, **MINI_SIZES)
     folders = {}
     for name in ("base", "filtered"):
         folders[name] = str(root / f"mini-{name}")
@@ -88,6 +106,8 @@ def family(data, tmp_path_factory):
 @pytest.fixture(scope="session")
 def knowing(family, data, tmp_path_factory):
     """The folder of a small model that has learned the forget and retain questions by heart."""
+    import torch
+
     from brittle.data.batches import pad
     from brittle.data.texts import read_lines
     from brittle.models.load import load_model, load_tokenizer

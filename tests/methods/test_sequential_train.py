@@ -154,7 +154,7 @@ def test_adapters_train_in_every_phase_and_are_merged():
     )
 
 
-def arguments(family, data, root, *more):
+def arguments(family, brief, root, *more):
     return [
         UNLEARN,
         "--model",
@@ -166,7 +166,7 @@ def arguments(family, data, root, *more):
         "--adapter",
         "full",
         "--forget",
-        data / "forget.txt",
+        brief / "forget.txt",
         "--root",
         root,
         "--batch-size",
@@ -189,7 +189,7 @@ def read_history(root):
 
 
 def test_the_command_says_what_it_will_cost_and_resumes_inside_a_phase(
-    family, data, tmp_path, script, monkeypatch
+    family, brief, tmp_path, script, monkeypatch
 ):
     more = [
         "--steps-per-layer",
@@ -203,7 +203,7 @@ def test_the_command_says_what_it_will_cost_and_resumes_inside_a_phase(
         "--save-every",
         "1",
     ]
-    done = script(*arguments(family, data, tmp_path / "whole", *more))
+    done = script(*arguments(family, brief, tmp_path / "whole", *more))
     assert done.code == 0, done.err
     assert (
         "2 phases, block (steps): 1 (3), 0 (3); 6 optimizer steps, 24 forget examples (" in done.out
@@ -225,8 +225,8 @@ def test_the_command_says_what_it_will_cost_and_resumes_inside_a_phase(
         root = tmp_path / str(last)
         with monkeypatch.context() as patch:
             patch.setattr(fitting, "train", cut)
-            assert script(*arguments(family, data, root, *more)).code != 0
-        done = script(*arguments(family, data, root, *more, "--resume"))
+            assert script(*arguments(family, brief, root, *more)).code != 0
+        done = script(*arguments(family, brief, root, *more, "--resume"))
         assert done.code == 0, done.err
         a, b = (load_file(folder(r) / "model.safetensors") for r in (tmp_path / "whole", root))
         assert all(torch.equal(a[n], b[n]) for n in a)
@@ -240,12 +240,12 @@ def test_the_command_says_what_it_will_cost_and_resumes_inside_a_phase(
     ],
 )
 def test_two_processes_are_one_with_twice_the_micro_batches(
-    more, family, data, tmp_path, script, fork
+    more, family, brief, tmp_path, script, fork
 ):
     driver = tmp_path / "driver.py"
     driver.write_text(DRIVER)
     given = [*more, "--steps-per-layer", "2", "--optimizer", "sgd", "--lr", "0.05"]
-    one = script(*arguments(family, data, tmp_path / "one", "--grad-accum-steps", "2", *given))
+    one = script(*arguments(family, brief, tmp_path / "one", "--grad-accum-steps", "2", *given))
     assert one.code == 0, one.err
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -253,7 +253,7 @@ def test_two_processes_are_one_with_twice_the_micro_batches(
     two = [
         fork(
             driver,
-            *arguments(family, data, tmp_path / "two", *given),
+            *arguments(family, brief, tmp_path / "two", *given),
             RANK=str(rank),
             LOCAL_RANK=str(rank),
             WORLD_SIZE="2",
@@ -277,7 +277,7 @@ def test_two_processes_are_one_with_twice_the_micro_batches(
     )
 
 
-def test_chats_are_mixed_into_the_retain_set(family, data, tmp_path, script, jsonl):
+def test_chats_are_mixed_into_the_retain_set(family, brief, tmp_path, script, jsonl):
     chats = tmp_path / "chats.jsonl"
     jsonl(
         chats,
@@ -294,7 +294,7 @@ def test_chats_are_mixed_into_the_retain_set(family, data, tmp_path, script, jso
     assert read_rows(chats)[3] == Chat((("user", "hello 3"), ("assistant", "yes")))
     assert some_chats(list(range(99)), 80, 0.2) == list(range(20))  # of 100
     assert some_chats([1, 2, 3], 5, 0.5) == [1, 2, 3, 1, 2]
-    done = script(*arguments(family, data, tmp_path, "--steps-per-layer", "1", "--chat", chats))
+    done = script(*arguments(family, brief, tmp_path, "--steps-per-layer", "1", "--chat", chats))
     assert done.code == 0, done.err
     record = json.loads((folder(tmp_path) / "training_history.run.json").read_text())
     assert record["settings"]["wrappers"]["chat_share"] == 0.2 and any(
@@ -305,7 +305,7 @@ def test_chats_are_mixed_into_the_retain_set(family, data, tmp_path, script, jso
         ("bad.jsonl", '{"messages": []}\n', "line 1 is no chat"),
     ):
         (tmp_path / name).write_text(text)
-        done = script(*arguments(family, data, tmp_path / "x", "--chat", tmp_path / name))
+        done = script(*arguments(family, brief, tmp_path / "x", "--chat", tmp_path / name))
         assert done.code == 2 and words in done.err and len(done.err.strip().splitlines()) == 1, (
             done.err
         )

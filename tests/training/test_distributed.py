@@ -25,7 +25,7 @@ def history(folder):
     ],
 )
 def test_two_processes_are_one_with_twice_the_micro_batches(
-    method, more, family, data, tmp_path, script, fork
+    method, more, family, brief, tmp_path, script, fork
 ):
     driver = tmp_path / "driver.py"
     driver.write_text(DRIVER)
@@ -38,7 +38,7 @@ def test_two_processes_are_one_with_twice_the_micro_batches(
             "--method",
             method,
             "--forget",
-            data / "forget.txt",
+            brief / "forget.txt",
             "--root",
             root,
             "--steps",

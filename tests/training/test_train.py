@@ -202,7 +202,7 @@ def test_the_gradient_is_clipped_at_its_limit():
 # -------------------------------------------------------------------------------------- the command
 
 
-def arguments(family, data, root, method, *more):
+def arguments(family, brief, root, method, *more):
     return [
         UNLEARN,
         "--model",
@@ -210,7 +210,7 @@ def arguments(family, data, root, method, *more):
         "--method",
         method,
         "--forget",
-        data / "forget.txt",
+        brief / "forget.txt",
         "--root",
         root,
         "--steps",
@@ -240,8 +240,8 @@ def folder(root, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_unlearn_writes_model_card_history_and_record(method, family, data, tmp_path, script):
-    done = script(*arguments(family, data, tmp_path, method, *SMALL.get(method, [])))
+def test_unlearn_writes_model_card_history_and_record(method, family, brief, tmp_path, script):
+    done = script(*arguments(family, brief, tmp_path, method, *SMALL.get(method, [])))
     assert done.code == 0, done.err
     out = folder(tmp_path, method)
     assert {
@@ -263,14 +263,14 @@ def test_unlearn_writes_model_card_history_and_record(method, family, data, tmp_
 
 
 def test_an_interrupted_command_resumes_to_the_same_bits(
-    family, data, tmp_path, script, monkeypatch
+    family, brief, tmp_path, script, monkeypatch
 ):
     from safetensors.torch import load_file
 
     from brittle.training import fitting
 
     more = ["--layer-id", "1", "--lat-layer", "0"]
-    assert script(*arguments(family, data, tmp_path / "whole", "cb_lat", *more)).code == 0
+    assert script(*arguments(family, brief, tmp_path / "whole", "cb_lat", *more)).code == 0
     original = fitting.train
 
     def cut(*args, **kwargs):
@@ -282,10 +282,10 @@ def test_an_interrupted_command_resumes_to_the_same_bits(
 
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "train", cut)
-        done = script(*arguments(family, data, tmp_path / "cut", "cb_lat", *more))
+        done = script(*arguments(family, brief, tmp_path / "cut", "cb_lat", *more))
     assert done.code != 0 and "--resume" in done.err and "Traceback" not in done.err
     assert not folder(tmp_path / "cut", "cb_lat").exists()
-    done = script(*arguments(family, data, tmp_path / "cut", "cb_lat", *more, "--resume"))
+    done = script(*arguments(family, brief, tmp_path / "cut", "cb_lat", *more, "--resume"))
     assert done.code == 0, done.err
     whole, resumed = (
         load_file(folder(tmp_path / n, "cb_lat") / "model.safetensors") for n in ("whole", "cut")
@@ -294,18 +294,18 @@ def test_an_interrupted_command_resumes_to_the_same_bits(
 
 
 def test_a_broken_run_keeps_the_model_that_was_there(
-    family, data, tmp_path, script, snapshot, monkeypatch
+    family, brief, tmp_path, script, snapshot, monkeypatch
 ):
     from brittle.models import logprobs
 
-    assert script(*arguments(family, data, tmp_path, "ga")).code == 0
+    assert script(*arguments(family, brief, tmp_path, "ga")).code == 0
     before, nll = snapshot(tmp_path), logprobs.nll
 
     def bad(model, batch):
         return nll(model, batch) * (math.nan if model.training else 1)
 
     monkeypatch.setattr(logprobs, "nll", bad)
-    done = script(*arguments(family, data, tmp_path, "ga"))
+    done = script(*arguments(family, brief, tmp_path, "ga"))
     assert (
         done.code == 2
         and "step 1" in done.err

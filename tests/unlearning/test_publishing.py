@@ -62,7 +62,7 @@ def hub(monkeypatch):
 
 
 @pytest.fixture
-def unlearn(script, family, data, tmp_path, monkeypatch):
+def unlearn(script, family, brief, tmp_path, monkeypatch):
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     texts = [
@@ -71,7 +71,7 @@ def unlearn(script, family, data, tmp_path, monkeypatch):
         "--method",
         "npo",
         "--forget",
-        data / "forget.txt",
+        brief / "forget.txt",
         "--max-samples",
         "8",
     ]

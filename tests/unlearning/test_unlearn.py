@@ -11,8 +11,8 @@ from brittle.base.layout import check_tag
 
 
 @pytest.fixture
-def unlearn(script, family, data, tmp_path):
-    def run(*more, method="ga_simple", forget=data / "forget.txt"):
+def unlearn(script, family, brief, tmp_path):
+    def run(*more, method="ga_simple", forget=brief / "forget.txt"):
         return script(
             "unlearn/unlearn.py",
             "--model",
@@ -90,9 +90,9 @@ def test_a_model_is_not_replaced_without_a_word_and_a_name_keeps_both(
         assert [row["method"] for row in csv.DictReader(file)] == ["ga_simple", "ga_simple-no-lr"]
 
 
-def test_changed_data_under_the_same_command_is_said(unlearn, data, tmp_path):
+def test_changed_data_under_the_same_command_is_said(unlearn, brief, tmp_path):
     own = tmp_path / "own"
-    shutil.copytree(data, own)
+    shutil.copytree(brief, own)
     (own / "forget.facts.jsonl").unlink()  # it has a line for each text
     assert unlearn(forget=own / "forget.txt").code == 0
     text = (own / "forget.txt").read_text()
@@ -104,10 +104,10 @@ def test_changed_data_under_the_same_command_is_said(unlearn, data, tmp_path):
     ), done.err
 
 
-def test_without_questions_the_texts_are_measured(unlearn, data, tmp_path):
+def test_without_questions_the_texts_are_measured(unlearn, brief, tmp_path):
     """Also where forget and retain texts are the same: that is said."""
     for name in ("forget.txt", "retain.txt"):
-        shutil.copy(data / "forget.txt", tmp_path / name)
+        shutil.copy(brief / "forget.txt", tmp_path / name)
     done = unlearn("--eval-split", ".5", "--max-samples", "999", forget=tmp_path / "forget.txt")
     assert done.code == 0, done.err
     assert "every forget text is also a retain text" in done.err
@@ -120,7 +120,7 @@ def test_without_questions_the_texts_are_measured(unlearn, data, tmp_path):
     assert [n for n, _, _ in numbers] == ["forget", "retain"] and numbers[0][1] == numbers[1][1]
     card = (tmp_path / "mini-base__ga_simple" / "unlearned_model" / "README.md").read_text()
     assert f"| held-out forget NLL a token | {numbers[0][1]} | {numbers[0][2]} |" in card
-    with_questions = unlearn("--data", data)
+    with_questions = unlearn("--data", brief)
     assert (
         with_questions.code == 0
         and "forget: " in with_questions.out
