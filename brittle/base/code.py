@@ -17,6 +17,7 @@ attacks, the answers and the spectra that are kept. Each holds {path: SHA-256}. 
 repository are relative to it, so a result stays true when the checkout moves.
 
     start()                 a run begins; `command.run` and the pipeline's runner call it
+    end(before)             it is over, and `before` is what `start` returned
     made_by(script)         the code of this run so far, the script among it
     with watch() as seen    the code of one part of a run: `seen.code()`
     use(code)               a kept result is taken: its code belongs to this run, and to the parts
@@ -89,9 +90,18 @@ def _install():
 
 
 def start():
-    """A run begins: nothing is imported yet but what stands at the top of its script."""
+    """A run begins: nothing is imported yet but what stands at the top of its script.
+
+    Returns what was watched before, for `end`.
+    """
     _install()
-    _watches[:] = [Watch()]
+    before, _watches[:] = list(_watches), [Watch()]
+    return before
+
+
+def end(before):
+    """The run is over: what this process does next, as a second run or a test, is none of it."""
+    _watches[:] = before
 
 
 @contextlib.contextmanager

@@ -142,7 +142,7 @@ def run(main, groups=None, epilog=None):
     app.command(cls=command_class(groups), epilog=epilog)(_finite(follow(main)))
     received = _listen()
     message, status = None, 0
-    code.start()
+    watched_before = code.start()
     record.closing_lines()  # nothing of an earlier command of this process
     try:
         load_env()
@@ -161,6 +161,7 @@ def run(main, groups=None, epilog=None):
             sys.exit(1)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        code.end(watched_before)
     if status == INTERRUPTED:  # also what typer makes of Ctrl-C
         message = "interrupted; what was finished before is intact, nothing half-written is left."
     for line in record.closing_lines():

@@ -94,6 +94,19 @@ def test_kept_results_bring_their_code_along(small):
     assert code.older(seen.code()) == ["brittle/maths/alone.py"]
 
 
+def test_a_run_leaves_nothing_to_what_the_process_does_next(tmp_path, script):
+    """A kept part of older code, taken behind a script in one process, made later results old.
+
+    tests/report failed behind tests/attacks so.
+    """
+    assert script("experiment/clean.py", "--root", tmp_path).code == 0
+    code.use({"brittle/base/code.py": "0" * 64})
+    with Run(tmp_path / "out") as run:
+        run.csv("x.csv", ["a"], [{"a": 1}])
+    made = json.loads((tmp_path / "out" / "x.run.json").read_text())["code"]
+    assert code.why_older(made) is None
+
+
 def test_watches_see_what_runs_inside_them_alone():
     with code.watch() as outer:
         from brittle.base import tables  # noqa: F401
