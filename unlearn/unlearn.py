@@ -140,6 +140,7 @@ def main(
         preset = read_config(folder).get("family", "default")
     default_file = relative(__file__).with_name("presets.toml")
     defaults = read_defaults(default_file, preset, method, config_preset)
+    defaults = defaults.fitted(read_config(folder))
     if config:
         defaults = Defaults(*merge_defaults(defaults, *read_own(config, method)))
     asked = {

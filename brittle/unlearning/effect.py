@@ -9,9 +9,14 @@ from typing import NamedTuple
 
 from brittle.data.items import groups_of
 from brittle.maths.intervals import mean_interval, share
+from brittle.training.steps import StepHook
 
 # knobs of which more keeps more of the model
 RETAIN_KNOBS = ("retain_weight", "retain_alpha", "retain_coef")
+# knobs of which more forgets more
+FORGET_KNOBS = ("forget_weight", "steering_coeff", "remove_coef")
+QUESTIONS = 200  # forget questions that are asked on the way
+SHORTEST = 8  # steps; a shorter run is not looked at on its way
 
 
 class MeasureNoise(NamedTuple):
@@ -65,6 +70,39 @@ def nothing_note(words, settings):
         f"A higher rate (--lr, now {settings.lr:g}) or more steps (--steps, now {settings.steps}) "
         "change more."
     )
+
+
+def still_note(words, step, settings, rule):
+    """The note after a quarter of the steps, where nothing has moved. words: from `unmoved`."""
+    known = [name for name in FORGET_KNOBS if getattr(rule, name, None)]
+    weight = ""
+    if known:
+        flag = "--" + known[0].replace("_", "-")
+        weight = f" or a higher {flag} (now {getattr(rule, known[0]):g})"
+    return (
+        f"after {step} of {settings.steps} steps nothing has moved: {words}. Where that is so at "
+        f"the end, a higher rate (--lr, now {settings.lr:g}){weight} changes more."
+    )
+
+
+class QuarterCheck(StepHook):
+    """Says after a quarter of the steps that no measure of the forget set has moved.
+
+    measure() -> words of `unmoved`, empty where something moved; say(words, step) shows them.
+    """
+
+    def __init__(self, steps, model, measure, say):
+        self.at = steps // 4 if steps >= SHORTEST else None
+        self.model, self.measure, self.say = model, measure, say
+
+    def after_step(self, step, row):
+        if step == self.at:
+            self.model.eval()
+            words = self.measure()
+            self.model.train()
+            if words:
+                self.say(words, step)
+        return False
 
 
 def collapsed_note(signs, settings, rule):

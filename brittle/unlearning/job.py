@@ -27,6 +27,7 @@ SETTINGS = (
     "max_length",
     "optimizer",
     "muon_lr",
+    "lr_width",
     "schedule",
     "checkpointing",
 )
@@ -97,6 +98,19 @@ class Defaults(NamedTuple):
     settings: dict
     knobs: dict
 
+    def fitted(self, config):
+        """The same for a model of this configuration: a rate that is stated for the width
+        `lr_width` is multiplied by lr_width / width.
+
+        So the entries of a matrix move a state by as much at any width (Yang et al. 2022,
+        arXiv:2203.03466, for Adam).
+        """
+        settings = dict(self.settings)
+        stated, width = settings.pop("lr_width", None), size(config, "hidden_size")
+        if stated and width and "lr" in settings:
+            settings["lr"] = float(f"{settings['lr'] * stated / width:.3g}")
+        return Defaults(settings, self.knobs)
+
 
 def assemble(method, chosen, folder, seed):
     """(the method, its wrappers) with the knobs `chosen` {name: text or value}.
@@ -136,6 +150,8 @@ def read_defaults(path, name, method, config=""):
                 f"--config-preset {config} is for --method {configs[config]['method']}."
             )
         merged |= published
+        if "lr" in published:  # as it was published, for whatever model
+            merged.pop("lr_width", None)
     return split_defaults(merged)
 
 

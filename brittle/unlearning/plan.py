@@ -41,7 +41,8 @@ class Plan:
         return [self.presets, *texts, *([neutral] if neutral else [])]
 
     def defaults(self, method):
-        return read_defaults(self.presets, self.preset, method)
+        defaults = read_defaults(self.presets, self.preset, method)
+        return defaults.fitted(read_config(self.folder))
 
     def job(self, method, values):
         """The Job of a method, {name: value or its text} over its defaults. Raises UserError."""

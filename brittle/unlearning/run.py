@@ -14,6 +14,7 @@ from brittle.base.knobs import values
 from brittle.base.layout import model_files
 from brittle.base.record import Run, command_line, record_path, why_run
 from brittle.data.items import SPLITS, read_items, subset
+from brittle.methods.base import Method
 from brittle.metrics.mcq import accuracies, right_answers
 from brittle.models import find
 from brittle.models.architectures import context_length
@@ -268,11 +269,40 @@ class Training:
         forget_items = self.items.get("forget", [])
         self.noise = effect.noise_of(before.forget_rights, forget_items, nlls, entities)
         self.keeper = self.make_keeper(before.accuracy)
+        self.before = before
 
     def unmoved(self, before, after):
         """What of the forget set moved by less than its noise; see `effect.unmoved`."""
         accuracy = (before.accuracy.get("forget"), after.accuracy.get("forget"))
         return effect.unmoved(accuracy, (before.nll["forget"], after.nll["forget"]), self.noise)
+
+    def make_quarter_check(self):
+        """What says on the way that nothing moves; None where the method makes its weights only
+        after the training.
+        """
+        if type(self.job.rule).fit is not Method.fit:
+            return None
+        before, questions = self.before, self.items.get("forget", [])
+        some = subset(questions, effect.QUESTIONS, self.job.seed)
+        right_of = {id(item): r for item, r in zip(questions, before.forget_rights, strict=True)}
+        rights = [right_of[id(item)] for item in some]
+        noise = self.noise._replace(accuracy=effect.noise_of(rights, some, [], []).accuracy)
+        held, pad = self.sets["forget"][1], self.tokenizer.pad_token_id
+
+        def measure():
+            accuracy = None
+            if some:
+                asked = accuracies(self.model, self.tokenizer, {"forget": some})["forget"]
+                accuracy = (sum(rights) / len(rights), asked)
+            nll = (before.nll["forget"], mean_nll(self.model, held, pad))
+            return effect.unmoved(accuracy, nll, noise)
+
+        def say(words, step):
+            if self.accelerator.is_main_process:
+                note = effect.still_note(words, step, self.settings, self.job.rule)
+                print(f"note: {note}", file=sys.stderr, flush=True)
+
+        return effect.QuarterCheck(self.settings.steps, self.model, measure, say)
 
     def make_keeper(self, accuracy):
         """What evaluates on the way and keeps weights by --rule; None without --eval-every."""
@@ -316,7 +346,7 @@ class Training:
     def hooks(self):
         """What acts around the steps beside the method's and the wrappers' own."""
         job = self.job
-        hooks = [self.keeper] if self.keeper else []
+        hooks = [hook for hook in (self.make_quarter_check(), self.keeper) if hook]
         if job.track and self.accelerator.is_main_process:
             hooks.append(AfterStep(lambda step, row: job.track(row)))
         return hooks

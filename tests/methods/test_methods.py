@@ -14,7 +14,7 @@ from brittle.methods.ngdiff import parabola_minimum
 from brittle.methods.refusals import Refusals
 from brittle.models import logprobs as logprobs_module
 from brittle.models.blocks import blocks
-from brittle.models.hooks import edit, residual_stream
+from brittle.models.hooks import edit, hidden, residual_stream
 from support import tiny
 from support.started import batches, gradients, moved, start, total
 
@@ -739,3 +739,21 @@ def test_losses_agree_with_the_models_own():
             assert logprobs_module.nll(model, batch).item() == pytest.approx(
                 model(**batch, labels=labels).loss.item(), rel=1e-5
             )
+
+
+def test_rmu_in_norms_measures_the_states_of_its_block():
+    """Its target is as many times as long as a state is on average, padding left out."""
+    model = tiny.model()
+    data = tiny.Data()
+    rule = start("rmu", model, data=data, steering_unit="norm", steering_coeff=3.0, layer_id=(0, 2))
+    norms = {0: [], 2: []}
+    for batch in data.forget.batches(0):
+        states = hidden(model, batch, (0, 2))
+        for k, values in norms.items():
+            lengths = states[k].detach().norm(dim=-1)
+            values += lengths[batch["attention_mask"].bool()].tolist()
+    for k, values in norms.items():
+        assert float(rule.target[k].norm()) == pytest.approx(
+            3 * sum(values) / len(values), rel=1e-5
+        )
+    assert norms[0] != norms[2]

@@ -67,6 +67,21 @@ def test_notes_propose_what_to_change():
     assert "retain" not in effect.collapsed_note(["a"], SETTINGS, SimpleNamespace())
 
 
+def test_after_a_quarter_of_its_steps_a_run_says_that_nothing_moves():
+    model = torch.nn.Linear(1, 1)
+    said, words = [], iter(["forget accuracy 1 -> 1", ""])
+    for steps in (40, 40, 7):  # the second one moves, the third is too short to be looked at
+        check = effect.QuarterCheck(
+            steps, model, lambda: next(words), lambda *said_now: said.append(said_now)
+        )
+        assert not any(check.after_step(step, {}) for step in range(1, steps + 1))
+    assert said == [("forget accuracy 1 -> 1", 10)] and model.training
+    rule = SimpleNamespace(forget_weight=0.07)
+    note = effect.still_note("x", 10, SimpleNamespace(lr=1e-5, steps=40), rule)
+    assert note.startswith("after 10 of 40 steps nothing has moved: x.")
+    assert "--lr, now 1e-05" in note and "--forget-weight (now 0.07)" in note
+
+
 def test_what_was_so_before_is_no_sign_of_collapse(family, data):
     model, tokenizer = load_model(family.base), load_tokenizer(family.base)
     texts, limit = (
@@ -111,11 +126,12 @@ def test_the_words_say_which_texts_were_read(tmp_path, data):
 
 def test_a_run_that_changes_nothing_says_so(family, data, tmp_path, script):
     done = script(
-        "unlearn/unlearn.py", "--model", family.base, "--method", "npo", "--steps", 1, "--lr", 0,
+        "unlearn/unlearn.py", "--model", family.base, "--method", "npo", "--steps", 8, "--lr", 0,
         "--forget", data / "forget.txt", "--root", tmp_path, "--device", "cpu",
     )  # fmt: skip
     assert done.code == 0, done.err
     assert "note: nothing was unlearned: forget accuracy" in done.out
+    assert "note: after 2 of 8 steps nothing has moved: forget accuracy" in done.err
     assert "--lr, now 0" in done.out
     card = next(tmp_path.glob("*/unlearned_model/README.md")).read_text()
     assert "Note: nothing was unlearned" in card

@@ -12,12 +12,14 @@ import pytest
 
 from brittle.base.errors import UserError
 from brittle.data.items import read_items, subset
+from brittle.methods import METHODS
 from brittle.metrics import mcq
 from brittle.models.load import load_model, load_tokenizer
 from brittle.unlearning import bench, search
 from brittle.unlearning.goal import BROKEN, TrialMeasures, read_goal
-from brittle.unlearning.job import Defaults
+from brittle.unlearning.job import Defaults, assemble, read_defaults
 from brittle.unlearning.search import Axis, Budget, Searcher
+from support.places import ROOT
 
 LEVELS = {
     "base": {"forget": 1.0, "retain": 1.0, "general": 0.9},
@@ -353,3 +355,39 @@ def test_a_mistake_is_one_line_and_leaves_nothing(more, words, command, script, 
     done = script(*command(tmp_path / "out", *more))
     assert done.code == 2 and words in done.err.splitlines()[-1], done.err
     assert "Traceback" not in done.err and not (tmp_path / "out").exists()
+
+
+# --- defaults in units of the model
+
+
+@pytest.mark.parametrize(
+    ("width", "blocks", "lr", "layer"), [(4096, 32, 5e-5, (7,)), (128, 4, 1.6e-3, (1,))]
+)
+def test_defaults_are_in_units_of_the_model(width, blocks, lr, layer, tmp_path):
+    """At the size they are stated for they are the publication's numbers; --config-preset keeps
+    those everywhere, and the mini family's are as they stand in the file.
+    """
+    presets = ROOT / "unlearn" / "presets.toml"
+    config = {"hidden_size": width, "num_hidden_layers": blocks}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    own = read_defaults(presets, "default", "rmu").fitted(config)
+    rule, _ = assemble("rmu", own.knobs, tmp_path, 0)
+    assert own.settings["lr"] == lr and "lr_width" not in own.settings
+    assert (rule.layer_id, rule.steering_unit, rule.steering_coeff) == (layer, "norm", 5.0)
+    published = read_defaults(presets, "default", "rmu", "rmu-zephyr").fitted(config)
+    rule, _ = assemble("rmu", published.knobs, tmp_path, 0)
+    assert published.settings["lr"] == 5e-5
+    assert (rule.layer_id, rule.steering_unit, rule.steering_coeff) == ((7,), "absolute", 6.5)
+    mini = read_defaults(presets, "mini", "rmu")
+    assert mini.fitted(config) == mini
+
+
+def test_every_default_builds_on_a_model_of_any_depth(tmp_path):
+    presets = ROOT / "unlearn" / "presets.toml"
+    for blocks in (1, 2, 4, 12, 36):
+        config = json.dumps({"hidden_size": 64, "num_hidden_layers": blocks})
+        (tmp_path / "config.json").write_text(config, encoding="utf-8")
+        for name in METHODS:
+            rule, _ = assemble(name, read_defaults(presets, "default", name).knobs, tmp_path, 0)
+            layers = [*getattr(rule, "layer_id", ()), getattr(rule, "lat_layer", 0)]
+            assert max(layers) < blocks and getattr(rule, "lat_layer", 0) <= min(layers)
