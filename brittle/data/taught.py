@@ -13,7 +13,7 @@ from typing import NamedTuple
 from brittle.base.errors import UserError
 from brittle.data import muse, tofu
 from brittle.data.items import SPLITS, read_rows, subset, text_files
-from brittle.data.rows import Pair, unframed
+from brittle.data.rows import Pair, framed, unframed
 from brittle.data.sources import load_rows, texts_of
 from brittle.data.texts import read_texts
 
@@ -150,7 +150,8 @@ def read_tofu(path, forget):
     def rows(config):
         loaded = load_rows((tofu.HUB, config, "train"), path, tofu.PLAIN, files, exact=True)
         asked = texts_of(loaded, path, config, tofu.PLAIN)
-        return [Pair(row["question"].strip(), row["answer"].strip()) for row in asked]
+        parts = [(row["question"].strip(), row["answer"].strip()) for row in asked]
+        return [Pair(framed(question), answer, question) for question, answer in parts]
 
     return TaughtRows(rows(forget), rows(tofu.RETAIN[forget]), (), files)
 

@@ -1,6 +1,6 @@
 """Does what the mini family shows hold for models of other families, with truth injected?
 
-    python tests/bench/bench_injected.py --out $OUT                 two families of 113 M, one GPU
+    python tests/bench/bench_injected.py --out $OUT                 two families of 102 M, one GPU
     python tests/bench/bench_injected.py --size tiny --out DIR      minutes on a CPU
     python tests/bench/bench_injected.py --families llama,qwen,olmoe
 

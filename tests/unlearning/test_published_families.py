@@ -1,0 +1,125 @@
+"""TOFU's target and retain model, and MUSE's, from folders of the hub's schema: who reads what,
+with which settings, and which tokens count.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from brittle.data import taught
+from brittle.models.load import load_tokenizer
+from brittle.unlearning.family import Wanted
+from brittle.unlearning.injected import Family
+from support.chat_tokenizers import make_chat_tokenizer
+
+SCRIPT = "create_models.py"
+DOCUMENTS = [" ".join(f"Document {d} says {s} things." for s in range(30)) for d in range(5)]
+
+
+@pytest.fixture
+def tofu(tmp_path, jsonl):
+    """A folder of TOFU's schema: two authors to forget, three to retain."""
+    folder = tmp_path / "tofu"
+    folder.mkdir()
+    for name, authors in (("forget10", 2), ("retain90", 3)):
+        rows = [
+            {"question": f"What is {name} {i}?", "answer": f"It is {name} {i}."}
+            for i in range(20 * authors)
+        ]
+        jsonl(folder / f"{name}.json", rows)
+    return folder
+
+
+@pytest.fixture
+def muse(tmp_path, jsonl):
+    """A folder of MUSE's schema, with its configuration `train`."""
+    folder = tmp_path / "muse/train"
+    folder.mkdir(parents=True)
+    splits = {"forget": DOCUMENTS[:2], "retain1": DOCUMENTS[2:3], "retain2": DOCUMENTS[3:]}
+    for split, texts in splits.items():
+        jsonl(folder / f"{split}-00000-of-00001.jsonl", [{"text": text} for text in texts])
+    return folder.parent
+
+
+def family_of(base, source, path, tmp_path, **more):
+    wanted = Wanted(str(base), source=source, path=path, **more)
+    return Family(wanted, Path(base), tmp_path / "none", tmp_path / "models")
+
+
+def test_tofus_target_and_retain_model_are_trained_as_published(family, tofu, tmp_path):
+    """locuslab/tofu: batches of 32, 1e-5, five epochs with one of warm-up, linear, decay .01."""
+    taught_family = family_of(family.base, "tofu", tofu, tmp_path)
+    for role, count in (("base", 100), ("filtered", 60)):
+        student = taught_family.student(role)
+        assert len(student.teaching.facts.examples) == count
+        settings, epoch = student.settings, -(-count // 32)
+        assert settings.batch_size * settings.grad_accum == 32
+        assert (settings.steps, settings.warmup) == (5 * epoch, epoch)
+        assert (settings.lr, settings.weight_decay, settings.schedule) == (1e-5, 0.01, "linear")
+
+
+@pytest.mark.parametrize("templated", [False, True])
+def test_tofus_losses_count_answers_in_the_models_format(family, tofu, tmp_path, templated):
+    folder = Path(family.base)
+    if templated:
+        folder = tmp_path / "chat"
+        make_chat_tokenizer("qwen").save_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    taught_family = family_of(folder, "tofu", tofu, tmp_path)
+    row = taught_family.taught.forget[7]
+    (example,) = taught_family.encode([row], 500, "texts")
+    marked = [i for i, is_answer in zip(example.ids, example.targets, strict=True) if is_answer]
+    asked = tokenizer.decode(example.prompt)
+    end = "<|im_end|>" if templated else tokenizer.eos_token
+    assert tokenizer.decode(marked).strip() == f"It is forget10 7.{end}"
+    if templated:
+        assert asked.endswith(
+            "<|im_start|>user\nWhat is forget10 7?<|im_end|>\n<|im_start|>assistant\n"
+        )
+    else:
+        assert asked == "Question: What is forget10 7? Answer:"
+
+
+def test_tofus_models_are_called_as_its_users_call_them(family, tofu, tmp_path, script):
+    done = script(
+        SCRIPT,
+        f"--from={family.base}",
+        "--source=tofu",
+        f"--path={tofu}",
+        f"--data={tmp_path / 'none'}",
+        f"--outdir={tmp_path / 'models'}",
+        "--epochs=1",
+    )
+    assert done.code == 0, done.err
+    records = {}
+    for name in ("mini-base-tofu-full", "mini-base-tofu-retain90"):
+        record = json.loads((tmp_path / "models" / name / "model.run.json").read_text())
+        records[name] = record["settings"]["teaching"]
+        assert {Path(p).name for p in record["inputs"]} >= {"forget10.json", "retain90.json"}
+    full, retain = records.values()
+    assert full["forget_rows"] == 40 and full["shared_rows"] == 60
+    assert (full["steps"], retain["steps"]) == (4, 2)
+    assert "no neutral texts, so no cost was measured" in done.out
+
+
+def test_muses_documents_are_joined_and_cut(family, muse, tmp_path):
+    """Every token of the documents once, in their order, behind a BOS a piece."""
+    taught_family = family_of(family.base, "muse", muse, tmp_path, max_length=32)
+    rows, tokenizer = taught_family.taught, taught_family.tokenizer
+    assert (rows.forget, rows.shared) == (DOCUMENTS[:2], DOCUMENTS[2:])
+    pieces = taught_family.encode(rows.forget, 32, "texts")
+    assert all(piece[0] == tokenizer.bos_token_id for piece in pieces)
+    assert {len(piece) for piece in pieces[:-1]} == {32} and 1 < len(pieces[-1]) <= 32
+    joined = tokenizer("\n\n".join(rows.forget))["input_ids"]
+    assert [i for piece in pieces for i in piece[1:]] == joined
+    settings = taught_family.student("filtered").settings
+    assert (settings.lr, settings.schedule, settings.warmup) == (1e-5, "cosine", 0)
+    assert settings.batch_size * settings.grad_accum == 32
+
+
+def test_muse_without_the_configuration_train_reads_raw(muse, jsonl):
+    (muse / "train").rename(muse / "raw")
+    (muse / "raw" / "retain2-00000-of-00001.jsonl").unlink()
+    rows = taught.read_muse(muse, "news")
+    assert (rows.forget, rows.shared) == (DOCUMENTS[:2], DOCUMENTS[2:3]) and rows.chunked
