@@ -187,7 +187,7 @@ def write_own(outdir, files, options):
             tables[f"qa_{name}.jsonl"] = subjects[name] = rows
         if items:
             tables[f"mcq_{name}.jsonl"] = items
-    tables |= sidecars(subjects["forget"], subjects["retain"])
+    tables |= sidecars(subjects["forget"], subjects["retain"], subjects.get("holdout"))
     settings = {"source": "files", **options._asdict()}
     inputs = text_files(*(path for path in files.values() if path is not None))
     return write_sets(outdir, texts, tables, inputs, options.seed, settings, line_feeds=True)

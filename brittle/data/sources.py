@@ -138,16 +138,19 @@ def drawn(rows, limit, seed):
     return [rows[place] for place in sorted(places)]
 
 
-def sidecars(forget, retain):
-    """{file: rows} that name the entity and the fact of each line of forget.txt and retain.txt,
-    and, where it is a question, its parts (items.read_rows).
+def sidecars(forget, retain, holdout=None):
+    """{file: rows} that name the entity and the fact of each line of forget.txt, retain.txt and
+    holdout.txt, and, where it is a question, its parts (items.read_rows).
 
-    forget, retain: an object a line. A line of which neither is known has an empty object: so a
-    sidecar of earlier data never stays beside texts that it does not speak of.
+    forget, retain, holdout: an object a line; None where there is no such file. A line of which
+    nothing is known has an empty object: so a sidecar of earlier data never stays beside texts that
+    it does not speak of.
     """
+    sets = {"forget": forget, "retain": retain, "holdout": holdout}
     return {
         sidecar(f"{split}.txt").name: [{**subject(row), **asked(row)} for row in rows]
-        for split, rows in (("forget", forget), ("retain", retain))
+        for split, rows in sets.items()
+        if rows is not None
     }
 
 

@@ -116,7 +116,7 @@ def write_tofu(
         texts["forget.txt"], texts["retain.txt"], [question_text(r) for r in spared], seed
     )
     tables = {f"qa_{name}.jsonl": rows_of_set for name, rows_of_set in qa.items()}
-    tables |= sidecars(forget_rows, retain_rows)
+    tables |= sidecars(forget_rows, retain_rows, qa["holdout"] or None)
     for name, asked in {**qa, "general": spared}.items():
         if name in ("forget", "retain", "general"):
             tables[f"mcq_{name}.jsonl"] = list(items(asked, name, seed))
