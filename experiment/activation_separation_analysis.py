@@ -117,6 +117,11 @@ def rows(features, task, surface, folds, seeds, device="cpu"):
                 yield row | known | {"seed": seed}
 
 
+# How far the axes go at least: a little more than at right angles, certainty, and twice as much
+# variance between the sets as within them. So figures of different comparisons share them.
+REACH = {"cosine_distance": 1.2, "auc": 1.0, "variance_ratio": 2.0}
+
+
 def plot(table, names):
     import pandas as pd
 
@@ -124,7 +129,7 @@ def plot(table, names):
 
     table = pd.DataFrame(table)
     fig, axes = figures.figure("Separation of forget and retain texts", names, columns=3)
-    for ax, column in zip(axes, ("cosine_distance", "auc", "variance_ratio"), strict=True):
+    for ax, column in zip(axes, REACH, strict=True):
         for model in ("model_a", "model_b"):
             of_model = table[table.model == model]
             figures.line(
@@ -140,10 +145,7 @@ def plot(table, names):
             )
         if column == "auc":
             figures.null(ax, None, float(table.bow_auc.iloc[0]), "words alone")
-        reach = 1.0 if column == "auc" else 0.0
-        if column == "cosine_distance":
-            reach = 1.2  # a little more than at right angles
-        figures.finish(ax, "layer (0: embeddings)", column, reach=reach)
+        figures.finish(ax, "layer (0: embeddings)", column, reach=REACH[column])
     return fig
 
 

@@ -262,7 +262,9 @@ def plot(table, names):
                 ecolor="#777777",
             )
         ax.set_xticks([i + 0.2 for i in range(len(of_model))], of_model.split.tolist())
-        figures.finish(ax, "split", f"{name}_mean", integer=False)
+        # model A's bars are the same in every comparison
+        reach = 3 * table[table.model == "model_a"][f"{name}_mean"].astype(float).max()
+        figures.finish(ax, "split", f"{name}_mean", integer=False, reach=reach)
     return fig
 
 

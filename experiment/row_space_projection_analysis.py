@@ -192,6 +192,8 @@ def plot(table, names, k):
     figures.null(axes[1], mean.index, mean.iloc[:, 3], "retain / retain")
     figures.finish(axes[0], "layer", "projection_ratio / null")
     figures.finish(axes[1], "layer", "selectivity_ratio")
+    figures.as_ratio(axes[0], 0.1, 10)
+    figures.as_ratio(axes[1], 0.1, 10)
     return fig
 
 

@@ -139,6 +139,17 @@ def finish(ax, xlabel, ylabel, *, integer=True, zero=True, legend=True, title=No
             ax.legend(loc="best")
 
 
+def as_ratio(ax, low, high):
+    """A y axis in powers of ten, as ratios are read: a half is as far from 1 as a double.
+
+    It spans `low` to `high` at least, so that figures of different comparisons share it, and more
+    where the lines do; bands and nulls may leave it.
+    """
+    drawn = [y for line in ax.get_lines() for y in line.get_ydata() if math.isfinite(y) and y > 0]
+    ax.set_yscale("log")
+    ax.set_ylim(min([low, *(0.9 * y for y in drawn)]), max([high, *(1.1 * y for y in drawn)]))
+
+
 def y_axes(figure):
     """[[label, low, high]] of the y axes of a figure's panels, in reading order."""
     return [[ax.get_ylabel(), *map(float, ax.get_ylim())] for ax in figure.axes]

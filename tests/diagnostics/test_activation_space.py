@@ -3,6 +3,7 @@ and second libraries.
 """
 
 import json
+import math
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ covariance, row_space = (
     script("row_space_projection_analysis"),
 )
 lipschitz, basin = script("local_lipschitzness_analysis"), script("basin_analysis")
+separation = script("activation_separation_analysis")
 UP = "gpt_neox.layers.1.mlp.dense_h_to_4h.weight"
 
 
@@ -483,3 +485,47 @@ def test_random_directions_read_a_drawn_part_of_the_texts(root, tmp_path, monkey
     assert read == [(2, {"forget": 24, "retain": 24}), (1, few), *[(1, few)] * basin.DIRECTIONS]
     assert forget[1] == subset(forget[0], 7) != forget[0][:7]
     assert (table.n_texts == 24).all() and (table.null_nll >= 0).all()
+
+
+def planted_rows(module, effect):
+    """Rows of a step's CSV: 1 where model A alone decides, `effect` where the change does."""
+    of_a = ("model_a", "null", "length", "bow")
+    for layer in (0, 1):
+        for split in ("forget", "retain"):
+            for model in ("model_a", "model_b"):
+                row = dict.fromkeys(module.COLUMNS, effect)
+                fixed = row.keys() if model == "model_a" and "model" in row else ()
+                row |= {c: 1.0 for c in row if c in fixed or c.startswith(of_a)}
+                about = {"layer": layer, "split": split, "model": model, "unit": "token"}
+                about |= {"k": 5, "name": f"m{layer}", "eps": 0.1}
+                yield row | {c: about[c] for c in row if c in about}
+
+
+@pytest.mark.parametrize(
+    ("module", "more"),
+    [(covariance, ()), (separation, ()), (row_space, (5,)), (lipschitz, ())],
+    ids=["covariance", "separation", "row_space", "lipschitz"],
+)
+def test_a_small_and_a_large_change_are_drawn_on_the_same_axes(module, more):
+    """First use 54: side by side a patch looked as large as a retrain."""
+    from brittle.base import figures
+
+    axes = []
+    for effect in (0.2, 1.1):
+        figure = module.plot(list(planted_rows(module, effect)), "a → b", *more)
+        axes.append(figures.y_axes(figure))
+        figures.plt.close(figure)
+    assert axes[0] == axes[1]
+
+
+def test_ratios_keep_their_axis_until_a_line_leaves_it():
+    from brittle.base import figures
+
+    figure, (axis,) = figures.figure("x", "y")
+    axis.plot([0, 1], [0.5, 2.0])
+    figures.as_ratio(axis, 0.1, 10)
+    assert axis.get_yscale() == "log" and axis.get_ylim() == (0.1, 10)
+    axis.plot([0, 1], [math.nan, 300.0])
+    figures.as_ratio(axis, 0.1, 10)
+    assert axis.get_ylim() == pytest.approx((0.1, 330))
+    figures.plt.close(figure)
