@@ -511,7 +511,7 @@ def test_a_small_and_a_large_change_are_drawn_on_the_same_axes(module, more):
     from brittle.base import figures
 
     axes = []
-    for effect in (0.2, 1.1):
+    for effect in (0.2, 0.95):
         figure = module.plot(list(planted_rows(module, effect)), "a → b", *more)
         axes.append(figures.y_axes(figure))
         figures.plt.close(figure)
