@@ -211,7 +211,12 @@ Preset = Annotated[
     ),
 ]
 PresetFiltered = Annotated[
-    str | None, typer.Option("--filtered", help="Filtered model, instead of the preset's.")
+    str | None,
+    typer.Option(
+        "--filtered",
+        help="Filtered model, instead of the preset's. Left out with a base of your own: there is "
+        "none.",
+    ),
 ]
 PresetData = Annotated[
     str | None,
