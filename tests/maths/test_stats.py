@@ -198,10 +198,15 @@ def test_bounded_mean_is_wilsons_of_as_many_answers():
     [([0] * 10, 3), ([0, 0, 1, 1, *[0, 1] * 3], 2), ([0, 1, 1, 2, *[0, 1, 2] * 2], 1)],
 )
 def test_auc_over_folds_is_delongs_with_students_quantile(fold, freedom):
-    """Four positives and six negatives in one, two or three folds; a fold with one positive adds
-    neither a degree of freedom nor, of that class, a variance.
+    """Four positives and six negatives in one, two or three folds, and the other way round; a fold
+    with one text of a class adds neither a degree of freedom nor, of that class, a variance.
     """
-    scores, labels, fold = draw(10, 7), torch.tensor([1] * 4 + [0] * 6), torch.tensor(fold)
+    scores, few, fold = draw(10, 7), torch.tensor([1] * 4 + [0] * 6), torch.tensor(fold)
+    for labels in (few, 1 - few):
+        check_folds(scores, labels, fold, freedom)
+
+
+def check_folds(scores, labels, fold, freedom):
     values, variance = [], 0.0
     for f in fold.unique():
         inside = fold == f
