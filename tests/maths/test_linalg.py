@@ -70,7 +70,7 @@ def test_one_direction_has_rank_one():
         assert ranks == pytest.approx((1, 1, 1)) and linalg.top_share(s, 1) == 1
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-7])
+@pytest.mark.parametrize("scale", [1.0, 1e-7, 1e7])
 def test_directions_of_a_rank_deficient_matrix_at_any_scale(scale):
     """Orthonormal on both sides, in pairs that give back the matrix, signs included."""
     w = scale * draw(30, 3) @ draw(3, 12, seed=1)
