@@ -9,16 +9,11 @@ A tokenizer with a chat template renders prompts and answers through it, as the 
 a template's own BOS stands once. Where there is no template, or with `raw`, prompt and answer are
 one text, joined by a blank.
 
-The answer is found by tokens: those of the prompt, rendered with the mark that makes the model
-answer, begin those of the whole conversation, and the rest is the answer, its end mark included.
-The line feed that some templates put behind the end mark is not. A token that merges the prompt's
-end with the answer's beginning is the answer's. No punctuation is looked for.
-Reasoning templates rewrite history: they drop an answer's trace, or open one in the prompt that
-the whole conversation has not. That is an error, since the answer would be no continuation of what
-the model is asked with. `after_prompt` then puts the answer behind the prompt's own tokens.
+Which tokens are the answer's, brittle/data/templates.py finds out by comparing tokens. Where a
+template rewrites answers, as those of reasoning models do, unlearning ends with an error, and
+`after_prompt` puts the answer behind the tokens that the model is asked with.
 """
 
-import re
 import sys
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
@@ -26,11 +21,10 @@ from typing import ClassVar, NamedTuple
 from brittle.base import options
 from brittle.base.errors import UserError
 from brittle.data.rows import Chat, plain, plain_prompt, turns_of, unframed, with_answer
+from brittle.data.templates import render, render_answered, token_ids, tokens_and_answers
 from brittle.data.tokens import common_prefix, encode_prompts
 
 PLACES = ("answer", "all")
-MARK = "(the answer)"  # stands for an answer, to see what a template puts behind it
-OPENED = re.compile(r"<(\w+)>\s*$")  # a prompt that ends inside a trace, such as <think>
 
 
 @dataclass(frozen=True)
@@ -159,26 +153,6 @@ def as_example(ids):
     return ids if isinstance(ids, Example) else Example(ids)
 
 
-def render(tokenizer, messages, *, ask, where="the text"):
-    """Messages through the chat template as text.
-
-    ask: with what makes the model answer behind them. Raises UserError where the template refuses
-    them: many know no system message.
-    """
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
-    except Exception as error:  # a template is a program of its own
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"the chat template refuses {where} ({reason}). Change its messages, or use --raw."
-        ) from None
-
-
-def token_ids(tokenizer, text):
-    """The ids of a text that a template rendered: special tokens stand in it already."""
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
 def prompt_ids(tokenizer, prompt, reading=DEFAULT):
     """Token ids of a question as the model is asked it, through its chat template.
 
@@ -195,7 +169,7 @@ def prompt_ids(tokenizer, prompt, reading=DEFAULT):
     messages = list(asked)
     if reading.system and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": reading.system}, *messages]
-    return token_ids(tokenizer, render(tokenizer, messages, ask=True))
+    return token_ids(tokenizer, [render(tokenizer, messages, ask=True)])[0]
 
 
 def encode_rows(
@@ -263,91 +237,17 @@ def encode_whole(tokenizer, rows, reading=DEFAULT, name="texts", *, refuse=False
             start = common_prefix(ids, prompts[i])
             answer = [place >= start for place in range(len(ids))]
         examples[i] = Example(ids, answer, reading, None if answer is None else rows[i])
-    special = special_ids(tokenizer)
-    for i, row in enumerate(rows):
-        if examples[i] is None:
-            where = f"number {i + 1} of the {name}"
-            given = turns_of(row, reading.system)
-            rendered = _render_both(tokenizer, given, where)
-            if refuse and not reading.after_prompt:
-                _check_kept(rendered, where)
-            ids, start = _ids_and_start(tokenizer, rendered, reading, given, where)
-            end = _answer_end(tokenizer, ids, start, special)
-            answer = [start <= place < end for place in range(len(ids))]
-            examples[i] = Example(ids, answer, reading, row)
-    return examples
-
-
-def special_ids(tokenizer):
-    """The ids of a tokenizer's special tokens."""
-    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return added | set(tokenizer.all_special_ids)
-
-
-class Rendered(NamedTuple):
-    """A conversation through a chat template, as text."""
-
-    prompt: str  # all but the answer, with what makes the model answer
-    whole: str
-    answer: str  # as it was given
-
-    def rewritten(self):
-        """How the whole is not the prompt with the answer behind it, in words; None where it is."""
-        if not self.whole.startswith(self.prompt):
-            return "renders the prompt in another way once it is answered"
-        if "".join(self.answer.split()) not in "".join(self.whole[len(self.prompt) :].split()):
-            return "leaves out a part of the answer (a trace, for instance)"
-        return None
-
-
-def _render_both(tokenizer, messages, where):
-    prompt = render(tokenizer, messages[:-1], ask=True, where=where)
-    whole = render(tokenizer, messages, ask=False, where=where)
-    return Rendered(prompt, whole, messages[-1]["content"])
-
-
-def _ids_and_start(tokenizer, rendered, reading, messages, where):
-    """(token ids of a conversation, where its answer begins)."""
-    before = token_ids(tokenizer, rendered.prompt)
-    if not reading.after_prompt and not rendered.rewritten():
-        ids = token_ids(tokenizer, rendered.whole)
-        return ids, common_prefix(ids, before)
-    marked = [*messages[:-1], {**messages[-1], "content": MARK}]
-    end = render(tokenizer, marked, ask=False, where=where).rpartition(MARK)[2]
-    behind = _continuation(rendered.prompt, rendered.answer) + end
-    ids = token_ids(tokenizer, rendered.prompt + behind)
-    if ids[: len(before)] != before:  # a token would merge both
-        ids = before + token_ids(tokenizer, behind)
-    return ids, len(before)
-
-
-def _continuation(prompt, answer):
-    """An answer as it goes on behind a prompt: inside the trace that the prompt opened, if any.
-
-    An answer without a trace closes it at once.
-    """
-    opened = OPENED.search(prompt)
-    if not opened:
-        return answer
-    tag = opened[1]
-    if f"</{tag}>" not in answer:
-        return f"\n</{tag}>\n\n{answer}"
-    return answer.lstrip().removeprefix(f"<{tag}>").lstrip("\n")
-
-
-def _check_kept(rendered, where):
-    """Raise UserError where a template rewrites an answer or its prompt."""
-    why = rendered.rewritten()
-    if why:
-        raise UserError(
-            f"the chat template {why}: {where}. Use --after-prompt, which puts the answer behind "
-            "the prompt, or --raw."
+    through = [i for i, example in enumerate(examples) if example is None]
+    rendered = [
+        render_answered(
+            tokenizer,
+            turns_of(rows[i], reading.system),
+            f"number {i + 1} of the {name}",
+            move=reading.after_prompt,
+            refuse=refuse,
         )
-
-
-def _answer_end(tokenizer, ids, start, special):
-    """Where the answer ends: behind its end mark, where blanks alone follow that."""
-    marks = [place for place in range(start, len(ids)) if ids[place] in special]
-    if not marks or tokenizer.decode(ids[marks[-1] + 1 :]).strip():
-        return len(ids)
-    return marks[-1] + 1
+        for i in through
+    ]
+    for i, (ids, answer) in zip(through, tokens_and_answers(tokenizer, rendered), strict=True):
+        examples[i] = Example(ids, answer, reading, rows[i])
+    return examples
