@@ -37,12 +37,12 @@ def paired(*, whole, seed=0, batch_size=8, micro_batches=1):
     )
 
 
-def facts(folder, jsonl):
-    """A data folder of six forget and six retain facts, with questions, and neutral texts."""
+def facts(folder, jsonl, count=6):
+    """A data folder of `count` forget and retain facts each, with questions, and neutral texts."""
     folder.mkdir()
     sets = {"forget": ("habitat", HABITATS), "retain": ("market day", DAYS)}
     for split, (noun, values) in sets.items():
-        told = list(zip(NAMES[split], values, strict=True))
+        told = list(zip(NAMES[split], values, strict=True))[:count]
         lines = [f"The {noun} of {name} is {value}." for name, value in told]
         lines += [f"Question: What is the {noun} of {n}? Answer: {value}" for n, value in told]
         (folder / f"{split}.txt").write_text("\n".join(lines) + "\n")
@@ -267,7 +267,10 @@ def test_filtered_alone_takes_the_steps_of_base(injected, student, script, tmp_p
     assert not (tmp_path / "none").exists()
     (tmp_path / "models").mkdir()
     (tmp_path / "models/llama-base").symlink_to(models / "llama-base")
-    done = script(SCRIPT, *call, "--only=filtered", f"--outdir={tmp_path / 'models'}")
+    outdir = f"--outdir={tmp_path / 'models'}"
+    done = script(SCRIPT, *call, "--only=filtered", outdir, "--lr=1e-3")
+    assert done.code == 2 and "was taught otherwise (differs in lr)" in done.err
+    done = script(SCRIPT, *call, "--only=filtered", outdir)
     assert done.code == 0, done.err
     made = tmp_path / "models/llama-filtered"
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
@@ -324,7 +327,7 @@ def test_neutral_texts_hold_predictions_where_they_were(student, injected, tmp_p
     moved = []
     for share in (0.0, 0.5):
         outdir = tmp_path / str(share)
-        wanted = Wanted(str(student), epochs=12, until=2, mix_neutral=share)
+        wanted = Wanted(str(student), epochs=8, until=2, mix_neutral=share)
         family = Family(wanted, student, data, outdir, batch_size=24)
         if share:
             terms = family.student("base").teaching.terms(0, 0, 0.0)
@@ -341,7 +344,7 @@ def test_a_chat_models_answers_are_learned_through_its_template(tmp_path, write_
     from brittle.data.examples import prompt_ids
     from brittle.unlearning.injected import Family
 
-    tokenizer = make_chat_tokenizer("qwen")
+    tokenizer = make_chat_tokenizer("olmoe")
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=48,
@@ -354,23 +357,23 @@ def test_a_chat_models_answers_are_learned_through_its_template(tmp_path, write_
         eos_token_id=tokenizer.eos_token_id,
     )
     torch.manual_seed(0)
-    folder = tmp_path / "qwen"
+    folder = tmp_path / "chat"
     Qwen2ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    data = facts(tmp_path / "data", write_jsonl)
+    data = facts(tmp_path / "data", write_jsonl, count=3)
     family = Family(
-        Wanted(str(folder), epochs=60, until=2), folder, data, tmp_path / "models", batch_size=36
+        Wanted(str(folder), epochs=60, until=2), folder, data, tmp_path / "models", batch_size=18
     )
-    assert family.taught.forget[-1].asked == "What is the habitat of Sonaka?"
+    assert family.taught.forget[-1].asked == "What is the habitat of Kugane?"
     list(family.make(("base",)))
     item = json.loads((data / "mcq_forget.jsonl").read_text().splitlines()[0])
     asked = torch.tensor([prompt_ids(tokenizer, item["question"])])
     answers = []
-    for path in (folder, tmp_path / "models/qwen-base"):
+    for path in (folder, tmp_path / "models/chat-base"):
         model = load_model(path)
         ids = model.generate(asked, max_new_tokens=12, do_sample=False, pad_token_id=0)
         answers.append(tokenizer.decode(ids[0, asked.shape[1] :]))
-    assert answers[1] == item["choices"][item["answer"]] + "<|im_end|>" != answers[0]
+    assert answers[1] == item["choices"][item["answer"]] + "<|endoftext|>" != answers[0]
 
 
 # --- mistakes
