@@ -7,12 +7,13 @@ width of its 95 % interval before the training.
 
 from typing import NamedTuple
 
+from brittle.base.knobs import flag
 from brittle.data.items import groups_of
 from brittle.maths.intervals import mean_interval, share
 from brittle.training.steps import StepHook
 
 # knobs of which more keeps more of the model
-RETAIN_KNOBS = ("retain_weight", "retain_alpha", "retain_coef")
+RETAIN_KNOBS = ("retain_weight", "retain_alpha", "retain_coef", "alpha")
 # knobs of which more forgets more
 FORGET_KNOBS = ("forget_weight", "steering_coeff", "remove_coef")
 QUESTIONS = 200  # forget questions that are asked on the way
@@ -74,15 +75,19 @@ def nothing_note(words, settings):
 
 def still_note(words, step, settings, rule):
     """The note after a quarter of the steps, where nothing has moved. words: from `unmoved`."""
-    known = [name for name in FORGET_KNOBS if getattr(rule, name, None)]
-    weight = ""
-    if known:
-        flag = "--" + known[0].replace("_", "-")
-        weight = f" or a higher {flag} (now {getattr(rule, known[0]):g})"
+    changes = [f"a higher rate (--lr, now {settings.lr:g})"]
+    for names, way in ((FORGET_KNOBS, "higher"), (RETAIN_KNOBS, "lower")):
+        changes += [f"a {way} {known}" for known in _first_knob(rule, names)]
     return (
         f"after {step} of {settings.steps} steps nothing has moved: {words}. Where that is so at "
-        f"the end, a higher rate (--lr, now {settings.lr:g}){weight} changes more."
+        f"the end, {' or '.join(changes)} changes more; unlearn/search.py finds settings."
     )
+
+
+def _first_knob(rule, names):
+    """[the flag and the value of the first knob in `names` that the method has], or []."""
+    known = [name for name in names if getattr(rule, name, None) is not None]
+    return [f"{flag(name)} (now {getattr(rule, name):g})" for name in known[:1]]
 
 
 class QuarterCheck(StepHook):
@@ -107,11 +112,7 @@ class QuarterCheck(StepHook):
 
 def collapsed_note(signs, settings, rule):
     """The note on a run that broke the model. rule: its method, whose knobs it may propose."""
-    known = [name for name in RETAIN_KNOBS if getattr(rule, name, None) is not None]
-    weight = ""
-    if known:
-        flag = "--" + known[0].replace("_", "-")
-        weight = f" or a higher {flag} (now {getattr(rule, known[0]):g})"
+    weight = "".join(f" or a higher {known}" for known in _first_knob(rule, RETAIN_KNOBS))
     return (
         f"collapsed, not unlearned: {'; '.join(signs)}. "
         f"A lower rate (--lr, now {settings.lr:g}), fewer steps (--steps, now {settings.steps})"

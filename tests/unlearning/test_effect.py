@@ -76,10 +76,14 @@ def test_after_a_quarter_of_its_steps_a_run_says_that_nothing_moves():
         )
         assert not any(check.after_step(step, {}) for step in range(1, steps + 1))
     assert said == [("forget accuracy 1 -> 1", 10)] and model.training
-    rule = SimpleNamespace(forget_weight=0.07)
+    rule = SimpleNamespace(forget_weight=0.07, retain_weight=0.0)
     note = effect.still_note("x", 10, SimpleNamespace(lr=1e-5, steps=40), rule)
     assert note.startswith("after 10 of 40 steps nothing has moved: x.")
-    assert "--lr, now 1e-05" in note and "--forget-weight (now 0.07)" in note
+    assert "--lr, now 1e-05" in note and "a higher --forget-weight (now 0.07)" in note
+    assert "a lower --retain-weight (now 0)" in note
+    rule = SimpleNamespace(steering_coeff=5.0, alpha=1200.0)  # RMU's names
+    note = effect.still_note("x", 10, SimpleNamespace(lr=1e-5, steps=40), rule)
+    assert "a higher --steering-coeff (now 5) or a lower --alpha (now 1200)" in note
 
 
 def test_what_was_so_before_is_no_sign_of_collapse(family, data):
