@@ -209,6 +209,16 @@ def layer_of(name):
     return int(match.group(1)) if match and not TOWER.search(name) else -1
 
 
+def check_states(config):
+    """Raise UserError for a family whose blocks see other tokens than those of the text."""
+    if model_type(config) == "cpmant":
+        raise UserError(
+            "CPM-Ant puts prompt tokens of its own before every text, so its blocks' states are "
+            "not those of the text's tokens. What reads or edits states cannot use it; methods "
+            "and steps that read losses or weights can."
+        )
+
+
 def check_one_stack(names, folder):
     """Raise UserError where the parameters called `names` have blocks in several stacks.
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 import torch
 
+from brittle.base.errors import UserError
+from brittle.models.architectures import check_states
 from brittle.models.blocks import blocks, check_blocks
 
 
@@ -24,7 +26,18 @@ _RETURNS = {}
 
 
 def _tensor(output):
-    return output if torch.is_tensor(output) else output[0]
+    """The states [B, T, D] in what a block returns.
+
+    Raises UserError where the block keeps more than one state a token.
+    """
+    h = output if torch.is_tensor(output) else output[0]
+    if h.dim() != 3:
+        raise UserError(
+            f"the blocks of this model hand on states of shape {list(h.shape)}: several a token, "
+            "where one [batch, tokens, width] is wanted. What reads or edits states cannot use it; "
+            "methods and steps that read losses or weights can."
+        )
+    return h
 
 
 def _note_returns(block, output):
@@ -64,6 +77,7 @@ def _swap(output, h):
 def capture(model, layers):
     """Yield a dict that each forward pass fills with {block index: output h [B, T, D]}."""
     check_blocks(model, layers)
+    check_states(model.config)
     store, modules, handles = {}, blocks(model), []
     try:
 
@@ -86,6 +100,7 @@ def capture(model, layers):
 def edit(model, edits):
     """Replace the output h [B, T, D] of block k by `edits[k](h)` in every forward pass."""
     check_blocks(model, edits)
+    check_states(model.config)
     modules, handles = blocks(model), []
     try:
         for k, f in edits.items():

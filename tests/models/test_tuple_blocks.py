@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from brittle.base.errors import UserError
 from brittle.methods.sequential import passes
 from brittle.models import hooks
 from brittle.models.blocks import block_count, blocks
@@ -121,3 +122,36 @@ def test_sequential_passes_have_gradients(model, batch):
     assert torch.allclose(logits, model(**batch).logits, atol=1e-6)
     logits.sum().backward()
     assert any(p.grad is not None and p.grad.any() for p in blocks(model)[1].parameters())
+
+
+SEVERAL = {
+    "deepseek_v4": "several a token",
+    "cpmant": "tokens of its own before every text",
+}
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_states_that_are_not_one_a_token_are_refused_in_one_line(kind):
+    """Hyper-connections keep four streams, and CPM-Ant reads 32 tokens more: masks fit neither."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 48}
+    own = {
+        "deepseek_v4": {"head_dim": 8, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8,
+                        "moe_intermediate_size": 24, "n_routed_experts": 4, "num_local_experts": 4,
+                        "num_experts_per_tok": 2, "index_n_heads": 2, "index_head_dim": 8,
+                        "index_topk": 4},
+        "cpmant": {"dim_ff": 64, "dim_head": 8},
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **sizes, **own[kind])
+    model = AutoModelForCausalLM.from_config(config).eval()
+    batch = {"input_ids": torch.arange(2, 12)[None]}
+    for read in (
+        lambda: hooks.hidden(model, batch, [1]),
+        lambda: hooks.residual_stream(model, batch),
+    ):
+        with pytest.raises(UserError, match=SEVERAL[kind]):
+            read()
+    with pytest.raises(UserError, match=SEVERAL[kind]), hooks.edit(model, {1: lambda h: 0 * h}):
+        model(**batch)
