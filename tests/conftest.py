@@ -53,6 +53,28 @@ def at_the_root(monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def figures_drawn_once():
+    """A figure of each kind is drawn, and later ones are its copies."""
+    from matplotlib.figure import Figure
+
+    from support import figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", figures.draw_once())
+        yield
+
+
+@pytest.fixture
+def each_figure(figures_drawn_once, monkeypatch):
+    """For a test that looks at figures: each is drawn."""
+    from matplotlib.figure import Figure
+
+    from support import figures
+
+    monkeypatch.setattr(Figure, "savefig", figures.savefig)
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """The files of a mini world of six entities a domain. Read only."""

@@ -56,7 +56,7 @@ def read(path):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_scripts(name, family, data, tmp_path, script):
+def test_scripts(name, family, data, tmp_path, script, each_figure):
     more, plain, variants = SCRIPTS[name]
     more = [part.format(filtered=family.filtered) for part in more]
     done = script(

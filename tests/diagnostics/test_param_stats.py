@@ -233,7 +233,7 @@ def test_ratio_of_mlp_to_attention():
     assert first["mlp_attn_ratio"] == pytest.approx(4) and second["mlp_attn_ratio"] is None
 
 
-def test_figures_are_drawn_and_deterministic(base, tmp_path):
+def test_figures_are_drawn_and_deterministic(base, tmp_path, each_figure):
     run(base, edited(tmp_path / "b", 1.0), tmp_path, empirical_rank=True)
     names = {
         f"{n}_{g}.png"

@@ -268,7 +268,7 @@ def test_entities_are_found():
     assert means([{"e": (1, 2), "f": (1, 1)}, {"e": (2, 2)}]) == {"e": 0.75}
 
 
-def samples(root, model, chance, seed, entities=12):
+def samples(root, model, chance, seed, entities=14):
     rng, folder = np.random.default_rng(seed), root / model / "harness"
     folder.mkdir(parents=True)
     with open(folder / "samples.csv", "w") as file:
@@ -328,8 +328,8 @@ def test_the_script_compares_seeds_and_oracles(script, tmp_path):
     assert float(found["ci_low"]) < float(found["difference"]) < float(found["ci_high"])
     assert (
         rows["base", "npo", "mcnemar"]["unit"] == "item"
-        and found["n"] == "12"
-        and found["n_items"] == "72"
+        and found["n"] == "14"
+        and found["n_items"] == "84"
     )
     samples(tmp_path, "short", 0.3, 0, entities=10)
     mixed = (

@@ -276,7 +276,7 @@ def read(path):
     ],
     ids=str,
 )
-def test_scripts_run_on_a_model(script, family, data, tmp_path, name, output, more):
+def test_scripts_run_on_a_model(script, family, data, tmp_path, each_figure, name, output, more):
     more = [*more, family.filtered] if more[-1:] == ["--reference"] else more
     done = script(
         ROOT / f"eval/{name}.py",

@@ -105,7 +105,7 @@ def run(root, *unlearned):
         return {row["model"]: row for row in csv.DictReader(file)}
 
 
-def test_definition(root):
+def test_definition(root, each_figure):
     attack(root, "cut", {0: 10, 5: 25, 20: 34}, {0: 10, 5: 30, 20: 39}, seed=1)
     found = run(root, "cut")
     row = found["cut"]

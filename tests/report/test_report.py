@@ -531,7 +531,7 @@ def drawn(folder, name, tops, reach=0.0):
     return folder / f"{name}.png", name, name
 
 
-def test_figures_side_by_side_share_their_axes_or_say_that_they_differ(tmp_path):
+def test_figures_side_by_side_share_their_axes_or_say_that_they_differ(tmp_path, each_figure):
     pair = [drawn(tmp_path, "a", [1.2, 5.0], 1.41), drawn(tmp_path, "b", [0.08, 0.5], 1.41)]
     (label, low, high), _ = png_axes(pair[0][0].read_bytes())
     assert (label, low, high) == ("c0", 0, pytest.approx(1.06 * 1.41))
