@@ -51,6 +51,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "tiny": Size(32, 4, 4, 64, 4, 4, 400, 0.1),
+    "small": Size(64, 4, 4, 128, 4, 6, 400, 0.5),
     "100m": Size(768, 16, 12, 2048, 8, 24, 1000, 1.0),
 }
 FAMILIES = {"llama": "Llama", "qwen": "Qwen2", "olmoe": "Olmoe"}
@@ -165,7 +166,7 @@ def methods_for(size, norms):
         "npo": ["--lr", rate, "--steps", 120, "--beta", 0.12],
         "rmu": [
             *("--lr", rate, "--steps", 160, "--layer-id", half, "--alpha", 2),
-            *("--steering-coeff", round(0.9 * norms[half + 1], 2)),
+            *("--steering-unit", "norm", "--steering-coeff", 0.9),
             *("--trainable", rf"layers\.({blocks})\."),
         ],
         "cb_lat": [
