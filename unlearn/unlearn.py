@@ -68,6 +68,10 @@ def main(
         typer.Option(min=1, help="Optimizer steps (default: one pass over the forget texts)."),
     ] = None,
     lr: Annotated[MaybeFloat, typer.Option(min=0, help="Peak learning rate.")] = None,
+    lr_scan: Annotated[
+        bool,
+        typer.Option("--lr-scan", help="First try lr / 4, lr and 4 lr on a quarter of the steps."),
+    ] = False,
     batch_size: Annotated[
         MaybeInt, typer.Option(min=1, help="Forget and retain texts a micro-batch, each.")
     ] = None,
@@ -209,6 +213,7 @@ def main(
     try:
         from brittle.unlearning.run import run, summary
 
+        scan_rate(job, pick_device(device), lr_scan=lr_scan, resume=resume, code=trust_remote_code)
         result = run(job, pick_device(device), resume=resume, trust_remote_code=trust_remote_code)
     except KeyboardInterrupt:
         raise UserError(
@@ -235,6 +240,21 @@ def set_file(folder, name):
     return objects if objects.is_file() and not lines.is_file() else lines
 
 
+def scan_rate(job, device, *, lr_scan, resume, code):
+    """With `lr_scan`, give the job the rate that a scan chooses, and print what each rate did."""
+    if not lr_scan:
+        return
+    from brittle.unlearning.rates import scan
+
+    if resume:
+        raise UserError("--lr-scan chooses the rate before a run: leave it out, and give its --lr.")
+    rate, lines = scan(job, device, trust_remote_code=code)
+    for line in lines:
+        print(line, flush=True)
+    print(f"lr {rate:g} is taken", flush=True)
+    job.settings["lr"] = rate
+
+
 def merge_defaults(defaults, settings, knobs):
     """({setting: value}, {knob: value}): the defaults, under what the command line gives.
 
@@ -257,6 +277,7 @@ HELP_GROUPS = {
     "Training": (
         "steps",
         "lr",
+        "lr_scan",
         "batch_size",
         "grad_accum",
         "warmup",

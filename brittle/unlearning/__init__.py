@@ -3,5 +3,5 @@ And the models that runs start from, where truth is injected.
 
 Reading order: job, sets, run, collapse, effect, saving, card, publish, tracking, grid (many
 sequential runs). Injected families: family (options), syllabus, injected. A search over settings:
-goal, search, plan, bench.
+goal, search, plan, bench, rates (a scan of three).
 """

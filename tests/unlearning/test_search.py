@@ -5,6 +5,7 @@ after a kill as if nothing had been, and reads no question of half B.
 import csv
 import json
 import math
+import re
 import shutil
 import tomllib
 from functools import partial
@@ -17,7 +18,7 @@ from brittle.data.items import read_items, subset
 from brittle.methods import METHODS
 from brittle.metrics import mcq
 from brittle.models.load import load_model, load_tokenizer
-from brittle.unlearning import bench, search
+from brittle.unlearning import bench, rates, search
 from brittle.unlearning.goal import BROKEN, TrialMeasures, read_goal
 from brittle.unlearning.job import Defaults, assemble, read_defaults
 from brittle.unlearning.search import Axis, Budget, Searcher
@@ -391,3 +392,30 @@ def test_every_default_builds_on_a_model_of_any_depth(tmp_path):
             rule, _ = assemble(name, read_defaults(presets, "default", name).knobs, tmp_path, 0)
             layers = [*getattr(rule, "layer_id", ()), getattr(rule, "lat_layer", 0)]
             assert max(layers) < blocks and getattr(rule, "lat_layer", 0) <= min(layers)
+
+
+# --- a scan of three rates
+
+
+def test_a_scan_takes_the_rate_that_forgets_most_and_breaks_nothing():
+    def scanned(*measured):
+        return rates.choose([rates.Scanned(lr, one) for lr, one in enumerate(measured, 1)])
+
+    assert scanned(measures(0.9), measures(0.4), measures(0.2, signs=["broken"])) == 2
+    assert scanned(measures(0.9), measures(0.4), measures(0.3)) == 3
+    more = measures(0.9)._replace(forget_nll=2.0)
+    assert scanned(measures(0.9), more, None) == 2  # accuracy alike: by the NLL
+    assert scanned(None, measures(signs=["broken"]), None) == 1
+
+
+def test_a_run_goes_on_with_the_rate_of_its_scan(script, knowing, data, tmp_path):
+    call = ("unlearn/unlearn.py", "--model", knowing, "--method", "ga_simple", "--data", data)
+    call += ("--root", tmp_path, "--device", "cpu", "--steps", "4", "--batch-size", "8")
+    done = script(*call, "--lr", "1e-3", "--lr-scan")
+    assert done.code == 0, done.err
+    for lr in ("0.00025", "0.001", "0.004"):
+        assert f"--lr-scan {lr}, 1 steps: forget " in done.out
+    (taken,) = re.findall(r"^lr (\S+) is taken$", done.out, re.M)
+    home = tmp_path / "base__ga_simple" / "unlearned_model"
+    record = json.loads((home / "training_history.run.json").read_text(encoding="utf-8"))
+    assert record["settings"]["lr"] == float(taken) and record["settings"]["steps"] == 4
