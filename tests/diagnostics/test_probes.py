@@ -10,6 +10,7 @@ import torch
 from brittle.base.errors import UserError
 from brittle.base.tables import read_table
 from brittle.data.batches import pad
+from brittle.data.rows import plain
 from brittle.diagnostics import probes
 from brittle.models.hooks import residual_stream
 from support.tiny_models import make_model, make_tokenizer, save, script, texts, write_texts
@@ -271,11 +272,9 @@ def test_true_and_false_texts_differ_in_the_choice_only():
     true, false = probe.truth_texts(items, 0, "x")
     for item, yes, no in zip(items, true, false, strict=True):
         right = item["choices"][item["answer"]]
-        assert (
-            yes == f"{item['question']} {right}"
-            and no.split()[0] == item["question"]
-            and no.split()[1] != right
-        )
+        assert plain(yes) == f"{item['question']} {right}"
+        assert no.prompt == item["question"] and no.answer in item["choices"]
+        assert no.answer != right
     assert probe.truth_texts(items, 0, "x") == (true, false)
 
 
