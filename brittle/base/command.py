@@ -204,6 +204,9 @@ def with_knobs(main, knobs, group="Knobs of the methods"):
     return wrapped
 
 
+MOST_COUNTED = 1024
+
+
 def threads():
     """How many CPU threads to use: OMP_NUM_THREADS where it is set.
 
@@ -216,13 +219,13 @@ def environment_count(name):
     """The number in the environment variable `name`; None where it is unset, blank or 0.
 
     Of a list with commas (OpenMP's nested regions) it is the first number. Raises UserError for
-    anything else.
+    anything else, and for more than MOST_COUNTED: so many threads end a process without a word.
     """
     text = os.environ.get(name, "")
     first = text.split(",")[0].strip()
     if not first:
         return None
-    if not first.isdecimal():
-        wanted = "A whole number is wanted, or a list of them with commas"
+    if not first.isdecimal() or int(first) > MOST_COUNTED:
+        wanted = f"A whole number up to {MOST_COUNTED} is wanted, or a list of them with commas"
         raise UserError(f"the environment variable {name} is {text!r:.60}. {wanted}.")
     return int(first) or None

@@ -19,6 +19,7 @@ LOADING_ERRORS = (
     AttributeError,
     ImportError,
     RuntimeError,
+    AssertionError,  # torch's, as for a padding id of the configuration without an embedding
 )
 
 

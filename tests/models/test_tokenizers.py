@@ -1,14 +1,16 @@
 """A loaded tokenizer fits its model, and its files stay as they are."""
 
+import json
+
 import pytest
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from brittle.base.errors import UserError
 from brittle.base.layout import model_files, tokenizer_files
-from brittle.models.load import load_tokenizer
+from brittle.models.load import load_model, load_tokenizer
 from brittle.models.tokenizers import copy_tokenizer
-from support.tiny_models import make_model, make_tokenizer
+from support.tiny_models import make_model, make_tokenizer, save
 
 ENDS = {
     "the end token behind": ("$A <eos>", []),
@@ -53,6 +55,16 @@ def test_padding_where_the_first_ids_have_no_token(tmp_path):
     loaded = load_tokenizer(saved(tmp_path, PreTrainedTokenizerFast(tokenizer_object=holes)))
     assert loaded.pad_token_id == 5
     assert loaded(["w1", ""], padding=True)["input_ids"] == [[6], [5]]
+
+
+def test_a_padding_id_of_the_configuration_beyond_the_embeddings(tmp_path):
+    """transformers makes the embeddings with it, and torch asserts: one line says so."""
+
+    folder = save(make_model("llama"), tmp_path / "m")
+    config = tmp_path / "m" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "pad_token_id": 10**6}))
+    with pytest.raises(UserError, match=r"cannot be loaded .* Padding_idx must be within"):
+        load_model(folder, "cpu")
 
 
 def test_tokens_beyond_the_embeddings(tmp_path):
