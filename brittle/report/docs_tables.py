@@ -48,6 +48,20 @@ CSV_TABLES = {
             "its stable rank": "{update_stable_rank}",
         },
     ),
+    "injected": (
+        "measured/injected.csv",
+        {
+            "family": "{family}, {parameters}",
+            "model": "{model}",
+            "forget": "{forget}",
+            "retain": "{retain}",
+            "general": "{general}",
+            "half B, attacked": "{half_b_attacked}",
+            "comes back": _with_interval("recovery_over_filtered"),
+            "neutral KL": _with_interval("neutral_kl"),
+            "steps": "{steps}",
+        },
+    ),
     "waiting times": (
         "measured/waiting_times.csv",
         {"step": "{step}", "command": "`{command}`", "time": "{time}"},
