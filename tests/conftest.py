@@ -87,14 +87,16 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def brief(data, tmp_path_factory):
-    """Like `data`, with ten questions a split: for a command that is not asked for its accuracies,
-    and scores all questions before and after it trains. Read only.
+    """Like `data`, with twenty questions a split. Read only.
+
+    For a command that is not asked for its accuracies, and scores all questions before and after
+    it trains.
     """
     folder = tmp_path_factory.mktemp("brief") / "data"
     shutil.copytree(data, folder)
     for path in folder.glob("mcq_*.jsonl"):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        every = len(lines) // 10
+        every = len(lines) // 20
         path.write_text("".join(lines[::every]), encoding="utf-8")
     return folder
 
@@ -127,7 +129,23 @@ def family(data, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def knowing(family, data, tmp_path_factory):
-    """The folder of a small model that has learned the forget and retain questions by heart."""
+    """The folder of a small model that has learned the forget and retain questions by heart. Read
+    only: the first test process that needs it trains it for all.
+    """
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent  # that of all test processes of this run
+    place = place / "knowing"
+    if not place.exists():
+        made = tmp_path_factory.mktemp("made")
+        learn_by_heart(family.base, data, made / "base")
+        with contextlib.suppress(OSError):  # another process was first
+            made.rename(place)
+    return str(place / "base")
+
+
+def learn_by_heart(start, data, folder):
+    """Train the model in the folder `start` on the answered questions of `data`, for `folder`."""
     import torch
 
     from brittle.data.batches import pad
@@ -135,7 +153,7 @@ def knowing(family, data, tmp_path_factory):
     from brittle.models.load import load_model, load_tokenizer
     from brittle.models.logprobs import nll
 
-    model, tokenizer = load_model(family.base), load_tokenizer(family.base)
+    model, tokenizer = load_model(start), load_tokenizer(start)
     lines = [
         line
         for s in ("forget", "retain")
@@ -148,10 +166,8 @@ def knowing(family, data, tmp_path_factory):
         optimizer.zero_grad()
         nll(model, batch).backward()
         optimizer.step()
-    folder = tmp_path_factory.mktemp("knowing") / "base"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture

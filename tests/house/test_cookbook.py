@@ -81,7 +81,7 @@ def write_tofu(folder, jsonl):
 
 
 @pytest.fixture
-def clone(family, knowing, data, tmp_path, monkeypatch, jsonl):
+def clone(family, knowing, brief, tmp_path, monkeypatch, jsonl):
     """The working folder: like the repository after a first run, with a user's own files."""
     for name in ("brittle", "eval", "experiment", "hooks", "unlearn", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -94,11 +94,11 @@ def clone(family, knowing, data, tmp_path, monkeypatch, jsonl):
     for name in ("outputs/mini-base__cb_lat/unlearned_model", "my_unlearned", "C"):
         shutil.copytree(family.base, tmp_path / name)
     for name in ("data/mini", "my_data", "DIR"):
-        shutil.copytree(data, tmp_path / name)
+        shutil.copytree(brief, tmp_path / name)
     for name in ("my_forget.txt", "mine.txt"):
-        shutil.copy(data / "forget.txt", tmp_path / name)
-    shutil.copy(data / "retain.txt", tmp_path / "my_retain.txt")
-    lines = (data / "retain.txt").read_text(encoding="utf-8").splitlines()
+        shutil.copy(brief / "forget.txt", tmp_path / name)
+    shutil.copy(brief / "retain.txt", tmp_path / "my_retain.txt")
+    lines = (brief / "retain.txt").read_text(encoding="utf-8").splitlines()
     jsonl(tmp_path / "other.jsonl", [{"text": line} for line in lines])
     (tmp_path / "my_prompts.txt").write_text("The habitat of Mazafi is\nThe diet of Mazafi is\n")
     write_tofu(tmp_path / "my_tofu", jsonl)
