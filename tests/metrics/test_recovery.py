@@ -165,9 +165,9 @@ def test_each_attack_seed_chooses_for_itself_and_the_mean_is_reported(root):
     assert float(row["recovery_over_filtered"]) == pytest.approx(np.mean(back))
     assert float(row["seed_sd"]) == pytest.approx(np.std(back, ddof=1)) and row["seeds"] == "3"
     assert (float(row["lr"]), int(row["step"])) == (0.001, 20)  # the first seed's
-    # seeds far apart: the interval is no narrower than Student's over seeds
+    # seeds far apart: the interval is that of Student's over seeds, and a little wider for facts
     half = 4.303 * np.std(back, ddof=1) / np.sqrt(3)
-    assert float(row["ci_high"]) - float(row["ci_low"]) > 1.8 * half
+    assert 1.8 * half < float(row["ci_high"]) - float(row["ci_low"]) < 3 * half
     with open(root / "out" / "recovery_seeds.csv", newline="") as file:
         chosen = [r for r in csv.DictReader(file) if r["model"] == "cut"]
     assert [(r["seed"], r["step"]) for r in chosen] == [("0", "20"), ("1", "5"), ("2", "5")]

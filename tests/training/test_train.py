@@ -4,6 +4,7 @@ bits.
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -158,6 +159,18 @@ def test_a_pass_and_the_share_of_a_process():
         pairs = [run.pair(5, micro) for micro in (0, 1)]
         shares = [(f.index.tolist(), r.index.tolist()) for f, r in pairs]
         assert shares == [indices[rank], indices[rank + 2]]
+
+
+@pytest.mark.parametrize(("processes", "shared"), [(1, []), (2, ["ga"])])
+def test_processes_share_a_model_unless_its_blocks_take_turns(monkeypatch, processes, shared):
+    seen = []
+    for name, knobs in (("ga", {}), ("sequential", {"layers": "2:0:1"})):
+        monkeypatch.setattr(fitting.distributed, "shard", lambda *_, name=name: seen.append(name))
+        rule, data = build(method_class(name), name, knobs, seed=0), tiny.Data()
+        several = SimpleNamespace(num_processes=processes, autocast=nullcontext)
+        settings = fitting.make_settings(rule, {}, data)
+        fitting.Fit(tiny.model(), rule, Wrappers(), data, settings, several).prepare()
+    assert seen == shared
 
 
 def test_a_nan_term_stops_the_run_and_is_named(tmp_path):
