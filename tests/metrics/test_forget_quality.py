@@ -7,6 +7,7 @@ import json
 import math
 import random
 import runpy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -614,3 +615,32 @@ def test_metrics_of_a_planted_answer():
     without = {**record, "wrong": []}
     (item,) = forget_quality_items.items("forget", [without], named("paper"))
     assert item["truth_ratio"] is None and item["option_probability"] is None
+
+
+def test_what_is_asked_of_a_row():
+    settings = SimpleNamespace(template="Q: {question} A:", icl=1, answers="full")
+    example, plain = {"question": "What?", "answer": "it"}, {"question": " Who? ", "answer": "he"}
+    short = {"short_answer": "h", "short_perturbed_answer": ["s"]}
+    whole = {**plain, "paraphrased_answer": "him", "perturbed_answer": ["she"], **short}
+    prompt = "Q: What? A: it\n\nQ: Who? A:"
+
+    def asked(*rows):
+        return forget_quality.asked(rows, "qa", settings, [example] * 2)
+
+    bare = forget_quality.Asked(prompt, "he", None, [])
+    assert asked(whole, plain) == [forget_quality.Asked(prompt, "he", "him", ["she"]), bare]
+    settings.answers = "short"
+    assert asked(whole, plain) == [forget_quality.Asked(prompt, "h", None, ["s"]), bare]
+    (found,) = forget_quality.asked([{"prompt": "p", "gt": "g"}], "verbmem", settings)
+    assert found == forget_quality.Asked("p", "g", None, [])
+
+
+def test_generations_that_are_none_are_said_and_so_is_what_is_not_known():
+    def notes(*degenerate):
+        blank = dict.fromkeys(forget_quality_items.MEANS) | {"entity": "e", "nll": 1.0}
+        items = [blank | {"degenerate": value} for value in degenerate]
+        rows = forget_quality_rows.mean_rows("forget", items, [], DEFINITIONS["paper"])
+        return {row.metric: row.note for row in rows}
+
+    assert notes(1, 1)["degenerate"].startswith("every generation is empty or repeats itself")
+    assert notes(1, 0)["degenerate"] == "" and notes(1)["rouge_1_recall"].startswith("skipped")
