@@ -644,3 +644,10 @@ def test_generations_that_are_none_are_said_and_so_is_what_is_not_known():
 
     assert notes(1, 1)["degenerate"].startswith("every generation is empty or repeats itself")
     assert notes(1, 0)["degenerate"] == "" and notes(1)["rouge_1_recall"].startswith("skipped")
+
+
+def test_a_truth_ratio_as_a_score():
+    """1 says on the forget set that nothing is known, and 0 that much is; elsewhere 1 is best."""
+    ratios = (0.0, 0.25, 1.0, 4.0)
+    assert [tofu_module.truth_score(r, "forget") for r in ratios] == [0, 0.25, 1, 0.25]
+    assert [tofu_module.truth_score(r, "utility") for r in ratios] == [1, 0.75, 0, 0]
