@@ -651,3 +651,16 @@ def test_a_truth_ratio_as_a_score():
     ratios = (0.0, 0.25, 1.0, 4.0)
     assert [tofu_module.truth_score(r, "forget") for r in ratios] == [0, 0.25, 1, 0.25]
     assert [tofu_module.truth_score(r, "utility") for r in ratios] == [1, 0.75, 0, 0]
+
+
+def test_the_interval_of_the_distance_is_widened_for_so_many_entities(monkeypatch):
+    """By Student's quantile with one degree of freedom less than the smaller side has entities."""
+    seen, student = [], tofu_module.intervals.student
+    monkeypatch.setattr(
+        tofu_module.intervals, "student", lambda freedom: seen.append(freedom) or student(freedom)
+    )
+    draw = random.Random(0)
+    ours, theirs = ([draw.random() for _ in range(count)] for count in (14, 30))
+    names = [[i // 2 for i in range(14)], [f"x{i}" for i in range(30)]]
+    found = tofu_module.forget_quality(ours, theirs, *names, draws=50)
+    assert seen == [6] and found["entities"] == 7 and found["d_low"] < found["d"] < found["d_high"]
