@@ -354,11 +354,12 @@ def test_barrier():
     """Losses of texts along the line between two models."""
     step, count = script("basin_analysis"), 20
     ids, units = {"forget": [[0] * 11] * 5 * count}, {"forget": names(count, 5)}
+    drawn = {"forget": range(5 * count)}
 
     def draw(rng):
         loss = 10 * np.exp(0.4 * scores_of(rng, count, 5))
         line = {"forget": torch.tensor(np.stack([loss, 2 * loss]))}
-        row = list(step.rows([0.0, 1.0], line, [line] * 5, ids, units, 0))[1]
+        row = list(step.rows([0.0, 1.0], line, [line] * 5, drawn, ids, units, 0))[1]
         return row["nll_low"], row["nll_high"], 2 * np.exp(0.08)
 
     assert coverage(draw, SOME) >= LEAST

@@ -215,7 +215,7 @@ def test_root_under_a_file(steps_of, snapshot):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "choose deep-ignorance, mini"),
+        (None, "choose deep-ignorance, injected, mini"),
         (b"base = ", "is no preset"),
         (b"\xff\xfe", "is no preset"),
         (b'base = "a"\n', "is no preset: .*missing"),
@@ -567,7 +567,7 @@ def test_pipeline_refuses_to_run_twice_at_once(undisturbed, tmp_path):
     [
         (["--only", "99"], "--only 99: no such step. Steps: data, "),
         (["--preset", "deep-ignorance", "--only", "base"], "--only base: preset deep-ignorance"),
-        (["--preset", "maxi"], "--preset maxi: choose deep-ignorance, mini"),
+        (["--preset", "maxi"], "--preset maxi: choose deep-ignorance, injected, mini"),
         (["--jobs", "0"], "--jobs"),
         (["--root", "pyproject.toml"], "pyproject.toml is or lies under a file"),
     ],
