@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import struct
+from itertools import compress
 from pathlib import Path
 
 WIDE = 820  # pixels: a wider figure takes the page's whole width
@@ -151,10 +152,19 @@ def shown(value):
     return str(int(number)) if number.is_integer() and abs(number) < 1e6 else f"{number:.3g}"
 
 
+def without_empty_columns(columns, rows):
+    """(columns, rows) less the columns that are empty in every row; all where there is no row."""
+    filled = [
+        not rows or any(row[i] not in (None, "") for row in rows) for i in range(len(columns))
+    ]
+    return list(compress(columns, filled)), [list(compress(row, filled)) for row in rows]
+
+
 def table(columns, rows, caption=""):
     """Rows (lists of text or numbers) under `columns`, in a box that scrolls sideways where the
-    screen is narrow.
+    screen is narrow. A column without a value in any row is left out.
     """
+    columns, rows = without_empty_columns(columns, rows)
     numeric = [
         all(is_number(r[i]) or r[i] in (None, "", "–") for r in rows) for i in range(len(columns))
     ]

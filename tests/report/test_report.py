@@ -24,6 +24,7 @@ from brittle.report import condense, no_twin
 from brittle.report import verdict as verdict_module
 from brittle.report.page import figures as page_figures
 from brittle.report.page import png_axes, png_width, shown, uneven_axes
+from brittle.report.page import table as page_table
 from brittle.report.verdict import SAYS, headline, verdict
 
 SCRIPT = Path(__file__).parents[2] / "experiment" / "report.py"
@@ -541,6 +542,17 @@ def test_figures_side_by_side_share_their_axes_or_say_that_they_differ(tmp_path,
     assert uneven_axes(pair[:1]) == "" and uneven_axes([pair[0], pair[0]]) == ""
     assert uneven_axes([pair[0], drawn(tmp_path, "c", [1.0])]) == ""  # not the same figure
     assert png_axes(PNG) == png_axes(b"") == []
+
+
+def test_a_column_that_is_empty_in_every_row_is_not_shown():
+    columns = ["model", "chance", "gained", "said", "zero"]
+    rows = [["a", None, None, "–", 0], ["b", "", 0.5, "–", 0]]
+    heads = re.findall(r"<th[^>]*>([^<]*)</th>", page_table(columns, rows))
+    assert heads == ["model", "gained", "said", "zero"]
+    assert page_table(columns, rows).count("<td") == 8
+    assert (
+        page_table(columns, []).count("<th ") == 5
+    )  # nothing is measured: the columns say of what
 
 
 def test_png_width_and_numbers():
