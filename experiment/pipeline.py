@@ -57,6 +57,7 @@ def main(
     command.load_env()
     preset, data, root = standing.preset(preset), standing.path(data), standing.path(root)
     base, filtered = standing.model(base), standing.model(filtered)
+    method = standing.method(method)
     source = standing.model(source)
     unlearned = [standing.model(model) for model in unlearned or []] or None
     if source is not None:

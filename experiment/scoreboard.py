@@ -29,7 +29,6 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
-from brittle.base.knobs import listed
 from brittle.base.tables import read_rows
 from brittle.metrics.recovery import (
     GAP,
@@ -458,9 +457,10 @@ def unlearned_models(root, base, names, given):
     names: methods with commas, all where it is empty. given: models that the user named instead.
     """
     from brittle.base.layout import model_name
+    from brittle.methods import chosen
     from brittle.pipeline import methods
 
-    asked = listed(names) or list(methods.NAMES)
+    asked = chosen(names, methods.NAMES)
     for name in asked:
         methods.check(name)
     if given:

@@ -26,6 +26,7 @@ from brittle.base.command import load_env, run
 from brittle.base.disk import check_keep
 from brittle.base.errors import UserError
 from brittle.base.knobs import listed
+from brittle.base.layout import is_method_file
 
 UNLEARN = "unlearn/unlearn.py"
 MAKING = ("data", "base", "filtered", "unlearn")  # steps, in the order of the work
@@ -49,11 +50,14 @@ def all_tasks(study, rows, names, *, attack, by_method=False):
     if attack:
         tasks.append(_recovery(study, names, [task.name for task in tasks]))
     root = Path(study.root)
+    command = ["unlearn/methods_table.py", "--model", study.base, "--root", str(root)]
+    if any(is_method_file(name) for name in names):
+        command += ["--methods", ",".join(dict.fromkeys([*methods.NAMES, *names]))]
     table = steps.Task(
         name="table",
         step="table",
         title="Methods",
-        command=["unlearn/methods_table.py", "--model", study.base, "--root", str(root)],
+        command=command,
         output=root / "methods.csv",
         needs=[task.name for task in tasks],
         takes_what_there_is=True,
@@ -69,7 +73,7 @@ def _recovery(study, names, needs):
     command = ["eval/recovery.py", "--base", study.base]
     if study.filtered:
         command += ["--filtered", study.filtered]
-    for name in methods.NAMES:
+    for name in dict.fromkeys([*methods.NAMES, *names]):
         model = str(layout.unlearned_dir(root, study.base, name))
         attacked = layout.step("tamper").path(root / layout.model_name(model))
         if name in names or attacked.is_file():
@@ -86,7 +90,7 @@ def check_config(path, names):
     from brittle.unlearning.job import read_own
 
     for name in names:
-        if name in METHODS:
+        if name in METHODS or is_method_file(name):
             read_own(path, name)
 
 
@@ -117,6 +121,7 @@ def main(
     """Make every unlearned model that is missing, attack each, and end with a table."""
     from brittle.base import places
     from brittle.base.layout import is_same
+    from brittle.methods import chosen
     from brittle.models.twin import check_twin
     from brittle.pipeline import given, runner, steps
     from brittle.pipeline.methods import NAMES
@@ -128,10 +133,13 @@ def main(
     config = standing.path(config)
 
     keep = check_keep(keep_weights)
-    names = listed(methods) or NAMES
-    unknown = [name for name in names if name not in NAMES]
+    names = chosen(",".join(map(standing.method, listed(methods))), NAMES)
+    unknown = [name for name in names if name not in NAMES and not is_method_file(name)]
     if unknown:
-        raise UserError(f"--methods {unknown[0]}: no such method. Methods: {', '.join(NAMES)}.")
+        raise UserError(
+            f"--methods {unknown[0]}: no such method. Methods: {', '.join(NAMES)}, or "
+            "path/to/mine.py:Mine."
+        )
     study = steps.read_study(preset)
     own_base = base is not None and not is_same(base, study.base)
     for note in given.data_notes(study, base, data):

@@ -16,9 +16,8 @@ import typer
 
 from brittle.base import command, layout, options
 from brittle.base.errors import UserError
-from brittle.base.knobs import listed
 from brittle.base.tables import aligned, read_rows
-from brittle.methods import METHODS
+from brittle.methods import chosen
 
 COLUMNS = [
     "method",
@@ -75,8 +74,8 @@ def main(
     from brittle.pipeline.methods import UNTRAINED, how_to_make, records
     from brittle.report import docs_tables
 
-    chosen = listed(methods) or list(METHODS)
-    names = [name for name in chosen if name not in UNTRAINED] + list(UNTRAINED)
+    asked = chosen(methods)
+    names = [name for name in asked if name not in UNTRAINED] + list(UNTRAINED)
     table = list(rows(root, model, names))
     if as_markdown:
         print(docs_tables.methods_table(table))
@@ -84,7 +83,7 @@ def main(
     if not table:
         raise UserError(
             f"no unlearned model of {model} in {root}. "
-            f"Make them with: {how_to_make(root, model, chosen if methods else [])}"
+            f"Make them with: {how_to_make(root, model, asked if methods else [])}"
         )
     wanted = [path for name in names for path in records(root, model, name)]
     wanted.append(recovery_file(root))

@@ -26,6 +26,7 @@ import typer
 
 from brittle.base import command, groups, options
 from brittle.base.errors import UserError
+from brittle.base.layout import method_label
 from brittle.data.examples import TRAINING, TrainingReading
 
 COLUMNS = [
@@ -51,12 +52,12 @@ COLUMNS = [
 
 def method_names(text):
     """The methods of `--methods`. Raises UserError for an unknown one."""
-    from brittle.methods import METHODS, method_class
+    from brittle.methods import chosen, method_class
 
-    names = [name.strip() for name in text.split(",") if name.strip()] or list(METHODS)
+    names = chosen(text)
     for name in names:
         method_class(name)
-    return list(dict.fromkeys(names))
+    return names
 
 
 def read_budget(trials, minutes):
@@ -129,7 +130,7 @@ def csv_rows(listed, goal, levels):
         numbers[row["method"]] = number = numbers.get(row["method"], -1) + 1
         line = dict.fromkeys(COLUMNS)
         line |= {
-            "method": row["method"],
+            "method": method_label(row["method"]),
             "trial": number,
             "state": row["state"],
             "settings": "; ".join(f"{name}={value}" for name, value in row["values"].items()),
@@ -193,7 +194,7 @@ def best_toml(chosen, jobs, goal, levels):
         lines.append(f"# {shown}, neutral KL {measures.neutral_kl:.4f}")
         if not goal.reached(measures, levels):
             lines.append("# No trial met the target and the limits; this one came nearest.")
-        lines.append(f"[{method}]")
+        lines.append(f"[{method_label(method)}]")
         for name, value in jobs(method, row["values"]).items():
             lines.append(f"{name} = {json.dumps(value)}")
         lines.append("")
@@ -362,6 +363,7 @@ def main(
     from brittle.base.layout import model_name
     from brittle.base.record import Run, say
     from brittle.data.items import subset
+    from brittle.methods.own import file_of
     from brittle.models.find import model_folder
     from brittle.models.load import pick_device
     from brittle.unlearning.search import Searcher, best
@@ -375,7 +377,8 @@ def main(
     outdir = outdir or plan.root / model_name(model) / "search"
     settings = {"methods": names, "trials": trials, "minutes": minutes, "robust": robust}
     settings |= {"target": target, "limits": limits, "max_items": max_items}
-    inputs = [*plan.files(), *questions.values()]
+    own_files = [file for file in map(file_of, names) if file]
+    inputs = [*plan.files(), *questions.values(), *own_files]
     with Run(outdir, inputs, models, seed, settings) as out:
         items = read_questions(questions)
         attack = relearning(items["forget"], seed) if robust else None

@@ -2,6 +2,7 @@
 
     uv run unlearn/unlearn.py --model outputs/models/mini-base --method npo
     uv run unlearn/unlearn.py --model EleutherAI/deep-ignorance-unfiltered --method rmu
+    uv run unlearn/unlearn.py --model M --method path/to/mine.py:Mine     a class of your own
     uv run unlearn/unlearn.py ... --name gentle       two settings of one method side by side
     uv run unlearn/unlearn.py ... --resume            go on from the last checkpoint
 
@@ -22,6 +23,7 @@ import typer
 from brittle.base import command, groups, options
 from brittle.base.errors import UserError
 from brittle.base.knobs import all_knobs, show, values
+from brittle.base.layout import is_method_file, method_label
 from brittle.data.examples import TRAINING, TrainingReading
 from brittle.methods import METHODS, method_class
 from brittle.methods.wrappers import Wrappers
@@ -35,7 +37,9 @@ MaybeFloat = float | None
 @options.spread
 def main(
     model: options.Model,
-    method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")],
+    method: Annotated[
+        str, typer.Option(help=f"One of: {', '.join(METHODS)}; or path/to/mine.py:Mine.")
+    ],
     forget: Annotated[
         MaybePath, typer.Option(help="Forget texts (data/mini/forget.txt or data/forget.txt).")
     ] = None,
@@ -190,7 +194,8 @@ def main(
         **values(rule),
         **values(wrappers),
     }
-    label = f"{method}-{tag}" if tag else method
+    label = method_label(method)
+    label = f"{label}-{tag}" if tag else label
     tracker = tracking.start(wandb, model_name(model), f"{label}-{seed}", about)
     job = Job(
         model=model,
@@ -306,7 +311,8 @@ def named_method(arguments):
     """The method that a command line names; None where it names none that there is."""
     words = [word for argument in arguments for word in argument.split("=", 1)]
     named = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--method"]
-    return named[-1] if named and named[-1] in METHODS else None
+    is_known = bool(named) and (named[-1] in METHODS or is_method_file(named[-1]))
+    return named[-1] if is_known else None
 
 
 def presets_of(method):
@@ -331,8 +337,8 @@ def parser(arguments):
     The --help of one method lists the knobs of that method alone.
     """
     method = named_method(arguments)
-    if method and "--help" in arguments:
-        title, listed = f"Knobs of {method}", [method]
+    if method and ("--help" in arguments or is_method_file(method)):
+        title, listed = f"Knobs of {method_label(method)}", [method]
         epilog = presets_of(method)
     else:
         title, listed = "Knobs of the methods", METHODS
@@ -343,6 +349,14 @@ def parser(arguments):
     return command.with_knobs(with_own, wrappers, "Wrappers, with any method"), epilog
 
 
+def read_flags(arguments):
+    """(`main` with its flags, the end of its --help, the mistake in a method's file or None)."""
+    try:
+        return *parser(arguments), None
+    except UserError as error:
+        return main, None, error
+
+
 if __name__ == "__main__":
-    flags, ending = parser(sys.argv[1:])
-    command.run(flags, HELP_GROUPS, ending)
+    flags, ending, mistake = read_flags(sys.argv[1:])
+    command.run(flags, HELP_GROUPS, ending, mistake)

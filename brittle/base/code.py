@@ -20,6 +20,7 @@ repository are relative to it, so a result stays true when the checkout moves.
     end(before)             it is over, and `before` is what `start` returned
     made_by(script)         the code of this run so far, the script among it
     with watch() as seen    the code of one part of a run: `seen.code()`
+    uses(file)              a file of the user is run: what it imports of brittle is this run's
     use(code)               a kept result is taken: its code belongs to this run, and to the parts
                             of it that are being watched
     older(code)             the files that are not what they were; `why_older` says so in words
@@ -136,6 +137,14 @@ def again(seen):
     So is the code that loaded a model, by every part of the run that asks the model.
     """
     _note(seen.modules)
+
+
+def uses(file):
+    """What the user's `file` imports of brittle at its top belongs to this run.
+
+    The file itself is an input of the run, as data are.
+    """
+    _note(imports(file))
 
 
 def use(code):

@@ -131,9 +131,10 @@ def repeated(app, words):
     return spread
 
 
-def run(main, groups=None, epilog=None):
+def run(main, groups=None, epilog=None, mistake=None):
     """Run `main` as a command. `groups` of its options ({name: names of arguments}) and `epilog`
-    are for its --help.
+    are for its --help. `mistake` is a UserError that was found before: it is said, and nothing
+    runs.
 
     Mistakes print one line to stderr and exit 2, Ctrl-C exits 130, and bugs keep their traceback.
     SIGTERM exits 143 and says nothing: it is how one process of ours ends another.
@@ -146,6 +147,8 @@ def run(main, groups=None, epilog=None):
     record.closing_lines()  # nothing of an earlier command of this process
     try:
         load_env()
+        if mistake:
+            raise mistake
         status = app(repeated(app, sys.argv[1:]), standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
@@ -174,9 +177,16 @@ def run(main, groups=None, epilog=None):
 def with_knobs(main, knobs, group="Knobs of the methods"):
     """Give `main(..., **knobs)` one text option for each knob {name: help}, in one group of --help.
 
-    Knobs that are not set arrive as None. Given twice, knobs of both stand there.
+    Knobs that are not set arrive as None. Given twice, knobs of both stand there. Raises UserError
+    for a knob that is called like an option of `main`.
     """
     signature = inspect.signature(main)
+    for name in knobs:
+        if name in signature.parameters:
+            raise UserError(
+                f"{group}: --{name.replace('_', '-')} is an option of this command already. "
+                "Give the knob another name."
+            )
     fixed = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for parameter in signature.parameters.values()

@@ -154,9 +154,22 @@ def comparison_dir(root, model_a, model_b):
     return Path(root) / f"{model_name(model_a)}__to__{model_name(model_b)}"
 
 
+def is_method_file(method):
+    """Whether a method is named by its file and class, `path/to/mine.py:Mine`."""
+    return method.rpartition(":")[0].endswith(".py") or method.endswith(".py")
+
+
+def method_label(method):
+    """What folders, tables and configuration files call a method.
+
+    It is the name of a method of the list, and the class of one that is named by its file.
+    """
+    return method.rpartition(":")[2] if is_method_file(method) else method
+
+
 def unlearned_dir(root, model, method, tag=""):
     """Where unlearn.py puts the model that `method` makes of `model`."""
-    name = f"{model_name(model)}__{method}"
+    name = f"{model_name(model)}__{method_label(method)}"
     if tag:
         name += f"-{tag}"
     return Path(root) / name / INNER

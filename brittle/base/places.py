@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from brittle.base import code
-from brittle.base.layout import looks_like_folder
+from brittle.base.layout import is_method_file, looks_like_folder
 from brittle.base.record import within_project
 
 MISSING = re.compile(r"not found|no such (folder|file)|no local folder")
@@ -34,6 +34,13 @@ class Standing:
             return None
         is_folder = looks_like_folder(value) or (self.here / value).exists()
         return self.path(value) if is_folder else value
+
+    def method(self, value):
+        """A method's name as it is, the file of one of the user's own as `path` has it."""
+        if value is None or not is_method_file(value):
+            return value
+        file, _, name = value.rpartition(":")
+        return f"{self.path(file)}:{name}" if file else self.path(value)
 
     def preset(self, value):
         """A preset's name as it is, a .toml file as `path` has it."""

@@ -1,7 +1,8 @@
 """The unlearning methods, one file each, and what they share. METHODS lists them by name.
 
 Reading order: base (the protocol), npo (a short example), terms, wrappers, masks, adversary,
-refusals; then sequential/, the one method that is a folder. Modules are loaded when asked for.
+refusals, own (a class in a file of the user); then sequential/, the one method that is a folder.
+Modules are loaded when asked for.
 """
 
 import importlib
@@ -9,6 +10,8 @@ import re
 from typing import NamedTuple
 
 from brittle.base.errors import UserError
+from brittle.base.knobs import listed
+from brittle.base.layout import is_method_file, method_label
 
 METHODS = {
     "ga_simple": "ga_simple:GASimple",
@@ -35,11 +38,40 @@ METHODS = {
 
 
 def method_class(name):
-    """The dataclass of the method called `name`. Raises UserError for an unknown one."""
+    """The dataclass of the method called `name`, also of `path/to/mine.py:Mine`.
+
+    Raises UserError for an unknown one.
+    """
+    if is_method_file(name):
+        from brittle.methods.own import load
+
+        return load(name, METHODS)
     if name not in METHODS:
-        raise UserError(f"no method {name!r}. Methods: {', '.join(METHODS)}.")
+        raise UserError(
+            f"no method {name!r}. Methods: {', '.join(METHODS)}, or path/to/mine.py:Mine."
+        )
     module, _, cls = METHODS[name].partition(":")
     return getattr(importlib.import_module(f"brittle.methods.{module}"), cls)
+
+
+def chosen(text, known=METHODS):
+    """The methods of a text with commas, each once; all of `known` where it is empty.
+
+    Raises UserError for a file of the user that holds no method, and for two of one name: it is
+    their folders' and rows'.
+    """
+    named = list(dict.fromkeys(listed(text))) or list(known)
+    labels = {}
+    for name in named:
+        if is_method_file(name):
+            method_class(name)
+        other = labels.setdefault(method_label(name).casefold(), name)
+        if other != name:
+            raise UserError(
+                f"--methods {other} and {name} have one name, so their results would mix. "
+                "Rename a class."
+            )
+    return named
 
 
 class Description(NamedTuple):

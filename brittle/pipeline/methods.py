@@ -11,8 +11,10 @@ import shlex
 from dataclasses import replace
 
 from brittle.base.errors import UserError
-from brittle.base.layout import FILTER, is_same, unlearned_dir
-from brittle.methods import METHODS, method_class
+from brittle.base.files import changed
+from brittle.base.layout import FILTER, is_method_file, is_same, method_label, unlearned_dir
+from brittle.base.record import of_record
+from brittle.methods import METHODS, method_class, own
 from brittle.pipeline import steps
 
 UNTRAINED = (FILTER,)  # what hooks/ makes; their rows stand at the end of every table
@@ -32,8 +34,9 @@ def check_trained(name):
             f"--method {FILTER}: hooks/ makes it, the pipeline does not. "
             "Give the baked model with --unlearned."
         )
-    if name not in METHODS:
-        raise UserError(f"--method {name}: choose {', '.join(METHODS)}.")
+    if name not in METHODS and not is_method_file(name):
+        raise UserError(f"--method {name}: choose {', '.join(METHODS)}, or path/to/mine.py:Mine.")
+    method_class(name)
 
 
 def making(study, rows, name):
@@ -88,12 +91,36 @@ def _filter_chain(study, task):
 
 
 def found_models(root, base, names):
-    """({method: model folder}, methods without a model) of `names`, for the model `base`."""
-    folders = {name: unlearned_dir(root, base, name) for name in names}
-    models = {
-        name: str(folder) for name, folder in folders.items() if (folder / "config.json").is_file()
-    }
-    return models, [name for name in names if name not in models]
+    """({label of a method: model folder}, methods without a model) of `names`, for `base`.
+
+    Raises UserError for a model of a file of the user that is not what it was.
+    """
+    models, absent = {}, []
+    for name in names:
+        folder = unlearned_dir(root, base, name)
+        if (folder / "config.json").is_file():
+            check_own_file(folder, name)
+            models[method_label(name)] = str(folder)
+        else:
+            absent.append(name)
+    return models, absent
+
+
+def check_own_file(folder, name):
+    """Raise UserError where the model in `folder` was not made by the user's file as it is now."""
+    file = own.file_of(name)
+    if file is None:
+        return
+    try:
+        record = json.loads((folder / "training_history.run.json").read_text(encoding="utf-8"))
+        made_by = [was for path, was in record["inputs"].items() if is_same(of_record(path), file)]
+    except (OSError, ValueError, KeyError, TypeError):
+        made_by = []
+    if not made_by or changed(file, made_by[0]):
+        raise UserError(
+            f"{folder} was not made by {file} as it is now. Make it again: the same unlearn.py "
+            f"command, or unlearn/create_all.py --methods {name}."
+        )
 
 
 def how_to_make(root, base, names=(), filtered=None, data=None, *, attack=True):
@@ -144,7 +171,7 @@ def outcome(root, base, name):
     record = json.loads(path.read_text(encoding="utf-8"))
     after = record["settings"]["accuracy"]["after"]
     return {
-        "method": name,
+        "method": method_label(name),
         **{f"{split}_accuracy": after.get(split) for split in ("forget", "retain", "general")},
         "steps": record["rows"]["training_history.csv"],
         "seconds": record["seconds"],

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from brittle.base.layout import looks_like_folder
+from brittle.base.layout import looks_like_folder, method_label
 
 CARD = """---
 {base}library_name: transformers
@@ -10,7 +10,7 @@ tags: [unlearning, {method}]
 ---
 # {name} after `{method}`
 
-Made from `{name}` by `{method}` ({module}.py).
+Made from `{name}` by `{method}` ({file}).
 Lower forget accuracy alone does not say that knowledge is gone: attack it (eval/tamper.py) before relying on it.
 
 | measure | before | after |
@@ -68,11 +68,12 @@ def model_card(job, training, about, result):
     # the hub takes a card only where base_model is a model of its own
     is_local = looks_like_folder(job.model) or Path(job.model).is_dir()
     knobs = {f"`--{name.replace('_', '-')}`": value for name, value in about["knobs"].items()}
+    made_of = [*job.method_files, f"{type(job.rule).__module__.replace('.', '/')}.py"][0]
     return CARD.format(
         base="" if is_local else f"base_model: {job.model}\n",
-        method=job.method,
+        method=method_label(job.method),
         name=public_name(job.model),
-        module=type(job.rule).__module__.replace(".", "/"),
+        file=public_name(made_of),
         measures=measure_rows(result),
         notes="".join(f"\nNote: {note}\n" for note in result.notes),
         knobs=table_rows(knobs),

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from brittle.base.errors import UserError
 from brittle.base.knobs import build, resolve_blocks
-from brittle.base.layout import unlearned_dir
+from brittle.base.layout import method_label, unlearned_dir
 from brittle.data.examples import TRAINING, TrainingReading
-from brittle.methods import method_class
+from brittle.methods import method_class, own
 from brittle.methods.base import Method
 from brittle.methods.wrappers import Wrappers
 from brittle.models.architectures import size
@@ -84,6 +84,12 @@ class Job:
     def best(self):
         return self.folder.parent / "best"
 
+    @property
+    def method_files(self):
+        """The file of a method of one's own: [path], or none."""
+        file = own.file_of(self.method)
+        return [] if file is None else [file]
+
     def data_files(self):
         """The files whose texts are trained on."""
         from brittle.data.items import text_files
@@ -139,7 +145,7 @@ def read_defaults(path, name, method, config=""):
     if name not in table:
         raise UserError(f"--preset {name}: choose auto, {', '.join(table)}.")
     merged = {key: value for key, value in table[name].items() if not isinstance(value, dict)}
-    merged |= table[name].get(method, {})
+    merged |= table[name].get(method_label(method), {})
     if config:
         if config not in configs:
             raise UserError(f"--config-preset {config}: choose {', '.join(configs)}.")
@@ -176,6 +182,7 @@ def read_own(path, method):
     except ValueError as error:
         raise UserError(f"--config {path} is no TOML: {error}.") from None
     named = [name for name, table in tables.items() if isinstance(table, dict)]
+    method = method_label(method)
     if method not in named:
         raise UserError(
             f"--config {path} has no table [{method}]; it has {', '.join(named) or 'none'}."

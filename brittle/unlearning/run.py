@@ -133,7 +133,7 @@ def run(job, device, *, resume=False, trust_remote_code=False):
     for line in notes_before(job):
         print(line, file=sys.stderr)
     print(space_note(job), flush=True)
-    inputs = [*job.data_files(), *questions.values(), *job.default_files]
+    inputs = [*job.data_files(), *questions.values(), *job.default_files, *job.method_files]
     # opened before the training: a folder that cannot be written is found now, and the inputs'
     # hashes are of what is read
     with Run(job.folder, inputs, {"model": str(job.model_folder)}, job.seed, whole=True) as out:
@@ -334,6 +334,7 @@ class Training:
 
         return {
             "method": job.method,
+            "method_file": hashes(job.method_files),
             "knobs": values(job.rule),
             "wrappers": values(job.wrappers),
             "reading": asdict(job.reading),
@@ -385,6 +386,7 @@ class Training:
         training = {k: v for k, v in vars(self.settings).items() if k != "save_every"}
         out.settings = {
             "knobs": about["knobs"],
+            **({"method_file": about["method_file"]} if about["method_file"] else {}),
             "wrappers": about["wrappers"],
             "reading": about["reading"],
             "accuracy": {"before": result.before, "after": result.after},

@@ -80,6 +80,12 @@ def write_tofu(folder, jsonl):
         jsonl(folder / f"{name}_perturbed.json", list(rows(name, 1))[:6])
 
 
+def own_method():
+    """The method of the cookbook's recipe."""
+    text = (ROOT / "docs/cookbook.md").read_text(encoding="utf-8")
+    return re.search(r"^```python\n(.*?)^```", text, re.M | re.S)[1]
+
+
 @pytest.fixture
 def clone(family, knowing, brief, tmp_path, monkeypatch, jsonl):
     """The working folder: like the repository after a first run, with a user's own files."""
@@ -102,6 +108,7 @@ def clone(family, knowing, brief, tmp_path, monkeypatch, jsonl):
     jsonl(tmp_path / "other.jsonl", [{"text": line} for line in lines])
     (tmp_path / "my_prompts.txt").write_text("The habitat of Mazafi is\nThe diet of Mazafi is\n")
     write_tofu(tmp_path / "my_tofu", jsonl)
+    (tmp_path / "my_method.py").write_text(own_method(), encoding="utf-8")
     make_chat_model("qwen").save_pretrained(tmp_path / "my_chat_model")
     make_chat_tokenizer("qwen").save_pretrained(tmp_path / "my_chat_model")
     for name, thing in (("my_chats", "person"), ("my_chats_to_keep", "town")):

@@ -8,6 +8,7 @@ import typer
 
 from brittle.base import command as command_module
 from brittle.base import knobs
+from brittle.base.layout import is_method_file
 from support.places import ROOT
 
 # shell scripts hand their arguments to a Python script
@@ -78,11 +79,16 @@ def parse(script, arguments):
 
 
 def _check_knobs(values):
-    """Build the method and the wrappers from a call's knobs, as unlearn.py does."""
+    """Build the method and the wrappers from a call's knobs, as unlearn.py does.
+
+    The file of a method of the reader's own is not here; tests/house/test_cookbook.py runs one.
+    """
     from brittle.methods import METHODS, method_class
     from brittle.methods.wrappers import Wrappers
 
     method = values["method"]
+    if is_method_file(method):
+        return
     of_methods = knobs.all_knobs({name: method_class(name) for name in METHODS})
     of_wrappers = knobs.knobs(Wrappers)
     given = {key: value for key, value in values.items() if value is not None}
