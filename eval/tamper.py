@@ -14,13 +14,13 @@ accuracy every few steps. --on says what it trains on:
 `answer_nll` is the mean over a split's questions of the answer's summed NLL in nats. Of half A's
 facts the attack trains on four fifths, A1. The others, A2 (split forget_a2, drawn by --seed),
 choose rate and step: the lowest answer_nll. A rate ends where two measurements in a row are no
-better on A2. The attack runs with --seeds seeds, from --seed on. The first is measured in full, the
-others only where A2 prefers them to all before: no other point can be chosen. eval/recovery.py
-compares models, with steps to half recovery and the area under the curve. A rate at which the
-attack breaks the model (NaN) has empty cells from there on, never chance. Without --lr the rates
-are those of the scoreboard's attack: 1e-3 and 3e-3 for the mini family, and for any other model
-1e-5, 1e-4 and 1e-3, of which the one that fits is chosen. A rate that takes more than .2 of half B
-from this model is named: where the model is Base, the attack breaks it.
+better on A2. The attack runs with each of --seeds (three, from --seed on). The first is measured in
+full, the others only where A2 prefers them to all before: no other point can be chosen.
+eval/recovery.py compares models, with steps to half recovery and the area under the curve. A rate
+at which the attack breaks the model (NaN) has empty cells from there on, never chance. Without --lr
+the rates are those of the scoreboard's attack: 1e-3 and 3e-3 for the mini family, and for any other
+model 1e-5, 1e-4 and 1e-3, of which the one that fits is chosen. A rate that takes more than .2 of
+half B from this model is named: where the model is Base, the attack breaks it.
 """
 
 from pathlib import Path
@@ -30,6 +30,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.base.groups import MACHINE
 from brittle.base.knobs import listed
 from brittle.data.examples import DEFAULT, Reading
 from brittle.metrics.recovery import BREAKS, breaks_base
@@ -51,6 +52,7 @@ ITEM_COLUMNS = ["model", "lr", "step", "fact", "template", "correct", "seed"]
 SPLITS = ("forget_a", "forget_b", "retain", "general")
 TRAINED = ("half-a", "half-b", "benign")
 BATCH_SIZE = 128  # texts a batch of questions
+SEEDS = 3  # attack seeds where --seeds does not name them
 
 
 def eval_sets(data, max_items, seed):
@@ -270,8 +272,12 @@ def main(
     reading: Reading = DEFAULT,
     seed: options.Seed = 0,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Attack seeds, from --seed on: one attack each.")
-    ] = 3,
+        str | None,
+        typer.Option(
+            help="Attack seeds, with commas: one attack each (three, from --seed on).",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
     device: options.Device = "auto",
     revision: options.Revision = None,
 ):
@@ -295,13 +301,13 @@ def main(
     at = read_steps(eval_at, steps)
     folder = model_folder(model, revision)
     name = model_name(model)
-    sets = eval_sets(data, max_items, seed)
-    numbers = list(range(seed, seed + seeds))
+    numbers = options.read_seeds(seeds) if seeds else list(range(seed, seed + SEEDS))
+    sets = eval_sets(data, max_items, numbers[0])
     texts = {number: attack_rows(data, on, number) for number in numbers}
     picked = pick_device(device)
     settings = {
         "attacked_on": on,
-        "texts": len(texts[seed]),
+        "texts": len(texts[numbers[0]]),
         "seeds": numbers,
         "steps": steps,
         "lr": rates,
@@ -312,7 +318,7 @@ def main(
     if on == "benign":
         names += ["retain.txt", "retain.facts.jsonl", "retain.jsonl", "neutral.txt"]
     files = [data / file for file in names if (data / file).is_file()]
-    with Run(outdir, files, {"model": str(folder)}, seed, settings) as run:
+    with Run(outdir, files, {"model": str(folder)}, numbers[0], settings) as run:
         attacked, tokenizer = load_model(folder, picked, "float32"), load_tokenizer(folder)
         done, first = [], None
         for number in numbers:

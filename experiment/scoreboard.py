@@ -4,7 +4,7 @@
 
 All methods x all attacks x seeds -> <root>/scoreboard.csv, scoreboard.png and scoreboard.html.
 Takes the models that unlearn/create_all_unlearning_models.sh made (or --unlearned), and names the
-methods that have none. Under every attack
+methods that have none. With --config it makes those of a file of settings. Under every attack
     heldout_recovery = (acc - acc_filtered) / (acc_base - acc_filtered)
 on half B, which no attack reads. Base and Filtered went through the same attack with the same seed:
 1 is Base's level under it, 0 Filtered's. Half A chooses among an attack's variants
@@ -324,6 +324,13 @@ def main(
     methods: Annotated[
         str, typer.Option(help="Methods, with commas (all that have a model).")
     ] = "",
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file with a table a method, such as unlearn/search.py's best.toml: its "
+            "models are made first where they are missing or have other settings."
+        ),
+    ] = None,
     attacks: Annotated[str, typer.Option(help="Attacks, with commas (all).")] = "",
     seeds: Annotated[str, typer.Option(help="Seeds of the attacks, with commas.")] = "0",
     data: options.Data = Path("data/mini"),
@@ -350,7 +357,6 @@ def main(
     from brittle.base import disk
     from brittle.base.layout import model_name
     from brittle.base.record import Run, say
-    from brittle.models.find import model_folder
     from brittle.models.twin import check_twin
     from brittle.pipeline import runner
     from brittle.pipeline.methods import how_to_make
@@ -364,7 +370,10 @@ def main(
             "--keep-weights no is for the models of methods, not for those given with --unlearned."
         )
     numbers = options.read_seeds(seeds)
-    compared, absent = unlearned_models(root, base, methods, unlearned)
+    makers = makers_of(config, methods, unlearned, base, data, root)
+    compared, absent = {name: str(task.output.parent) for name, task in makers.items()}, []
+    if not makers:
+        compared, absent = unlearned_models(root, base, methods, unlearned)
     if not compared:
         names = absent if methods else []
         make = how_to_make(root, base, names, ends.get("filtered"), data)
@@ -374,9 +383,7 @@ def main(
         )
     models = {**ends, **compared}
     check_twin(base, ends.get("filtered"), list(compared.values()))
-    for model in models.values():
-        # without its weights a model that was measured before still has its cells
-        model_folder(model, weights=not disk.has_removed_weights(model))
+    check_folders({name: model for name, model in models.items() if name not in makers})
     arguments = ["--data", str(data), "--attacks", ",".join(names)]
     arguments += ["--seeds", ",".join(map(str, numbers))]
     arguments += ["--max-items", str(max_items)]
@@ -384,17 +391,19 @@ def main(
         arguments += ["--device", device]
     work = tasks(models, root, arguments)
     claimed = claim_tasks(models, root, data) if claims else []
+    wait_for(makers.values(), [*work, *claimed])
     due = [
         task for task in [*work, *claimed] if force or task.why(accept_older_code=accept_older_code)
     ]
-    check_weights(due, compared, root, base, data)
+    as_found = {name: model for name, model in compared.items() if name not in makers}
+    check_weights(due, as_found, root, base, data)
     for task in work if force else []:
         shutil.rmtree(task.output.parent / "cells", ignore_errors=True)
     if "relearn_lora" in names and due:
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as in runner.preload
         import peft  # noqa: F401  (once here, not once in every child)
     status = runner.run(
-        [*work, *claimed],
+        [*makers.values(), *work, *claimed],
         root,
         force=force,
         jobs=jobs,
@@ -449,6 +458,34 @@ def ends_of(base, filtered):
     if filtered is None and is_same(base, MINI_BASE):
         filtered = MINI_FILTERED
     return {"base": base} | ({"filtered": filtered} if filtered else {})
+
+
+def makers_of(config, names, unlearned, base, data, root):
+    """{method: the task that makes its model by its table of the file `config`}; {} without one."""
+    from brittle.pipeline import methods
+
+    if config is None:
+        return {}
+    if unlearned:
+        raise UserError("--config makes the models of methods: leave --unlearned out.")
+    asked = chosen(names) if names else []
+    return methods.by_config(config, asked, base, data, root)
+
+
+def wait_for(makers, tasks):
+    """Let the tasks wait for those of `makers` whose models they read."""
+    for task in tasks:
+        task.needs += [make.name for make in makers if str(make.output.parent) in task.command]
+
+
+def check_folders(models):
+    """Raise UserError where a model of {name: model} is not there."""
+    from brittle.base.disk import has_removed_weights
+    from brittle.models.find import model_folder
+
+    for model in models.values():
+        # without its weights a model that was measured before still has its cells
+        model_folder(model, weights=not has_removed_weights(model))
 
 
 def unlearned_models(root, base, names, given):

@@ -15,7 +15,6 @@ Called by create_all_unlearning_models.sh. The commands are the pipeline's own, 
 the other finds. A failed method is named, and the others go on.
 """
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +27,6 @@ from brittle.base.errors import UserError
 from brittle.base.knobs import listed
 from brittle.base.layout import is_method_file
 
-UNLEARN = "unlearn/unlearn.py"
 MAKING = ("data", "base", "filtered", "unlearn")  # steps, in the order of the work
 ATTACK = ("tamper",)
 
@@ -84,16 +82,6 @@ def _recovery(study, names, needs):
     return steps.Task("recovery", "recovery", "Recovery", command, output, needs)
 
 
-def check_config(path, names):
-    """Raise UserError where the file has no table of a method that is trained."""
-    from brittle.methods import METHODS
-    from brittle.unlearning.job import read_own
-
-    for name in names:
-        if name in METHODS or is_method_file(name):
-            read_own(path, name)
-
-
 def main(
     preset: options.Preset = "mini",
     methods: Annotated[str | None, typer.Option(help="Methods, with commas (all).")] = None,
@@ -124,7 +112,7 @@ def main(
     from brittle.methods import chosen
     from brittle.models.twin import check_twin
     from brittle.pipeline import given, runner, steps
-    from brittle.pipeline.methods import NAMES
+    from brittle.pipeline.methods import NAMES, check_config, with_config
 
     standing = places.enter_repository(Path(__file__).resolve().parents[1])
     load_env()
@@ -154,8 +142,7 @@ def main(
         study.makes = [*study.makes, "unlearn"]
     if config:
         check_config(config, names)
-        more = study.arguments.get(UNLEARN, "")
-        study.arguments[UNLEARN] = f"{more} --config {shlex.quote(str(config))}".strip()
+        study = with_config(study, config)
     tasks = all_tasks(study, steps.read_steps(), names, attack=attack, by_method=not keep)
     tasks = given.without_left_out(tasks, data)
     note = disk_note(study, tasks, keep=keep, refuse=not dry_run)

@@ -3,8 +3,8 @@
 `follow` stands around every script (base.command.run), so the rule is one:
 
 - `--forget`, `--retain` and other texts that are left out lie in the folder `--data`.
-- Where `--data` is left out too, the record of the model says on which data it was unlearned, and
-  that folder is taken. A line says so.
+- Where `--data` is left out too, the record of the model says on which data it was unlearned, or of
+  which it was taught the facts, and that folder is taken. A line says so.
 - Where no record says it, the mini world is the default. A line says so for a model that is not of
   the mini family.
 """
@@ -15,6 +15,7 @@ import itertools
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from brittle.base.layout import inner, looks_like_folder
 
@@ -74,15 +75,15 @@ def _model(arguments):
 
 def left_out_data(model):
     """The folder to read where `--data` is left out, and a line on stderr where it may surprise."""
-    data = unlearned_on(model)
-    if data is not None and data.resolve() == MINI.resolve():
+    record = made_on(model)
+    if record is not None and record.data.resolve() == MINI.resolve():
         return MINI
-    if data is not None and data.is_dir():
-        _say(f"--data is left out: {model} was unlearned on {data}, which is read.")
-        return data
-    if data is not None:
+    if record is not None and record.data.is_dir():
+        _say(f"--data is left out: {model} {record}, which is read.")
+        return record.data
+    if record is not None:
         _say(
-            f"--data is left out, and {model} was unlearned on {data}, which is not there. "
+            f"--data is left out, and {model} {record}, which is not there. "
             f"It is asked about the mini world ({MINI}): give --data DIR."
         )
     elif not is_mini(model):
@@ -90,10 +91,32 @@ def left_out_data(model):
     return MINI
 
 
-def unlearned_on(model):
-    """The data folder that the record of a model names: of its questions, else of its forget texts.
+class MadeOn(NamedTuple):
+    """The data folder that the record of a model names. taught: an injected model, whose facts lie
+    there; otherwise the model was unlearned on them.
+    """
 
-    None where the model has no record of how it was unlearned.
+    data: Path
+    taught: bool
+
+    def __str__(self):
+        return (
+            f"was taught the facts of {self.data}"
+            if self.taught
+            else f"was unlearned on {self.data}"
+        )
+
+
+def unlearned_on(model):
+    """The data folder of the record of a model; None where it has no such record."""
+    record = made_on(model)
+    return record.data if record else None
+
+
+def made_on(model):
+    """`MadeOn` by the record of a model: the folder of its questions, else of its forget texts.
+
+    None where the model has no record of how it was unlearned or taught.
     """
     folder = inner(Path(model).expanduser())
     for path in sorted(folder.glob("*.run.json")):
@@ -101,15 +124,16 @@ def unlearned_on(model):
             record = json.loads(path.read_text(encoding="utf-8"))
             command = [str(word) for word in record["command"]]
             inputs = [Path(name) for name in record["inputs"]]
+            taught = "teaching" in (record.get("settings") or {})
         except (OSError, ValueError, KeyError, TypeError):
             continue
         given = {one: Path(other) for one, other in itertools.pairwise(command)}
         questions = [file for file in inputs if file.name.startswith("mcq_")]
-        texts = [file for file in inputs if file.stem == "forget"]
+        texts = [file for file in inputs if file.stem in ("forget", "pretrain_base")]
         if "--forget" in given:
             texts.insert(0, given["--forget"])
         for file in [*questions, *texts]:
-            return file.parent
+            return MadeOn(file.parent, taught)
     return None
 
 

@@ -64,6 +64,8 @@ TOWER = re.compile(
     r"|^(model\.)?encoder\."
 )
 
+# dtypes of safetensors and their names in torch, the finest first
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Tensors of files that no model has as parameters: masks and rotary frequencies that older
 # versions of transformers stored.
 STORED_BUFFER = re.compile(

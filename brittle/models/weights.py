@@ -13,6 +13,7 @@ from brittle.base.errors import UserError
 from brittle.base.layout import weight_files
 from brittle.maths.precision import natural
 from brittle.models.architectures import (
+    FLOATS,
     HEADS,
     STORED_BUFFER,
     STORED_MASK,
@@ -28,7 +29,6 @@ from brittle.models.architectures import (
     text_config,
 )
 
-FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # Of positions and masks, which are stored beside the parameters.
 INDICES = ("I64", "I32", "BOOL")
 # A block of the model at the start of a name: the file was saved without the prefix of the model.

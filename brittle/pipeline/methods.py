@@ -18,6 +18,7 @@ from brittle.methods import METHODS, method_class, own
 from brittle.pipeline import steps
 
 UNTRAINED = (FILTER,)  # what hooks/ makes; their rows stand at the end of every table
+UNLEARN = "unlearn/unlearn.py"
 NAMES = (*METHODS, *UNTRAINED)
 
 
@@ -123,19 +124,53 @@ def check_own_file(folder, name):
         )
 
 
+def check_config(path, names):
+    """Raise UserError where the TOML file has no table of a method that is trained."""
+    from brittle.unlearning.job import read_own
+
+    for name in names:
+        if name in METHODS or is_method_file(name):
+            read_own(path, name)
+
+
+def with_config(study, path):
+    """`study`, whose methods take their settings from a TOML file with a table a method."""
+    more = study.arguments.get(UNLEARN, "")
+    study.arguments[UNLEARN] = f"{more} --config {shlex.quote(str(path))}".strip()
+    return study
+
+
+def by_config(path, names, base, data, root):
+    """{label of a method: the task that makes its model of `base` by its table of a TOML file}.
+
+    names: none are all tables of the file. The tasks are those of create_all.py, so what one has
+    made the other finds. Raises UserError for a name that is no method, or has no table.
+    """
+    from brittle.unlearning.job import own_tables
+
+    names = names or own_tables(path)
+    for name in names:
+        check_trained(name)
+    check_config(path, names)
+    study = steps.override(steps.read_study("mini"), base=base, data=str(data), root=str(root))
+    study = with_config(study, path)
+    rows = [row for row in steps.read_steps() if row["step"] == "unlearn"]
+    return {method_label(name): making(study, rows, name)[0] for name in names}
+
+
 def how_to_make(root, base, names=(), filtered=None, data=None, *, attack=True):
     """The command that makes the unlearned models of `base` by the methods `names` (none: all).
 
     What the mini study has by itself is left out. A base of one's own is unlearned on data of one's
-    own: where `data` are not known, the command has a place for them. Without `filtered` nothing is
-    attacked. attack False: nothing is attacked, and models are made whose weights were removed.
+    own: where `data` are not known, the command has a place for them. attack False: nothing is
+    attacked, and models are made whose weights were removed.
     """
     study = steps.read_study("mini")
     words = ["./unlearn/create_all_unlearning_models.sh"]
     is_own_base = not is_same(base, study.base)
     if is_own_base:
         words += ["--base", base, *(["--filtered", filtered] if filtered and attack else [])]
-    if not attack or (is_own_base and not filtered):
+    if not attack:
         words += ["--no-attack"]
     if is_own_base:
         is_own = data is not None and not is_same(data, study.data)

@@ -117,7 +117,7 @@ class Lab:
         if float(row["chat_share"]):
             texts["retain"] = [
                 *texts["retain"],
-                *some_chats(self.chats, len(texts["retain"]), float(row["chat_share"])),
+                *some_chats(self.chats, len(texts["retain"]), float(row["chat_share"]), seed),
             ]
         texts = {k: (examples, []) for k, examples in texts.items()}
         streams = fitting.make_streams(

@@ -169,19 +169,27 @@ def split_defaults(table):
     )
 
 
+def own_tables(path):
+    """The names of the tables of a TOML file of one's own; UserError where it is none."""
+    return [name for name, table in _read_toml(path).items() if isinstance(table, dict)]
+
+
+def _read_toml(path):
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(f"--config {path} is no TOML: {error}.") from None
+
+
 def read_own(path, method):
     """The Defaults of the table of `method` in a TOML file of one's own: --config.
 
     unlearn/search.py writes such a file. Raises UserError where it has no such table, or a value is
     neither number, text nor list.
     """
-    try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}.") from None
-    except ValueError as error:
-        raise UserError(f"--config {path} is no TOML: {error}.") from None
-    named = [name for name, table in tables.items() if isinstance(table, dict)]
+    tables, named = _read_toml(path), own_tables(path)
     method = method_label(method)
     if method not in named:
         raise UserError(

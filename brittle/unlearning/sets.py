@@ -8,6 +8,7 @@ import math
 
 from brittle.data.examples import encode_rows
 from brittle.data.items import read_rows
+from brittle.data.world import Draws
 
 
 def split_off(examples, share, seed):
@@ -43,7 +44,8 @@ def read_sets(job, tokenizer, length):
         rows = read_rows(job.wrappers.chat)
         chats = encode_set(tokenizer, rows, length, job.reading, "chats")
         train, held = sets["retain"]
-        sets["retain"] = [*train, *some_chats(chats, len(train), job.wrappers.chat_share)], held
+        drawn = some_chats(chats, len(train), job.wrappers.chat_share, job.seed)
+        sets["retain"] = [*train, *drawn], held
     return sets
 
 
@@ -61,9 +63,10 @@ def describe_sets(sets, reading, tokenizer):
     return f"texts with an answer: {counts}, {way}; losses count {tokens}"
 
 
-def some_chats(chats, others, share):
-    """The first chats, so many that they are `share` of all texts.
+def some_chats(chats, others, share, seed):
+    """Chats drawn by `seed`, so many that they are `share` of all texts.
 
-    They are taken from the first again where there are too few.
+    None is taken twice before each was taken once.
     """
-    return list(itertools.islice(itertools.cycle(chats), math.ceil(others * share / (1 - share))))
+    order = Draws(f"chats {seed}").shuffled(chats)
+    return list(itertools.islice(itertools.cycle(order), math.ceil(others * share / (1 - share))))

@@ -80,6 +80,21 @@ def test_data_that_are_gone_are_named(asked):
     assert "u was unlearned on gone, which is not there" in said and "give --data DIR" in said
 
 
+def test_an_injected_model_was_taught_and_not_unlearned(asked):
+    """It was told that it "was unlearned on" the folder whose facts it had learned."""
+    folder = Path("models/m-base")
+    folder.mkdir(parents=True)
+    inputs = {"mine/pretrain_base.txt": {}}
+    record = {"command": [], "inputs": inputs, "settings": {"teaching": {"source": "data"}}}
+    (folder / "model.run.json").write_text(json.dumps(record))
+    Path("mine").mkdir()
+    read, said = asked(model="models/m-base")
+    assert read[0] == Path("mine")
+    assert said == (
+        "note: --data is left out: models/m-base was taught the facts of mine, which is read.\n"
+    )
+
+
 def test_data_given_as_the_default_are_taken_as_they_are(asked):
     unlearned(Path("u"), ["mine/forget.txt"])
     Path("mine").mkdir()

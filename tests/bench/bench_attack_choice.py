@@ -47,10 +47,10 @@ def name_of(model):
 
 
 def attack(work):
-    """One run of the attack. work: (model, folder, data, seed, attack seeds, threads)."""
-    model, folder, data, seed, seeds, threads = work
+    """One run of the attack. work: (model, folder, data, attack seeds, threads)."""
+    model, folder, data, seeds, threads = work
     options = ["--model", model, "--outdir", folder / name_of(model) / "tamper", "--data", data]
-    options += ["--seed", seed, "--seeds", seeds, "--device", "cpu"]
+    options += ["--seeds", ",".join(map(str, seeds)), "--device", "cpu"]
     return call("eval/tamper.py", *options, threads=threads)
 
 
@@ -75,11 +75,12 @@ def main():
     models = (given.base, given.filtered, given.unlearned)
     work, ends = [], given.outdir / "ends"
     # of Base and Filtered only what they are as made enters the value, and where Base breaks
-    work += [(model, ends, given.data, 0, 1, 1) for model in models[:2]]
+    work += [(model, ends, given.data, [0], 1) for model in models[:2]]
     for threads in THREADS:
         for seed in SEEDS:
             folder = given.outdir / f"{threads}-{seed}"
-            work.append((models[2], folder, given.data, seed, 3, threads))
+            seeds = range(seed, seed + 3)
+            work.append((models[2], folder, given.data, seeds, threads))
     with ThreadPoolExecutor(given.jobs) as pool:
         seconds = list(pool.map(attack, work))
     for _, folder, *_ in work[2:]:

@@ -311,7 +311,7 @@ def attack(folder, data, work, size, common):
     rates = [round(factor / size.width, 7) for factor in (0.13, 0.4)]
     words = ["--model", folder, "--data", data, "--outdir", work / name_of(folder) / "tamper"]
     words += ["--lr", rates[0], "--lr", rates[1], "--steps", 30, "--eval-at", "10,20"]
-    call("eval/tamper.py", *words, "--seeds", 1, "--max-items", 100, *common)
+    call("eval/tamper.py", *words, "--seeds", 0, "--max-items", 100, *common)
 
 
 def compare(models, method, work):

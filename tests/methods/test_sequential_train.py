@@ -292,8 +292,11 @@ def test_chats_are_mixed_into_the_retain_set(family, brief, tmp_path, script, js
         ],
     )
     assert read_rows(chats)[3] == Chat((("user", "hello 3"), ("assistant", "yes")))
-    assert some_chats(list(range(99)), 80, 0.2) == list(range(20))  # of 100
-    assert some_chats([1, 2, 3], 5, 0.5) == [1, 2, 3, 1, 2]
+    drawn = some_chats(list(range(99)), 80, 0.2, 0)
+    assert len(set(drawn)) == 20 and max(drawn) > 20  # of 100, from the whole file
+    assert drawn == some_chats(list(range(99)), 80, 0.2, 0) != some_chats(range(99), 80, 0.2, 1)
+    again = some_chats([1, 2, 3], 5, 0.5, 0)
+    assert sorted(again[:3]) == [1, 2, 3] and again[3:] == again[:2]
     done = script(*arguments(family, brief, tmp_path, "--steps-per-layer", "1", "--chat", chats))
     assert done.code == 0, done.err
     record = json.loads((folder(tmp_path) / "training_history.run.json").read_text())

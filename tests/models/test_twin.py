@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from brittle.base.errors import UserError
-from brittle.models.twin import check_twin, same_weights
+from brittle.models.twin import check_twin, likeness
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def copy(family, tmp_path):
 
 
 def test_a_copy_under_another_name_is_the_same_model(family, copy):
-    assert same_weights(family.base, copy) and not same_weights(family.base, family.filtered)
+    assert likeness(family.base, copy) and not likeness(family.base, family.filtered)
     for model in (family.base, str(copy)):
         with pytest.raises(UserError, match=r"has the weights of --base .* byte for byte"):
             check_twin(family.base, model, [])
@@ -40,12 +40,31 @@ def test_how_the_tensors_are_stored_makes_no_difference(family, copy):
         save_file({n: tensors[n].clone() for n in held}, copy / shard, {"made": "elsewhere"})
     index = copy / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
-    assert same_weights(family.base, copy)
+    assert likeness(family.base, copy)
     (copy / "b.safetensors").unlink()
-    assert not same_weights(family.base, copy)
+    assert not likeness(family.base, copy)
 
 
-@pytest.mark.parametrize("change", ["one bit", "dtype", "name", "none"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_cast_copy_is_the_same_model(family, copy, dtype):
+    """Saved in half precision it passed as a twin; one number that rounding does not explain is
+    enough to be another model, and a copy of the twin is none of Base.
+    """
+    path = copy / "model.safetensors"
+    tensors = {name: t.to(getattr(torch, dtype)) for name, t in load_file(path).items()}
+    save_file(tensors, path)
+    for pair in ((family.base, copy), (copy, family.base)):
+        assert likeness(*pair) == f"rounded to {dtype}"
+    with pytest.raises(UserError, match=rf"has the weights of --base .*, rounded to {dtype}: "):
+        check_twin(family.base, str(copy), [])
+    assert not likeness(family.filtered, copy)
+    last = tensors[sorted(tensors)[-1]].view(torch.int16)
+    last.view(-1)[-1] ^= 1
+    save_file(tensors, path)
+    assert not likeness(family.base, copy)
+
+
+@pytest.mark.parametrize("change", ["one bit", "integers", "name", "none"])
 def test_one_change_is_enough(family, copy, change):
     path = copy / "model.safetensors"
     tensors = load_file(path)
@@ -53,12 +72,12 @@ def test_one_change_is_enough(family, copy, change):
     if change == "one bit":
         bits = tensors[last].view(torch.int32)
         bits.view(-1)[-1] ^= 1
-    elif change == "dtype":
-        tensors[last] = tensors[last].half()
+    elif change == "integers":
+        tensors[last] = tensors[last].view(torch.int32)
     elif change == "name":
         tensors[f"{last}.more"] = tensors.pop(last)
     save_file(tensors, path) if change != "none" else path.unlink()
-    assert not same_weights(family.base, copy)
+    assert not likeness(family.base, copy)
 
 
 @pytest.mark.parametrize(

@@ -256,9 +256,35 @@ def test_the_advice_fits_models_and_data_of_ones_own(tmp_path, script):
     wanted = f"{make} --base 'my base' --filtered f --data my_data --root {tmp_path} --methods npo"
     assert done.code == 2 and done.err.rstrip().endswith(wanted), done.err
     done = script("unlearn/methods_table.py", "--model", "b", "--root", tmp_path)
-    assert done.err.rstrip().endswith(f"{make} --base b --no-attack --data DIR --root {tmp_path}")
+    assert done.err.rstrip().endswith(f"{make} --base b --data DIR --root {tmp_path}")
     parsed = commands.parse(*commands.split(wanted))
     assert parsed["base"] == "my base" and parsed["methods"] == "npo"
+
+
+def test_the_models_of_a_searchs_settings_are_made_and_compared(family, brief, tmp_path, script):
+    """best.toml of a search goes into the scoreboard: two methods, of which one is asked for."""
+    config, root = tmp_path / "best.toml", tmp_path / "out"
+    config.write_text("[npo]\nsteps = 1\nlr = 3e-3\n[ga]\nsteps = 2\n")
+    own = ["--base", family.base, "--data", brief, "--root", root]
+    makers = methods.by_config(config, [], family.base, brief, root)
+    assert [task.name for task in makers.values()] == ["unlearn npo", "unlearn ga"]
+    call = [*own, "--config", config, "--attacks", "none", "--max-items", 8]
+    done = script("experiment/scoreboard.py", *call, "--methods", "npo", "--jobs", 1)
+    assert done.code == 0, done.out + done.err
+    record = json.loads((makers["npo"].output.parent / "training_history.run.json").read_text())
+    assert record["rows"]["training_history.csv"] == 1
+    assert record["settings"]["lr"] == 3e-3
+    with open(root / "scoreboard.csv", newline="") as file:
+        assert {row["method"] for row in csv.DictReader(file)} == {"base", "npo"}
+    assert makers["npo"].why() is None and makers["ga"].why() == "no output yet"
+    mistakes = {
+        "has no table [rmu]; it has npo, ga": ["--config", config, "--methods", "rmu"],
+        "leave --unlearned out": ["--config", config, "--unlearned", family.base],
+        "No such file": ["--config", tmp_path / "none.toml"],
+    }
+    for words, options in mistakes.items():
+        done = script("experiment/scoreboard.py", *own, *options)
+        assert done.code == 2 and words in done.err and len(done.err.splitlines()) == 1
 
 
 def test_weights_that_are_gone_are_said_before_the_work(tmp_path):
