@@ -462,6 +462,7 @@ def ends_of(base, filtered):
 
 def makers_of(config, names, unlearned, base, data, root):
     """{method: the task that makes its model by its table of the file `config`}; {} without one."""
+    from brittle.methods import chosen
     from brittle.pipeline import methods
 
     if config is None:
