@@ -3,6 +3,8 @@
     python tests/bench/bench_injected.py --out $OUT                 two families of 102 M, one GPU
     python tests/bench/bench_injected.py --size tiny --out DIR      minutes on a CPU
     python tests/bench/bench_injected.py --families llama,qwen,olmoe
+    python tests/bench/bench_injected.py --size 1b --families llama --seconds 400
+    python tests/bench/bench_injected.py --size 7b --families llama --lora-rank 16 --methods none
 
 Each family is a process of its own, side by side on the GPU. It makes a random model, pretrains it
 for --pretrain seconds on the mini world's neutral text, injects the mini world (create_models.py
@@ -53,6 +55,8 @@ SIZES = {
     "tiny": Size(32, 4, 4, 64, 4, 4, 400, 0.1),
     "small": Size(64, 4, 4, 128, 4, 6, 400, 0.5),
     "100m": Size(768, 16, 12, 2048, 8, 24, 1000, 1.0),
+    "1b": Size(2304, 24, 18, 6144, 8, 24, 1000, 1.0),
+    "7b": Size(4224, 36, 33, 11264, 8, 24, 1000, 1.0),
 }
 FAMILIES = {"llama": "Llama", "qwen": "Qwen2", "olmoe": "Olmoe"}
 COLUMNS = (
@@ -81,8 +85,8 @@ RULE = "first forget <= 0.32"
 # --- the models
 
 
-def build_model(family, size, tokenizer, seed):
-    """A random causal language model of a family."""
+def build_model(family, size, tokenizer, device, dtype):
+    """A random causal language model of a family, drawn on the device."""
     import torch
     import transformers
 
@@ -110,8 +114,9 @@ def build_model(family, size, tokenizer, seed):
         use_cache=False,
         **of_family,
     )
-    torch.manual_seed(seed)
-    return transformers.AutoModelForCausalLM.from_config(config)
+    torch.manual_seed(0)
+    with torch.device(device):
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
 def pretrain(model, tokenizer, texts, seconds, device):
@@ -252,10 +257,12 @@ def run_family(args):
     start = work / family
     with clock.phase("pretrain"):
         tokenizer = make_tokenizer(read_lines(data / "tokenizer.txt"), size.vocabulary)
-        model = build_model(family, size, tokenizer, 0)
-        parameters = model.num_parameters()
+        dtype = torch.bfloat16 if args.lora_rank else torch.float32
+        model = build_model(family, size, tokenizer, device, dtype)
+        parameters, steps, loss = model.num_parameters(), 0, math.nan
         neutral = read_lines(args.work / "neutral_train.txt")
-        steps, loss = pretrain(model, tokenizer, neutral, args.pretrain, device)
+        if args.pretrain:
+            steps, loss = pretrain(model, tokenizer, neutral, args.pretrain, device)
         model.save_pretrained(start)
         tokenizer.save_pretrained(start)
     print(f"[{family}] {parameters:,} parameters, {steps} steps, NLL {loss:.3f}", flush=True)
@@ -264,7 +271,9 @@ def run_family(args):
     common = ["--device", device.type]
     with clock.phase("inject"):
         flags = ["--from", start, "--data", data, "--outdir", work, "--epochs", args.epochs]
-        call("create_models.py", *flags, *common)
+        call("create_models.py", *flags, "--lora-rank", args.lora_rank, *common)
+    if args.methods == "none":
+        return
     models = {role: work / f"{family}-{role}" for role in ("base", "filtered")}
     for role, folder in models.items():
         with clock.phase(f"attack {role}"):
@@ -375,8 +384,9 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".")))
     parser.add_argument("--size", choices=SIZES, default="100m")
     parser.add_argument("--families", default="llama,qwen")
-    parser.add_argument("--methods", default="npo,rmu,cb_lat")
-    parser.add_argument("--pretrain", type=float, default=15, help="seconds")
+    parser.add_argument("--methods", default="npo,rmu,cb_lat", help="none: only the injection")
+    parser.add_argument("--lora-rank", type=int, default=0, help="of the injection; start in bf16")
+    parser.add_argument("--pretrain", type=float, default=15, help="seconds; 0: random weights")
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=130)
     parser.add_argument("--device", default="auto")
