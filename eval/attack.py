@@ -149,7 +149,8 @@ def main(
         folder, data, max_items, batch_size, device, dtype, guard, read, reading
     )
     meter.eval_sets(data, max_items)  # what is wrong with the data is said before a model is loaded
-    settings = {"attacks": names, "seeds": numbers, **(guard.about if guard else {})}
+    settings = {"attacks": names, "seeds": numbers, **reading.about()}
+    settings |= guard.about if guard else {}
     with Run(outdir, attacked.files(), {"model": str(folder)}, numbers[0], settings) as run:
         cells = list(session.cells(attacked, names, numbers, outdir / "cells", force=force))
         chance = attacked.chance()

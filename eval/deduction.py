@@ -22,6 +22,7 @@ from pathlib import Path
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.data.examples import DEFAULT, Reading
 
 COLUMNS = ["rule", "stated", "measure", "value", "ci_low", "ci_high", "n", "seed"]
 ITEM_COLUMNS = [
@@ -129,6 +130,7 @@ def plot(table, name):
     return figure
 
 
+@options.spread
 def main(
     model: options.Model,
     outdir: options.Outdir,
@@ -139,6 +141,7 @@ def main(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    reading: Reading = DEFAULT,
     revision: options.Revision = None,
     wrapper: options.Wrapper = None,
     wrapper_rules: options.WrapperRules = None,
@@ -164,10 +167,12 @@ def main(
         revision=revision,
         wrapper=wrapper,
         wrapper_rules=wrapper_rules,
+        reading=reading,
     )
     with evaluation(outdir, subject, files(data), {"domain": domain}) as opened:
         run, (loaded, tokenizer) = opened.run, opened.load()
-        answers = knowledge.answers(loaded, tokenizer, facts.values(), batch_size)
+        every = facts.values()
+        answers = knowledge.answers(loaded, tokenizer, every, batch_size, reading=reading)
         items = list(rows(facts, answers, domain))
         table = list(summary(items, kept(facts, answers, domain), seed))
         run.figure(plot(table, opened.title), "deduction.png")

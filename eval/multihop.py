@@ -19,6 +19,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.data.examples import DEFAULT, Reading
 
 COLUMNS = ["category", "measure", "value", "ci_low", "ci_high", "n", "seed"]
 ITEM_COLUMNS = [
@@ -117,6 +118,7 @@ def plot(table, name):
     return figure
 
 
+@options.spread
 def main(
     model: options.Model,
     outdir: options.Outdir,
@@ -128,6 +130,7 @@ def main(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    reading: Reading = DEFAULT,
     revision: options.Revision = None,
     wrapper: options.Wrapper = None,
     wrapper_rules: options.WrapperRules = None,
@@ -162,11 +165,14 @@ def main(
         revision=revision,
         wrapper=wrapper,
         wrapper_rules=wrapper_rules,
+        reading=reading,
     )
     with evaluation(outdir, subject, [path, *files(data)]) as opened:
         run, (loaded, tokenizer) = opened.run, opened.load()
-        answers = knowledge.answers(loaded, tokenizer, needed, batch_size, sentences=False)
-        outcomes = mcq.outcomes(loaded, tokenizer, items, batch_size=batch_size)
+        answers = knowledge.answers(
+            loaded, tokenizer, needed, batch_size, sentences=False, reading=reading
+        )
+        outcomes = mcq.outcomes(loaded, tokenizer, items, batch_size=batch_size, reading=reading)
         asked = list(rows(items, [o.right for o in outcomes], facts, answers))
         table = list(summary(asked, seed))
         run.figure(plot(table, opened.title), "multihop.png")

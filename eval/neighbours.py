@@ -26,6 +26,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.data.examples import DEFAULT, Reading
 
 COLUMNS = [
     "ring",
@@ -150,6 +151,7 @@ def plot(table, name):
     return figure
 
 
+@options.spread
 def main(
     model: options.Model,
     outdir: options.Outdir,
@@ -167,6 +169,7 @@ def main(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    reading: Reading = DEFAULT,
     revision: options.Revision = None,
     wrapper: options.Wrapper = None,
     wrapper_rules: options.WrapperRules = None,
@@ -192,13 +195,16 @@ def main(
         revision=revision,
         wrapper=wrapper,
         wrapper_rules=wrapper_rules,
+        reading=reading,
     )
     settings = {"domain": domain, "half": half}
     with evaluation(outdir, subject, files(data), settings, reference=reference) as opened:
         run, answers, wanted = opened.run, {}, [facts[i] for i in placed]
         for name in opened.folders:
             loaded, tokenizer = opened.load(name)
-            answers[name] = knowledge.answers(loaded, tokenizer, wanted, batch_size)
+            answers[name] = knowledge.answers(
+                loaded, tokenizer, wanted, batch_size, reading=reading
+            )
         asked = list(items(facts, placed, answers["model"], answers.get("reference")))
         table = list(rows(asked, seed))
         run.figure(plot(table, opened.title), "neighbours.png")

@@ -103,7 +103,7 @@ class Attacked(NamedTuple):
     meter: object
 
 
-def measure_as_made(model, tokenizer, sets, first=None):
+def measure_as_made(model, tokenizer, sets, reading=DEFAULT, first=None):
     """(Meter, merit) of the model before the attack.
 
     first: that of another seed. Only A2 is asked again: the other splits are the same.
@@ -112,7 +112,7 @@ def measure_as_made(model, tokenizer, sets, first=None):
 
     if first is not None:
         sets = {JUDGE: sets[JUDGE]}
-    start = Meter(model, tokenizer, sets, BATCH_SIZE, everything=True)
+    start = Meter(model, tokenizer, sets, BATCH_SIZE, everything=True, reading=reading)
     merit = start("as made", step=0)
     if start.notes:
         raise UserError(start.notes[0])
@@ -133,10 +133,11 @@ def attack(model, tokenizer, examples, sets, relearning, rates, first=None):
     """
     from brittle.attacks.meter import Meter
 
-    start, merit = measure_as_made(model, tokenizer, sets, first)
-    done, best = [], merit
+    reading = relearning.reading
+    start, merit = measure_as_made(model, tokenizer, sets, reading, first)
+    done, best, everything = [], merit, first is None
     for lr in rates:
-        meter = Meter(model, tokenizer, sets, BATCH_SIZE, everything=first is None, best=best)
+        meter = Meter(model, tokenizer, sets, BATCH_SIZE, everything, reading, best=best)
         meter.rows += start.rows
         meter.rights |= start.rights
         label = f"seed {relearning.seed}, lr {lr:g}"
@@ -313,6 +314,7 @@ def main(
         "lr": rates,
         "lora_rank": lora_rank,
         "halves_drawn_over": drawn_over(read_items(data / "mcq_forget.jsonl")),
+        **reading.about(),
     }
     names = [*(f"mcq_{split}.jsonl" for split in ALL_SPLITS), "qa_forget.jsonl", NEVER_SEEN_FILE]
     if on == "benign":

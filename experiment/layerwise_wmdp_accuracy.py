@@ -24,6 +24,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.data.examples import DEFAULT, Reading
 
 COLUMNS = [
     "layer",
@@ -153,6 +154,7 @@ def plot(table, name, lens):
     return fig
 
 
+@options.spread
 def main(
     model: options.Model,
     outdir: options.Outdir,
@@ -171,6 +173,7 @@ def main(
     max_samples: Annotated[
         int, typer.Option("--max-samples", min=1, help="Questions a split, drawn by --seed.")
     ] = 300,
+    reading: Reading = DEFAULT,
     batch_size: options.BatchSize = 128,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -193,21 +196,22 @@ def main(
     files = {s: Path(data) / f"mcq_{s}.jsonl" for s in ("forget", "retain")}
     items = {s: read_items(f) for s, f in files.items() if s == "forget" or f.is_file()}
     inputs = [files[s] for s in items] + (text_files(train) if lens != "logit" else [])
-    with of_model(outdir, model, inputs, seeds, device, dtype) as opened:
+    with of_model(outdir, model, inputs, seeds, device, dtype, reading) as opened:
         from brittle.diagnostics.lens import make_lenses, tokens
 
         loaded, tokenizer = opened.model, opened.tokenizer
         context, pad = context_length(loaded.config), tokenizer.pad_token_id
         h, table = None, []
         if lens != "logit":
-            ids = encode(tokenizer, read_rows(train), min(512, context), "training texts")
+            limit = min(512, context)
+            ids = encode(tokenizer, read_rows(train), limit, "training texts", reading)
         for s in seeds:
             if lens != "logit":
                 h = tokens(loaded, ids, pad, batch_size, train_tokens, s)
             lenses = make_lenses(lens, loaded, h, train_steps, lr=train_lr, seed=s)
             for split, every in items.items():
                 questions = subset(every, max_samples, s)
-                pairs = mcq.encode_items(tokenizer, questions, context)
+                pairs = mcq.encode_items(tokenizer, questions, context, reading)
                 sums, divergence = lens_logprobs(loaded, lenses, pairs, pad, batch_size)
                 if not sums.isfinite().all():
                     raise UserError(f"{model} {mcq.BROKEN}")

@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -132,16 +133,32 @@ def knowing(family, data, tmp_path_factory):
     """The folder of a small model that has learned the forget and retain questions by heart. Read
     only: the first test process that needs it trains it for all.
     """
+    return str(made_once("knowing", tmp_path_factory, partial(learn_by_heart, family.base, data)))
+
+
+@pytest.fixture(scope="session")
+def chatting(brief, tmp_path_factory):
+    """.model: the folder of a small chat model that has learned, through its template, to answer
+    the forget and retain questions of the folder .data. Read only.
+    """
+    from support import chats
+
+    home = made_once("chatting", tmp_path_factory, partial(chats.make, brief))
+    return SimpleNamespace(model=str(home / "chat"), data=home / "data")
+
+
+def made_once(name, tmp_path_factory, make):
+    """The folder `base` that make(folder) fills: the first test process makes it for all."""
     place = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         place = place.parent  # that of all test processes of this run
-    place = place / "knowing"
+    place = place / name
     if not place.exists():
         made = tmp_path_factory.mktemp("made")
-        learn_by_heart(family.base, data, made / "base")
+        make(made / "base")
         with contextlib.suppress(OSError):  # another process was first
             made.rename(place)
-    return str(place / "base")
+    return place / "base"
 
 
 def learn_by_heart(start, data, folder):

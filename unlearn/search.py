@@ -27,7 +27,7 @@ import typer
 from brittle.base import command, groups, options
 from brittle.base.errors import UserError
 from brittle.base.layout import method_label
-from brittle.data.examples import TRAINING, TrainingReading
+from brittle.data.examples import DEFAULT, TRAINING, TrainingReading
 
 COLUMNS = [
     "method",
@@ -83,7 +83,7 @@ def default_goal(target, limits, filtered, splits):
     return goal
 
 
-def relearning(half_a, seed):
+def relearning(half_a, seed, reading=DEFAULT):
     """attack(model, tokenizer) -> the best accuracy on A2 that relearning A1 reaches."""
     from brittle.attacks.base import is_mini, kept, right_pairs
     from brittle.attacks.material import split_half_a
@@ -100,8 +100,11 @@ def relearning(half_a, seed):
     plan = Relearn()
 
     def attack(model, tokenizer):
-        reached = [mcq.accuracy(model, tokenizer, judging)]
-        examples = encode_attack(model, tokenizer, right_pairs(train))
+        def judged():
+            return mcq.accuracy(model, tokenizer, judging, reading)
+
+        reached = [judged()]
+        examples = encode_attack(model, tokenizer, right_pairs(train), reading)
         for lr in default_rates(mini=is_mini(model), lora=False):
             tuning = FineTuning(lr, plan.steps, plan.at, plan.batch_size, seed)
             with kept(model):
@@ -111,7 +114,7 @@ def relearning(half_a, seed):
                         tokenizer.pad_token_id,
                         examples,
                         tuning,
-                        lambda step: reached.append(mcq.accuracy(model, tokenizer, judging)),
+                        lambda step: reached.append(judged()),
                     )
                 except UserError:
                     continue  # this rate breaks the model; the others count
@@ -381,7 +384,7 @@ def main(
     inputs = [*plan.files(), *questions.values(), *own_files]
     with Run(outdir, inputs, models, seed, settings) as out:
         items = read_questions(questions)
-        attack = relearning(items["forget"], seed) if robust else None
+        attack = relearning(items["forget"], seed, reading) if robust else None
         items = {split: subset(rows, max_items, seed) for split, rows in items.items()}
         bench = make_bench(plan, names[0], items, pick_device(device), attack)
         levels = measure_levels(bench, models.get("filtered"))

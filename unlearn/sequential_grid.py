@@ -360,7 +360,7 @@ def make_lab(folder, study, device):
         train, judging = split_half_a(halves["A"], run_seed)
 
         def measure_step(step):
-            outcomes = mcq.outcomes(attacked, tokenizer, judging)
+            outcomes = mcq.outcomes(attacked, tokenizer, judging, reading=study.reading)
             measure(step, meter.merit(meter.measure_split(meter.JUDGE, judging, outcomes)))
 
         tuning = FineTuning(study.attack_lr, max(STEPS), STEPS, batch_size, run_seed)
@@ -373,6 +373,7 @@ def make_lab(folder, study, device):
         sets=texts,
         items=measured,
         relearn=relearn,
+        reading=study.reading,
         chats=encoded(read_rows(study.chat), "chats"),
         accelerator=make_accelerator(torch.device(device)),
         batch_size=batch_size,

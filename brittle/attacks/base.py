@@ -21,19 +21,28 @@ from brittle.data.rows import Pair, plain, unframed
 
 
 class Prompt:
-    """How a question is put: as it stands. Attacks change the text, or the tokens between question
-    and answer.
+    """How a question is put: as it stands. Attacks change the text, or the tokens behind it.
+
+    lead: words that begin the answer of a chat model.
     """
 
+    lead: ClassVar[str] = ""
+
     def question(self, item):
-        """The text asked in place of item["question"]."""
+        """The text asked in place of item["question"], of a model without a chat template."""
         return item["question"]
 
-    def tokens(self, ids, start):
-        """(ids, start) with tokens put in: `ids` a question with one answer, which begins at
-        `start`.
+    def messages(self, item):
+        """What a chat model is asked: a text, or messages that end with the user's."""
+        return unframed(self.question(item))
+
+    def tokens(self, ids, slot):
+        """(ids, slot) with tokens put in: `ids` a question with one answer.
+
+        slot: the place behind the question's last token. That of a chat model is in the user's
+        message; without a template the answer begins there.
         """
-        return ids, start
+        return ids, slot
 
 
 @dataclass
@@ -115,12 +124,17 @@ def right_answers(items):
     return [plain(pair) for pair in right_pairs(items)]
 
 
-def encode_right_answers(tokenizer, items, limit):
-    """(ids, starts) of every item with its right answer: its tokens, at most `limit`, and where the
-    answer begins.
-    """
+def asked_right(tokenizer, items, limit, reading=DEFAULT):
+    """[data.asking.Told] of every item with its right answer, at most `limit` tokens each."""
     from brittle.metrics import mcq
 
     right = [{**item, "choices": [item["choices"][item["answer"]]]} for item in items]
-    pairs = mcq.encode_items(tokenizer, right, limit)
-    return [ids for ids, _ in pairs], [start for _, start in pairs]
+    return mcq.encode_asked(tokenizer, right, limit, reading)
+
+
+def encode_right_answers(tokenizer, items, limit, reading=DEFAULT):
+    """(ids, starts) of every item with its right answer: its tokens, at most `limit`, and where the
+    answer begins.
+    """
+    asked = asked_right(tokenizer, items, limit, reading)
+    return [one.ids for one in asked], [one.start for one in asked]

@@ -7,7 +7,7 @@ universal: half B is asked with the same one. The search itself is in suffix_sea
 from dataclasses import dataclass
 from typing import ClassVar
 
-from brittle.attacks.base import Attack, encode_right_answers, frozen
+from brittle.attacks.base import Attack, asked_right, frozen
 from brittle.base.knobs import knob
 
 
@@ -32,7 +32,7 @@ class GCG(Attack):
 
         items = subset(material.forget_to_train(), self.items, self.seed)
         limit = context_length(model.config) - self.length
-        pairs = list(zip(*encode_right_answers(tokenizer, items, limit), strict=True))
+        pairs = asked_right(tokenizer, items, limit, self.reading)
         with frozen(model):
             search = SuffixSearch(
                 model, tokenizer, pairs, self.length, self.candidates, self.top, self.seed

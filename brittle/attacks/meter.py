@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from brittle.attacks.material import halves, split_half_a
 from brittle.base.errors import UserError
+from brittle.data.examples import DEFAULT, Reading
 from brittle.data.items import groups_of, read_items, right_by_fact, subset
 from brittle.maths.intervals import share
 from brittle.metrics import mcq
@@ -76,6 +77,7 @@ class Meter:
     sets        {split: items}, the one that chooses (`judge_of`) first
     everything  is every variant asked every split? If not, the others are asked only of a variant
                 that the split which chooses prefers to those before: no other can be chosen
+    reading     whether a chat model is asked through its template
     rows        a row a variant and split: COLUMNS, and the attack's own columns
     rights      {variant: {split: [1 where the item was answered rightly, else 0]}}
     notes       what went wrong, as text
@@ -87,6 +89,7 @@ class Meter:
     sets: dict
     batch_size: int = 256
     everything: bool = False
+    reading: Reading = DEFAULT
     rows: list = field(default_factory=list)
     rights: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
@@ -102,7 +105,12 @@ class Meter:
         try:
             for split, items in self.sets.items():
                 outcomes = mcq.outcomes(
-                    model or self.model, self.tokenizer, items, prompt, self.batch_size
+                    model or self.model,
+                    self.tokenizer,
+                    items,
+                    prompt,
+                    self.batch_size,
+                    reading=self.reading,
                 )
                 row = measure_split(split, items, outcomes)
                 rows.append({"variant": variant, **row, **columns})

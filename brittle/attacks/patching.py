@@ -81,7 +81,7 @@ class Patch(Attack):
 
     def run(self, model, tokenizer, material, measure):
         ids, starts = encode_right_answers(
-            tokenizer, material.forget()[: self.items], context_length(model.config)
+            tokenizer, material.forget()[: self.items], context_length(model.config), self.reading
         )
         asked = (ids, starts, tokenizer.pad_token_id)
         ends = [answer_logits(m, *asked) for m in (model, self.base)]

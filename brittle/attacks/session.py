@@ -100,7 +100,7 @@ class AttackSession:
         model, tokenizer = self.model()
         material = Material(self.data, attack.seed)
         sets = sets_of(attack, self.data, self.max_items)
-        meter = Meter(model, tokenizer, sets, self.batch_size, everything)
+        meter = Meter(model, tokenizer, sets, self.batch_size, everything, self.reading)
         attack_model(attack, meter, material, forbidden(self.data))
         return meter, material
 

@@ -8,6 +8,7 @@ chosen.
 
 import dataclasses
 import inspect
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -15,6 +16,7 @@ import typer
 
 from brittle.base import options
 from brittle.base.knobs import build, knobs, typed_options, values
+from brittle.data.examples import Reading
 
 Every = Annotated[
     int | None,
@@ -99,6 +101,7 @@ class SingleAttack:
             *parameters,
             _parameter("max_items", MaxItems, 200),
             _parameter("batch_size", options.BatchSize, 256),
+            *_reading_flags(),
             _parameter("seed", options.Seed, 0),
             _parameter("device", options.Device, "auto"),
             _parameter("dtype", options.Dtype, "float32"),
@@ -107,7 +110,9 @@ class SingleAttack:
     def build(self, arguments):
         """The attack of a command line. Raises UserError for settings that are none."""
         given = {name: arguments[name] for name in knobs(self.attack)}
-        attack = build(self.attack, self.name, given, seed=arguments["seed"])
+        reading = Reading(**{field.name: arguments[field.name] for field in fields(Reading)})
+        own = {"seed": arguments["seed"], "reading": reading}
+        attack = build(self.attack, self.name, given, **own)
         if self.has_steps():
             steps, every = attack.steps, arguments["every"]
             measured = range(every, steps, every) if every else attack.at
@@ -132,9 +137,9 @@ class SingleAttack:
             check_pair(models["model_base"], folder)
         max_items, device, dtype = (arguments[name] for name in ("max_items", "device", "dtype"))
         attacked = session.AttackSession(
-            folder, data, max_items, arguments["batch_size"], device, dtype
+            folder, data, max_items, arguments["batch_size"], device, dtype, reading=attack.reading
         )
-        settings = {**values(attack), "max_items": max_items}
+        settings = {**values(attack), "max_items": max_items, **attack.reading.about()}
         if self.has_steps():
             settings["at"] = attack.at
         with Run(outdir, attacked.files(), models, attack.seed, settings) as run:
@@ -146,6 +151,11 @@ class SingleAttack:
             run.figure(figure, f"{self.name}.png")
             run.csv(f"{self.name}.csv", self.csv_columns(), rows)
         say(outdir / f"{self.name}.csv", meter.outcome(rows))
+
+
+def _reading_flags():
+    """How a chat model is asked: the flags of data.examples.Reading."""
+    return [_parameter(f.name, f.type, f.default) for f in fields(Reading)]
 
 
 def _parameter(name, annotation, default=inspect.Parameter.empty):

@@ -82,7 +82,8 @@ class SoftPrompt(Attack):
         from brittle.models.logprobs import answer_nll
 
         limit = context_length(model.config) - self.vectors
-        ids, starts = encode_right_answers(tokenizer, material.forget_to_train(), limit)
+        known = material.forget_to_train()
+        ids, starts = encode_right_answers(tokenizer, known, limit, self.reading)
         stream = Stream(ids, tokenizer.pad_token_id, self.train_batch, 1, self.seed, model.device)
         vectors = start_vectors(model, self.vectors, self.seed).requires_grad_()
         embeddings = model.get_input_embeddings().weight.detach().float()

@@ -22,12 +22,14 @@ DRAWS = 500  # random suffixes to try until one can be typed
 
 @dataclass
 class Suffix(Prompt):
-    """Tokens between the question and its answer."""
+    """Tokens behind the question: before its answer, or before a chat template ends the user's
+    message.
+    """
 
     ids: list = field(default_factory=list)
 
-    def tokens(self, ids, start):
-        return [*ids[:start], *self.ids, *ids[start:]], start + len(self.ids)
+    def tokens(self, ids, slot):
+        return [*ids[:slot], *self.ids, *ids[slot:]], slot + len(self.ids)
 
 
 def can_be_typed(tokenizer, suffix):
@@ -45,8 +47,8 @@ def allowed_tokens(tokenizer, size):
 
 
 class SuffixSearch:
-    """The suffix search on fixed questions. pairs: [(ids, start)] of questions with their right
-    answers.
+    """The suffix search on fixed questions. pairs: [data.asking.Told] of questions with their
+    right answers.
     """
 
     def __init__(self, model, tokenizer, pairs, length, candidates, top, seed):
@@ -70,14 +72,12 @@ class SuffixSearch:
         """Every suffix with every question: (batch, where the suffixes start [B], where the answers
         start [B]).
         """
-        texts, slots = [], []
-        for suffix in suffixes:
-            for ids, start in self.pairs:
-                texts.append(Suffix(suffix).tokens(ids, start)[0])
-                slots.append(start)
-        slots = torch.tensor(slots, device=self.model.device)
-        batch = pad(texts, self.tokenizer.pad_token_id, self.model.device)
-        return batch, slots, slots + len(suffixes[0])
+        device = self.model.device
+        prompted = [one.put(Suffix(suffix)) for suffix in suffixes for one in self.pairs]
+        batch = pad([one.ids for one in prompted], self.tokenizer.pad_token_id, device)
+        ends = torch.tensor([one.slot for one in prompted], device=device)
+        starts = torch.tensor([one.start for one in prompted], device=device)
+        return batch, ends - len(suffixes[0]), starts
 
     @torch.no_grad()
     def losses(self, suffixes):

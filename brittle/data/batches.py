@@ -7,17 +7,17 @@ every token counts.
 import sys
 
 from brittle.base.errors import UserError
-from brittle.data.examples import as_example, encode_whole
+from brittle.data.examples import DEFAULT, as_example, encode_whole
 
 
-def encode(tokenizer, rows, max_length, name="texts"):
+def encode(tokenizer, rows, max_length, name="texts", reading=DEFAULT):
     """Token ids of each row (str, Pair or Chat), up to its answer's end, cut at `max_length`
     tokens. A chat model's prompts and answers go through its template.
 
     Prints on stderr how many texts were cut. Raises UserError where no text has two tokens: then
     there is nothing to predict.
     """
-    ids = [example.told for example in encode_whole(tokenizer, list(rows), name=name)]
+    ids = [example.told for example in encode_whole(tokenizer, list(rows), reading, name)]
     cut = sum(len(i) > max_length for i in ids)
     if cut:
         shortened = f"{cut} of {len(ids)} {name} are longer than {max_length} tokens"

@@ -15,7 +15,7 @@ template rewrites answers, as those of reasoning models do, unlearning ends with
 """
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
 from brittle.base import options
@@ -42,6 +42,10 @@ class Reading:
 
     loss_on: ClassVar[str] = "answer"
     positions: ClassVar[str] = "answer"
+
+    def about(self):
+        """What a record says of it: nothing of the default."""
+        return {} if self == type(self)() else {"reading": asdict(self)}
 
     def templated(self, tokenizer):
         """Does a conversation go through the tokenizer's chat template?"""
@@ -165,11 +169,16 @@ def prompt_ids(tokenizer, prompt, reading=DEFAULT):
                 Chat((*((m["role"], m["content"]) for m in prompt), ("assistant", "")))
             )
         return encode_prompts(tokenizer, [prompt])[0]
-    asked = [{"role": "user", "content": unframed(prompt)}] if isinstance(prompt, str) else prompt
-    messages = list(asked)
-    if reading.system and messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": reading.system}, *messages]
+    messages = messages_asked(prompt, reading)
     return token_ids(tokenizer, [render(tokenizer, messages, ask=True)])[0]
+
+
+def messages_asked(prompt, reading=DEFAULT):
+    """The messages [{role, content}, ...] of a prompt, as `prompt_ids` asks it."""
+    asked = [{"role": "user", "content": unframed(prompt)}] if isinstance(prompt, str) else prompt
+    if reading.system and asked[0]["role"] != "system":
+        return [{"role": "system", "content": reading.system}, *asked]
+    return list(asked)
 
 
 def encode_rows(

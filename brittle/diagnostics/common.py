@@ -12,6 +12,7 @@ from brittle.base import layout
 from brittle.base.errors import UserError
 from brittle.base.layout import model_name
 from brittle.base.record import Run
+from brittle.data.examples import DEFAULT, Reading
 from brittle.data.items import draw_texts, text_files
 from brittle.models.find import check_pair, model_folder
 
@@ -40,6 +41,7 @@ class Comparison:
     tokenizer: object = None  # that of model A; None where no texts are read
     seed: int = 0  # draws the texts
     drawn: dict | None = None  # {split: DrawnTexts}; None where no texts are read
+    reading: Reading = DEFAULT  # whether a chat model's questions go through its template
 
     @property
     def title(self):
@@ -56,7 +58,7 @@ class Comparison:
 
     def encode(self, config, limit=None):
         """{split: token ids of its texts}, each cut to `limit` tokens; a chat model's questions and
-        answers through its template.
+        answers through its template, as `reading` says.
 
         The default is `--max-length`, or else what a model of this `config` can read (at most 512).
         """
@@ -65,7 +67,7 @@ class Comparison:
 
         limit = limit or length_limit(self.texts.max_length, config)
         return {
-            split: encode(self.tokenizer, drawn.rows, limit, f"{split} texts")
+            split: encode(self.tokenizer, drawn.rows, limit, f"{split} texts", self.reading)
             for split, drawn in self.drawn.items()
         }
 
@@ -130,8 +132,10 @@ class Single(NamedTuple):
 
 
 @contextmanager
-def of_model(outdir, model, inputs, seeds, device, dtype):
+def of_model(outdir, model, inputs, seeds, device, dtype, reading=DEFAULT):
     """Begin a look at one model: find it, record the files `inputs`, load it, and yield a `Single`.
+
+    reading: how its texts are read, for the record.
 
     Raises UserError where the model is not there or cannot be loaded.
     """
@@ -140,6 +144,7 @@ def of_model(outdir, model, inputs, seeds, device, dtype):
 
     folder = model_folder(model)
     with Run(outdir, inputs, {"model": folder}, **_randomness(seeds)) as run:
+        run.settings |= reading.about()
         loaded, tokenizer = load_model(folder, device, dtype), load_tokenizer(folder)
         yield Single(run, loaded, tokenizer, figures.short(model_name(model)))
 

@@ -11,6 +11,7 @@ the facts.
 import random
 from dataclasses import dataclass
 
+from brittle.data.examples import DEFAULT
 from brittle.data.facts import CHOICES
 
 QUESTION = "Question: What is the {noun} of {entity}? Answer:"
@@ -46,10 +47,13 @@ class Answer:
     value: str
 
 
-def answers(model, tokenizer, facts, batch_size=128, choices=CHOICES, *, sentences=True):
+def answers(
+    model, tokenizer, facts, batch_size=128, choices=CHOICES, *, sentences=True, reading=DEFAULT
+):
     """{id: Answer} of the facts that have at least two choices.
 
-    Without `sentences` only the question is asked.
+    reading: whether a chat model is asked through its template. Without `sentences` only the
+    question is asked.
     """
     from brittle.metrics import mcq
 
@@ -60,7 +64,9 @@ def answers(model, tokenizer, facts, batch_size=128, choices=CHOICES, *, sentenc
         for item in list(items(fact, choices))[:forms]
         if len(item["choices"]) > 1
     ]
-    outcomes = mcq.outcomes(model, tokenizer, asked, batch_size=batch_size) if asked else []
+    outcomes = []
+    if asked:
+        outcomes = mcq.outcomes(model, tokenizer, asked, batch_size=batch_size, reading=reading)
     answered = {}
     for first in range(0, len(asked), forms):
         right = sum(outcome.right for outcome in outcomes[first : first + forms])

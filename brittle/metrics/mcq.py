@@ -6,7 +6,8 @@ likeliest choice, and among equals the first one.
 Question and choice are tokenised together, with one blank between them whatever blanks they bring
 (data.tokens.join). The choice's tokens are those behind the longest common prefix with the
 question's own tokens. This is the convention of lm-eval's `multiple_choice` (acc; acc_norm divides
-by the choice's characters).
+by the choice's characters). A chat model is asked through its template, and its choices stand where
+an assistant's message begins (brittle/data/asking.py).
 """
 
 import math
@@ -14,7 +15,9 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 from brittle.base.errors import UserError
+from brittle.data.asking import Told, encode_answers
 from brittle.data.batches import batches
+from brittle.data.examples import DEFAULT
 from brittle.data.tokens import common_prefix, encode_prompts, join
 from brittle.models.filter import hooked
 
@@ -46,19 +49,37 @@ def chance(items):
     return sum(1 / len(item["choices"]) for item in items) / len(items)
 
 
-def encode_items(tokenizer, items, max_length):
+def encode_items(tokenizer, items, max_length, reading=DEFAULT):
     """[(ids, start)] of every (item, choice), flat: all tokens, and where the choice's start.
 
     Texts of more than `max_length` tokens lose tokens on the left.
     """
-    questions = encode_prompts(tokenizer, [item["question"] for item in items])
-    texts = [join(item["question"], choice) for item in items for choice in item["choices"]]
-    owners = [ids for ids, item in zip(questions, items, strict=True) for _ in item["choices"]]
+    return [(one.ids, one.start) for one in encode_asked(tokenizer, items, max_length, reading)]
+
+
+def encode_asked(tokenizer, items, max_length, reading=DEFAULT, prompt=None):
+    """[Told] of every (item, choice), flat; `prompt` changes the words of a question."""
+    choices = [item["choices"] for item in items]
+    if reading.templated(tokenizer):
+        asked = [prompt.messages(item) if prompt else item["question"] for item in items]
+        lead = prompt.lead if prompt else ""
+        pairs = encode_answers(tokenizer, asked, choices, reading, lead)
+    else:
+        asked = [prompt.question(item) if prompt else item["question"] for item in items]
+        pairs = _plain_answers(tokenizer, asked, choices)
+    return [pair.cut(max_length) for pair in pairs]
+
+
+def _plain_answers(tokenizer, questions, choices):
+    """[Told] of each question with each of its choices, flat, without a template."""
+    prompts = encode_prompts(tokenizer, questions)
+    owners = [number for number, each in enumerate(choices) for _ in each]
+    flat = [choice for each in choices for choice in each]
+    texts = [join(questions[k], choice) for k, choice in zip(owners, flat, strict=True)]
     pairs = []
-    for ids, question in zip(tokenizer(texts)["input_ids"], owners, strict=True):
-        start = min(common_prefix(ids, question), len(ids) - 1)  # at least one token is scored
-        cut = max(0, len(ids) - max_length)
-        pairs.append((ids[cut:], max(1, start - cut)))
+    for ids, owner in zip(tokenizer(texts)["input_ids"], owners, strict=True):
+        start = min(common_prefix(ids, prompts[owner]), len(ids) - 1)  # one token is scored
+        pairs.append(Told(ids, start, start))
     return pairs
 
 
@@ -141,21 +162,18 @@ def split_by_item(values, items):
     return [values[first:last] for first, last in ends]
 
 
-def score_choices(model, tokenizer, items, prompt=None, batch_size=128):
+def score_choices(model, tokenizer, items, prompt=None, batch_size=128, reading=DEFAULT):
     """[[log-probability of each choice, in nats] of each item {question, choices}], in their order.
 
-    `prompt` changes how a question is put (`attacks.base.Prompt`): `prompt.question(item)` is asked
-    in its place, and `prompt.tokens(ids, start)` puts tokens in.
+    `prompt` changes how a question is put (`attacks.base.Prompt`): its words, or tokens behind
+    them. reading: whether a chat model is asked through its template.
     Raises UserError where a log-probability is NaN or infinite: no score is invented.
     """
     from brittle.models.architectures import context_length
 
-    asked = items
-    if prompt is not None:
-        asked = [{**item, "question": prompt.question(item)} for item in items]
-    pairs = encode_items(tokenizer, asked, context_length(model.config))
-    if prompt is not None:
-        pairs = [prompt.tokens(ids, start) for ids, start in pairs]
+    asked = encode_asked(tokenizer, items, context_length(model.config), reading, prompt)
+    pairs = [one.put(prompt) if prompt else one for one in asked]
+    pairs = [(one.ids, one.start) for one in pairs]
     sums = choice_logprobs(model, pairs, tokenizer.pad_token_id, batch_size).tolist()
     if not all(map(math.isfinite, sums)):
         raise UserError(f"the model {BROKEN}")
@@ -179,26 +197,29 @@ def grade(scores, items, *, normalise=False):
     return graded
 
 
-def outcomes(model, tokenizer, items, prompt=None, batch_size=128, *, normalise=False):
+def outcomes(
+    model, tokenizer, items, prompt=None, batch_size=128, *, normalise=False, reading=DEFAULT
+):
     """[Outcome] of the items {question, choices, answer}, in their order.
 
-    `prompt` and errors as of `score_choices`, `normalise` as of `grade`.
+    `prompt`, `reading` and errors as of `score_choices`, `normalise` as of `grade`.
     """
-    scores = score_choices(model, tokenizer, items, prompt, batch_size)
+    scores = score_choices(model, tokenizer, items, prompt, batch_size, reading)
     return grade(scores, items, normalise=normalise)
 
 
-def accuracy(model, tokenizer, items):
+def accuracy(model, tokenizer, items, reading=DEFAULT):
     """Share of items whose likeliest choice is the answer."""
-    return sum(outcome.right for outcome in outcomes(model, tokenizer, items)) / len(items)
+    answered = outcomes(model, tokenizer, items, reading=reading)
+    return sum(outcome.right for outcome in answered) / len(items)
 
 
-def accuracies(model, tokenizer, items):
+def accuracies(model, tokenizer, items, reading=DEFAULT):
     """{split: accuracy} of multiple-choice items {split: items}."""
-    return {split: accuracy(model, tokenizer, rows) for split, rows in items.items()}
+    return {split: accuracy(model, tokenizer, rows, reading) for split, rows in items.items()}
 
 
-def right_answers(model, tokenizer, activation_filter, items):
+def right_answers(model, tokenizer, activation_filter, items, reading=DEFAULT):
     """{split: [1 where right, else 0]} of the model behind the filter, on {split: items}.
 
     Without a filter (None) the model is asked as it is.
@@ -206,6 +227,6 @@ def right_answers(model, tokenizer, activation_filter, items):
     hook = nullcontext() if activation_filter is None else hooked(model, activation_filter)
     with hook:
         return {
-            split: [outcome.right for outcome in outcomes(model, tokenizer, rows)]
+            split: [outcome.right for outcome in outcomes(model, tokenizer, rows, reading=reading)]
             for split, rows in items.items()
         }

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from brittle.base.layout import model_name
 from brittle.base.record import Run
+from brittle.data.examples import DEFAULT, Reading
 from brittle.models import guarded, guards
 from brittle.models.find import model_folder
 
@@ -22,6 +23,7 @@ class Subject:
 
     `wrapper` names the guard (`guards.GUARDS`). It reads its rules from the folder `data`, or from
     the file `wrapper_rules`. `seed` draws what the guard draws, and is the seed of the record.
+    `reading` says whether a chat model is asked through its template.
     """
 
     model: str
@@ -33,6 +35,7 @@ class Subject:
     trust_remote_code: bool = False
     wrapper: str | None = None
     wrapper_rules: Path | None = None
+    reading: Reading = DEFAULT
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def evaluation(outdir, subject, inputs, settings=None, **others):
     folders = {"model": model_folder(subject.model, subject.revision, code=code)}
     folders |= {name: model_folder(other) for name, other in others.items() if other}
     guard = guards.make(subject.wrapper, subject.data, subject.wrapper_rules, subject.seed)
-    files, about = list(inputs), dict(settings or {})
+    files, about = list(inputs), {**(settings or {}), **subject.reading.about()}
     if guard:
         files += guards.files(subject.wrapper, subject.data, subject.wrapper_rules)
         about |= guard.about

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from brittle.base.errors import UserError
 from brittle.data.batches import encode
-from brittle.data.rows import Pair
+from brittle.data.rows import Pair, unframed
 from brittle.methods.base import Method
 from brittle.metrics import mcq
 from brittle.models.architectures import context_length
@@ -75,8 +75,11 @@ class TrialBench(Training):
         self.known_sets = {}
         self.quarters = None
         limit = context_length(self.model.config)
-        rows = [Pair(i["question"], i["choices"][i["answer"]]) for i in self.items["forget"]]
-        self.answers = encode(self.tokenizer, rows, limit, "forget questions")
+        rows = [
+            Pair(i["question"], i["choices"][i["answer"]], unframed(i["question"]))
+            for i in self.items["forget"]
+        ]
+        self.answers = encode(self.tokenizer, rows, limit, "forget questions", self.job.reading)
         self.read_texts()
         before = self.measure()
         self.prepare_checks(before)
@@ -93,7 +96,7 @@ class TrialBench(Training):
     def level_of(self, folder):
         """Accuracies of another model, the filtered one, on the same questions."""
         model = self.load_model(folder)
-        return self.with_attack(mcq.accuracies(model, self.tokenizer, self.items), model)
+        return self.with_attack(self.accuracies(model, self.items), model)
 
     def with_attack(self, accuracy, model):
         """The accuracies, and where there is an attack that under it."""
@@ -125,7 +128,7 @@ class TrialBench(Training):
 
     def measure(self):
         """Accuracies, and the NLL a token of the forget questions with their right answers."""
-        rights = mcq.right_answers(self.model, self.tokenizer, None, self.items)
+        rights = mcq.right_answers(self.model, self.tokenizer, None, self.items, self.job.reading)
         accuracy = {split: sum(right) / len(right) for split, right in rights.items()}
         nll = {"forget": mean_nll(self.model, self.answers, self.tokenizer.pad_token_id)}
         return Measured(accuracy, nll, rights["forget"])

@@ -65,7 +65,7 @@ class CollapseCheck:
 
         forget_nll: of the starting model, a token on the held-out forget texts.
         """
-        self.tokenizer = tokenizer
+        self.tokenizer, self.reading = tokenizer, reading
         self.items = [item for rows in items.values() for item in subset(rows, 100)]
         self.words = words
         self.examples = neutral_examples(tokenizer, rows, reading)
@@ -101,7 +101,8 @@ class CollapseCheck:
         """
         if len(self.items) < 20:
             return None
-        chosen = [o.prediction for o in mcq.outcomes(model, self.tokenizer, self.items)]
+        answered = mcq.outcomes(model, self.tokenizer, self.items, reading=self.reading)
+        chosen = [outcome.prediction for outcome in answered]
         return max(chosen.count(p) for p in set(chosen)) / len(chosen)
 
     def check(self, model, forget_nll):

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from brittle.base.errors import UserError
+from brittle.data.examples import DEFAULT, Reading
 from brittle.data.items import groups_of, right_by_fact
 from brittle.maths.intervals import share
 from brittle.models.blocks import block_count, stream_width
@@ -72,6 +73,7 @@ class Lab:
               A, and calls measure(step, merit) behind each of STEPS. `merit` is that of
               attacks/meter: the higher it is, the more of the rest of half A has come back.
     chats     Examples
+    reading   whether a chat model is asked through its template
     """
 
     base: object
@@ -82,6 +84,7 @@ class Lab:
     chats: list
     accelerator: object
     batch_size: int
+    reading: Reading = DEFAULT
 
     def run(self, row, seed, steps, lr, lora_rank=16):
         """(knobs, settings, measures) of one row: trained, measured, attacked.
@@ -140,7 +143,8 @@ class Lab:
         measures = {}
         for split in splits:
             items = self.items[split]
-            right = [outcome.right for outcome in mcq.outcomes(model, self.tokenizer, items)]
+            answered = mcq.outcomes(model, self.tokenizer, items, reading=self.reading)
+            right = [outcome.right for outcome in answered]
             accuracy, low, high = share(right, groups_of(items))
             measures[f"{split}_accuracy"] = accuracy
             measures[f"{split}_low"] = low

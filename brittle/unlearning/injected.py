@@ -120,12 +120,16 @@ class Family(Syllabus):
         some = {split: subset(rows, ASKED, self.seed) for split, rows in self.asked().items()}
         accelerator = student.teaching.accelerator
         with accelerator.autocast():
-            known = mcq.accuracies(student.model, self.tokenizer, some)
+            known = self.accuracies(student.model, some)
             if min(known.values()) >= until:
-                known = mcq.accuracies(student.model, self.tokenizer, self.asked())
+                known = self.accuracies(student.model, self.asked())
         return known
 
     # --- saving and measuring
+
+    def accuracies(self, model, items):
+        """{split: accuracy} of a model, asked as it is taught."""
+        return mcq.accuracies(model, self.tokenizer, items, self.reading)
 
     def keep(self, run, role, student, lessons):
         """Save a taught model into `run`, measure what was saved. Returns what to print."""
@@ -139,8 +143,7 @@ class Family(Syllabus):
         model = model.to(getattr(torch, plain)).eval()
         model.config.use_cache = False
         accuracy = {
-            split: round(mcq.accuracy(model, self.tokenizer, rows), 4)
-            for split, rows in self.items.items()
+            split: round(value, 4) for split, value in self.accuracies(model, self.items).items()
         }
         cost = self.cost(model, plain)
         run.settings = {

@@ -240,9 +240,13 @@ class Training:
         # blocks that the model has not are refused before anything is measured
         job.rule.trains(self.model)
 
+    def accuracies(self, model, items):
+        """{split: accuracy} of a model, asked as the job says."""
+        return accuracies(model, self.tokenizer, items, self.job.reading)
+
     def measure(self):
         """Accuracies on the questions, and the NLL a token on the texts kept out of training."""
-        rights = right_answers(self.model, self.tokenizer, None, self.items)
+        rights = right_answers(self.model, self.tokenizer, None, self.items, self.job.reading)
         accuracy = {split: sum(right) / len(right) for split, right in rights.items()}
         nll = {
             name: mean_nll(self.model, held, self.tokenizer.pad_token_id)
@@ -292,7 +296,7 @@ class Training:
         def measure():
             accuracy = None
             if some:
-                asked = accuracies(self.model, self.tokenizer, {"forget": some})["forget"]
+                asked = self.accuracies(self.model, {"forget": some})["forget"]
                 accuracy = (sum(rights) / len(rights), asked)
             nll = (before.nll["forget"], mean_nll(self.model, held, pad))
             return effect.unmoved(accuracy, nll, noise)
@@ -315,11 +319,11 @@ class Training:
             rule = keep.Rule(wrappers.rule)
             if wrappers.filtered:
                 filtered = self.load_model(find.model_folder(wrappers.filtered))
-                levels["filtered"] = accuracies(filtered, self.tokenizer, some)
+                levels["filtered"] = self.accuracies(filtered, some)
             keep.check_rule(rule, levels, self.items)
 
         def evaluate():
-            return accuracies(self.model, self.tokenizer, some)
+            return self.accuracies(self.model, some)
 
         return keep.Keeper(evaluate, wrappers.eval_every, self.model, rule, levels, self.job.best)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from brittle.attacks import prompts, sampling, soft_prompt, suffix_search
-from brittle.attacks.base import encode_right_answers
+from brittle.attacks.base import asked_right
 from brittle.attacks.material import halves
 from brittle.data.batches import pad
 from brittle.models.generate import Sampling
@@ -101,7 +101,7 @@ def test_soft_prompt_gradient():
 
 def test_gcg(family, data):
     model, tokenizer = load_model(family.base, "cpu", "float32"), load_tokenizer(family.base)
-    pairs = list(zip(*encode_right_answers(tokenizer, halves(data)[0][:3], 100), strict=True))
+    pairs = asked_right(tokenizer, halves(data)[0][:3], 100)
     search = suffix_search.SuffixSearch(model.double(), tokenizer, pairs, 4, 8, 16, seed=0)
     first, losses = search.suffix, [search.loss]
     gradient = search.gradient()

@@ -387,7 +387,7 @@ class Planted:
     def __init__(self, outcomes):
         self.outcomes, self.asked = outcomes, []
 
-    def __call__(self, model, tokenizer, items, prompt, batch_size):
+    def __call__(self, model, tokenizer, items, prompt, batch_size, reading):
         variant, split = prompt, items[0]["split"]
         self.asked.append((variant, split))
         outcome = self.outcomes[variant][split]
@@ -498,10 +498,10 @@ def test_a_variant_that_breaks_on_half_b_cannot_be_chosen(monkeypatch, broken):
     }
     real = Planted.__call__
 
-    def call(self, model, tokenizer, items, prompt, batch_size):
+    def call(self, model, tokenizer, items, prompt, batch_size, reading):
         if (prompt, items[0]["split"]) == ("breaks", broken):
             raise UserError("NaN")
-        return real(self, model, tokenizer, items, prompt, batch_size)
+        return real(self, model, tokenizer, items, prompt, batch_size, reading)
 
     monkeypatch.setattr(Planted, "__call__", call)
     meter, _ = planted(monkeypatch, outcomes)
