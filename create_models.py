@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
@@ -150,7 +151,14 @@ def train_mini(role, mini, data, outdir, training, device):
     from brittle.data.items import SPLITS, read_splits
     from brittle.metrics import mcq
     from brittle.models.load import pick_device
-    from brittle.training.mini import TEXTS, make_model, make_settings, make_tokenizer, train_model
+    from brittle.training.mini import (
+        TEXTS,
+        describe_cost,
+        make_model,
+        make_settings,
+        make_tokenizer,
+        train_model,
+    )
 
     inputs = [data / "tokenizer.txt", data / TEXTS[role]]
     inputs += [data / f"mcq_{split}.jsonl" for split in SPLITS]
@@ -165,14 +173,17 @@ def train_mini(role, mini, data, outdir, training, device):
         size = 4 * model.num_parameters()
         print(f"{space_line(f'mini-{role}', size, outdir)}.", flush=True)
         settings = make_settings(**training)
-        train_model(role, data, pick_device(device), tokenizer, model, settings)
+        started = time.monotonic()
+        history = train_model(role, data, pick_device(device), tokenizer, model, settings)
+        cost = describe_cost(role, data, history, time.monotonic() - started)
         model.cpu().eval().save_pretrained(run.stage)
         tokenizer.save_pretrained(run.stage)
         run.settings = {
             split: round(mcq.accuracy(model, tokenizer, rows), 4) for split, rows in items.items()
         }
-        run.path("model.safetensors")
         print(f"{outdir}/mini-{role}: accuracy {run.settings}")
+        run.settings["cost"] = cost
+        run.path("model.safetensors")
 
 
 def both(outdir):

@@ -63,6 +63,11 @@ COLUMNS = [
     "n_forget",
     "n_heldout",
     "n_retain",
+    "flops",
+    "flops_share",
+    "label_share",
+    "train_seconds",
+    "peak_memory_mb",
     "read_sha256",
     "note",
 ]
@@ -153,10 +158,27 @@ def accuracy(cell, split):
     return cell["splits"].get(split, {}).get("accuracy")
 
 
-def rows(boards, names, seeds):
+def costs_of(models):
+    """{method: {column: number}}: what making each model cost, as its record says it.
+
+    models: {method: folder}. `flops_share` is over the training of Filtered. What no record says is
+    None.
+    """
+    from brittle.pipeline.methods import cost_of
+
+    costs = {name: cost_of(model) for name, model in models.items()}
+    whole = costs.get("filtered", {}).get("flops")
+    for cost in costs.values():
+        known = whole and cost["flops"] is not None
+        cost["flops_share"] = cost["flops"] / whole if known else None
+    return costs
+
+
+def rows(boards, names, seeds, costs=None):
     """A row a method, attack and seed.
 
     boards: {method: what `read` returns}, `base` and, where there is one, `filtered` among them.
+    costs: what `costs_of` returns.
     """
     for method, board in boards.items():
         for seed in seeds:
@@ -165,7 +187,7 @@ def rows(boards, names, seeds):
                 if not cell:
                     continue
                 base, as_made = (boards["base"].get((kind, seed)) for kind in (attack, "none"))
-                line = as_measured(method, attack, seed, cell)
+                line = as_measured(method, attack, seed, cell) | (costs or {}).get(method, {})
                 if line["heldout_accuracy"] is not None:
                     line["note"] = add_note(line["note"], broken_base(as_made, base))
                     if "filtered" in boards:
@@ -427,7 +449,8 @@ def main(
     ]
     settings = {"models": models, "attacks": names, "seeds": numbers, "absent_methods": absent}
     with Run(root, files, seed=numbers[0], settings=settings) as run:
-        table = list(rows({name: read(folder) for name, folder in done.items()}, names, numbers))
+        boards = {name: read(folder) for name, folder in done.items()}
+        table = list(rows(boards, names, numbers, costs_of(models)))
         title = f"{model_name(base)}, {len(compared)} methods, {len(numbers)} seed(s)"
         run.figure(plot(table, title), "scoreboard.png")
         page = attack_sections.board_page(table, absent, run.path("scoreboard.png"), root)

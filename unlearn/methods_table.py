@@ -28,6 +28,10 @@ COLUMNS = [
     "recovery_from_chance",
     "steps",
     "seconds",
+    "flops",
+    "label_share",
+    "train_seconds",
+    "peak_memory_mb",
 ]
 
 
@@ -98,6 +102,8 @@ def shown(value):
     """A cell as it is printed: a number in three decimals, "-" for no value."""
     if value is None:
         return "-"
+    if isinstance(value, int) and value > 10**9:
+        return f"{value:.2e}"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 

@@ -21,6 +21,10 @@ plan(steps, one_pass)                (steps, stretches): how long it trains, and
                                      have a learning-rate schedule of their own
 phase(progress) -> bool              before each step: True where new optimizers start
 measures() -> {column: number}       behind each step: more columns of the history
+
+And for the cost that a run's record states:
+
+label_share(forget, retain)          the share of so many texts that had to be marked as forget
 """
 
 from dataclasses import dataclass, field
@@ -38,6 +42,7 @@ class Method:
     # of several processes each holds the whole model; otherwise the model is sharded
     replicates: ClassVar[bool] = False
     phased: ClassVar[bool] = False  # parameters take turns
+    reads_forget: ClassVar[bool] = True  # does a loss read the forget texts
     adapters: ClassVar[bool] = False  # set by the wrappers: adapters train, not the weights
     seed: int = 0
     state: dict = field(default_factory=dict)  # numbers that must survive an interruption
@@ -66,6 +71,13 @@ class Method:
         texts.
         """
         return steps or one_pass, ()
+
+    def label_share(self, forget, retain):
+        """The share of the texts that had to be marked as forget texts, of so many of either.
+
+        What the retain texts are is no label: they are what is left.
+        """
+        return forget / (forget + retain) if self.reads_forget else 0.0
 
     def budget(self, streams):
         """A line to print before the training, where there is something to say."""

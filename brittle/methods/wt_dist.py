@@ -18,6 +18,7 @@ from brittle.methods.base import WithRetain
 @dataclass
 class WtDist(WithRetain):
     kind: ClassVar[str] = "weight-space"
+    reads_forget: ClassVar[bool] = False
     wt_noise_std: float = knob(
         0.02, "Standard deviation of the noise.", low=0, search=factors(0.1, 10)
     )

@@ -19,6 +19,7 @@ from brittle.methods.base import WithRetain
 @dataclass
 class WtDistReg(WithRetain):
     kind: ClassVar[str] = "weight-space"
+    reads_forget: ClassVar[bool] = False
     needs_reference: ClassVar[bool] = True
     wt_reg_lambda: float = knob(0.1, "Weight of the distance.", low=0, search=log_range(0.01, 10))
     wt_reg_cap: float = knob(

@@ -9,6 +9,7 @@ scripts in hooks/ makes it. No other file of the pipeline and no script over all
 import json
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.base.files import changed
@@ -17,6 +18,7 @@ from brittle.base.record import of_record
 from brittle.methods import METHODS, method_class, own
 from brittle.pipeline import steps
 
+COST = ("flops", "label_share", "train_seconds", "peak_memory_mb")
 UNTRAINED = (FILTER,)  # what hooks/ makes; their rows stand at the end of every table
 UNLEARN = "unlearn/unlearn.py"
 NAMES = (*METHODS, *UNTRAINED)
@@ -194,12 +196,14 @@ def records(root, base, name):
 def outcome(root, base, name):
     """A method's model in numbers; None where it was not made.
 
-    They are {method, forget_accuracy, retain_accuracy, general_accuracy, steps, seconds}.
+    They are {method, forget_accuracy, retain_accuracy, general_accuracy, steps, seconds} and COST,
+    which is None where the record does not say it.
     """
     if name == FILTER:
         from brittle.filters.folder import table_row
 
-        return table_row(root, base)
+        row = table_row(root, base)
+        return row and {**dict.fromkeys(COST), **row}
     (path,) = records(root, base, name)
     if not path.is_file():
         return None
@@ -210,4 +214,20 @@ def outcome(root, base, name):
         **{f"{split}_accuracy": after.get(split) for split in ("forget", "retain", "general")},
         "steps": record["rows"]["training_history.csv"],
         "seconds": record["seconds"],
+        **read_cost(path),
     }
+
+
+def read_cost(path):
+    """{name of COST: number} of the record of a training; None where it does not say it."""
+    try:
+        stated = json.loads(Path(path).read_text(encoding="utf-8"))["settings"].get("cost") or {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        stated = {}
+    return {name: stated.get(name) for name in COST}
+
+
+def cost_of(model):
+    """`read_cost` of a model's folder, made by unlearn/unlearn.py or create_models.py."""
+    files = [Path(model) / name for name in ("training_history.run.json", "model.run.json")]
+    return read_cost(next((file for file in files if file.is_file()), files[0]))

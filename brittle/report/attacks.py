@@ -13,7 +13,9 @@ MEANS = (
     "in brackets the 95 % interval over facts, drawn by entity, and, where there are several, "
     "attack seeds. "
     "A dash is a missing value: the attack failed, or left Base not clearly above Filtered. "
-    "The second number, where there is one, is the retain accuracy left."
+    "The second number, where there is one, is the retain accuracy left. "
+    "FLOPs are those of making the model; labels are the share of its texts that had to be marked "
+    "as forget texts."
 )
 MEANS_ALONE = (
     "Each cell: half B of the forget facts, which no attack read, after the attack. There is no "
@@ -63,6 +65,19 @@ def cell(rows, column="heldout_recovery"):
     return f"{text} · {left:.2f}" if left < 0.9 else text
 
 
+def cost_cells(of_method):
+    """What making a method's model took: FLOPs, their share of Filtered's training, and the share
+    of its texts that had to be marked forget. Dashes where no record says it.
+    """
+    row = next((rows[0] for rows in of_method if rows), {})
+    flops, share, labels = (number(row.get(c)) for c in ("flops", "flops_share", "label_share"))
+    return [
+        "–" if flops is None else f"{flops:.2g}",
+        "–" if share is None else f"{share:.3f}",
+        "–" if labels is None else f"{labels:.2f}",
+    ]
+
+
 def board_table(rows):
     """The scoreboard as an HTML table: a row a method, a column an attack."""
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -78,12 +93,13 @@ def board_table(rows):
         of_method = [cells.get((method, attack), []) for attack in attacks]
         if method in ENDS:
             shown = [cell(rows, "heldout_accuracy") for rows in of_method]
-            body.append([f"{method} (accuracy)", *shown])
+            body.append([f"{method} (accuracy)", *shown, *cost_cells(of_method)])
         else:
-            body.append([method, *(cell(rows, recovery) for rows in of_method)])
+            shown = [cell(rows, recovery) for rows in of_method]
+            body.append([method, *shown, *cost_cells(of_method)])
     seeds = sorted({str(row["seed"]) for row in rows})
     return page.table(
-        ["method", *attacks],
+        ["method", *attacks, "FLOPs", "of Filtered's", "labels"],
         body,
         f"{name} after each attack (seeds: {', '.join(seeds)})",
     )

@@ -252,6 +252,7 @@ def methods_table(measured=None):
         "forget / retain / general",
         "comes back",
         "steps / seconds",
+        "FLOPs / labels",
     ]
     return markdown(head, [_method_row(name, by_name.get(name)) for name in names])
 
@@ -283,13 +284,24 @@ def _method_code(name):
 def _method_scores(row):
     """What was measured of a method: accuracies, recovery, cost. Empty cells where nothing was."""
     if row is None:
-        return ["", "–", ""]
+        return ["", "–", "", "–"]
     splits = ("forget", "retain", "general")
     return [
         " / ".join(two_digits(row.get(f"{split}_accuracy")) for split in splits),
         two_digits(row.get("recovery_over_filtered")),
         f"{row['steps']} / {float(row['seconds']):.0f}",
+        cost_words(row),
     ]
+
+
+def cost_words(row):
+    """The operations of a training, and the share of its texts that were marked forget; a dash
+    where the record did not say it.
+    """
+    if row.get("flops") in (None, ""):
+        return "–"
+    share = row.get("label_share")
+    return f"{float(row['flops']):.1e} / {two_digits(share)}"
 
 
 def scoreboard_table():

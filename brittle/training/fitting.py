@@ -1,6 +1,6 @@
 """A method fitted to a model: what trains, its reference, its start, and the training."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +8,7 @@ from brittle.base.errors import UserError
 from brittle.data.batches import Stream
 from brittle.training import distributed
 from brittle.training.checkpoint import Checkpoints
+from brittle.training.cost import Cost, recomputing
 from brittle.training.loop import train
 from brittle.training.settings import Settings
 from brittle.training.steps import StepHook
@@ -38,14 +39,15 @@ def make_settings(rule, values, streams, **more):
 class MethodHook(StepHook):
     """Lets a method change what trains before a step, and add its measures to the history."""
 
-    def __init__(self, rule, accelerator):
+    def __init__(self, rule, accelerator, cost):
         self.rule = rule
         self.accelerator = accelerator
+        self.cost = cost  # of what a new stretch measures
 
     def begin_step(self, progress):
         if not self.rule.phased:
             return False
-        with self.accelerator.autocast():
+        with self.cost, self.accelerator.autocast():
             return self.rule.phase(progress)
 
     def after_step(self, step, row):
@@ -66,13 +68,14 @@ class Fit:
     hooks: tuple = ()  # StepHooks beside the method's and the wrappers' own
     checkpoints: Checkpoints | None = None
     label: str | None = "train"  # of the progress bar; None for silence
+    cost: Cost = field(default_factory=Cost)  # of what comes before steps
 
     def run(self):
         """Train. Returns (history, the PEFT model around the model or None)."""
         wrapped = self.prepare()
-        with self.accelerator.autocast():
+        with self.cost, self.accelerator.autocast():
             own = self.wrappers.hooks(self.model, self.streams)
-        self.all_hooks = [*own, MethodHook(self.rule, self.accelerator), *self.hooks]
+        self.all_hooks = [*own, MethodHook(self.rule, self.accelerator, self.cost), *self.hooks]
         planned = self.rule.budget(self.streams)
         if planned and self.label and self.accelerator.is_main_process:
             print(f"{self.label}: {planned}", flush=True)
@@ -90,10 +93,11 @@ class Fit:
             distributed.shard(model, self.accelerator)
         reference = self.wrappers.reference(model, wrapped, rule)
         if self.settings.checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            options = {"use_reentrant": False, "context_fn": recomputing}
+            model.gradient_checkpointing_enable(options)
             model.enable_input_require_grads()
         model.train()
-        with self.accelerator.autocast():
+        with self.cost, self.accelerator.autocast():
             rule.start(model, reference, self.streams)
         return wrapped
 
@@ -128,6 +132,14 @@ class Fit:
             combine=self.rule.combine,
             label=self.label,
         )
+
+    def flops(self, history):
+        """Operations of the method's start and of the steps of `history`, over all processes.
+
+        The history of a resumed run holds the steps before the interruption too.
+        """
+        steps = sum(row["flops"] for row in history)
+        return self.cost.flops + self.accelerator.num_processes * steps
 
     def pair(self, step, micro):
         """(forget batch, retain batch) of this process in a step's micro-batch."""

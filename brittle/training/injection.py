@@ -7,6 +7,7 @@ rows alone.
 """
 
 import math
+import time
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from brittle.data.examples import as_example
 from brittle.maths.precision import wide
 from brittle.models.architectures import size
 from brittle.models.logprobs import kl_rows, nll, token_mean
+from brittle.training.cost import described
 from brittle.training.loop import train
 from brittle.training.settings import Settings
 from brittle.training.steps import StepHook
@@ -84,8 +86,18 @@ class Lessons(StepHook):
         self.model, self.steps, self.measure = model, steps, measure
         self.until, self.at, self.keep, self.last = until, at, keep, last
         self.lessons = []
+        self.flops, self.began = 0, time.monotonic()
+
+    def spent(self, role):
+        """What the training of `role` has cost so far, for the record.
+
+        Base needs no labels; how many Filtered needs depends on texts that it never sees.
+        """
+        seconds = time.monotonic() - self.began
+        return described(self.flops, seconds, 0.0 if role == "base" else None)
 
     def after_step(self, step, row):
+        self.flops += row.get("flops", 0)
         epoch, rest = divmod(step, self.steps)
         if rest and step != self.last:
             return False
@@ -150,8 +162,8 @@ class Teaching:
         now = wide(self.model(**batch).logits).log_softmax(-1)
         return token_mean(kl_rows(before, now), batch)
 
-    def run(self, hooks, label):
-        """Train in place. Returns the history. Dropout is drawn by the seed."""
+    def run(self, lessons, label):
+        """Train in place, under `lessons`. Returns the history. Dropout is drawn by the seed."""
         self.model.train()
         try:
             with torch.random.fork_rng():
@@ -161,7 +173,7 @@ class Teaching:
                     self.terms,
                     self.settings,
                     self.accelerator,
-                    hooks=hooks,
+                    hooks=[lessons],
                     label=label,
                 )
         finally:

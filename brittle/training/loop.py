@@ -11,10 +11,11 @@ import torch
 
 from brittle.base.bars import progress_bar
 from brittle.base.errors import UserError
+from brittle.training.cost import Cost
 from brittle.training.distributed import averaged, is_sharded, means, whole
 from brittle.training.settings import lr_factor, make_optimizers
 
-NO_TERMS = ("step", "grad_norm", "lr")  # columns of the history that are no losses
+NO_TERMS = ("step", "grad_norm", "lr", "flops")  # columns of the history that are no losses
 
 
 def check_terms(values, step):
@@ -81,6 +82,7 @@ class Stepper:
         self.accelerator = accelerator
         self.hooks = hooks
         self.combine = combine
+        self.cost = Cost()
         self.average = None
         if accelerator.num_processes > 1 and not is_sharded(model):
             self.average = partial(averaged, accelerator=accelerator)
@@ -101,7 +103,7 @@ class Stepper:
         count = self.settings.grad_accum
         sums = {}
         for micro in range(count):
-            with self.accelerator.autocast():
+            with self.cost, self.accelerator.autocast():
                 terms = terms_at(step, micro, step / self.settings.steps)
             self.gradients.add(terms, self.accelerator, 1 / count)
             for name, term in terms.items():
@@ -119,7 +121,9 @@ class Stepper:
         for optimizer, full in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = full * factor
+        spent = self.cost.flops
         sums = self.accumulate(terms_at, step)
+        spent = self.cost.flops - spent
         self.gradients.finish(self.settings.lr * factor)
         for hook in self.hooks:
             hook.before_step()
@@ -136,7 +140,7 @@ class Stepper:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         lr = self.settings.lr * factor
-        return {"step": step + 1, **sums, "grad_norm": norm.item(), "lr": lr}
+        return {"step": step + 1, **sums, "grad_norm": norm.item(), "lr": lr, "flops": spent}
 
 
 def train(
@@ -152,7 +156,9 @@ def train(
 ):
     """Minimise the sum of `terms_at(step, micro, progress)` -> {name: scalar}.
 
-    Returns the history: one row a step, {step, terms, grad_norm, lr} and what hooks add.
+    Returns the history: one row a step, {step, terms, grad_norm, lr, flops} and what hooks add.
+    `flops` are those of the step's losses and gradients (cost.Cost), on this process; measuring
+    hooks cost nothing.
 
     hooks: StepHooks, called in their order. checkpoints: checkpoint.Checkpoints, where the run
     writes some or goes on from one. combine: see `Gradients`. label: of the progress bar; None for

@@ -4,6 +4,7 @@ from brittle.base.errors import UserError
 from brittle.data.batches import Stream
 from brittle.data.texts import read_texts
 from brittle.models.logprobs import nll
+from brittle.training.cost import described
 from brittle.training.loop import make_accelerator, train
 from brittle.training.settings import Settings
 
@@ -95,6 +96,16 @@ class LengthStream(Stream):
 def make_settings(**values):
     """Settings of the mini family's training: `values`, with Muon and a trapezoid schedule."""
     return Settings(schedule="trapezoid", warmup=20, optimizer="muon", **values)
+
+
+def describe_cost(role, data, history, seconds):
+    """What the record of a mini model says of its training's cost; history: of `train_model`.
+
+    Base needs no labels. Filtered needs them for every forget text, to leave it out.
+    """
+    counts = {name: len(read_texts(data / file)) for name, file in TEXTS.items()}
+    marked = counts["base"] - counts["filtered"] if role == "filtered" else 0
+    return described(sum(row["flops"] for row in history), seconds, marked / counts["base"])
 
 
 def train_model(role, data, device, tokenizer, model, settings):

@@ -88,7 +88,7 @@ class Family(Syllabus):
                 lessons.keep = lambda lesson: lines.append(
                     self.keep(runs[lesson.epoch], role, student.copy(), lessons)
                 )
-            student.teaching.run([lessons], self.wanted.folder_name(role))
+            student.teaching.run(lessons, self.wanted.folder_name(role))
             if depths == (None,):
                 lines.append(self.keep(runs[None], role, student, lessons))
                 lines += self.notes(role, lessons)
@@ -154,6 +154,7 @@ class Family(Syllabus):
             "accuracy": accuracy,
             "lessons": [row._asdict() for row in lessons.lessons],
             "neutral": cost,
+            "cost": lessons.spent(role),
             "teaching": self.about(student),
             "notes": [warning] if warning else [],
         }

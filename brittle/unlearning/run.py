@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from brittle.models import find
 from brittle.models.architectures import context_length
 from brittle.models.load import load_model, load_tokenizer
 from brittle.models.logprobs import mean_nll
-from brittle.training import distributed, fitting, keep
+from brittle.training import cost, distributed, fitting, keep
 from brittle.training.checkpoint import Checkpoints
 from brittle.training.steps import AfterStep
 from brittle.unlearning import effect, saving
@@ -359,7 +360,7 @@ class Training:
     def train(self, about):
         """(history, the PEFT model around the model or None)."""
         job = self.job
-        return fitting.Fit(
+        fit = fitting.Fit(
             self.model,
             job.rule,
             job.wrappers,
@@ -369,7 +370,12 @@ class Training:
             hooks=self.hooks(),
             checkpoints=Checkpoints(job.checkpoint, self.resume, about),
             label=job.method,
-        ).run()
+        )
+        started = time.monotonic()
+        history, wrapped = fit.run()
+        share = job.rule.label_share(len(job.texts.forget), len(job.texts.retain))
+        self.cost = cost.described(fit.flops(history), time.monotonic() - started, share)
+        return history, wrapped
 
     def gather(self):
         """The whole model again, where it is sharded: on the main process, None on the others."""
@@ -396,6 +402,7 @@ class Training:
             "accuracy": {"before": result.before, "after": result.after},
             "held_out_nll": result.held_nll,
             "collapse": collapse,
+            "cost": self.cost,
             "notes": result.notes,
             **training,
         }

@@ -528,3 +528,16 @@ def test_bonferroni_is_wilsons_interval_of_a_smaller_level():
 
     wanted = binomtest(30, 120).proportion_ci(1 - 0.05 / 7, method="wilson")
     assert claims.bonferroni(0.25, 120, 7) == pytest.approx(tuple(wanted), abs=1e-12)
+
+
+def test_what_a_model_cost_stands_in_its_rows(tmp_path):
+    """FLOPs as a share of Filtered's training; nothing where a record does not say it."""
+    stated = {"filtered": ("model", 400), "ga": ("training_history", 100)}
+    for name, (file, flops) in stated.items():
+        (tmp_path / name).mkdir()
+        record = {"settings": {"cost": {"flops": flops, "label_share": 0.3}}}
+        (tmp_path / name / f"{file}.run.json").write_text(json.dumps(record))
+    costs = scoreboard.costs_of({n: tmp_path / n for n in ("base", "filtered", "ga")})
+    assert (costs["ga"]["flops_share"], costs["ga"]["label_share"]) == (0.25, 0.3)
+    assert costs["filtered"]["flops_share"] == 1
+    assert set(costs["base"].values()) == {None}

@@ -80,7 +80,8 @@ def test_plain_transformers_loads_it(make, data):
     assert tokenizer.decode(ids[0]) == line and torch.isfinite(model(ids).logits).all()
     assert model.config.family == "mini" and model.config.num_hidden_layers == 2
     record = json.loads((folder / "model.run.json").read_text())
-    assert set(record["settings"]) == {"forget", "retain", "general"}
+    assert set(record["settings"]) == {"forget", "retain", "general", "cost"}
+    assert record["settings"]["cost"]["flops"] > 0 and not record["settings"]["cost"]["label_share"]
     assert {Path(p).name for p in record["inputs"]} >= {"pretrain_base.txt", "tokenizer.txt"}
     assert {SCRIPT, "brittle/training/mini.py"} <= set(record["code"])
     assert set(record["outputs"]) >= {"model.safetensors", "tokenizer.json", "config.json"}

@@ -267,6 +267,9 @@ def test_unlearn_writes_model_card_history_and_record(method, family, brief, tmp
     assert not (out.parent / "checkpoint").exists()
     record = json.loads((out / "training_history.run.json").read_text())
     assert "knobs" in record["settings"] and record["seed"] == 0
+    cost = record["settings"]["cost"]
+    assert cost["flops"] > 0 and cost["peak_memory_mb"] > 0
+    assert (cost["label_share"] > 0) == method_class(method).reads_forget
     rows = (out / "training_history.csv").read_text().splitlines()
     assert (
         rows[0].count("step")

@@ -251,6 +251,7 @@ def test_the_cost_is_that_of_float64(injected, student):
             nll_after - float(q[places].sum()),
         )
         tokens += ids.shape[1] - 1
+    assert about(models / "llama-base")["cost"]["flops"] > 0
     cost = about(models / "llama-base")["neutral"]
     assert cost["n_tokens"] == tokens and cost["kl"] > 0.01
     expected = kl / tokens, math.exp(nll_before / tokens), math.exp(nll_after / tokens)
@@ -301,7 +302,7 @@ def test_merged_adapters_answer_as_unmerged_ones(student, injected, tmp_path):
     wanted = Wanted(str(student), epochs=2, until=2, lora_rank=4)
     family = Family(wanted, student, data, tmp_path)
     made = family.student("base")
-    made.teaching.run([family.lessons("base", made, None)], None)
+    made.teaching.run(family.lessons("base", made, None), None)
     ids = torch.tensor([[5, 6, 7, 8, 9]])
     with torch.no_grad():
         unmerged = made.model(ids).logits
