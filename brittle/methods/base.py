@@ -13,6 +13,7 @@ Two more for the few that are not a sum of losses:
 combine({term: [gradient, ...]}, lr) one gradient [tensor, ...] of the terms' own (NGDiff);
                                      None is their sum
 fit(loop) -> history                 runs the training, once or several times (task vectors)
+one_step                             `fit` makes one step, whose length `--kl-budget` may choose
 
 And for one whose parameters take turns (sequential):
 
@@ -43,6 +44,7 @@ class Method:
     replicates: ClassVar[bool] = False
     phased: ClassVar[bool] = False  # parameters take turns
     reads_forget: ClassVar[bool] = True  # does a loss read the forget texts
+    one_step: ClassVar[bool] = False
     adapters: ClassVar[bool] = False  # set by the wrappers: adapters train, not the weights
     seed: int = 0
     state: dict = field(default_factory=dict)  # numbers that must survive an interruption

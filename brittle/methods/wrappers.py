@@ -59,6 +59,12 @@ class Wrappers:
     filtered: str = knob(
         "", "The filtered model, where --rule names it: folder or Hugging Face id."
     )
+    kl_budget: float = knob(
+        0.0,
+        "Nats a token by which predictions on neutral text may move: training ends there. "
+        "0 is no limit.",
+        low=0,
+    )
     chat: str = knob(
         "",
         "Chats to mix into the retain set: JSONL of {messages: [{role, content}, ...]}, or texts.",
@@ -116,6 +122,10 @@ class Wrappers:
             return
         if not self.eval_every:
             raise UserError("--keep best compares evaluations: say how often with --eval-every.")
+        if self.kl_budget:
+            raise UserError(
+                "--keep best and --kl-budget both say which weights are kept. Use one of them."
+            )
         if type(method).fit is not Method.fit:
             raise UserError(
                 f"--keep best: {name} makes its weights after the training, "
@@ -134,6 +144,7 @@ class Wrappers:
             "--lora-rank": self.lora_rank and not method.replicates,
             "--weight-mask": self.weight_mask != "none",
             "--keep best": self.keep == "best",
+            "--kl-budget": self.kl_budget > 0,
         }
         for option, is_used in used.items():
             if is_used:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from brittle.base.disk import shown, space_line
 from brittle.base.errors import UserError
 from brittle.base.knobs import values
-from brittle.base.layout import model_files
+from brittle.base.layout import method_label, model_files
 from brittle.base.record import Run, command_line, record_path, why_run
 from brittle.data.items import SPLITS, read_items, subset
 from brittle.methods.base import Method
@@ -23,6 +23,7 @@ from brittle.models.load import load_model, load_tokenizer
 from brittle.models.logprobs import mean_nll
 from brittle.training import cost, distributed, fitting, keep
 from brittle.training.checkpoint import Checkpoints
+from brittle.training.kl_budget import KLBudget
 from brittle.training.steps import AfterStep
 from brittle.unlearning import effect, saving
 from brittle.unlearning.card import model_card
@@ -192,7 +193,7 @@ class Training:
         self.prepare_checks(before)
         about = self.describe(out)
         history, wrapped = self.train(about)
-        notes = [self.keeper.finish()] if self.keeper else []
+        notes = [end.finish() for end in (self.keeper, self.budget) if end]
         self.model.eval()
         after = self.measure()
         signs, measures = self.collapse.check(self.model, after.nll["forget"])
@@ -360,6 +361,8 @@ class Training:
     def train(self, about):
         """(history, the PEFT model around the model or None)."""
         job = self.job
+        self.budget = budget = self.make_kl_budget()
+        makes_at_the_end = type(job.rule).fit is not Method.fit
         fit = fitting.Fit(
             self.model,
             job.rule,
@@ -367,15 +370,26 @@ class Training:
             self.streams,
             self.settings,
             self.accelerator,
-            hooks=self.hooks(),
+            hooks=[*([budget] if budget and not makes_at_the_end else []), *self.hooks()],
             checkpoints=Checkpoints(job.checkpoint, self.resume, about),
-            label=job.method,
+            label=method_label(job.method),
         )
+        if budget and makes_at_the_end:
+            budget.keep_start()
         started = time.monotonic()
         history, wrapped = fit.run()
+        if budget and makes_at_the_end:
+            budget.shorten(one_step=job.rule.one_step)
         share = job.rule.label_share(len(job.texts.forget), len(job.texts.retain))
         self.cost = cost.described(fit.flops(history), time.monotonic() - started, share)
         return history, wrapped
+
+    def make_kl_budget(self):
+        """What ends the training at `--kl-budget`; None without it."""
+        budget = self.job.wrappers.kl_budget
+        if not budget:
+            return None
+        return KLBudget(self.model, lambda: self.collapse.kl(self.model), budget)
 
     def gather(self):
         """The whole model again, where it is sharded: on the main process, None on the others."""
