@@ -315,8 +315,8 @@ def row_of_model(measured, chosen, ends):
         ends.column: fmean(back) if ends.defined else None,
         "ci_low": low,
         "ci_high": high,
-        "retain_accuracy": fmean(accuracy(splits, "retain") for splits in at),
-        # data of one's own may have no general questions
+        # data of one's own may have neither
+        "retain_accuracy": mean(accuracy(s, "retain") for s in at if "retain" in s),
         "general_accuracy": mean(accuracy(s, "general") for s in at if "general" in s),
         "recovery_early": ends.recovery(curves[lr, early]) if early else None,
         "early_step": early,

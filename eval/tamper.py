@@ -30,7 +30,6 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
-from brittle.base.groups import MACHINE
 from brittle.base.knobs import listed
 from brittle.data.examples import DEFAULT, Reading
 from brittle.metrics.recovery import BREAKS, breaks_base
@@ -52,7 +51,6 @@ ITEM_COLUMNS = ["model", "lr", "step", "fact", "template", "correct", "seed"]
 SPLITS = ("forget_a", "forget_b", "retain", "general")
 TRAINED = ("half-a", "half-b", "benign")
 BATCH_SIZE = 128  # texts a batch of questions
-SEEDS = 3  # attack seeds where --seeds does not name them
 
 
 def eval_sets(data, max_items, seed):
@@ -272,13 +270,7 @@ def main(
     ] = 200,
     reading: Reading = DEFAULT,
     seed: options.Seed = 0,
-    seeds: Annotated[
-        str | None,
-        typer.Option(
-            help="Attack seeds, with commas: one attack each (three, from --seed on).",
-            rich_help_panel=MACHINE,
-        ),
-    ] = None,
+    seeds: options.ThreeSeeds = None,
     device: options.Device = "auto",
     revision: options.Revision = None,
 ):
@@ -302,7 +294,7 @@ def main(
     at = read_steps(eval_at, steps)
     folder = model_folder(model, revision)
     name = model_name(model)
-    numbers = options.read_seeds(seeds) if seeds else list(range(seed, seed + SEEDS))
+    numbers = options.seeds_from(seeds, seed, 3)
     sets = eval_sets(data, max_items, numbers[0])
     texts = {number: attack_rows(data, on, number) for number in numbers}
     picked = pick_device(device)

@@ -120,11 +120,11 @@ def main(
     every: Annotated[int, typer.Option(min=1, help="Steps between measurements.")] = 2,
     lr: Annotated[float, typer.Option(min=1e-9, help="Learning rate of both methods.")] = 3e-4,
     beta: Annotated[float, typer.Option(min=1e-6, help="NPO's beta.")] = 0.1,
-    seeds: Annotated[int, typer.Option(min=2, help="Seeds, paired over the methods.")] = 3,
     optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
     batch_size: options.BatchSize = 32,
     max_items: Annotated[int, typer.Option(min=20, help="Retain questions to measure on.")] = 200,
     seed: options.Seed = 0,
+    seeds: options.ThreeSeeds = None,
     device: options.Device = "auto",
 ):
     """Gradient ascent and NPO side by side until the model breaks."""
@@ -150,11 +150,13 @@ def main(
         "schedule": "constant",
         "optimizer": optimizer,
     }
-    with Run(
-        outdir, inputs, {"model": str(folder)}, seed, {**given, "beta": beta, "seeds": seeds}
-    ) as run:
+    numbers = options.seeds_from(seeds, seed, 3)
+    if len(numbers) < 2:
+        raise UserError(f"--seeds {seeds}: methods are compared over at least two seeds.")
+    models, recorded = {"model": str(folder)}, {**given, "beta": beta, "seeds": numbers}
+    with Run(outdir, inputs, models, numbers[0], recorded) as run:
         table, ends = [], []
-        for one in range(seed, seed + seeds):
+        for one in numbers:
             for method in METHODS:
                 knobs = {"beta": beta, "retain_weight": 0.0} if method == "npo" else {}
                 points = curve(

@@ -221,7 +221,7 @@ def as_measured(method, attack, seed, cell):
         "variant": half_b["variant"],
         "n_forget": count_a + count_b,
         "n_heldout": count_b,
-        "n_retain": cell["splits"]["retain"]["n"],
+        "n_retain": cell["splits"].get("retain", {}).get("n"),
         "read_sha256": half_b["read_sha256"],
     }
     return line

@@ -1,7 +1,7 @@
 """Which of the sequential experiment log's findings hold on another model?
 
     uv run unlearn/sequential_grid.py --model outputs/models/mini-base
-    uv run unlearn/sequential_grid.py --model outputs/models/mini-base --only "Same-sign" --seeds 1
+    uv run unlearn/sequential_grid.py --model M --only Same-sign --max-seeds 1
     uv run unlearn/sequential_grid.py --markdown            the tables of docs/sequential.md
 
 Runs every row of unlearn/sequential_log.csv here and writes results.csv. The rows are those of the
@@ -400,7 +400,9 @@ def main(
     seeds: Annotated[
         int,
         typer.Option(
-            min=1, help="At most so many seeds a row (the log's rows have 1, controls 3)."
+            "--max-seeds",
+            min=1,
+            help="At most so many seeds a row (the log's rows have 1, controls 3).",
         ),
     ] = 3,
     steps_scale: Annotated[

@@ -28,9 +28,9 @@ COLUMNS = ["variant", "split", "accuracy", "accuracy_low", "accuracy_high", "n",
 
 
 def eval_sets(data, max_items=200, seed=0):
-    """{split: items}: all of half B, at most `max_items` of half A and of retain.
+    """{split: items}: all of half B, at most `max_items` of half A.
 
-    So many also of the never-seen questions, where the folder has some.
+    So many also of the retain and of the never-seen questions, where the folder has some.
     """
     a, b = halves(data)
     if len(b) < FEWEST:
@@ -38,14 +38,10 @@ def eval_sets(data, max_items=200, seed=0):
             f"{data}/mcq_forget.jsonl has {len(b)} questions of half B: at least {FEWEST}, "
             "or nothing can be told."
         )
-    retain, unseen = read_items(data / "mcq_retain.jsonl"), data / NEVER_SEEN_FILE
-    sets = {
-        "forget_a": subset(a, max_items, seed),
-        "forget_b": b,
-        "retain": subset(retain, max_items, seed),
-    }
-    if unseen.is_file():
-        sets[NEVER_SEEN] = subset(read_items(unseen), max_items, seed)
+    sets = {"forget_a": subset(a, max_items, seed), "forget_b": b}
+    for split, name in (("retain", "mcq_retain.jsonl"), (NEVER_SEEN, NEVER_SEEN_FILE)):
+        if (data / name).is_file():
+            sets[split] = subset(read_items(data / name), max_items, seed)
     return sets
 
 

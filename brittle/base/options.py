@@ -155,6 +155,14 @@ Seeds = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+ThreeSeeds = Annotated[
+    str | None,
+    typer.Option(
+        "--seeds",
+        help="Seeds, with commas: one repetition each (three, from --seed on).",
+        rich_help_panel=MACHINE,
+    ),
+]
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...", rich_help_panel=MACHINE)
 ]
@@ -290,6 +298,11 @@ def read_seeds(text):
             f"--seeds {text}: different whole numbers separated by commas, such as 0,1,2."
         )
     return numbers
+
+
+def seeds_from(text, seed, count):
+    """The numbers of `--seeds`; where it is left out, `count` of them from `seed` on."""
+    return read_seeds(text) if text else list(range(seed, seed + count))
 
 
 def seed_list(seeds, seed, random):

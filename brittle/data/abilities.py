@@ -36,7 +36,7 @@ def _files(*names):
 
 def _halves(folder):
     """Both halves of the forget questions, half B with enough of them."""
-    absent = _files("mcq_forget.jsonl", "mcq_retain.jsonl")(folder)
+    absent = _files("mcq_forget.jsonl")(folder)
     if absent:
         return absent
     halves = [item.get("half") for item in with_halves(read_items(folder / "mcq_forget.jsonl"))]
@@ -66,9 +66,10 @@ ABILITIES = (
     Ability(
         "texts", "unlearning and diagnostics of the weights", _files("forget.txt", "retain.txt")
     ),
+    Ability("accuracies", "accuracies (harness)", _files("mcq_forget.jsonl")),
     Ability(
-        "accuracies",
-        "accuracies (harness, lenses, probes)",
+        "layers",
+        "what each layer knows (lenses, probes)",
         _files("mcq_forget.jsonl", "mcq_retain.jsonl"),
     ),
     Ability("attacks", "attacks, recovery and the verdict (removed or hidden)", _halves),

@@ -105,6 +105,7 @@ def write_tofu(
         "forget.txt": [question_text(row) for row in forget_rows],
         "retain.txt": [question_text(row) for row in retain_rows],
     }
+    unseen = unseen_items(rows, forget.replace("forget", "holdout"), seed) if path else []
     if overlap is not None:
         answers = [[row["answer"] for row in rows_of_set] for rows_of_set in trained]
         settings["overlap"]["measured"] = measured(*texts.values(), *answers)
@@ -117,10 +118,24 @@ def write_tofu(
     )
     tables = {f"qa_{name}.jsonl": rows_of_set for name, rows_of_set in qa.items()}
     tables |= sidecars(forget_rows, retain_rows, qa["holdout"] or None)
+    tables["mcq_holdout.jsonl"] = unseen
     for name, asked in {**qa, "general": spared}.items():
         if name in ("forget", "retain", "general"):
             tables[f"mcq_{name}.jsonl"] = list(items(asked, name, seed))
     return write_sets(outdir, texts, {k: v for k, v in tables.items() if v}, read, seed, settings)
+
+
+def unseen_items(rows, config, seed):
+    """4-way items of never-seen questions, where the source has wrong answers to them (`config`
+    with `_perturbed`, which the hub lacks). Answers to other questions would be none: they name
+    other authors.
+
+    rows: reads a configuration.
+    """
+    try:
+        return list(items(rows(f"{config}_perturbed", PERTURBED, "holdout"), "holdout", seed))
+    except UserError:
+        return []
 
 
 def pretraining(forget, retain, general, seed):

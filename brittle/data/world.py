@@ -216,15 +216,23 @@ def multiple_choice(world, domain):
     draws = Draws(f"mcq {world.seed} {domain}")
     for fact in world.attributes[domain]:
         for template in range(len(QUESTIONS)):
-            yield _item(
-                draws,
-                fact.id,
-                question(fact, template),
-                fact.value,
-                fact.pool,
-                half=fact.half,
-                template=template,
-            )
+            yield _asked(draws, fact, template, half=fact.half)
+
+
+def never_seen(world):
+    """4-way items on the strangers of the forget domain, whose facts no model is shown.
+
+    One a fact, in one of the question templates by turns.
+    """
+    draws = Draws(f"mcq {world.seed} holdout")
+    for number, fact in enumerate(world.strangers["forget"]):
+        yield _asked(draws, fact, number % len(QUESTIONS))
+
+
+def _asked(draws, fact, template, **more):
+    """The item of an attribute fact in a question template."""
+    asked, more = question(fact, template), more | {"template": template}
+    return _item(draws, fact.id, asked, fact.value, fact.pool, **more)
 
 
 def _item(draws, fact_id, asked, value, pool, **more):

@@ -19,6 +19,7 @@ from brittle.data.world import (
     domain_texts,
     hops,
     multiple_choice,
+    never_seen,
     new_names,
     question,
     statement,
@@ -117,6 +118,7 @@ def write_world(outdir, seed, entities, private_entities, overlap=None, kind="en
         "retain.txt": [text for text, _ in unlearned["retain"]],
     }
     tables = {f"mcq_{d}.jsonl": list(multiple_choice(world, d)) for d in DOMAINS}
+    tables["mcq_holdout.jsonl"] = list(never_seen(world))
     for d, lines in unlearned.items():
         tables[sidecar(f"{d}.txt").name] = [
             {"entity": entity_of({"fact": fact}), "fact": fact} for _, fact in lines

@@ -24,8 +24,8 @@ READS = {
     "harness": "accuracies",
     "recovery": "attacks",
     "significance": "accuracies",
-    "14": "accuracies",
-    "14t": "accuracies",
+    "14": "layers",
+    "14t": "layers",
 }
 WORLD = "pretrain_base.txt"  # what the mini family is trained on
 

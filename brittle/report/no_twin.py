@@ -139,7 +139,10 @@ def _attacked(row, came_back, left_open):
         if taught is not None and taught > NEAR:
             reason = f"{came_back}, but never-seen questions rose by {percent(taught)} as well"
             return Verdict("inconclusive", joined(reason, *left_open))
-        control = "" if taught is None else f"; never-seen questions rose by {percent(taught)}"
+        way = "rose" if taught is None or taught >= 0 else "fell"
+        control = (
+            "" if taught is None else f"; never-seen questions {way} by {percent(abs(taught))}"
+        )
         return Verdict("back", joined(f"{came_back}{control}", *left_open))
     half_a = row["split_a_accuracy"] or 0.0
     if row["gained_high"] >= HIDDEN:

@@ -75,8 +75,8 @@ def test_scripts(name, family, data, tmp_path, script, each_figure):
     assert "half B was not in what the attack read" in done.out
     rows = read(tmp_path / f"{name}.csv")
     # an attack that trains is also asked A2, which chooses among its variants
-    splits = 3 + any(row["split"] == JUDGE for row in rows)
-    assert splits == 3 + (name in ATTACKS and attack_class(name).HOLDS_OUT)
+    splits = 4 + any(row["split"] == JUDGE for row in rows)
+    assert splits == 4 + (name in ATTACKS and attack_class(name).HOLDS_OUT)
     assert len(rows) == splits * variants and (tmp_path / f"{name}.png").stat().st_size > 10_000
     assert all(
         float(r["accuracy_low"]) <= float(r["accuracy"]) <= float(r["accuracy_high"]) for r in rows
@@ -195,7 +195,7 @@ def test_collapse(family, data, tmp_path, script):
         "--every",
         "1",
         "--seeds",
-        "2",
+        "0,1",
         "--max-items",
         "20",
         "--batch-size",
@@ -236,7 +236,7 @@ def test_relearning_on_other_texts(family, data, tmp_path, script):
         "--lora-rank",
         "2",
         "--seeds",
-        "1",
+        "0",
         "--outdir",
         tmp_path,
     )

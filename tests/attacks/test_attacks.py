@@ -358,6 +358,7 @@ def test_half_a_chooses_and_a_broken_model_has_no_accuracy(loaded, data):
         "forget_a",
         "forget_b",
         "retain",
+        "never_seen",
         "forget_a",
     ] and not meter.facts("second")
     with base.kept(model):

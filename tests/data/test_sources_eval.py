@@ -140,6 +140,14 @@ def test_tofu_as_published(tofu, tmp_path, script, jsonl):
         i["choices"][i["answer"]] == answers[i["fact"]] for i in jsonl(out / "mcq_forget.jsonl")
     )
     assert len(jsonl(out / "qa_holdout.jsonl")) == 20 == len(lines(out / "holdout.txt"))
+    assert not (out / "mcq_holdout.jsonl").exists()  # the hub has no wrong answers to these
+    jsonl(tofu / "holdout10_perturbed.json", list(authored("holdout10", 1, True)))
+    done = script(SCRIPT, "--source", "tofu", "--path", tofu, "--outdir", out)
+    items = jsonl(out / "mcq_holdout.jsonl")
+    assert done.code == 0 and len(items) == 20
+    assert [i["choices"][i["answer"]] for i in items] == [
+        row["answer"] for row in jsonl(out / "qa_holdout.jsonl")
+    ]
 
 
 def test_max_samples_draws_lines_and_their_sidecar(tofu, muse, tmp_path, script, jsonl):

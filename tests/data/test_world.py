@@ -4,6 +4,7 @@ it.
 
 import hashlib
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -200,6 +201,19 @@ def test_holdout_entities_occur_nowhere_else(world, data):
             assert not words(path.read_text(encoding="utf-8")) & strangers, path.name
     true = {statement(f, t) for f in world.strangers["forget"] for t in range(len(STATEMENTS))}
     assert set(lines(data, "holdout.txt")) <= true
+
+
+def test_never_seen_questions_ask_what_no_text_tells(world, data):
+    """One a stranger's fact, as the forget questions ask: what Base answers is measured chance."""
+    facts = {f.id: f for f in world.strangers["forget"]}
+    items = [json.loads(line) for line in lines(data, "mcq_holdout.jsonl")]
+    assert [item["fact"] for item in items] == list(facts)
+    for item in items:
+        fact = facts[item["fact"]]
+        assert item["question"] == question(fact, item["template"])
+        assert item["choices"][item["answer"]] == fact.value
+        assert len(set(item["choices"])) == 4 and set(item["choices"]) <= set(fact.pool)
+    assert {item["template"] for item in items} == set(range(len(QUESTIONS)))
 
 
 def test_tokenizer_text_never_names_a_holdout_entity():

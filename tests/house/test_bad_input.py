@@ -61,6 +61,7 @@ def built(tmp_path_factory, data, family):
     shutil.copytree(data, tmp_path / "data")
     shutil.copytree(data, tmp_path / "lacking")
     (tmp_path / "lacking" / "mcq_retain.jsonl").unlink()
+    (tmp_path / "lacking" / "mcq_forget.jsonl").unlink()
     (tmp_path / "lacking" / "pretrain_filtered.txt").unlink()
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "binary.txt").write_bytes(bytes(range(256)))
@@ -181,7 +182,7 @@ MISTAKES = {
         [*compare(NORMS, "{p}/filtered"), "--retain={p}/empty.txt"],
         "holds no text",
     ),
-    "missing questions": (tamper(data="{p}/lacking"), "mcq_retain.jsonl not found"),
+    "missing questions": (tamper(data="{p}/lacking"), "mcq_forget.jsonl not found"),
     "missing data folder": (
         tamper(data="{p}/nowhere"),
         "mcq_forget.jsonl not found. .*question, choices, answer .* half",
@@ -191,7 +192,7 @@ MISTAKES = {
         make("--only=filtered", data="{p}/lacking"),
         "pretrain_filtered.txt not found",
     ),
-    "no questions to train with": (make(data="{p}/lacking"), "mcq_retain.jsonl not found"),
+    "no questions to train with": (make(data="{p}/lacking"), "mcq_forget.jsonl not found"),
     # methods
     "unknown method": (unlearn(method="gaa"), "no method 'gaa'. Methods: .*npo"),
     "a path as method": (unlearn(method="../../x"), "no method"),

@@ -473,13 +473,16 @@ def test_the_interval_of_known_intervals_by_hand():
 def test_from_questions_without_halves_to_a_recovery_from_never_seen_ones(
     knowing, family, data, tmp_path, script
 ):
-    """The whole way on tiny models: halves are drawn, never-seen questions asked beside them."""
+    """The whole way on tiny models, without retain questions: halves are drawn, never-seen
+    questions asked beside them.
+    """
     folder = shutil.copytree(data, tmp_path / "data")
     for name in ("mcq_forget.jsonl", "qa_forget.jsonl"):
         rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
         bare = [{k: v for k, v in row.items() if k != "half"} for row in rows]
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in bare))
     shutil.copy(folder / "mcq_general.jsonl", folder / "mcq_holdout.jsonl")
+    (folder / "mcq_retain.jsonl").unlink()
     models, root = {"knowing": knowing, "other": family.base}, tmp_path / "out"
     few = ["--steps", "1", "--eval-at", "1", "--lr", "1e-5", "--seeds", "0", "--max-items", "12"]
     roles = {}
@@ -497,6 +500,7 @@ def test_from_questions_without_halves_to_a_recovery_from_never_seen_ones(
     assert done.code == 0, done.err
     with open(root / "recovery" / "recovery.csv", newline="") as file:
         table = {row["model"]: row for row in csv.DictReader(file)}
+    assert table["knowing"]["retain_accuracy"] == "" != table["knowing"]["general_accuracy"]
     assert table["knowing"]["chance_of"] == "Base on never-seen questions"
     assert float(table["knowing"]["recovery_from_chance"]) == 1
     assert float(table["other"]["recovery_from_chance"]) < 0.5

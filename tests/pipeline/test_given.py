@@ -188,8 +188,10 @@ def test_what_lacks_its_file_is_left_out_in_one_line(mini, family, tmp_path):
     chosen = steps.override(mini, **models, unlearned=["my/one"], data=folder)
     tasks = steps.tasks(chosen, steps.read_steps())
     assert given.without_left_out(tasks, folder) == tasks
-    for split in ("forget", "retain"):
-        (tmp_path / "own" / f"mcq_{split}.jsonl").unlink()
+    (tmp_path / "own" / "mcq_retain.jsonl").unlink()
+    (note,) = given.check_given(mini, **models, data=folder)
+    assert "left out are 14, 14t; see" in note  # forget questions are asked and attacked all the same
+    (tmp_path / "own" / "mcq_forget.jsonl").unlink()
     (note,) = given.check_given(mini, **models, data=folder)
     assert "left out are tamper, harness, recovery, significance, 14, 14t; see" in note
     left = {task.step for task in given.without_left_out(tasks, folder)}

@@ -628,6 +628,7 @@ SEEN = {"chance_of": "Base on never-seen questions"}
          "its recovery from chance is not known"),
         (alone(**SEEN, never_seen_gained=0.3), "inconclusive", "rose by 30% as well"),
         (alone(**SEEN, never_seen_gained=0.02), "back", "never-seen questions rose by 2%"),
+        (alone(**SEEN, never_seen_gained=-0.18), "back", "never-seen questions fell by 18%"),
         # without knowing what chance gives, nothing says that Base knew
         (alone(forget=1, chance=None, gained=(None,) * 3, found=(None,) * 3), "inconclusive", ""),
     ],
