@@ -190,7 +190,7 @@ def test_what_lacks_its_file_is_left_out_in_one_line(mini, family, tmp_path):
     assert given.without_left_out(tasks, folder) == tasks
     (tmp_path / "own" / "mcq_retain.jsonl").unlink()
     (note,) = given.check_given(mini, **models, data=folder)
-    assert "left out are 14, 14t; see" in note  # forget questions are asked and attacked all the same
+    assert "left out are 14, 14t; see" in note  # forget questions are attacked
     (tmp_path / "own" / "mcq_forget.jsonl").unlink()
     (note,) = given.check_given(mini, **models, data=folder)
     assert "left out are tamper, harness, recovery, significance, 14, 14t; see" in note
