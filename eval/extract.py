@@ -6,7 +6,8 @@ extract.csv: every prompt of the suite (plain, paraphrase, prefix injection, rol
 in-context re-teaching, spelling, translation table): accuracy of the choices; does the greedy
 answer hold the true value; and, for the plain prompt (--sampled names others), does any of n
 samples, how often does one, and the mean upper bound (99 %) on its probability. decoy_ columns
-count a wrong value in the same texts: what guessing gives. leaks.csv has every question.
+count a wrong value in the same texts: what guessing gives. trace_leak is the share whose greedy
+answer holds the value in a reasoning model's trace alone. leaks.csv has every question.
 prefix.csv: the share of training texts that greedy decoding completes word for word from their
 first 10, 25, 50 %. Examples and re-taught facts are of half A; half B is held out.
 """
@@ -19,6 +20,7 @@ import typer
 from brittle.base import command, options
 from brittle.base.errors import UserError
 from brittle.base.knobs import listed
+from brittle.data.examples import DEFAULT, Reading
 
 LEAKS = [f"{kind}_leak{end}" for kind in ("greedy", "any") for end in ("", "_low", "_high")]
 COLUMNS = [
@@ -33,6 +35,7 @@ COLUMNS = [
     "leak_bound",
     "decoy_greedy_leak",
     "decoy_any_leak",
+    "trace_leak",
     "n",
     "n_samples",
     "temperature",
@@ -45,8 +48,10 @@ ITEM_COLUMNS = [
     "fact",
     "question",
     "greedy_leak",
+    "greedy_in_trace",
     "leaks",
     "decoys",
+    "in_trace",
     "samples",
     "bound",
 ]
@@ -81,6 +86,7 @@ def summary(items, greedy, drawn):
             f"{kind}_leak_high": high,
             f"decoy_{kind}_leak": decoys,
         }
+    columns["trace_leak"] = sum(row["in_trace"] for row in greedy) / n
     if drawn:
         columns["n_samples"] = drawn[0]["samples"]
         columns["sample_leak"] = sum(row["leaks"] / row["samples"] for row in drawn) / n
@@ -119,18 +125,22 @@ def prompt_rows(one, name, templates, sampled, settings, each):
     material.check(forbidden(one.data))
     suite = {
         PLAIN: Prompt(),
-        **prompts.suite(tokenizer, known, context_length(model.config), settings["seed"]),
+        **prompts.suite(
+            tokenizer, known, context_length(model.config), settings["seed"], reading=one.reading
+        ),
     }
     how = Sampling(settings["tokens"], settings["temperature"], settings["top_p"], settings["seed"])
     for template in templates or suite:
         rows = []
         for split, items in sets.items():
-            outcomes = mcq.outcomes(model, tokenizer, items, suite[template], one.batch_size)
+            outcomes = mcq.outcomes(
+                model, tokenizer, items, suite[template], one.batch_size, reading=one.reading
+            )
             right = [outcome.right for outcome in outcomes]
             accuracy, low, high = share(right, groups_of(items))
             count = settings["samples"] if template in sampled else 0
             greedy, drawn = sampling.sample(
-                model, tokenizer, items, suite[template], count, how, one.batch_size
+                model, tokenizer, items, suite[template], count, how, one.batch_size, one.reading
             )
             for item, of_greedy, of_samples in zip(items, greedy, drawn or greedy, strict=True):
                 about = {
@@ -139,6 +149,7 @@ def prompt_rows(one, name, templates, sampled, settings, each):
                     "fact": item.get("fact", ""),
                     "question": item["question"],
                     "greedy_leak": of_greedy["leaks"],
+                    "greedy_in_trace": of_greedy["in_trace"],
                 }
                 each.append(about | of_samples)
             row = {
@@ -155,26 +166,36 @@ def prompt_rows(one, name, templates, sampled, settings, each):
         yield from rows
 
 
+def completed(example, right, prefix):
+    """`sampling.extracted` of an Example: of a text, or of an answer behind its prompt."""
+    from brittle.attacks import sampling
+
+    if example.start is None:
+        return sampling.extracted(right, prefix)
+    return sampling.extracted_answer(right[example.start - 1 :], prefix)
+
+
 def prefix_rows(one, name, files, prefixes, max_texts, seed):
     """A row a text file and prefix. files: {split: path}."""
     from brittle.attacks import sampling
-    from brittle.data.batches import encode
-    from brittle.data.items import named_texts, subset
+    from brittle.data.examples import encode_said
+    from brittle.data.items import named_rows, subset
     from brittle.maths.intervals import share
     from brittle.models.architectures import context_length
 
     model, tokenizer = one.model()
     for split, path in files.items():
-        named = subset(named_texts(path), max_texts, seed)
-        texts = [text for text, _ in named]
-        ids = encode(tokenizer, texts, context_length(model.config), f"{split} texts")
-        right = sampling.continued(model, ids, tokenizer.pad_token_id)
+        rows, about = zip(*subset(named_rows(path), max_texts, seed), strict=True)
+        limit, name_of = context_length(model.config), f"{split} texts"
+        examples = encode_said(tokenizer, rows, limit, one.reading, name_of, about)
+        told = [example.told for example in examples]
+        right = sampling.continued(model, told, tokenizer.pad_token_id)
         for prefix in prefixes:
             outcomes, entities = [], []
-            for of_text, (_, entity) in zip(right, named, strict=True):
-                if outcome := sampling.extracted(of_text, prefix):
+            for of_text, example in zip(right, examples, strict=True):
+                if outcome := completed(example, of_text, prefix):
                     outcomes.append(outcome)
-                    entities.append(entity)
+                    entities.append(example.entity)
             count = len(outcomes)
             extracted, low, high = share([int(whole) for whole, _ in outcomes], entities)
             yield {
@@ -233,6 +254,7 @@ def plot(table, prefixes, name, chance):
     return figure
 
 
+@options.spread
 def main(
     model: options.Model,
     outdir: options.Outdir,
@@ -253,6 +275,7 @@ def main(
         int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")
     ] = 200,
     batch_size: options.BatchSize = 256,
+    reading: Reading = DEFAULT,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "float32",
@@ -282,7 +305,9 @@ def main(
         read_texts(path)  # one that cannot be read is said before the prompts, which take minutes
     guard = guards.make(wrapper, data, wrapper_rules, seed)
     read = guards.files(wrapper, data, wrapper_rules) if guard else ()
-    one = session.AttackSession(folder, data, max_items, batch_size, device, dtype, guard, read)
+    one = session.AttackSession(
+        folder, data, max_items, batch_size, device, dtype, guard, read, reading
+    )
     name = model_name(model)
     settings = {
         "samples": samples,
@@ -291,7 +316,7 @@ def main(
         "tokens": tokens,
         "seed": seed,
     }
-    recorded = {**settings, **(guard.about if guard else {})}
+    recorded = {**settings, **(guard.about if guard else {}), **reading.about()}
     read_files = [*one.files(), *map(str, text_files(*files.values()))]
     with Run(outdir, read_files, {"model": str(folder)}, seed, recorded) as run:
         each = []

@@ -22,6 +22,7 @@ With --models, each model and the reference have these files in a folder of thei
 --outdir. models.csv and models.png set them side by side: forget quality against utility.
 """
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -29,6 +30,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.data.examples import DEFAULT, Reading
 
 COLUMNS = [
     "model",
@@ -74,6 +76,7 @@ def plot(table, name):
     return figure
 
 
+@options.spread
 def main(
     outdir: options.Outdir,
     model: Annotated[
@@ -92,8 +95,12 @@ def main(
         str, typer.Option(help="Also by the definitions of: tofu, muse, open-unlearning.")
     ] = "paper",
     template: Annotated[
-        str, typer.Option(help="The prompt; {question} is the question.")
-    ] = "Question: {question} Answer:",
+        str | None,
+        typer.Option(
+            help="The prompt, in place of a chat template; {question} is the question (a model "
+            "without a chat template: 'Question: {question} Answer:')."
+        ),
+    ] = None,
     answers: Annotated[
         str, typer.Option(help="full, or short: short_answer where a row has one (auto: short).")
     ] = "auto",
@@ -110,6 +117,7 @@ def main(
         typer.Option(help="Folder to keep raw answers in, by content of model, data, settings."),
     ] = None,
     max_samples: options.MaxSamples = 512,
+    reading: Reading = DEFAULT,
     batch_size: options.BatchSize = 64,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -130,8 +138,16 @@ def main(
         raise UserError(f"--answers {answers}: choose auto, short or full.")
     if bool(model) == bool(models):
         raise UserError("one of --model M and --models A B is wanted, and not both.")
+    if template is not None:
+        reading = replace(reading, raw=True)
     settings = forget_quality.AskSettings(
-        template, answers, "together", new_tokens, icl, batch_size, max_samples
+        template=template or forget_quality.TEMPLATE,
+        answers=answers,
+        new_tokens=new_tokens,
+        icl=icl,
+        batch_size=batch_size,
+        max_samples=max_samples,
+        reading=reading,
     )
     question = Question(
         data,
@@ -198,7 +214,7 @@ def measure(question, outdir, subject):
     inputs = [data / forget_quality.SETS[name][0] for name in question.sets]
     inputs += text_files(*(path for path in texts if path.is_file()))
     inputs += [*question.read, *([log] if log else [])]
-    about = {**vars(settings), "definitions": question.chosen.name}
+    about = {**asdict(settings), "definitions": question.chosen.name}
     other = None if log else question.reference
     of_device = {"device": subject.device, "dtype": subject.dtype}
     with evaluation(outdir, subject, inputs, about, reference=other) as opened:
@@ -236,8 +252,6 @@ def measure_all(question, outdir, subjects):
 
     The reference is measured as well, without a guard; its p is 1 by construction.
     """
-    from dataclasses import replace
-
     from brittle.base.layout import model_name
     from brittle.base.record import Run
     from brittle.base.record import say as say_at_the_end
@@ -269,8 +283,6 @@ def measure_all(question, outdir, subjects):
 
 def items_of(asker, sets, settings, definition):
     """The items of all sets under one definition."""
-    from dataclasses import replace
-
     from brittle.metrics import forget_quality_items
 
     settings = replace(settings, boundary=definition.boundary)

@@ -14,7 +14,7 @@ exact); each includes those before it.
 
 leakage.csv has the share of questions with such a leak and its 95 % interval over entities.
 responses.csv has the answers, ready for eval/judge.py and eval/annotate.py; `others` lists what was
-found of others.
+found of others, `in_trace` whose values stand in a reasoning model's trace alone.
 """
 
 from pathlib import Path
@@ -24,6 +24,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.data.examples import DEFAULT, Reading
 
 COLUMNS = ["asked", "about", "whose", "match", "leaks", "n", "rate", "ci_low", "ci_high", "seed"]
 RESPONSES = [
@@ -39,6 +40,7 @@ RESPONSES = [
     "other_forget",
     "retain",
     "others",
+    "in_trace",
 ]
 WHOSE = ("own", "other_forget", "retain")
 
@@ -126,14 +128,18 @@ def find(question, response, table, forget="forget"):
     }
 
 
-def respond(model, tokenizer, asked, max_new_tokens, batch_size):
-    """Greedy answers, cut at the end of their first line."""
-    from brittle.data.tokens import common_prefix, encode_prompts
+def respond(model, tokenizer, asked, max_new_tokens, batch_size, reading=DEFAULT):
+    """Greedy answers, cut at the end of their first line; a trace stands before it, in its tags."""
+    from brittle.data.asking import opens_trace
+    from brittle.data.examples import prompt_ids
+    from brittle.data.tokens import common_prefix
+    from brittle.metrics.generated_text import split_trace
     from brittle.models import generate
     from brittle.models.architectures import context_length
 
     room = context_length(model.config) - max_new_tokens
-    prompts = [ids[-room:] for ids in encode_prompts(tokenizer, [q["question"] for q in asked])]
+    prompts = [prompt_ids(tokenizer, q["question"], reading)[-room:] for q in asked]
+    opened = opens_trace(tokenizer, reading)
     sampling, stop = generate.Sampling(max_new_tokens), generate.stop_ids(model, tokenizer)
     generated = generate.generate(
         model, prompts, sampling, stop, tokenizer.pad_token_id, batch_size=batch_size
@@ -143,13 +149,22 @@ def respond(model, tokenizer, asked, max_new_tokens, batch_size):
         # decoded with the prompt: a first token may carry a blank
         whole = tokenizer.decode(prompt + ids, skip_special_tokens=True)
         before = tokenizer.decode(prompt, skip_special_tokens=True)
-        texts.append(whole[common_prefix(whole, before) :].strip().split("\n")[0])
+        trace, answer = split_trace(whole[common_prefix(whole, before) :].strip(), opened=opened)
+        first = answer.strip().split("\n")[0]
+        texts.append(f"<think>{trace}</think> {first}" if trace else first)
     return texts
 
 
 def responses(asked, texts, table):
+    """A row of RESPONSES a question."""
+    from brittle.metrics.generated_text import split_trace
+
     for number, (question, text) in enumerate(zip(asked, texts, strict=True)):
-        leaks = find(question, text, table)
+        leaks, trace = find(question, text, table), ""
+        spoken = split_trace(text)
+        if spoken.trace:
+            behind = find(question, spoken.answer, table)
+            trace = "; ".join(w for w in WHOSE if leaks[w][0] and not behind[w][0])
         others = "; ".join(f"{whose}: {v}" for whose in WHOSE[1:] for v in leaks[whose][1])
         yield {
             "item": number,
@@ -157,6 +172,7 @@ def responses(asked, texts, table):
             "response": text,
             **{w: leaks[w][0] for w in WHOSE},
             "others": others,
+            "in_trace": trace,
         }
 
 
@@ -215,6 +231,7 @@ def plot(table, name):
     return figure
 
 
+@options.spread
 def main(
     model: options.Model,
     outdir: options.Outdir,
@@ -223,6 +240,7 @@ def main(
         int, typer.Option(min=0, help="Ordinary questions an entity with private data.")
     ] = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens an answer.")] = 24,
+    reading: Reading = DEFAULT,
     batch_size: options.BatchSize = 64,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -251,11 +269,16 @@ def main(
         revision=revision,
         wrapper=wrapper,
         wrapper_rules=wrapper_rules,
+        reading=reading,
     )
     with evaluation(outdir, subject, files) as opened:
         run, (loaded, tokenizer) = opened.run, opened.load()
         answered = list(
-            responses(asked, respond(loaded, tokenizer, asked, max_new_tokens, batch_size), table)
+            responses(
+                asked,
+                respond(loaded, tokenizer, asked, max_new_tokens, batch_size, reading),
+                table,
+            )
         )
         shares = list(rows(answered, seed))
         run.figure(plot(shares, opened.title), "leakage.png")

@@ -18,6 +18,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.data.examples import DEFAULT, Reading
 
 COLUMNS = [
     "model",
@@ -51,22 +52,38 @@ ITEM_COLUMNS = [
 
 
 def read_set(path, limit):
-    """[(text, entity), ...] of a text or JSONL file, at most `limit` (`items.named_texts`)."""
-    from brittle.data.items import named_texts
+    """[(row, entity), ...] of a text or JSONL file, at most `limit` (`items.named_rows`)."""
+    from brittle.data.items import named_rows
     from brittle.data.texts import spread
 
-    return spread(named_texts(path), limit)
+    return spread(named_rows(path), limit)
 
 
-def attack(model, tokenizer, sets, share, reference_tokens, gradients, max_length):
-    """({attack: [score, ...]} over members then non-members, token scores)."""
-    from brittle.data.batches import encode
+def said_texts(tokenizer, rows, reading):
+    """What of each row is scored, as text: a chat model's answers, else all of it."""
+    from brittle.data.rows import answer_in, plain
+
+    if not reading.templated(tokenizer):
+        return [plain(row) for row in rows]
+    return [row if isinstance(row, str) else answer_in(row) for row in rows]
+
+
+def attack(model, tokenizer, sets, share, reference_tokens, gradients, how):
+    """({attack: [score, ...]} over members then non-members, token scores).
+
+    how: (tokens a text at most, how a chat model is asked).
+    """
+    from brittle.data.examples import encode_said
     from brittle.metrics import membership
 
-    texts = [text for pairs in sets for text, _ in pairs]
-    ids = encode(tokenizer, texts, max_length, "texts")
-    tokens = membership.token_scores(model, ids, tokenizer.pad_token_id)
-    norms = membership.gradient_norms(model, ids) if gradients else None
+    max_length, reading = how
+    rows = [row for pairs in sets for row, _ in pairs]
+    examples = encode_said(tokenizer, rows, max_length, reading)
+    if len(examples) < len(rows):
+        raise UserError("answers behind --max-length cannot be scored. Raise it.")
+    tokens = membership.example_scores(model, examples, tokenizer.pad_token_id)
+    norms = membership.gradient_norms(model, examples) if gradients else None
+    texts = said_texts(tokenizer, rows, reading)
     return membership.text_scores(texts, tokens, share, reference_tokens, norms), tokens
 
 
@@ -142,6 +159,7 @@ def default(data, kind):
     return next((file for file in files if file.is_file()), files[-1])
 
 
+@options.spread
 def main(
     model: options.Model,
     outdir: options.Outdir,
@@ -161,6 +179,7 @@ def main(
     gradients: Annotated[bool, typer.Option(help="Also grad_norm: a backward pass a text.")] = True,
     max_samples: options.MaxSamples = 512,
     max_length: options.TextLength = None,
+    reading: Reading = DEFAULT,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -195,16 +214,19 @@ def main(
         revision=revision,
         wrapper=wrapper,
         wrapper_rules=wrapper_rules,
+        reading=reading,
     )
     with evaluation(outdir, subject, text_files(*paths), {"k": k}, reference=reference) as opened:
         run, name, references, tokens = opened.run, opened.name, {}, None
         if reference:
             loaded, tokenizer = opened.load("reference")
             length = length_limit(max_length, loaded.config)
-            references, tokens = attack(loaded, tokenizer, sets, k, None, gradients, length)
+            how = (length, reading)
+            references, tokens = attack(loaded, tokenizer, sets, k, None, gradients, how)
         loaded, tokenizer = opened.load()
         length = length_limit(max_length, loaded.config)
-        scores, _ = attack(loaded, tokenizer, sets, k, tokens, gradients, length)
+        how = (length, reading)
+        scores, _ = attack(loaded, tokenizer, sets, k, tokens, gradients, how)
         table = list(rows(name, scores, sets, references, k, seed))
         run.figure(plot(table, name), "membership.png")
         run.csv("membership_items.csv", ITEM_COLUMNS, item_rows(name, scores, sets))

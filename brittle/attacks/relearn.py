@@ -17,8 +17,7 @@ from typing import ClassVar
 from brittle.attacks.base import Attack, is_mini, kept, right_pairs
 from brittle.base.errors import UserError
 from brittle.base.knobs import knob
-from brittle.data.examples import DEFAULT, encode_rows
-from brittle.data.rows import plain
+from brittle.data.examples import DEFAULT, encode_said
 
 PATIENCE = 2  # measurements without a better one after which a rate is ended
 # The mini family's rates were chosen by what Base keeps of half B. What fits another model is not
@@ -55,17 +54,11 @@ class FineTuning:
 
 
 def encode_attack(model, tokenizer, rows, reading=DEFAULT):
-    """The Examples that an attack trains on, cut at the model's context.
-
-    A chat model learns the answers, through its template. A model without one learns whole texts,
-    as in its pretraining.
-    """
+    """The Examples that an attack trains on, cut at the model's context (`encode_said`)."""
     from brittle.models.architectures import context_length
 
-    if not reading.templated(tokenizer):
-        rows = [plain(row) for row in rows]
     limit = context_length(model.config)
-    return encode_rows(tokenizer, rows, limit, reading, "attack texts", refuse=False)
+    return encode_said(tokenizer, rows, limit, reading, "attack texts")
 
 
 def add_adapters(model, rank, seed):

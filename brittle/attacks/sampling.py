@@ -8,9 +8,13 @@ text continued word for word from its beginning?
 """
 
 import random
+from typing import NamedTuple
 
+from brittle.data.asking import opened_ids, opens_trace
 from brittle.data.batches import batches
+from brittle.data.examples import DEFAULT, prompt_ids
 from brittle.data.tokens import encode_prompts
+from brittle.metrics.generated_text import split_trace
 from brittle.metrics.leaks import match
 from brittle.models.generate import Sampling, generate, stop_ids
 
@@ -37,49 +41,77 @@ def decoy(item, seed=0):
     return wrong[random.Random(f"{seed} {item['question']}").randrange(len(wrong))]
 
 
+class Questions(NamedTuple):
+    """Questions as a model is asked them: their texts, and the token ids that it goes on from.
+
+    opened: the prompt begins a trace.
+    """
+
+    texts: list
+    ids: list
+    opened: bool
+
+
+def ask(tokenizer, items, prompt, reading=DEFAULT):
+    """The `Questions` of items, put through an attack's `prompt`."""
+    texts = [prompt.question(item) for item in items]
+    if not reading.templated(tokenizer):
+        return Questions(texts, encode_prompts(tokenizer, texts), opened=False)
+    asked = [prompt.messages(item) for item in items]
+    if prompt.lead:
+        ids = [opened_ids(tokenizer, one, reading, prompt.lead) for one in asked]
+        return Questions(texts, ids, opened=False)
+    ids = [prompt_ids(tokenizer, one, reading) for one in asked]
+    return Questions(texts, ids, opens_trace(tokenizer, reading))
+
+
 def answers(model, tokenizer, questions, sampling, samples=1, batch_size=256):
-    """[questions][samples] generated texts.
+    """[questions][samples] generated texts of `Questions`.
 
     Random numbers come from the seed, the question and the sample's number alone.
     """
-    ids = encode_prompts(tokenizer, questions)
-    prompts = [i for i in ids for _ in range(samples)]
-    keys = [f"{question} {k}" for question in questions for k in range(samples)]
+    prompts = [ids for ids in questions.ids for _ in range(samples)]
+    keys = [f"{text} {k}" for text in questions.texts for k in range(samples)]
     stop = stop_ids(model, tokenizer)
     replies = generate(model, prompts, sampling, stop, tokenizer.pad_token_id, keys, batch_size)
     texts = [tokenizer.decode(reply) for reply in replies]
     return [texts[i : i + samples] for i in range(0, len(texts), samples)]
 
 
-def leaks(items, texts, seed=0):
-    """Per item {leaks, decoys, samples, bound}.
+def leaks(items, texts, seed=0, *, opened=False):
+    """Per item {leaks, decoys, in_trace, samples, bound}.
 
-    leaks, decoys: how many of its texts hold the answer, or its decoy; bound: `upper_bound`.
+    leaks, decoys: how many of its texts hold the answer, or its decoy, in the trace of a reasoning
+    model or behind it. in_trace: how many hold the answer in the trace alone. bound: `upper_bound`.
+    opened: the prompts begin a trace.
     """
     for item, samples in zip(items, texts, strict=True):
         answer, other = item["choices"][item["answer"]], decoy(item, seed)
         hits = sum(says(text, answer) for text in samples)
+        spoken = [split_trace(text, opened=opened) for text in samples]
+        hidden = sum(says(trace, answer) and not says(behind, answer) for trace, behind in spoken)
         yield {
             "leaks": hits,
+            "in_trace": hidden,
             "decoys": sum(says(text, other) for text in samples),
             "samples": len(samples),
             "bound": upper_bound(hits, len(samples)),
         }
 
 
-def sample(model, tokenizer, items, prompt, samples, settings, batch_size=256):
+def sample(model, tokenizer, items, prompt, samples, settings, batch_size=256, reading=DEFAULT):
     """(greedy, sampled) `leaks` of the items, asked through `prompt`.
 
     settings: a `Sampling`, whose number of tokens and seed hold for the greedy answer too. sampled
-    is None for no samples.
+    is None for no samples. reading: whether a chat model is asked through its template.
     """
-    questions = [prompt.question(item) for item in items]
+    questions = ask(tokenizer, items, prompt, reading)
     greedy = answers(model, tokenizer, questions, Sampling(settings.max_new_tokens), 1, batch_size)
     drawn = None
     if samples:
         texts = answers(model, tokenizer, questions, settings, samples, batch_size)
-        drawn = list(leaks(items, texts, settings.seed))
-    return list(leaks(items, greedy, settings.seed)), drawn
+        drawn = list(leaks(items, texts, settings.seed, opened=questions.opened))
+    return list(leaks(items, greedy, settings.seed, opened=questions.opened)), drawn
 
 
 def continued(model, ids, pad_id, batch_size=64):
@@ -97,6 +129,14 @@ def continued(model, ids, pad_id, batch_size=64):
             for row, index in zip(right.tolist(), indices, strict=True):
                 rights[index] = row[: len(ids[index]) - 1]
     return rights
+
+
+def extracted_answer(right, prefix):
+    """As `extracted`, of an answer behind its prompt: `right` are its own tokens, and the share
+    `prefix` of them is given besides the prompt.
+    """
+    rest = right[min(round(prefix * len(right)), len(right) - 1) :]
+    return all(rest), sum(rest) / len(rest)
 
 
 def extracted(right, prefix):

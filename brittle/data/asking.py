@@ -12,8 +12,16 @@ as in lm-eval, so an answer is scored as a text that may go on.
 from typing import NamedTuple
 
 from brittle.base.errors import UserError
-from brittle.data.examples import DEFAULT, messages_asked
-from brittle.data.templates import MARK, continuation, render, token_ids
+from brittle.data.examples import DEFAULT, encode_whole, messages_asked
+from brittle.data.rows import Pair
+from brittle.data.templates import (
+    MARK,
+    OPENED,
+    continuation,
+    render,
+    special_ids,
+    token_ids,
+)
 from brittle.data.tokens import common_prefix
 
 
@@ -99,6 +107,22 @@ def encode_answers(tokenizer, prompts, answers, reading=DEFAULT, lead=""):
         slot = common_prefix(ids, user_ids[number])
         encoded.append(Told(ids, min(start, len(ids) - 1), slot))
     return encoded
+
+
+def end_id(tokenizer, reading=DEFAULT):
+    """The id of the mark that ends an assistant's message, else the tokenizer's end of text."""
+    if reading.templated(tokenizer):
+        last = encode_whole(tokenizer, [Pair("a", "b")], reading)[0].told[-1]
+        if last in special_ids(tokenizer):
+            return last
+    return tokenizer.eos_token_id
+
+
+def opens_trace(tokenizer, reading=DEFAULT):
+    """Does the chat template begin a trace in the prompt, as those of reasoning models do?"""
+    if not reading.templated(tokenizer):
+        return False
+    return bool(OPENED.search(opened(tokenizer, "a", reading).prompt))
 
 
 def opened_ids(tokenizer, prompt, reading=DEFAULT, lead=""):

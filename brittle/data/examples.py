@@ -116,6 +116,11 @@ class Example:
         return self.ids if self.answer is None else self.ids[: self.start + sum(self.answer)]
 
     @property
+    def said(self):
+        """The place of the first token that the model says: its answer's, else the second."""
+        return self.start or 1
+
+    @property
     def targets(self):
         """A bool for each token: does a loss count its prediction? None for every one."""
         return self.answer if self.reading.loss_on == "answer" else None
@@ -201,6 +206,17 @@ def encode_rows(
     if not any(example.counts().targets > 0 for example in left):
         raise UserError(f"the {name} hold no tokens to predict (each has fewer than two).")
     return left
+
+
+def encode_said(tokenizer, rows, max_length, reading=DEFAULT, name="texts", entities=None):
+    """The Examples of rows, as a model learned them: `encode_rows` of what it says.
+
+    A chat model says answers, through its template. A model without one says whole texts, as in its
+    pretraining.
+    """
+    if not reading.templated(tokenizer):
+        rows = [plain(row) for row in rows]
+    return encode_rows(tokenizer, rows, max_length, reading, name, entities, refuse=False)
 
 
 def _say_cut(examples, short, max_length, name):

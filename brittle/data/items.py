@@ -214,7 +214,15 @@ def named_texts(path):
     """[(text, entity)] of a file: an interval's group is the entity that its row or its sidecar
     names, else the text's own number.
     """
-    texts = read_texts(path)
+    return _with_entities(read_texts(path), path)
+
+
+def named_rows(path):
+    """[(row, entity)] of a file: `named_texts` whose texts are str, Pair or Chat each."""
+    return _with_entities(read_rows(path), path)
+
+
+def _with_entities(texts, path):
     rows = read_subjects(path) or [{}] * len(texts)
     entities = [entity_of(row) if isinstance(row, dict) else None for row in rows]
     return [

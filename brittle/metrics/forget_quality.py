@@ -9,15 +9,20 @@ of the model, the data and the settings, never by a metric's name.
 import functools
 import hashlib
 import json
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from brittle.base import code
 from brittle.base.errors import UserError
+from brittle.data.asking import Told, encode_answers, end_id, opens_trace
+from brittle.data.examples import DEFAULT, Reading, prompt_ids
+from brittle.data.rows import Pair, turns_of, unframed
 from brittle.data.texts import read_jsonl, spread
 from brittle.data.tokens import encode_prompts, join_template, marks_of
 from brittle.metrics.answers import Scored, encode, score
+from brittle.metrics.generated_text import split_trace
 from brittle.models.architectures import context_length
 from brittle.models.generate import Sampling, generate, stop_ids
 
@@ -38,16 +43,21 @@ ASKS = {
 }
 
 
+TEMPLATE = "Question: {question} Answer:"
+
+
 @dataclass(frozen=True)
 class AskSettings:
     """How questions become prompts, and how much is generated; part of the cache's key.
 
+    template: the prompt of a model without a chat template. reading: whether a chat model is asked
+    through its own; MUSE's texts to continue (verbmem) are no questions, and never are.
     answers: `full` asks for `answer`, `short` and `auto` for `short_answer` where a row has one.
     icl: examples before a question of knowmem. runs_on, guard: device and dtype, and what the guard
     says of itself.
     """
 
-    template: str = "Question: {question} Answer:"
+    template: str = TEMPLATE
     answers: str = "auto"
     boundary: str = "together"
     new_tokens: int = 32
@@ -56,6 +66,7 @@ class AskSettings:
     max_samples: int = 512
     runs_on: str = ""
     guard: str = ""
+    reading: Reading = DEFAULT
 
 
 def find(data, max_samples):
@@ -75,17 +86,25 @@ def find(data, max_samples):
 
 
 class Asked(NamedTuple):
-    """One question: its prompt, the true answer, its paraphrase or None, and wrong answers."""
+    """One question: its prompt, the true answer, its paraphrase or None, and wrong answers.
+
+    messages: what a chat model is asked in place of the prompt; None where that is the prompt.
+    """
 
     prompt: str
     answer: str
     paraphrase: str | None
     wrong: list[str]
+    messages: list | None = None
+
+    def answers(self):
+        """The answers to score, the true one first."""
+        return [self.answer, *([self.paraphrase] if self.paraphrase else []), *self.wrong]
 
 
-def asked(rows, schema, settings, examples=(), marks=()):
+def asked(rows, schema, settings, examples=(), marks=(), *, chats=False):
     """[Asked] of the rows of one set; `marks` are those of the tokenizer
-    (data.tokens.join_template).
+    (data.tokens.join_template). chats: questions have messages, for a model with a chat template.
 
     Raises UserError for a template without {question}.
     """
@@ -100,6 +119,11 @@ def asked(rows, schema, settings, examples=(), marks=()):
     shots = "".join(
         join_template(ask(e), e["answer"], marks) + "\n\n" for e in examples[: settings.icl]
     )
+    turns = [
+        turn
+        for e in examples[: settings.icl]
+        for turn in turns_of(Pair(e["question"], e["answer"]))
+    ]
     questions = []
     for row in rows:
         if schema == "verbmem":
@@ -109,37 +133,72 @@ def asked(rows, schema, settings, examples=(), marks=()):
         answer = row["short_answer" if short else "answer"]
         paraphrase = None if short else row.get("paraphrased_answer")
         wrong = row.get("short_perturbed_answer" if short else "perturbed_answer") or []
-        questions.append(Asked(shots + ask(row), answer, paraphrase, wrong))
+        messages = [*turns, {"role": "user", "content": unframed(row["question"].strip())}]
+        about = (answer, paraphrase, wrong, messages if chats else None)
+        questions.append(Asked(shots + ask(row), *about))
     return questions
+
+
+class Encoded(NamedTuple):
+    """Questions as tokens: [(ids, start)] of each with each answer, and what each is asked with."""
+
+    pairs: list
+    prompts: list
+    opened: bool = False  # a prompt begins a trace
+
+
+def encode_plain(tokenizer, questions, room, settings):
+    """The `Encoded` questions as texts, without a chat template."""
+    pairs = [(question.prompt, answer) for question in questions for answer in question.answers()]
+    prompts = [question.prompt for question in questions]
+    if settings.boundary == "length":
+        asked_with = tokenizer(prompts)["input_ids"]
+    else:
+        asked_with = encode_prompts(tokenizer, prompts)
+    return Encoded(encode(tokenizer, pairs, room, settings.boundary), asked_with)
+
+
+def encode_chats(tokenizer, questions, room, settings):
+    """The `Encoded` questions through the chat template, its end mark behind each answer.
+
+    The boundary `length` starts behind the tokens that the model is asked with.
+    """
+    reading, end = settings.reading, end_id(tokenizer, settings.reading)
+    messages = [question.messages for question in questions]
+    answers = [question.answers() for question in questions]
+    prompts = [prompt_ids(tokenizer, one, reading) for one in messages]
+    owners = [ids for ids, each in zip(prompts, answers, strict=True) for _ in each]
+    pairs = []
+    told = encode_answers(tokenizer, messages, answers, reading)
+    for one, prompt in zip(told, owners, strict=True):
+        start = len(prompt) if settings.boundary == "length" else one.start
+        ended = Told([*one.ids, end], min(start, len(one.ids)), one.slot).cut(room)
+        pairs.append((ended.ids, ended.start))
+    return Encoded(pairs, prompts, opens_trace(tokenizer, reading))
 
 
 def measure(model, tokenizer, rows, schema, settings, examples=()):
     """Raw records of one set, a dict for each row."""
-    questions = asked(rows, schema, settings, examples, marks_of(tokenizer))
-    room, pairs = context_length(model.config), []
-    for question in questions:
-        paraphrases = [question.paraphrase] if question.paraphrase else []
-        for answer in (question.answer, *paraphrases, *question.wrong):
-            pairs.append((question.prompt, answer))
-    encoded = encode(tokenizer, pairs, room, settings.boundary)
-    scored = iter(score(model, encoded, tokenizer.pad_token_id, settings.batch_size))
-    prompts = [question.prompt for question in questions]
-    if settings.boundary == "length":
-        encoded_prompts = tokenizer(prompts)["input_ids"]
-    else:
-        encoded_prompts = encode_prompts(tokenizer, prompts)
+    chats = settings.reading.templated(tokenizer) and schema != "verbmem"
+    questions = asked(rows, schema, settings, examples, marks_of(tokenizer), chats=chats)
+    room = context_length(model.config)
+    make = encode_chats if chats else encode_plain
+    encoded = make(tokenizer, questions, room, settings)
+    scored = iter(score(model, encoded.pairs, tokenizer.pad_token_id, settings.batch_size))
     generated = generate(
         model,
-        [ids[-(room - 1) :] for ids in encoded_prompts],
+        [ids[-(room - 1) :] for ids in encoded.prompts],
         Sampling(settings.new_tokens),
         stop_ids(model, tokenizer),
         tokenizer.pad_token_id,
-        prompts,
+        [question.prompt for question in questions],
         settings.batch_size,
     )
-    records = []
+    records, unfinished = [], 0
     for index, (row, question) in enumerate(zip(rows, questions, strict=True)):
         text = tokenizer.decode(generated[index], skip_special_tokens=True).strip()
+        spoken = split_trace(text, opened=encoded.opened)
+        unfinished += bool(spoken.trace and not spoken.answer)
         records.append(
             {
                 "index": index,
@@ -147,11 +206,18 @@ def measure(model, tokenizer, rows, schema, settings, examples=()):
                 "fact": row.get("fact"),
                 "prompt": question.prompt,
                 "gold": question.answer,
-                "generation": text,
+                "generation": spoken.answer,
+                "trace": spoken.trace,
                 "answer": next(scored),
                 "paraphrase": next(scored) if question.paraphrase else None,
                 "wrong": [next(scored) for _ in question.wrong],
             }
+        )
+    if unfinished:
+        print(
+            f"note: {unfinished} of {len(rows)} traces do not end within {settings.new_tokens} "
+            "tokens, so no answer follows them. Raise --new-tokens.",
+            file=sys.stderr,
         )
     return records
 

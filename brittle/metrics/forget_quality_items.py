@@ -124,6 +124,15 @@ def degenerate(answered):
     return int(generated_text.degenerate(answered.generation))
 
 
+def trace_rouge(answered):
+    """ROUGE-L recall of the true answer in a reasoning model's trace; None where there is none."""
+    trace = answered.record.get("trace")
+    if not trace:
+        return None
+    gold, stem = answered.record["gold"], answered.definition.stem
+    return generated_text.rouge(trace, gold, stem=stem).rouge_l.recall
+
+
 class Metric(NamedTuple):
     """A column of forget_quality_items.csv.
 
@@ -159,12 +168,13 @@ METRICS = {
     "token_entropy": Metric(token_entropy),
     "repetition": Metric(repetition),
     "degenerate": Metric(degenerate, label="degen-\nerate"),
+    "trace_rouge": Metric(trace_rouge, printed=True),
 }
 MEANS = tuple(name for name, metric in METRICS.items() if metric.averaged)
 DRAWN = {name: metric.label for name, metric in METRICS.items() if metric.label}
 PRINTED = tuple(name for name, metric in METRICS.items() if metric.printed)
 ABOUT = ("set", "index", "entity", "fact", "definition")
-TEXTS = ("generation", "gold")
+TEXTS = ("trace", "generation", "gold")
 COLUMNS = (*ABOUT, *METRICS, *TEXTS)
 
 
@@ -179,6 +189,7 @@ def items(name, records, definition):
             "fact": record["fact"],
             "definition": definition.name,
             **{metric: row.value(answered) for metric, row in METRICS.items()},
+            "trace": record.get("trace", ""),
             "generation": answered.generation,
             "gold": record["gold"],
         }

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
-from brittle.data.batches import encode
-from brittle.data.items import named_texts
+from brittle.data.examples import encode_said
+from brittle.data.items import named_rows
 from brittle.data.texts import spread
 from brittle.maths import intervals
 from brittle.metrics import open_unlearning
 from brittle.metrics.forget_quality_items import MEANS, METRICS
-from brittle.metrics.membership import token_scores
+from brittle.metrics.membership import example_scores
 from brittle.metrics.tofu import FEWEST, UTILITY_SETS, forget_quality, mean_over, model_utility
 from brittle.models.architectures import context_length
 
@@ -189,16 +189,15 @@ def perplexity_items(model, tokenizer, data, settings):
         path = data / f"{of}.txt"
         if not path.is_file():
             continue
-        named = spread(named_texts(path), settings.max_samples)
-        encoded = encode(tokenizer, [text for text, _ in named], limit, f"{of} texts")
-        known = [(i, e) for i, (_, e) in zip(encoded, named, strict=True) if len(i) > 1]
-        ids = [i for i, _ in known]
-        scored = token_scores(model, ids, tokenizer.pad_token_id, settings.batch_size)
-        for index, ((_, entity), (own, _)) in enumerate(zip(known, scored, strict=True)):
+        rows, about = zip(*spread(named_rows(path), settings.max_samples), strict=True)
+        told = encode_said(tokenizer, rows, limit, settings.reading, f"{of} texts", about)
+        known = [example for example in told if len(example) > 1]
+        scored = example_scores(model, known, tokenizer.pad_token_id, settings.batch_size)
+        for index, (example, (own, _)) in enumerate(zip(known, scored, strict=True)):
             yield {
                 "set": f"{of}.txt",
                 "index": index,
-                "entity": entity,
+                "entity": example.entity,
                 "definition": "paper",
                 "tokens": len(own),
                 "nll": -float(own.mean()),

@@ -6,10 +6,15 @@ with Porter's stemmer for words of more than three letters where that is asked f
 
 import functools
 import math
+import re
 from collections import Counter
 from typing import NamedTuple
 
 from rouge_score.tokenize import tokenize
+
+TAGS = "think|thinking|thought|reason|reasoning"
+OPENING = re.compile(rf"\s*<(?:{TAGS})>")
+CLOSING = re.compile(rf"</(?:{TAGS})>")
 
 
 class Overlap(NamedTuple):
@@ -76,6 +81,28 @@ def degenerate(text, most=0.5):
     entropy, repeated = token_entropy(text), repetition(text)
     loops = entropy is not None and len(words) >= 4 and entropy < 1 - most
     return loops or (repeated is not None and repeated > most)
+
+
+class Spoken(NamedTuple):
+    """A generation of a reasoning model: its trace, and what follows the closing tag."""
+
+    trace: str
+    answer: str
+
+
+def split_trace(text, *, opened=False):
+    """The `Spoken` parts of a generation. All of it is the answer where there is no trace.
+
+    opened: the prompt began a trace. A trace without its closing tag has no answer behind it.
+    """
+    *_, closing = [None, *CLOSING.finditer(text)]
+    begun = OPENING.match(text)
+    if closing is None and not opened and begun is None:
+        return Spoken("", text)
+    first = begun.end() if begun else 0
+    if closing is None:
+        return Spoken(text[first:].strip(), "")
+    return Spoken(text[first : closing.start()].strip(), text[closing.end() :].strip())
 
 
 def cut(text, ends=("\n\n", "\nQuestion", "Question:")):

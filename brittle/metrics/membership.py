@@ -12,6 +12,9 @@ min_k_pp    the same of (l_t - mu_t) / sigma_t (Zhang et al. 2024, arXiv:2404.02
 reference   mean l_t - mean l_t of a reference model that never saw the members
 grad_norm   -mean over parameters of || d(-mean l_t) / d theta_j ||_2
 
+Of a chat model's question, the answer's tokens are those that are predicted, and zlib is of the
+answer.
+
 `length` needs no model: where its AUC is far from 0.5, the two sets differ without one, and no
 score means membership.
 """
@@ -22,11 +25,19 @@ import torch
 
 from brittle.base.errors import UserError
 from brittle.data.batches import batches, pad
+from brittle.data.examples import as_example
 from brittle.maths.intervals import FEWEST, edge, fold_auc, quantiles, resample
 from brittle.maths.precision import wide
 
 ATTACKS = ("loss", "zlib", "min_k", "min_k_pp", "reference", "grad_norm", "length")
 FPR = 0.01
+
+
+def example_scores(model, examples, pad_id, batch_size=32):
+    """`token_scores` of Examples: of the tokens that the model says."""
+    scores = token_scores(model, [one.told for one in examples], pad_id, batch_size)
+    firsts = [one.said - 1 for one in examples]
+    return [(own[k:], normal[k:]) for k, (own, normal) in zip(firsts, scores, strict=True)]
 
 
 def token_scores(model, ids, pad_id, batch_size=32):
@@ -57,14 +68,15 @@ def lowest(values, share):
     return float(values.sort().values[:count].mean())
 
 
-def gradient_norms(model, ids):
-    """grad_norm of every text, one at a time, dropout off. Leaves no gradients behind."""
+def gradient_norms(model, examples):
+    """grad_norm of every Example, one at a time, dropout off. Leaves no gradients behind."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     scores = []
-    for text in ids:
-        batch = pad([text], 0, model.device)
-        logits = wide(model(**batch).logits[0, :-1])
-        loss = torch.nn.functional.cross_entropy(logits, batch["input_ids"][0, 1:])
+    for example in map(as_example, examples):
+        batch = pad([example.told], 0, model.device)
+        logits, targets = wide(model(**batch).logits[0, :-1]), batch["input_ids"][0, 1:]
+        first = example.said - 1
+        loss = torch.nn.functional.cross_entropy(logits[first:], targets[first:])
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
         norms = [float(torch.linalg.vector_norm(wide(g))) if g is not None else 0.0 for g in grads]
         scores.append(-sum(norms) / len(norms))

@@ -9,6 +9,7 @@ of more than 2 e in l is a lead in c, and any smaller one is decided by c itself
 argmax c, whatever the batch.
 """
 
+import contextlib
 import inspect
 import random
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from brittle.base.errors import UserError
+from brittle.data.asking import end_id
 from brittle.data.batches import by_length
 from brittle.models.architectures import context_length
 
@@ -40,10 +42,15 @@ class Sampling:
 
 
 def stop_ids(model, tokenizer):
-    """Ids that end an answer: the generation configuration's, and the tokenizer's end of text."""
+    """Ids that end an answer: the generation configuration's, the tokenizer's end of text, and the
+    mark by which the chat template ends an assistant's message.
+    """
     own = getattr(model.generation_config, "eos_token_id", None)
     own = own if isinstance(own, (list, tuple)) else [own]
-    return {i for i in [*own, tokenizer.eos_token_id] if i is not None}
+    ends = [*own, tokenizer.eos_token_id]
+    with contextlib.suppress(UserError):  # a template that fails is said where a model is asked
+        ends.append(end_id(tokenizer))
+    return {i for i in ends if i is not None}
 
 
 def alone(model, ids):

@@ -2,13 +2,27 @@
 library's own `generate` through the library's own template.
 """
 
-import pytest
+import csv
+import math
 
+import pytest
+import torch
+
+from brittle.attacks import sampling
+from brittle.attacks.base import Prompt
 from brittle.data.examples import Reading
 from brittle.data.items import read_items
 from brittle.metrics import mcq
+from brittle.metrics.generated_text import rouge, split_trace
 from brittle.models.load import load_model, load_tokenizer
 from support import chats
+
+ON = ["--device", "cpu"]
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -18,19 +32,156 @@ def loaded(chatting):
 
 @pytest.fixture(scope="module")
 def plainly(chatting):
-    """{split: share of questions that a plain `generate` answers rightly}."""
-    shares = {}
-    for split in ("forget", "retain"):
-        asked = chats.pairs_of(chatting.data, split)
-        answers = [chats.plainly(chatting.model, question, 8) for question, _, _ in asked]
-        shares[split] = sum(a == answer for a, (_, answer, _) in zip(answers, asked, strict=True))
-        shares[split] /= len(asked)
-    return shares
+    """{split: [(right answer, what a plain `generate` answers)]}."""
+    return {
+        split: [
+            (answer, chats.plainly(chatting.model, question))
+            for question, answer, _ in chats.pairs_of(chatting.data, split)
+        ]
+        for split in ("forget", "retain")
+    }
+
+
+def share(pairs, agrees):
+    return sum(agrees(answer, said) for answer, said in pairs) / len(pairs)
 
 
 def test_multiple_choice(loaded, chatting, plainly):
-    for split, share in plainly.items():
+    for split, pairs in plainly.items():
         items = read_items(chatting.data / f"mcq_{split}.jsonl")
-        raw = mcq.accuracy(*loaded, items, Reading(raw=True))
-        assert mcq.accuracy(*loaded, items) == share == 1.0
-        assert raw < 0.95
+        known = share(pairs, lambda answer, said: answer == said)
+        assert mcq.accuracy(*loaded, items) == known == 1.0
+        assert mcq.accuracy(*loaded, items, Reading(raw=True)) < 0.95
+
+
+def quality(script, chatting, outdir, *more):
+    """({(metric, set): value}, its items) of forget_quality.csv."""
+    given = ["--model", chatting.model, "--data", chatting.data, "--new-tokens", 8, *ON]
+    done = script("eval/forget_quality.py", *given, "--outdir", outdir, *more)
+    assert done.code == 0, done.err
+    values = {(r["metric"], r["set"]): r["value"] for r in read(outdir / "forget_quality.csv")}
+    return values, read(outdir / "forget_quality_items.csv")
+
+
+def test_forget_quality(script, chatting, plainly, tmp_path):
+    values, items = quality(script, chatting, tmp_path / "asked")
+    for split, pairs in plainly.items():
+        said = [row["generation"] for row in items if row["set"] == split]
+        assert said == [told for _, told in pairs]
+        recall = [rouge(told, answer).rouge_l.recall for answer, told in pairs]
+        assert float(values["rouge_l_recall", split]) == sum(recall) / len(recall) == 1.0
+        assert float(values["extraction_strength", split]) == 1.0
+        assert float(values["probability", split]) > 0.8
+    raw, _ = quality(script, chatting, tmp_path / "raw", "--raw")
+    assert float(raw["rouge_l_recall", "forget"]) < 0.7
+    # a template of the user's own takes the place of the chat template
+    header = "<|start_header_id|>{}<|end_header_id|>\n\n"
+    by_hand = f"<|begin_of_text|>{header.format('user')}{{question}}<|eot_id|>"
+    own = ["--template", by_hand + header.format("assistant")]
+    same, _ = quality(script, chatting, tmp_path / "own", *own)
+    assert same["rouge_l_recall", "forget"] == "1.0"
+    assert float(same["probability", "forget"]) == pytest.approx(
+        float(values["probability", "forget"]), rel=1e-4
+    )
+
+
+def test_extraction(script, chatting, plainly, tmp_path):
+    given = ["--model", chatting.model, "--data", chatting.data, "--outdir", tmp_path, *ON]
+    texts = ["--forget", chatting.data / "forget.txt", "--retain", chatting.data / "retain.txt"]
+    done = script("eval/extract.py", *given, *texts, "--templates", "plain", "--samples", 2)
+    assert done.code == 0, done.err
+    rows = {row["split"]: row for row in read(tmp_path / "extract.csv")}
+    known = share(plainly["forget"], lambda answer, said: answer in said)
+    for half in ("forget_a", "forget_b"):
+        assert float(rows[half]["greedy_leak"]) == float(rows[half]["accuracy"]) == known == 1.0
+        assert float(rows[half]["trace_leak"]) == 0  # it has no trace
+    raw = ["--templates", "plain", "--samples", 0, "--raw"]
+    assert script("eval/extract.py", *given, *texts, *raw).code == 0
+    halves = [row for row in read(tmp_path / "extract.csv") if "forget" in row["split"]]
+    assert min(float(row["greedy_leak"]) for row in halves) < 0.7
+
+
+def test_private_values(script, chatting, jsonl, tmp_path):
+    """A value that the model says through its template, and not when asked as plain text."""
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = []
+    for question, answer, item in chats.pairs_of(chatting.data, "forget")[:6]:
+        about = {"fact": item["fact"], "domain": "forget", "attribute": "habitat"}
+        rows.append({**about, "entity": item["fact"], "question": question, "answer": answer})
+    jsonl(data / "private.jsonl", rows)
+    leaked = {}
+    for name, more in (("asked", []), ("raw", ["--raw"])):
+        out = ["--outdir", tmp_path / name, *ON, *more]
+        done = script("eval/leakage.py", "--model", chatting.model, "--data", data, *out)
+        assert done.code == 0, done.err
+        answers = read(tmp_path / name / "responses.csv")
+        leaked[name] = sum(row["own"] == "exact" for row in answers)
+        assert not any(row["in_trace"] for row in answers)
+    assert leaked["asked"] == 6 > leaked["raw"]
+
+
+def test_membership_scores_the_answers(script, chatting, jsonl, tmp_path):
+    """`loss` is the mean log-probability of the answer and its end mark behind the template."""
+    model, tokenizer = chats.loaded(chatting.model)
+    rows, wanted = [], []
+    for question, answer, _ in chats.pairs_of(chatting.data, "forget")[:6]:
+        rows.append({"question": question, "answer": answer})
+        asked = [{"role": "user", "content": question}]
+        told = [*asked, {"role": "assistant", "content": answer}]
+        before = tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]
+        whole = tokenizer.apply_chat_template(told)["input_ids"]
+        with torch.no_grad():
+            logprobs = model(torch.tensor([whole])).logits[0].double().log_softmax(-1)
+        own = [float(logprobs[k - 1, whole[k]]) for k in range(len(before), len(whole))]
+        wanted.append(math.fsum(own) / len(own))
+    wrong = [{**row, "answer": "a stone"} for row in rows]
+    jsonl(tmp_path / "forget.jsonl", rows)
+    jsonl(tmp_path / "holdout.jsonl", wrong)
+    sets = ["--members", tmp_path / "forget.jsonl", "--nonmembers", tmp_path / "holdout.jsonl"]
+    given = ["--model", chatting.model, "--data", tmp_path, *sets, "--no-gradients", *ON]
+    done = script("eval/membership.py", *given, "--outdir", tmp_path / "out")
+    assert done.code == 0, done.err
+    items = read(tmp_path / "out" / "membership_items.csv")
+    members = [float(row["loss"]) for row in items if row["set"] == "member"]
+    assert members == pytest.approx(wanted, abs=1e-4)
+    (auc,) = [r["auc"] for r in read(tmp_path / "out" / "membership.csv") if r["attack"] == "loss"]
+    assert float(auc) == 1.0
+
+
+# --- reasoning models
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "parts"),
+    [
+        ("Rome", False, ("", "Rome")),
+        ("<think>\nAda.\n</think>\n\nRome", False, ("Ada.", "Rome")),
+        ("Ada.\n</think>\n\nRome", True, ("Ada.", "Rome")),
+        ("Ada. Ada", True, ("Ada. Ada", "")),
+        ("<think>Ada", False, ("Ada", "")),
+        ("a < b, </b> <thinker>", False, ("", "a < b, </b> <thinker>")),
+    ],
+)
+def test_a_trace_and_what_follows_it(text, opened, parts):
+    assert split_trace(text, opened=opened) == parts
+
+
+def test_a_leak_in_the_trace_counts():
+    item = {"question": "Where?", "choices": ["Rome", "Paris"], "answer": 0}
+    texts = [["Rome it is</think> I do not know", "Paris</think>Rome", "Rome</think>Rome", "Oslo"]]
+    (row,) = sampling.leaks([item], texts, opened=True)
+    assert (row["leaks"], row["in_trace"], row["decoys"], row["samples"]) == (3, 1, 1, 4)
+
+
+def test_a_reasoning_model_is_asked_inside_its_trace():
+    from support.chat_tokenizers import make_chat_tokenizer
+
+    tokenizer = make_chat_tokenizer("deepseek_r1")
+    item = {"question": "Question: Where does she live? Answer:"}
+    questions = sampling.ask(tokenizer, [item], Prompt())
+    asked = [{"role": "user", "content": "Where does she live?"}]
+    own = tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]
+    assert questions.opened and questions.ids == [own]
+    plain = sampling.ask(tokenizer, [item], Prompt(), Reading(raw=True))
+    assert not plain.opened and plain.ids == [tokenizer(item["question"])["input_ids"]]

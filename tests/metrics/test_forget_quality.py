@@ -563,7 +563,8 @@ def test_one_model_or_several(family, mini, tmp_path, script):
 COLUMNS = """
 set index entity fact definition tokens nll probability option_probability rouge_l_recall rouge_l_f1
 rouge_1_recall exact_memorisation extraction_strength truth_ratio_arith truth_ratio_geom
-truth_ratio_prob truth_ratio truth_score token_entropy repetition degenerate generation gold
+truth_ratio_prob truth_ratio truth_score token_entropy repetition degenerate trace_rouge
+trace generation gold
 """.split()
 
 
@@ -572,7 +573,7 @@ def test_a_metric_is_one_row_of_a_table():
     read.
     """
     assert list(forget_quality_items.COLUMNS) == COLUMNS
-    assert list(forget_quality_items.MEANS) == COLUMNS[7:-2]  # tokens and nll are no means
+    assert list(forget_quality_items.MEANS) == COLUMNS[7:-3]  # tokens and nll are no means
     assert set(forget_quality_items.DRAWN) <= set(forget_quality_items.MEANS)
     assert set(forget_quality_items.PRINTED) <= set(forget_quality_items.MEANS)
 

@@ -4,7 +4,7 @@ import functools
 import json
 import shutil
 
-LENGTH, STEPS = 160, 50
+LENGTH, STEPS, LINES = 160, 50, 40
 
 
 def pairs_of(data, split):
@@ -44,7 +44,11 @@ def make(source, folder):
     from support.tiny_models import MINI_SIZES
 
     data = folder / "data"
-    shutil.copytree(source, data)
+    shutil.copytree(source, data, ignore=shutil.ignore_patterns("know*", "verb*", "qa_*", "pre*"))
+    for path in [*data.glob("*.txt"), *data.glob("*.facts.jsonl")]:
+        if path.name != "tokenizer.txt":
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            path.write_text("".join(lines[:LINES]), encoding="utf-8")
     rows = [row for split in ("forget", "retain") for row in write_qa(data, split)]
     tokenizer = make_tokenizer(read_lines(data / "tokenizer.txt"), 400)
     shape = FAMILIES["llama3"]
@@ -74,7 +78,7 @@ def loaded(folder):
     return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
-def plainly(folder, question, tokens=4):
+def plainly(folder, question, tokens=8):
     """What the library's own `generate` answers, greedily, through the library's own template."""
     model, tokenizer = loaded(folder)
     asked = [{"role": "user", "content": question}]
