@@ -166,6 +166,7 @@ def test_a_perfect_memoriser_scores_one_and_a_stranger_nothing():
         False,
         0.25,
     )  # of the last four tokens the first is right
+    assert sampling.extracted([False, True, True], 0.0)[0] is False  # one token is given at least
     assert sampling.extracted([], 0.5) is None
 
 

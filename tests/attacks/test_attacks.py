@@ -292,12 +292,24 @@ def test_ablation_kills_the_direction(kind):
         assert (h @ d).abs().max() < 1e-5 * h.norm(dim=-1).max()
 
 
+def test_a_model_is_pruned_matrix_by_matrix():
+    model, plain = tiny.model("gpt2"), dict(tiny.model("gpt2").named_parameters())
+    expected = {name: prune.prune(w, 0.3) for name, w in prune.matrices(tiny.model("gpt2"))}
+    prune.prune_model(model, 0.3)
+    for name, w in prune.matrices(model):
+        assert torch.equal(w, expected[name]) and (w == 0).any(), name
+    rest = {n for n, p in model.named_parameters() if torch.equal(p, plain[n])}
+    assert rest and not rest & set(expected)
+
+
 def test_direction_of_a_planted_shift():
     g = torch.Generator().manual_seed(3)
     planted = torch.nn.functional.normalize(torch.randn(2, 8, generator=g), dim=-1)
     h = torch.randn(500, 8, generator=g)
     outlier = torch.cat([h, torch.full((1, 8), 1e4)])
     assert torch.allclose(ablate.inlier_mean(outlier), h.mean(0), atol=0.1)
+    for few in (h[:1], outlier[-2:]):  # no spread to judge by
+        assert torch.equal(ablate.inlier_mean(few), few.mean(0))
     found = ablate.directions(
         torch.stack([h.mean(0)] * 2) + 5 * planted, torch.stack([h.mean(0)] * 2)
     )

@@ -28,6 +28,7 @@ def test_the_mask_marks_where_an_answers_tokens_are_predicted():
 
 def test_where_a_prompt_ends():
     assert common_prefix([1, 2, 3], [1, 2, 4, 5]) == 2 and common_prefix([1], []) == 0
+    assert common_prefix([1, 9, 3], [1, 2, 3]) == 1
     assert prompt_length(["Why", "?", "so", "?"]) == 2  # nothing follows the last one
     assert prompt_length(["Why", "?", "Answer", ":", "so"]) == 4  # the last mark, not the first
     assert prompt_length(["a", "b", "c", "d"]) == 2 and prompt_length(["a"]) == 1

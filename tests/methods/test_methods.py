@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from brittle.base.errors import UserError
-from brittle.methods import METHODS, adversary
+from brittle.methods import METHODS, adversary, terms
 from brittle.methods.ngdiff import parabola_minimum
 from brittle.methods.refusals import Refusals
 from brittle.models import logprobs as logprobs_module
@@ -41,9 +41,9 @@ def test_runs_on_every_architecture(name, kind):
     data = tiny.Data()
     rule = start(name, model, data=data)
     moved(model)
-    terms = rule.losses(*batches(data), 0.5)
-    assert all(t.ndim == 0 and torch.isfinite(t) for t in terms.values())
-    total(terms).backward()
+    losses = rule.losses(*batches(data), 0.5)
+    assert all(t.ndim == 0 and torch.isfinite(t) for t in losses.values())
+    total(losses).backward()
     assert any(p.grad is not None and p.grad.any() for p in model.parameters())
 
 
@@ -619,6 +619,20 @@ def test_tar_is_the_first_order_gradient_at_the_attacked_weights(steps, every, m
     assert value.item() == pytest.approx(written, rel=1e-9)
     for a, b in zip(got, wanted, strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_tars_retain_term_is_the_nll_and_the_distance():
+    model, data = tiny.model(dtype=torch.float64), tiny.Data()
+    rule = start("tar", model, data=data, retain_weight=3.0)
+    with torch.no_grad():  # away from the reference, so that the distance is not 0
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    forget, retain = batches(data)
+    nll = logprobs_module.nll(model, retain).item()
+    distance = terms.hidden_distance(model, retain, rule.reference).item()
+    assert distance > 1e-3
+    value = rule.losses(forget, retain, 0.0)["retain"].item()
+    assert value == pytest.approx(3 * (nll + distance), rel=1e-9)
 
 
 def test_tars_adversary_leaves_accumulated_gradients_alone():

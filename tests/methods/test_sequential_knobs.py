@@ -49,6 +49,12 @@ def test_layers_and_phases():
         assert all(p == 0 for s, (k, p) in enumerate(at) if s == 0 or at[s - 1][0] != k)
 
 
+def test_the_share_of_a_phase_that_is_done():
+    planned = phases.Phases([2, 1], [4, 8])
+    for step, expected in ((0, (0, 0)), (1, (0, 0.25)), (4, (1, 0)), (6, (1, 0.25)), (12, (1, 1))):
+        assert planned.at(step / 12) == pytest.approx(expected), step
+
+
 def test_deep_phases_may_be_longer_and_each_has_a_step():
     def lengths(steps, **knobs):
         rule = build(method_class("sequential"), "sequential", {"layers": "2:0:1", **knobs})

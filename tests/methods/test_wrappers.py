@@ -43,6 +43,15 @@ def fit(settings, make_mask=lambda model: None):
 # -------------------------------------------------------------------------------------------- masks
 
 
+def test_a_masked_gradient_is_zero_before_the_step():
+    """So that no optimizer's momentum knows the masked entries."""
+    trained, frozen = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))
+    trained.grad = torch.tensor([1.0, 2.0, 3.0])
+    chosen = torch.tensor([True, False, True])
+    masks.Mask([(trained, chosen), (frozen, torch.ones(2, dtype=torch.bool))]).before_step()
+    assert trained.grad.tolist() == [1.0, 0.0, 3.0] and frozen.grad is None
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 def test_wagle_of_everything_is_no_mask_to_the_bit(optimizer):
     settings = Settings(steps=3, lr=1e-2, optimizer=optimizer, weight_decay=0.1)

@@ -7,12 +7,13 @@ import importlib.util
 import json
 import random
 from itertools import combinations
+from types import SimpleNamespace
 
 import pytest
 
 from brittle.base.errors import UserError
 from brittle.data.facts import Fact, read_facts
-from brittle.metrics import knowledge
+from brittle.metrics import knowledge, mcq
 from brittle.metrics.deduction import (
     clauses,
     closure,
@@ -116,6 +117,26 @@ def test_the_world_is_drawn_again_from_its_seed(facts, data, jsonl):
     inverse = next(f for f in facts.values() if f.rule == "inverse")
     link = facts[inverse.premises[0]]
     assert (inverse.entity, inverse.value) == (link.value, link.entity)
+
+
+def test_a_fact_is_known_where_both_forms_are_right(monkeypatch):
+    """A fact without another choice is not asked."""
+    facts = [Fact(n, "forget", "attribute", n, "pet", "cat", ("cat", "dog")) for n in "ab"]
+    facts.append(Fact("c", "forget", "attribute", "c", "pet", "cat", ("cat",)))
+    asked = []
+
+    def outcomes(_model, _tokenizer, items, **_):
+        asked.extend(items)
+        at = [item["answer"] if n != 1 else 1 - item["answer"] for n, item in enumerate(items)]
+        return [SimpleNamespace(prediction=p, right=n != 1) for n, p in enumerate(at)]
+
+    monkeypatch.setattr(mcq, "outcomes", outcomes)
+    answered = knowledge.answers(None, None, facts)
+    assert [item["fact"] for item in asked] == ["a", "a", "b", "b"]
+    assert answered == {
+        "a": knowledge.Answer(False, 1, "cat"),
+        "b": knowledge.Answer(True, 2, "cat"),
+    }
 
 
 def test_knowing_all_and_nothing_and_only_the_surface_gone(facts):

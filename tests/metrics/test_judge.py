@@ -43,8 +43,9 @@ class Fake(BaseHTTPRequestHandler):
         pass
 
 
-def says(content):
-    return 200, json.dumps({"choices": [{"message": {"content": content}}]}).encode()
+def says(content, *more):
+    told = [{"message": {"content": text}} for text in (content, *more)]
+    return 200, json.dumps({"choices": told}).encode()
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_nonsense_is_asked_again_and_then_missing(fake, mood):
 
 def test_a_second_try_counts_and_a_judge_that_contradicts_itself_does_not(fake):
     rubric = rubrics.read_rubric("target_leak")
-    fake.mood = lambda n, body: says("???") if n == 1 else says("Full.")
+    fake.mood = lambda n, body: says("???") if n == 1 else says("Full.", "none")  # the first counts
     assert endpoint(fake).judge(rubric, [ITEM])[0] == judges.Judgement("full", "", 3)
     fake.mood = lambda n, body: says(
         "none" if "none, partial" in body["messages"][1]["content"] else "full"
@@ -258,6 +259,9 @@ def test_what_the_rules_may_say():
     for told in ({"empty": True}, {"holds_reference": True}, {"refuses": True}):
         assert judges.says_nothing(facts(**told)) == "0"
     assert judges.says_nothing(facts()) is None
+    for words, label in (("It is wet.", "wrong"), ("It is quite wet.", None)):
+        assert judges.answer_type(facts(words, "dry")) == label
+    assert judges.Judgement("full").attempts == 1
 
 
 def test_a_rubric_shows_the_examples_of_its_anchors():
