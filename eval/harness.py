@@ -15,6 +15,8 @@ where the items name them, else over questions (`mean_of` in brittle/maths/inter
 A model that always answers "A" is not "at chance": `constant_letter` says so (see
 brittle/metrics/letters.py for the columns behind it). samples.csv has a row an item. `--limit`
 draws items of each task by `--seed`.
+
+A chat model is asked through its template, on every task (`--raw` leaves it out).
 """
 
 from pathlib import Path
@@ -25,6 +27,7 @@ import typer
 from brittle.base import command, options
 from brittle.base.errors import UserError
 from brittle.base.knobs import listed
+from brittle.data.examples import DEFAULT, Reading
 
 LETTERS = ["letter_share", "constant_letter", "letter", "letter_entropy", "letter_accuracy", "ties"]
 COLUMNS = ["task", "split", "metric", "value", "stderr", "ci_low", "ci_high", "n", *LETTERS]
@@ -158,17 +161,20 @@ def draw_items(tasks, manager, limit, seed):
     }
 
 
-def evaluate(model, tokenizer, tasks, manager, chosen=None, batch_size=64, seed=0):
+def evaluate(model, tokenizer, tasks, manager, chosen=None, batch_size=64, seed=0, reading=DEFAULT):
     """lm-eval's results (`results`, `samples`, `n-samples`) of a loaded model.
 
     Log-probabilities are taken in float32. chosen: {task: numbers of its items}, None for all.
+    reading: whether a chat model is asked through its template.
     """
     import logging
 
     import lm_eval
 
     from brittle.base import bars
+    from brittle.data.asking import opens_trace
 
+    chats = reading.templated(tokenizer)
     bars.everywhere()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     lm = _language_model()(
@@ -177,12 +183,16 @@ def evaluate(model, tokenizer, tasks, manager, chosen=None, batch_size=64, seed=
         batch_size=batch_size,
         device=str(model.device),
         softmax_dtype="float32",
+        think_end_token="</think>" if chats and opens_trace(tokenizer, reading) else None,
     )
+    lm.reading = reading
     return lm_eval.simple_evaluate(
         lm,
         tasks=tasks,
         task_manager=manager,
         samples=chosen,
+        apply_chat_template=chats,
+        system_instruction=(reading.system or None) if chats else None,
         bootstrap_iters=1000,
         random_seed=seed,
         numpy_random_seed=seed,
@@ -194,11 +204,37 @@ def evaluate(model, tokenizer, tasks, manager, chosen=None, batch_size=64, seed=
 def _language_model():
     from lm_eval.models.huggingface import HFLM
 
-    class Guarded(HFLM):
-        """A refused answer has probability 0.
+    from brittle.data.asking import opened
+    from brittle.data.rows import unframed
+    from brittle.data.templates import token_ids
+    from brittle.data.tokens import common_prefix
+
+    class Asked(HFLM):
+        """A chat model is asked as `brittle.metrics.mcq` asks it, and a refused answer has
+        probability 0.
 
         lm-eval's forward pass does not read the last token, so the guard is asked for texts here.
         """
+
+        reading = DEFAULT
+
+        def apply_chat_template(self, chat_history, add_generation_prompt=True):
+            messages = [
+                {**turn, "content": unframed(turn["content"])} if turn["role"] == "user" else turn
+                for turn in chat_history
+            ]
+            if not add_generation_prompt:  # the last message is the answer's beginning
+                return super().apply_chat_template(messages, add_generation_prompt=False)
+            question = opened(self.tokenizer, messages, self.reading)
+            return question.prompt + question.lead
+
+        def _encode_pair(self, context, continuation):
+            """A chat template's end stays with the context: lm-eval would score its line feeds."""
+            if not self.reading.templated(self.tokenizer):
+                return super()._encode_pair(context, continuation)
+            whole, before = token_ids(self.tokenizer, [context + continuation, context])
+            start = min(common_prefix(whole, before), len(whole) - 1)
+            return whole[:start], whole[start:]
 
         def loglikelihood(self, requests, **more):
             from brittle.models.guarded import FLOOR, bare
@@ -213,7 +249,7 @@ def _language_model():
                 (FLOOR, False) if no else pair for no, pair in zip(refused, answers, strict=True)
             ]
 
-    return Guarded
+    return Asked
 
 
 def sample_rows(results):
@@ -293,6 +329,7 @@ def rows(results, splits):
             yield row
 
 
+@options.spread
 def main(
     model: options.Model,
     outdir: options.Outdir,
@@ -303,6 +340,7 @@ def main(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Items of each task at most, drawn by --seed (all).")
     ] = None,
+    reading: Reading = DEFAULT,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -339,11 +377,14 @@ def main(
             trust_remote_code=trust_remote_code,
             wrapper=wrapper,
             wrapper_rules=wrapper_rules,
+            reading=reading,
         )
         with evaluation(outdir, subject, files, settings) as opened:
             run, (loaded_model, tokenizer) = opened.run, opened.load()
             chosen = draw_items(loaded, manager, limit, seed)
-            results = evaluate(loaded_model, tokenizer, loaded, manager, chosen, batch_size, seed)
+            results = evaluate(
+                loaded_model, tokenizer, loaded, manager, chosen, batch_size, seed, reading
+            )
             table = list(rows(results, splits))
             run.csv("samples.csv", SAMPLE_COLUMNS, sample_rows(results))
             run.csv("accuracy.csv", COLUMNS, table)

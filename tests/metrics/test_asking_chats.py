@@ -185,3 +185,26 @@ def test_a_reasoning_model_is_asked_inside_its_trace():
     assert questions.opened and questions.ids == [own]
     plain = sampling.ask(tokenizer, [item], Prompt(), Reading(raw=True))
     assert not plain.opened and plain.ids == [tokenizer(item["question"])["input_ids"]]
+
+
+# --- the harness
+
+
+def test_the_harness_asks_like_multiple_choice(script, chatting, loaded, plainly, tmp_path):
+    for name, reading, more in (("asked", Reading(), []), ("raw", Reading(raw=True), ["--raw"])):
+        given = ["--model", chatting.model, "--data", chatting.data, *ON, "--dtype", "float32"]
+        out = ["--outdir", tmp_path / name, "--tasks", "mini_forget", *more]
+        done = script("eval/harness.py", *given, *out)
+        assert done.code == 0, done.err
+        items = read_items(chatting.data / "mcq_forget.jsonl")
+        scores = mcq.score_choices(*loaded, items, reading=reading)
+        rows = {
+            row["metric"]: float(row["value"]) for row in read(tmp_path / name / "accuracy.csv")
+        }
+        for metric, normalise in (("acc", False), ("acc_norm", True)):
+            graded = mcq.grade(scores, items, normalise=normalise)
+            assert rows[metric] == sum(one.right for one in graded) / len(items)
+        said = [int(row["prediction"]) for row in read(tmp_path / name / "samples.csv")]
+        assert said == [one.prediction for one in mcq.grade(scores, items)]
+        if name == "asked":
+            assert rows["acc"] == share(plainly["forget"], lambda a, said: a == said) == 1.0

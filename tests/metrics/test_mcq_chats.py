@@ -1,5 +1,7 @@
 """Multiple choice of chat models, against the library's own rendering of a conversation."""
 
+import runpy
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from brittle.data.rows import Pair, framed
 from brittle.data.tokens import common_prefix
 from brittle.metrics import mcq
 from support.chat_tokenizers import FAMILIES, make_chat_model, make_chat_tokenizer
+from support.places import ROOT
 
 TEMPLATED = [name for name, shape in FAMILIES.items() if shape.template]
 QUESTION = "Who was born in Rome?"
@@ -99,3 +102,19 @@ def test_a_lead_begins_the_answer_and_is_not_scored():
     assert tokenizer.decode(asked.ids[asked.start :]).strip() == "Rome"
     prompt = prompt_ids(tokenizer, QUESTION)
     assert tokenizer.decode(asked.ids[len(prompt) :]) == "She was born in Rome"
+
+
+@pytest.mark.parametrize("family", TEMPLATED)
+def test_the_harness_encodes_alike(family):
+    """lm-eval's own way would score a template's last line feeds, and not close a trace."""
+    harness = runpy.run_path(str(ROOT / "eval" / "harness.py"))
+    tokenizer, kind = make_chat_tokenizer(family), harness["_language_model"]()
+    lm = kind.__new__(kind)
+    lm.tokenizer, lm.reading, lm.chat_template_args = tokenizer, Reading(), {}
+    context = lm.apply_chat_template([{"role": "user", "content": framed(QUESTION)}])
+    for choice in ITEMS[0]["choices"]:
+        before, told = lm._encode_pair(context, choice)
+        [asked] = encode_answers(tokenizer, [framed(QUESTION)], [[choice]])
+        if family != "deepseek_r1":
+            assert (before, told) == (asked.ids[: asked.start], asked.ids[asked.start :])
+        assert tokenizer.decode(told).strip() == choice
