@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from brittle.filters.states import candidate_sites, parted, read_filter_texts
-from brittle.models.architectures import check_logits
 from brittle.models.blocks import length_limit
 from brittle.models.load import load_model, load_tokenizer
+from brittle.models.readout import check_unembedding
 
 
 @dataclass
@@ -25,10 +25,10 @@ class FilterData:
     def read(cls, folder, paths, max_samples, max_length=None, device="auto", dtype="auto"):
         """Load the model of `folder`, and the texts of `paths`, {name of the set: file}.
 
-        Raises UserError for a family whose logits are not what its unembedding gives.
+        Raises UserError for a family whose logits cannot be told from what its unembedding reads.
         """
         model, tokenizer = load_model(folder, device, dtype), load_tokenizer(folder)
-        check_logits(model.config)
+        check_unembedding(model)
         limit = length_limit(max_length, model.config)
         fit, tune = {}, {}
         for name, path in paths.items():

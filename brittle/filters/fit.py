@@ -10,7 +10,7 @@ from brittle.filters.gate import quadratic
 from brittle.filters.states import collect, passes
 from brittle.maths.moments import Moments
 from brittle.maths.precision import wide
-from brittle.models.architectures import architecture
+from brittle.models.architectures import architecture, logit_step
 from brittle.models.blocks import stream_width
 from brittle.models.filter import Filter, block_of
 
@@ -52,21 +52,29 @@ def moments_of(model, examples, pad_id, sites, batch_size=64):
 
 
 def gradients(model, examples, pad_id, batch_size=64):
-    """{forget, retain: Moments} of d NLL / d y = W^T (p - e_t) at the final site.
+    """{forget, retain: Moments} of d NLL / d y at the final site: W^T (p - e_t), where the logits
+    are what the unembedding gives.
 
     They are free from the forward pass. examples: {forget, retain: [FilterText]}.
     """
-    head = model.get_output_embeddings()
+    head, step = model.get_output_embeddings(), logit_step(model.config)
     moments = {}
     for name in ("forget", "retain"):
         moments[name] = Moments(stream_width(model), model.device)
         batches = passes(model, examples[name], pad_id, ["post_norm"], batch_size)
         for _, batch, predicting, seen in batches:
-            p = wide(head.forward(seen["post_norm"][predicting])).softmax(-1)
+            raw = wide(head.forward(seen["post_norm"][predicting]))
             following = batch["input_ids"].roll(-1, 1)[predicting]
-            p[torch.arange(len(p), device=p.device), following] -= 1
-            moments[name].update(p @ wide(head.weight))
+            moments[name].update(nll_gradient(raw, following, step) @ wide(head.weight))
     return moments
+
+
+def nll_gradient(raw, following, step):
+    """d NLL / d raw [n, V] of the summed NLL of the tokens `following` [n] under step(raw)."""
+    with torch.enable_grad():
+        raw = raw.detach().requires_grad_()
+        nll = torch.nn.functional.cross_entropy(step(raw), following, reduction="sum")
+        return torch.autograd.grad(nll, raw)[0]
 
 
 def has_gradients(basis, site):

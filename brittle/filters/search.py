@@ -153,7 +153,7 @@ def weaken(tuner, choice):
     """Give a choice beyond the limits the largest strength within them, in place."""
     chosen = choice.filter
     points, tolerance = (3, 0.1) if choice.gated else (5, 0.02)
-    convex = chosen.site == "post_norm"
+    convex = tuner.is_convex(chosen.site)
     curve = tuner.curve(chosen)
     strength = within(curve, choice.limits, convex=convex, points=points, tolerance=tolerance)
     choice.filter, choice.reading = chosen.at(strength), curve(strength)

@@ -1,7 +1,7 @@
 """The strength of one filter: the smallest that reaches the target, within the limits.
 
 A curve is a function strength -> reading (see target.py). Behind the final norm readings are convex
-in the strength, so bisection is exact; elsewhere a grid is read first.
+in the strength, so bisection is exact. Elsewhere, and behind a soft cap, a grid is read first.
 """
 
 from brittle.base.errors import UserError
@@ -119,7 +119,7 @@ def tune(tuner, choice, top=1.0):
             f"(answers still known: {curve(0.0)['known']:.2f}, chance {CHANCE:.2f}). "
             "Check --forget and --unseen."
         )
-    convex = site == "post_norm"
+    convex = tuner.is_convex(site)
     limit = within(curve, choice.limits, top, convex=convex, points=points, tolerance=tolerance)
     grid = [limit * i / (points - 1) for i in range(points)]
     first = next((i for i, strength in enumerate(grid) if curve.distance(strength) <= 0), None)

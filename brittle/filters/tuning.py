@@ -4,7 +4,8 @@ One forward pass fills the cache. Only what comes after the filter's site is com
 
 Behind the final norm the logits are affine in the strength a, z(a) = z0 - a z1. So NLL and
 KL(base || filtered) are convex in a, and the KL does not decrease for a >= 0: the strengths within
-a limit are an interval from 0, and bisection finds its end exactly.
+a limit are an interval from 0, and bisection finds its end exactly. Where the family caps its
+logits (Gemma 2) they are not affine, and a grid is read first.
 """
 
 from typing import NamedTuple
@@ -16,10 +17,12 @@ from brittle.filters.states import no_logits, passes, watching
 from brittle.filters.target import RIVALS
 from brittle.maths.intervals import auc
 from brittle.maths.precision import wide
+from brittle.models.architectures import has_soft_cap, logit_step
 from brittle.models.blocks import final_norm
 from brittle.models.filter import block_of
 from brittle.models.hooks import resume
 from brittle.models.logprobs import kl_rows
+from brittle.models.readout import unembed
 
 
 class CachedBatch(NamedTuple):
@@ -83,8 +86,7 @@ class Cache:
 def cached(model, inputs, predicting, seen):
     """The CachedBatch of one forward pass; seen: {site: states [B, T, d]}."""
     states = {site: h[predicting] if block_of(site) is None else h for site, h in seen.items()}
-    head = model.get_output_embeddings()
-    base = wide(head.forward(states["post_norm"])).log_softmax(-1)
+    base = wide(unembed(model, states["post_norm"])).log_softmax(-1)
     following = inputs["input_ids"].roll(-1, 1)[predicting]
     others = base.scatter(1, following[:, None], -torch.inf)
     return CachedBatch(
@@ -176,11 +178,15 @@ class Tuner:
     def logits(self, chosen, batch):
         """[n, V]: the filtered model's logits at the rows of a CachedBatch."""
         h = chosen(batch.states[chosen.site])
-        return self.model.get_output_embeddings().forward(self.tail(chosen.site, h, batch))
+        return unembed(self.model, self.tail(chosen.site, h, batch))
 
     def read(self, chosen):
         """The reading of a filter at its strength."""
         return self.reading(lambda name, i: self.logits(chosen, self.caches[name].batches[i]))
+
+    def is_convex(self, site):
+        """Are readings convex in a filter's strength at a site?"""
+        return site == "post_norm" and not has_soft_cap(self.model.config)
 
     def curve(self, chosen):
         """strength -> reading of a filter."""
@@ -194,6 +200,7 @@ class Tuner:
         z0 and z1 are computed once; each strength is one subtraction.
         """
         head, full = self.model.get_output_embeddings(), chosen.at(1.0)
+        step = logit_step(self.model.config)
         weight = wide(head.weight)
         unfiltered, removed = {}, {}
         for name, cache in self.caches.items():
@@ -203,7 +210,7 @@ class Tuner:
                 unfiltered[name, i] = wide(head.forward(batch.states["post_norm"]))
                 removed[name, i] = component @ weight.T
         return lambda strength: self.reading(
-            lambda name, i: unfiltered[name, i] - strength * removed[name, i]
+            lambda name, i: step(unfiltered[name, i] - strength * removed[name, i])
         )
 
     @torch.no_grad()

@@ -23,6 +23,8 @@ OTHER_NAMES = {
     "num_attention_heads": ("n_head", "n_heads", "num_heads"),
     "max_position_embeddings": ("n_positions", "max_seq_len"),
 }
+# LongCat's num_hidden_layers are its attentions, two a block.
+OWN_NAMES = {"longcat_flash": {"num_hidden_layers": "num_layers"}}
 # Sizes that settle the shapes of the weights.
 SIZES = (
     "hidden_size",
@@ -101,11 +103,13 @@ ATTENTION = re.compile(
 )
 MLP = re.compile(
     r"(^|[._])"
-    r"(mlp|ffn|feed_forward|feedforward|experts|block_sparse_moe|moe|fc1|fc2|fc_in|fc_out)"
+    r"(mlps?|ffn|feed_forward|feedforward|experts|block_sparse_moe|moe|fc1|fc2|fc_in|fc_out)"
     r"([._]|$)"
 )
 # Modules that make queries, keys and values. PEFT's own default for GPT-NeoX is query_key_value.
-QKV = re.compile(r"(query_key_value|c_attn|[qkv]_proj|[qkv]_lin)$")
+QKV = re.compile(
+    r"(query_key_value|c_attn|Wqkv|[qkv]_proj|[qkv]_lin|q_[ab]_proj|kv_a_proj_with_mqa|kv_b_proj)$"
+)
 # Matrices that bring the MLP back to the residual stream.
 DOWN = re.compile(
     r"(^|\.)(down_proj|w2|c_proj|fc2|fc_out|dense_4h_to_h|output_linear|output\.dense)"
@@ -121,13 +125,12 @@ HEADS = ("lm_head.weight", "embed_out.weight")
 # The name of the unembedding, for families where it is not the first of HEADS.
 OWN_HEADS = {"gpt_neox": "embed_out.weight"}
 
-# Families with a step behind the unembedding name it in their configuration. This value switches
-# it off.
+# What families do to the logits behind the unembedding, by the setting that holds the number.
+SOFT_CAP = "final_logit_softcapping"
 LOGIT_STEPS = {
-    "final_logit_softcapping": None,
-    "logit_scale": 1,
-    "logits_scaling": 1,
-    "lm_head_multiplier": 1,
+    SOFT_CAP: lambda logits, cap: (logits / cap).tanh() * cap,  # Gemma 2
+    "logit_scale": lambda logits, scale: logits * scale,  # Cohere
+    "logits_scaling": lambda logits, scale: logits / scale,  # Granite
 }
 
 
@@ -150,6 +153,7 @@ def read(config, key):
 def size(config, name):
     """A size of the language model by its common name; None where the configuration is silent."""
     text = text_config(config)
+    name = OWN_NAMES.get(model_type(text), {}).get(name, name)
     values = (_value(text, key) for key in (name, *OTHER_NAMES.get(name, ())))
     return next((value for value in values if value is not None), None)
 
@@ -330,13 +334,19 @@ def refuse_quantised(folder, why):
     )
 
 
-def check_logits(config):
-    """Raise UserError for a family that scales or caps what the unembedding gives."""
-    for key, off in LOGIT_STEPS.items():
-        value = read(config, key)
-        if value not in (None, off):
-            raise UserError(
-                f"{read(config, 'model_type')} has {key} {value:g} behind its unembedding, "
-                "which filters do not reckon with. Use a family whose logits are what the "
-                "unembedding gives (Llama, Mistral, Qwen2, Phi, GPT-NeoX, GPT-2, OLMoE)."
-            )
+def logit_step(config):
+    """The function logits -> logits of what the family does behind its unembedding."""
+    values = {key: read(config, key) for key in LOGIT_STEPS}
+
+    def step(logits):
+        for key, value in values.items():
+            if value is not None:
+                logits = LOGIT_STEPS[key](logits, value)
+        return logits
+
+    return step
+
+
+def has_soft_cap(config):
+    """Does the family cap its logits, so that they are no linear function of the last states?"""
+    return read(config, SOFT_CAP) is not None

@@ -1,13 +1,46 @@
-"""Read answers from inside a model: final norm and unembedding of the stream behind a block."""
+"""Read answers from inside a model: final norm and unembedding of the stream behind a block, and
+the unembedding alone.
+"""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import torch
 
-from brittle.models.blocks import block_count
-from brittle.models.filter import hooked
+from brittle.base.errors import UserError
+from brittle.models.architectures import logit_step
+from brittle.models.blocks import block_count, stream_width
+from brittle.models.filter import at_site, hooked
 from brittle.models.hooks import hidden, resume
+
+
+def unembed(model, h):
+    """Logits [.., V] of the model where its unembedding reads h [.., D].
+
+    Hooks on the unembedding are passed over. A soft cap or a scale behind it is part of the logits.
+    """
+    return logit_step(model.config)(model.get_output_embeddings().forward(h))
+
+
+@torch.no_grad()
+def check_unembedding(model):
+    """Raise UserError for a family whose logits `unembed` does not give, by trying it."""
+    read = []
+    ids = torch.arange(4, device=model.device)[None]
+    with at_site(model, "post_norm", read.append):
+        logits = model(input_ids=ids).logits
+    family, (h,) = model.config.model_type, read
+    if h.shape[-1] != stream_width(model):
+        raise UserError(
+            f"{family} projects its states from {stream_width(model)} to {h.shape[-1]} numbers in "
+            "front of its unembedding, which filters do not reckon with."
+        )
+    own = unembed(model, h)
+    if own.shape != logits.shape or (own - logits).abs().max() > 0.02 * logits.abs().max():
+        raise UserError(
+            f"{family} does something behind its unembedding that filters do not know. Use a "
+            "family whose logits are what the unembedding gives, or these scaled or soft-capped."
+        )
 
 
 def readout(model, batch, h):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from brittle.base.errors import UserError
-from brittle.filters import bake, strength, tuning
+from brittle.filters import bake, fit, strength, tuning
 from brittle.filters.ablation import published
 from brittle.filters.basis import BASES, leading, make_basis, ridged
 from brittle.filters.gate import quadratic, threshold
@@ -15,7 +15,9 @@ from brittle.filters.states import FilterText, collect, parted, read_filter_text
 from brittle.filters.target import Limits
 from brittle.maths.linalg import principal_angles
 from brittle.maths.moments import Moments
-from brittle.models.filter import Filter, hooked
+from brittle.models.filter import Filter, at_site, hooked
+from brittle.models.readout import check_unembedding
+from support.families import make_family
 from support.tiny_models import make_model, make_tokenizer, texts, write_texts
 
 
@@ -135,9 +137,7 @@ def test_the_quadratic_gate_is_the_log_ratio_of_two_gaussians():
     assert made.fires(retain).double().mean() <= 0.01 < made.fires(forget).double().mean()
 
 
-@pytest.fixture(scope="module")
-def tuner():
-    model = make_model("gpt_neox")
+def make_tuner(model, sites=("post_norm", "pre_norm", "block:1")):
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(3 if p.ndim > 1 else 1)
@@ -149,7 +149,12 @@ def tuner():
         ]
         for name in ("forget", "retain", "general", "unseen")
     }
-    return tuning.Tuner(model, sets, 1, ["post_norm", "pre_norm", "block:1"], 5)
+    return tuning.Tuner(model, sets, 1, sites, 5)
+
+
+@pytest.fixture(scope="module")
+def tuner():
+    return make_tuner(make_model("gpt_neox"))
 
 
 def hooked_nll(tuner, made, name):
@@ -174,6 +179,62 @@ def test_the_cache_gives_what_the_hooked_model_gives(tuner, site):
                 hooked_nll(tuner, made.at(a), name), abs=2e-5
             )
     assert curve(0.0)["retain_kl"] == pytest.approx(0, abs=1e-6) and curve(1.0)["retain_kl"] > 1e-3
+
+
+# what these families do behind their unembedding is no small thing here
+CHANGED_LOGITS = {
+    "gemma2": {"final_logit_softcapping": 2.0},
+    "cohere": {"logit_scale": 0.3},
+    "granite": {},
+}
+
+
+@pytest.mark.parametrize("name", CHANGED_LOGITS)
+def test_scaled_and_capped_logits_are_the_models(name):
+    """Strengths are read on the logits that the model gives, and `loss` on their gradients."""
+    model = make_family(name, vocab_size=48, pad_token_id=1, **CHANGED_LOGITS[name])
+    check_unembedding(model)
+    tuner = make_tuner(model, ["post_norm", "block:1"])
+    for site in ("post_norm", "block:1"):
+        made = Filter(site, orthonormal(32, 6).float())
+        for a in (0.4, 1.0):
+            told = tuner.curve(made)(a)["forget_nll"]
+            assert told == pytest.approx(hooked_nll(tuner, made.at(a), "forget"), abs=2e-5)
+    assert tuner.is_convex("post_norm") == (name != "gemma2")
+    examples = tuner.caches["forget"].examples[:3]
+    told = fit.gradients(model, {"forget": examples, "retain": examples}, 1)["forget"]
+    rows = []
+    for example in examples:
+        read = []
+
+        def leaf(h, read=read):
+            read.append(h.detach().requires_grad_())
+            return read[-1]
+
+        with at_site(model, "post_norm", leaf):
+            logprobs = model(torch.tensor([example.ids])).logits[0].log_softmax(-1)
+        places = range(example.start - 1, len(example.ids) - 1)
+        nll = -sum(logprobs[i, example.ids[i + 1]] for i in places)
+        rows.append(torch.autograd.grad(nll, read[0])[0][0, list(places)])
+    torch.testing.assert_close(told.mean.float(), torch.cat(rows).mean(0), rtol=1e-3, atol=1e-6)
+
+
+def test_an_unknown_step_behind_the_unembedding_is_refused(monkeypatch):
+    model = make_model("llama")
+    check_unembedding(model)
+    forward = type(model).forward
+
+    def squared(self, **batch):
+        output = forward(self, **batch)
+        output.logits = output.logits**3
+        return output
+
+    monkeypatch.setattr(type(model), "forward", squared)
+    with pytest.raises(UserError, match="llama does something behind its unembedding"):
+        check_unembedding(model)
+    projecting = make_family("opt, projected", vocab_size=48)
+    with pytest.raises(UserError, match="opt projects its states from 32 to 16 numbers"):
+        check_unembedding(projecting)
 
 
 def test_post_norm_curves_are_convex_and_bisection_is_exact(tuner):

@@ -166,9 +166,3 @@ def test_several_stacks_of_blocks_are_refused():
     two = ["model.H_module.layers.0.mlp.w.weight", "model.L_module.layers.0.mlp.w.weight"]
     with pytest.raises(UserError, match=r"several stacks \(model.H_module.layers, model.L_module"):
         architectures.check_one_stack(two, "m")
-
-
-def test_families_that_scale_their_logits_are_refused():
-    architectures.check_logits({"model_type": "cohere", "logit_scale": 1})
-    with pytest.raises(UserError, match=r"cohere has logit_scale 0\.0625"):
-        architectures.check_logits({"model_type": "cohere", "logit_scale": 0.0625})

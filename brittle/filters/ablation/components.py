@@ -54,7 +54,7 @@ def at_budget(tuner, chosen, limits):
         quiet = tuner.quiet_scores(chosen)
         chosen = replace(chosen, threshold=threshold(quiet, FALSE_ALARMS))
     points = 9 if block_of(chosen.site) is None else 5
-    convex = chosen.site == "post_norm"
+    convex = tuner.is_convex(chosen.site)
     curve = tuner.curve(chosen)
     return chosen.at(within(curve, limits, convex=convex, points=points, tolerance=0.01))
 

@@ -15,7 +15,7 @@ from brittle.filters.strength import within
 from brittle.filters.target import Limits
 from brittle.filters.tuning import Tuner
 from brittle.maths.precision import wide
-from brittle.models.architectures import architecture
+from brittle.models.architectures import architecture, logit_step
 from brittle.models.filter import Filter
 
 TRAIN = 0.85  # of the pairs; the others say what the network is worth
@@ -85,7 +85,8 @@ def unembedding(model):
     module = model.get_output_embeddings()
     weight = wide(module.weight.detach())
     bias = None if module.bias is None else wide(module.bias.detach())
-    return lambda rows: torch.nn.functional.linear(wide(rows), weight, bias)
+    step = logit_step(model.config)
+    return lambda rows: step(torch.nn.functional.linear(wide(rows), weight, bias))
 
 
 def estimate(model, tokenizer, texts, public, retain, setup):
@@ -164,7 +165,7 @@ def detector(forget, tuner, setup):
 def at_limit(tuner, chosen, limits):
     """(the filter at the largest strength within the limits, its reading)."""
     curve = tuner.curve(chosen)
-    convex = chosen.site == "post_norm"
+    convex = tuner.is_convex(chosen.site)
     strength = within(curve, limits, convex=convex, points=9, tolerance=1e-2)
     return chosen.at(strength), curve(strength)
 
