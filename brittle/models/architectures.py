@@ -216,7 +216,14 @@ def layer_of(name):
 
 
 def check_states(config):
-    """Raise UserError for a family whose blocks see other tokens than those of the text."""
+    """Raise UserError for a family whose blocks see other tokens than the text's, or none."""
+    images_alone = read(config, "cross_attention_layers")
+    if images_alone:
+        raise UserError(
+            f"blocks {', '.join(map(str, images_alone))} of this model ({model_type(config)}) read "
+            "images alone, and a text passes them by. What reads or edits states cannot use it; "
+            "methods and steps that read losses or weights can."
+        )
     if model_type(config) == "cpmant":
         raise UserError(
             "CPM-Ant puts prompt tokens of its own before every text, so its blocks' states are "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.base.layout import TOKENIZERS
-from brittle.models.architectures import check_readable, size
+from brittle.models.architectures import check_readable, size, text_config
 from brittle.models.find import check_pair, read_config
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -71,6 +71,7 @@ def load_model(folder, device="cpu", dtype="auto", trust_remote_code=False):
     device = pick_device(str(device))
     filtered.prepare(folder)
     check_readable(read_config(folder), folder)
+    check_kind(read_config(folder), folder)
     if trust_remote_code and "auto_map" in read_config(folder):
         files = ", ".join(sorted(path.name for path in Path(folder).glob("*.py")))
         print(
@@ -100,6 +101,30 @@ def load_model(folder, device="cpu", dtype="auto", trust_remote_code=False):
             )
     model.config.use_cache = False
     return model.to(device).eval()
+
+
+def check_kind(config, folder):
+    """Raise UserError for a model type that transformers knows, as something else than a causal
+    language model.
+
+    config: the dict of the config.json of `folder`.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    family = config.get("model_type")
+    other = family in CONFIG_MAPPING_NAMES and family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if not other or "auto_map" in config:
+        return
+    text = text_config(config)
+    if text is not config:
+        way = f"Save its language model ({text.get('model_type')}) as a model of its own."
+    else:
+        way = "Only decoders are read: Llama, Qwen, Mistral, Gemma, GPT-NeoX and others."
+    raise UserError(
+        f"{folder} is no language model alone ({family}): transformers loads no causal language "
+        f"model from it. {way}"
+    )
 
 
 def _unloadable(error, what):

@@ -5,7 +5,8 @@
 
 Each family of tests/support/families.py becomes a folder as the hub has them: a tiny random model
 with a vocabulary padded beyond the tokenizer's, and special tokens like the family's. The commands run on it in this process. What they
-write is compared with plain transformers. A cell is "ok" or the reason why not.
+write is compared with plain transformers. A cell is yes or no, and the last column says why not.
+Families that cannot work are refused by every command, for the same reason.
 """
 
 import argparse
@@ -21,11 +22,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from support.families import FAMILIES, NESTED, fit_tokenizer, make_family
+from support.families import FAMILIES, NESTED, REFUSED, fit_tokenizer, make_family
 from support.places import ROOT
 from support.processes import run_script
 
 BLOCKS = 3
+OTHERS = [kind for kinds in REFUSED.values() for kind in kinds]
 METHODS = ("npo", "rmu", "cb_lat")
 PROMPT = "Question: Which town is the home of the guild?"
 RATE = "1e-2"
@@ -61,14 +63,20 @@ class Case:
     """One family's folder and the commands on it."""
 
     def __init__(self, name, home, data, tokenizer):
-        self.home, self.data, self.base = home, data, str(home / "models" / "base")
+        self.name, self.home, self.data = name, home, data
+        self.base = str(home / "models" / "base")
         tokenizer = fit_tokenizer(tokenizer, name)
         settings = {"vocab_size": len(tokenizer) + 13}  # no power of two: padded
         for token in ("bos", "eos", "pad"):
             settings[f"{token}_token_id"] = getattr(tokenizer, f"{token}_token_id")
-        make_family(name, **settings).save_pretrained(self.base)
+        make_family("llama" if name in OTHERS else name, **settings).save_pretrained(self.base)
         tokenizer.save_pretrained(self.base)
         self.tokenizer = tokenizer
+        if name in OTHERS:
+            from transformers import AutoConfig
+
+            AutoConfig.for_model(name).save_pretrained(self.base)
+            shutil.copytree(self.base, self.unlearned("npo"))
 
     def run(self, script, *arguments):
         """Output of a command; a Failure where it does not end well."""
@@ -337,14 +345,26 @@ CHECKS = {
 }
 
 
-def outcome(check, case):
+def reason(check, case):
+    """Why a check does not hold; None where it does."""
     try:
         check(case)
     except Failure as failure:
-        return str(failure)
+        return str(failure).removeprefix("error: ").replace(case.base, case.name)
     except Exception as error:
         return f"the check: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return "ok"
+    return None
+
+
+def measure(name, checks, data, tokenizer, home):
+    """A row: yes or no for every check, and the distinct reasons."""
+    case = Case(name, home, data, tokenizer)
+    reasons = {check: reason(CHECKS[check], case) for check in checks}
+    told = list(dict.fromkeys(why for why in reasons.values() if why))
+    if name in OTHERS and (len(told) > 1 or not all(reasons.values())):
+        raise AssertionError(f"{name} is not refused everywhere for one reason: {reasons}")
+    answers = {check: "no" if why else "yes" for check, why in reasons.items()}
+    return {"family": name, **answers, "why": "; ".join(told)}
 
 
 def make_data(folder):
@@ -370,7 +390,7 @@ def main():
     given = parser.parse_args()
     torch.set_num_threads(1)
     disable_progress_bar()
-    names = given.families.split(";") if given.families else [*FAMILIES, *NESTED]
+    names = given.families.split(";") if given.families else [*FAMILIES, *NESTED, *OTHERS]
     checks = given.checks.split(";") if given.checks else list(CHECKS)
     table = []
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(ROOT):
@@ -378,15 +398,12 @@ def main():
         tokenizer = make_data(data)
         for name in names:
             home = Path(folder) / "family"
-            case = Case(name, home, data, tokenizer)
-            row = {"family": name} | {check: outcome(CHECKS[check], case) for check in checks}
-            bad = {k: v for k, v in row.items() if v not in ("ok", name)}
-            print(name, bad or "ok", flush=True)
-            table.append(row)
+            table.append(measure(name, checks, data, tokenizer, home))
+            print(*table[-1].values(), flush=True)
             shutil.rmtree(home)
     if given.out:
         with open(given.out, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["family", *checks], lineterminator="\n")
+            writer = csv.DictWriter(file, ["family", *checks, "why"], lineterminator="\n")
             writer.writeheader()
             writer.writerows(table)
 

@@ -13,6 +13,7 @@ from brittle.base.errors import UserError
 from brittle.models import architectures, blocks, weights
 from brittle.models.load import load_changed, load_model
 from brittle.unlearning import saving
+from support.families import REFUSED
 from support.tiny_models import SIZES, make_model, save
 
 MOE = {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
@@ -362,6 +363,34 @@ def test_models_of_other_kinds_get_one_line(config, says, tmp_path):
         with pytest.raises(UserError, match=says) as error:
             read(folder)
         assert one_line(error)
+
+
+@pytest.mark.parametrize(("says", "kinds"), REFUSED.items())
+def test_families_that_cannot_work_say_why(says, kinds):
+    """By the configuration that each family has by default."""
+    from transformers import AutoConfig
+
+    for kind in kinds:
+        with pytest.raises(UserError, match=f"{says}.*{kind}|{kind}.*{says}"):
+            architectures.check_readable(AutoConfig.for_model(kind).to_dict(), kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("mistral3", r"\(mistral3\).* Save its language model \(mistral\)"),
+        ("qwen2_5_vl", r"\(qwen2_5_vl\).* Save its language model \(qwen2_5_vl_text\)"),
+        ("vit", r"\(vit\).* Only decoders are read"),
+    ],
+)
+def test_models_that_are_more_than_a_language_model_say_so(kind, says, tmp_path):
+    from transformers import AutoConfig
+
+    folder = save(make_model("llama"), tmp_path / "m")
+    AutoConfig.for_model(kind).save_pretrained(folder)
+    with pytest.raises(UserError, match=says) as error:
+        load_model(folder)
+    assert one_line(error)
 
 
 @pytest.mark.parametrize(

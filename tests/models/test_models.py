@@ -227,7 +227,7 @@ def test_weights_of_another_architecture(folder, tmp_path):
     ("change", "says"),
     [
         ({"model_type": "nothing"}, "cannot be loaded"),
-        ({"model_type": "t5"}, "cannot be loaded"),
+        ({"model_type": "t5"}, "no causal language model"),
         ({"model_type": None}, "cannot be loaded"),
         ({"num_attention_heads": 5}, "cannot be loaded"),
         ({"hidden_size": 64}, "mismatched weights|cannot be loaded"),

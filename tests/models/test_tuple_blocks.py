@@ -127,12 +127,15 @@ def test_sequential_passes_have_gradients(model, batch):
 SEVERAL = {
     "deepseek_v4": "several a token",
     "cpmant": "tokens of its own before every text",
+    "mllama": r"blocks 1 of this model .* read images alone",
 }
 
 
 @pytest.mark.parametrize("kind", SEVERAL)
 def test_states_that_are_not_one_a_token_are_refused_in_one_line(kind):
-    """Hyper-connections keep four streams, and CPM-Ant reads 32 tokens more: masks fit neither."""
+    """Hyper-connections keep four streams, CPM-Ant reads 32 tokens more, and some of Mllama's
+    blocks read no text.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 48}
@@ -142,6 +145,8 @@ def test_states_that_are_not_one_a_token_are_refused_in_one_line(kind):
                         "num_experts_per_tok": 2, "index_n_heads": 2, "index_head_dim": 8,
                         "index_topk": 4},
         "cpmant": {"dim_ff": 64, "dim_head": 8},
+        "mllama": {"text_config": {**sizes, "num_key_value_heads": 2, "pad_token_id": 1,
+                                   "cross_attention_layers": [1]}},
     }  # fmt: skip
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **sizes, **own[kind])

@@ -152,6 +152,31 @@ NESTED = {
 }
 
 
+# families that cannot work, by what is said of them
+REFUSED = {
+    "state-space or hybrid": (
+        "mamba",
+        "mamba2",
+        "falcon_mamba",
+        "rwkv",
+        "xlstm",
+        "recurrent_gemma",
+        "jamba",
+        "bamba",
+        "zamba2",
+        "falcon_h1",
+        "nemotron_h",
+        "granitemoehybrid",
+        "qwen3_next",
+        "qwen3_5",
+        "lfm2",
+        "minimax",
+        "kimi_linear",
+    ),
+    "encoder-decoder": ("t5", "mt5", "bart", "pegasus", "whisper"),
+    "encoder": ("bert", "roberta", "xlm-roberta", "modernbert", "electra"),
+}
+
 # what the tokenizers of families lack, or do: no padding token, no BOS, a BOS before every text
 NO_PADDING = re.compile(r"gpt2|gptj|llama|mistral|mixtral|phi$|starcoder2|falcon")
 NO_BOS = re.compile(r"qwen|stablelm|smollm3")
