@@ -164,7 +164,7 @@ def costs_of(models):
     models: {method: folder}. `flops_share` is over the training of Filtered. What no record says is
     None.
     """
-    from brittle.pipeline.methods import cost_of
+    from brittle.unlearning.spent import cost_of
 
     costs = {name: cost_of(model) for name, model in models.items()}
     whole = costs.get("filtered", {}).get("flops")

@@ -1,8 +1,8 @@
 """The unlearning methods, one file each, and what they share. METHODS lists them by name.
 
 Reading order: base (the protocol), npo (a short example), terms, wrappers, masks, adversary,
-refusals, own (a class in a file of the user); then sequential/, the one method that is a folder.
-Modules are loaded when asked for.
+refusals, distill with labels and teachers, own (a class in a file of the user); then sequential/,
+the one method that is a folder. Modules are loaded when asked for.
 """
 
 import importlib
@@ -34,6 +34,9 @@ METHODS = {
     "wt_dist_reg": "wt_dist_reg:WtDistReg",
     "task_vector": "task_vector:TaskVector",
     "negmerge": "negmerge:NegMerge",
+    "distill": "distill:Distill",
+    "undo": "undo:Undo",
+    "oracle_match": "oracle_match:OracleMatch",
 }
 
 

@@ -23,15 +23,30 @@ plan(steps, one_pass)                (steps, stretches): how long it trains, and
 phase(progress) -> bool              before each step: True where new optimizers start
 measures() -> {column: number}       behind each step: more columns of the history
 
-And for the cost that a run's record states:
+And for one that reads more than the two sets (distill):
 
-label_share(forget, retain)          the share of so many texts that had to be marked as forget
+settle(job)                          finds models and texts beside the job's own, before anything
+                                     is loaded: `texts` in place of the retain set, `beside`
+                                     {name: model folder} for the record
+marked(forget)                       how many texts had to be marked as forget texts
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from brittle.base.knobs import knob, log_range, retain_knob
+
+
+class TextChoice(NamedTuple):
+    """Rows to train on in place of the retain set, what they are called, and their files.
+
+    is_pretraining: each is followed by the end token, as in the pretraining of the mini family.
+    """
+
+    name: str
+    rows: list
+    files: list
+    is_pretraining: bool = False
 
 
 @dataclass
@@ -45,6 +60,9 @@ class Method:
     phased: ClassVar[bool] = False  # parameters take turns
     reads_forget: ClassVar[bool] = True  # does a loss read the forget texts
     one_step: ClassVar[bool] = False
+    by_length: ClassVar[bool] = False  # batches of texts of like length: less padding
+    texts: ClassVar[TextChoice | None] = None  # in place of the retain set
+    beside: ClassVar[dict] = {}  # {name: folder} of models that are read beside the job's
     adapters: ClassVar[bool] = False  # set by the wrappers: adapters train, not the weights
     seed: int = 0
     state: dict = field(default_factory=dict)  # numbers that must survive an interruption
@@ -74,12 +92,17 @@ class Method:
         """
         return steps or one_pass, ()
 
-    def label_share(self, forget, retain):
-        """The share of the texts that had to be marked as forget texts, of so many of either.
+    def settle(self, job):
+        """Called once with the unlearning.job.Job that the method is of. Raises UserError for what
+        does not fit it.
+        """
+
+    def marked(self, forget):
+        """How many texts had to be marked as forget texts, where the forget set has so many.
 
         What the retain texts are is no label: they are what is left.
         """
-        return forget / (forget + retain) if self.reads_forget else 0.0
+        return forget if self.reads_forget else 0
 
     def budget(self, streams):
         """A line to print before the training, where there is something to say."""

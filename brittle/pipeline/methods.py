@@ -9,7 +9,6 @@ scripts in hooks/ makes it. No other file of the pipeline and no script over all
 import json
 import shlex
 from dataclasses import replace
-from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.base.files import changed
@@ -17,10 +16,11 @@ from brittle.base.layout import FILTER, is_method_file, is_same, method_label, u
 from brittle.base.record import of_record
 from brittle.methods import METHODS, method_class, own
 from brittle.pipeline import steps
+from brittle.unlearning.job import read_defaults
+from brittle.unlearning.spent import COST, UNLEARNED, read_cost
 
-COST = ("flops", "label_share", "train_seconds", "peak_memory_mb")
 UNTRAINED = (FILTER,)  # what hooks/ makes; their rows stand at the end of every table
-UNLEARN = "unlearn/unlearn.py"
+UNLEARN, PRESETS = "unlearn/unlearn.py", "unlearn/presets.toml"
 NAMES = (*METHODS, *UNTRAINED)
 
 
@@ -55,9 +55,20 @@ def making(study, rows, name):
         for task in steps.tasks(chosen, rows)
     ]
     if name != FILTER:
-        return tasks
+        return [with_teacher(task, name) for task in tasks]
     place = next(i for i, task in enumerate(tasks) if task.step == "unlearn")
     return [*tasks[:place], *_filter_chain(study, tasks[place]), *tasks[place + 1 :]]
+
+
+def with_teacher(task, name):
+    """`task`, waiting for the teacher that the mini preset names for a method, where it is made."""
+    if task.step != "unlearn":
+        return task
+    defaults = read_defaults(PRESETS, "mini", name)
+    teacher = defaults.knobs.get("teacher")
+    if teacher is None:
+        return task
+    return replace(task, needs=[*task.needs, f"unlearn {teacher}", teacher])
 
 
 def _filter_chain(study, task):
@@ -190,7 +201,7 @@ def records(root, base, name):
         from brittle.filters.folder import table_files
 
         return table_files(root, base)
-    return [unlearned_dir(root, base, name) / "training_history.run.json"]
+    return [unlearned_dir(root, base, name) / UNLEARNED]
 
 
 def outcome(root, base, name):
@@ -216,18 +227,3 @@ def outcome(root, base, name):
         "seconds": record["seconds"],
         **read_cost(path),
     }
-
-
-def read_cost(path):
-    """{name of COST: number} of the record of a training; None where it does not say it."""
-    try:
-        stated = json.loads(Path(path).read_text(encoding="utf-8"))["settings"].get("cost") or {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        stated = {}
-    return {name: stated.get(name) for name in COST}
-
-
-def cost_of(model):
-    """`read_cost` of a model's folder, made by unlearn/unlearn.py or create_models.py."""
-    files = [Path(model) / name for name in ("training_history.run.json", "model.run.json")]
-    return read_cost(next((file for file in files if file.is_file()), files[0]))

@@ -10,19 +10,22 @@ from brittle.training import distributed
 from brittle.training.checkpoint import Checkpoints
 from brittle.training.cost import Cost, recomputing
 from brittle.training.loop import train
+from brittle.training.mini import LengthStream
 from brittle.training.settings import Settings
 from brittle.training.steps import StepHook
 
 
-def make_streams(sets, tokenizer, size, micro_batches, seed, device):
+def make_streams(sets, tokenizer, size, micro_batches, seed, device, *, by_length=False):
     """.forget and .retain: endless streams over the training texts of `sets`; and .tokenizer.
 
     sets: {forget, retain: (Examples to train on, held out)}. Each stream has a seed of its own.
+    by_length: batches of texts of like length.
     """
+    kind = LengthStream if by_length else Stream
     streams = SimpleNamespace(tokenizer=tokenizer)
     for k, (name, (examples, _)) in enumerate(sets.items()):
         pad_id = tokenizer.pad_token_id
-        setattr(streams, name, Stream(examples, pad_id, size, micro_batches, seed + 1 + k, device))
+        setattr(streams, name, kind(examples, pad_id, size, micro_batches, seed + 1 + k, device))
     return streams
 
 

@@ -7,8 +7,8 @@
                                                    (also: highest)
 
 Splits are forget, retain and general. Values are numbers, or an accuracy on the same split, plus or
-minus a number: of the model before (base), of --filtered (filtered), or of guessing (chance). A
-factor may stand before it: 0.95*base.
+minus a number: of the model before (base), of --filtered (filtered), of --teacher (teacher), or of
+guessing (chance). A factor may stand before it: 0.95*base.
 """
 
 import json
@@ -27,7 +27,7 @@ RULE = re.compile(
 NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 CONDITION = re.compile(
     r"(?P<split>forget|retain|general)\s*(?P<sign><=|>=)\s*"
-    rf"(?:(?:(?P<factor>{NUMBER})\s*\*\s*)?(?P<level>base|filtered|chance))?\s*"
+    rf"(?:(?:(?P<factor>{NUMBER})\s*\*\s*)?(?P<level>base|filtered|teacher|chance))?\s*"
     rf"(?P<number>[+-]?\s*{NUMBER})?"
 )
 
@@ -75,7 +75,7 @@ class Condition(NamedTuple):
 
     split: str
     sign: str  # <= or >=
-    level: str | None  # base, filtered, chance; None: the number alone
+    level: str | None  # base, filtered, teacher, chance; None: the number alone
     number: float
     factor: float = 1.0  # on the level
 
@@ -188,6 +188,8 @@ def check_rule(rule, levels, items):
     """Every accuracy that the rule names must be measured."""
     if "filtered" in rule.names() and "filtered" not in levels:
         raise UserError(f"--rule {rule.text!r} names the filtered model: give it with --filtered.")
+    if "teacher" in rule.names() and "teacher" not in levels:
+        raise UserError(f"--rule {rule.text!r} names the teacher: give it with --teacher.")
     for split in rule.splits():
         if split not in items:
             raise UserError(

@@ -118,13 +118,14 @@ class TrialBench(Training):
 
     def read_texts(self):
         """As `Training.read_texts`, each length of texts once, without what is held out."""
-        length = self.job.settings.get("max_length")
-        if length in self.known_sets:
-            self.sets = self.known_sets[length]
+        texts = self.job.rule.texts
+        key = self.job.settings.get("max_length"), texts and texts.name
+        if key in self.known_sets:
+            self.sets = self.known_sets[key]
         else:
             super().read_texts()
             self.sets = {name: (train, []) for name, (train, _) in self.sets.items()}
-            self.known_sets[length] = self.sets
+            self.known_sets[key] = self.sets
 
     def measure(self):
         """Accuracies, and the NLL a token of the forget questions with their right answers."""

@@ -72,6 +72,9 @@ class Job:
     reading: TrainingReading = TRAINING  # how rows become examples
     tag: str = ""  # of the folder: two settings of one method side by side
 
+    def __post_init__(self):
+        self.rule.settle(self)
+
     @property
     def folder(self):
         return unlearned_dir(self.root, self.model, self.method, self.tag)
@@ -86,9 +89,10 @@ class Job:
 
     @property
     def method_files(self):
-        """The file of a method of one's own: [path], or none."""
+        """The file of a method of one's own, and those of the texts that a method chooses."""
         file = own.file_of(self.method)
-        return [] if file is None else [file]
+        chosen = self.rule.texts.files if self.rule.texts else []
+        return [*([] if file is None else [file]), *chosen]
 
     def data_files(self):
         """The files whose texts are trained on."""

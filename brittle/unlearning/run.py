@@ -29,7 +29,8 @@ from brittle.unlearning import effect, saving
 from brittle.unlearning.card import model_card
 from brittle.unlearning.collapse import CollapseCheck, neutral_texts
 from brittle.unlearning.job import Job
-from brittle.unlearning.sets import describe_sets, read_sets
+from brittle.unlearning.sets import describe_sets, known_texts, read_sets
+from brittle.unlearning.spent import with_teacher
 
 
 def describe_replaced(folder, command):
@@ -136,9 +137,10 @@ def run(job, device, *, resume=False, trust_remote_code=False):
         print(line, file=sys.stderr)
     print(space_note(job), flush=True)
     inputs = [*job.data_files(), *questions.values(), *job.default_files, *job.method_files]
+    models = {"model": str(job.model_folder), **job.rule.beside}
     # opened before the training: a folder that cannot be written is found now, and the inputs'
     # hashes are of what is read
-    with Run(job.folder, inputs, {"model": str(job.model_folder)}, job.seed, whole=True) as out:
+    with Run(job.folder, inputs, models, job.seed, whole=True) as out:
         result = session.run(out)
     for folder in (job.checkpoint, job.best):
         shutil.rmtree(folder, ignore_errors=True)
@@ -234,7 +236,13 @@ class Training:
         size = job.settings.get("batch_size", 4)
         micro_batches = job.settings.get("grad_accum", 1) * self.accelerator.num_processes
         self.streams = fitting.make_streams(
-            self.sets, self.tokenizer, size, micro_batches, job.seed, self.device
+            self.sets,
+            self.tokenizer,
+            size,
+            micro_batches,
+            job.seed,
+            self.device,
+            by_length=job.rule.by_length,
         )
         self.settings = fitting.make_settings(
             job.rule, job.settings, self.streams, seed=job.seed, save_every=job.save_every
@@ -322,6 +330,9 @@ class Training:
             if wrappers.filtered:
                 filtered = self.load_model(find.model_folder(wrappers.filtered))
                 levels["filtered"] = self.accuracies(filtered, some)
+            if "teacher" in rule.names() and "teacher" in self.job.rule.beside:
+                teacher = self.load_model(self.job.rule.beside["teacher"])
+                levels["teacher"] = self.accuracies(teacher, some)
             keep.check_rule(rule, levels, self.items)
 
         def evaluate():
@@ -380,8 +391,11 @@ class Training:
         history, wrapped = fit.run()
         if budget and makes_at_the_end:
             budget.shorten(one_step=job.rule.one_step)
-        share = job.rule.label_share(len(job.texts.forget), len(job.texts.retain))
-        self.cost = cost.described(fit.flops(history), time.monotonic() - started, share)
+        seconds = time.monotonic() - started
+        share = job.rule.marked(len(job.texts.forget)) / known_texts(job.texts)
+        self.cost = with_teacher(
+            cost.described(fit.flops(history), seconds, share), job.model_folder, job.rule.beside
+        )
         return history, wrapped
 
     def make_kl_budget(self):

@@ -5,10 +5,13 @@ What trains, what is held out, and chats mixed into the retain set.
 
 import itertools
 import math
+from pathlib import Path
 
 from brittle.data.examples import encode_rows
 from brittle.data.items import read_rows
+from brittle.data.texts import read_texts
 from brittle.data.world import Draws
+from brittle.training.injection import with_end
 
 
 def split_off(examples, share, seed):
@@ -40,6 +43,8 @@ def read_sets(job, tokenizer, length):
     ):
         examples = encode_set(tokenizer, rows, length, job.reading, f"{name} texts", entities)
         sets[name] = split_off(examples, job.eval_split, job.seed)
+    if job.rule.texts:
+        sets["retain"] = split_off(chosen_set(job, tokenizer, length), job.eval_split, job.seed)
     if job.wrappers.chat:
         rows = read_rows(job.wrappers.chat)
         chats = encode_set(tokenizer, rows, length, job.reading, "chats")
@@ -47,6 +52,25 @@ def read_sets(job, tokenizer, length):
         drawn = some_chats(chats, len(train), job.wrappers.chat_share, job.seed)
         sets["retain"] = [*train, *drawn], held
     return sets
+
+
+def chosen_set(job, tokenizer, length):
+    """The examples of the texts that a method takes in place of the retain set."""
+    texts = job.rule.texts
+    examples = encode_set(tokenizer, texts.rows, length, job.reading, f"{texts.name} texts")
+    if texts.is_pretraining:
+        examples = [with_end(example, tokenizer.eos_token_id) for example in examples]
+    return examples
+
+
+def known_texts(texts):
+    """How many texts the forget texts had to be found among: the pretraining texts where the data
+    folder has them, else the forget and retain texts. texts: job.TextSets.
+    """
+    pretraining = Path(texts.data) / "pretrain_base.txt"
+    if pretraining.is_file():
+        return len(read_texts(pretraining))
+    return len(texts.forget) + len(texts.retain)
 
 
 def describe_sets(sets, reading, tokenizer):
