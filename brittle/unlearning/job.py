@@ -89,10 +89,14 @@ class Job:
 
     @property
     def method_files(self):
-        """The file of a method of one's own, and those of the texts that a method chooses."""
+        """The file of a method of one's own: [path], or none."""
         file = own.file_of(self.method)
-        chosen = self.rule.texts.files if self.rule.texts else []
-        return [*([] if file is None else [file]), *chosen]
+        return [] if file is None else [file]
+
+    @property
+    def text_files(self):
+        """The files of the texts that a method takes in place of the retain set."""
+        return self.rule.texts.files if self.rule.texts else []
 
     def data_files(self):
         """The files whose texts are trained on."""

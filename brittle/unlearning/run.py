@@ -136,7 +136,8 @@ def run(job, device, *, resume=False, trust_remote_code=False):
     for line in notes_before(job):
         print(line, file=sys.stderr)
     print(space_note(job), flush=True)
-    inputs = [*job.data_files(), *questions.values(), *job.default_files, *job.method_files]
+    inputs = [*job.data_files(), *questions.values(), *job.default_files]
+    inputs += [*job.method_files, *job.text_files]
     models = {"model": str(job.model_folder), **job.rule.beside}
     # opened before the training: a folder that cannot be written is found now, and the inputs'
     # hashes are of what is read

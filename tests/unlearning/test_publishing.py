@@ -120,7 +120,7 @@ def test_a_hub_model_is_named_as_the_base():
     from brittle.unlearning.card import model_card
     from brittle.unlearning.run import RunResult
 
-    job = types.SimpleNamespace(model="owner/name", method="npo", rule=object())
+    job = types.SimpleNamespace(model="owner/name", method="npo", rule=object(), method_files=[])
     measured = RunResult(before={}, after={}, held_nll={}, notes=[])
     text = model_card(job, {"steps": 1}, {"knobs": {}, "data": {}}, measured)
     assert yaml.safe_load(text.split("---")[1])["base_model"] == "owner/name"
