@@ -35,6 +35,13 @@ def main(
     method: Annotated[
         MaybeText, typer.Option(help="Method of the unlearned model that is made.")
     ] = None,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls",
+            help="Compare Base with two fine-tunes of the unlearned model's size as well.",
+        ),
+    ] = False,
     data: options.PresetData = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Run these steps of steps.csv alone (repeatable).")
@@ -70,6 +77,10 @@ def main(
     notes = given.check_given(study, **own)
     study = steps.override(study, **own, root=root)
     rows = steps.read_steps()
+    if controls:
+        study.makes = (*study.makes, "control")
+        rows, lacking = given.with_controls(rows, data)
+        notes += lacking
     names = [row["step"] for row in rows]
     for step in only or []:
         if step not in names:

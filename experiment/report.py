@@ -72,6 +72,10 @@ REPO = Path(__file__).resolve().parents[1]
 MOST = 60  # lines of a section's table
 UNFOLDED = 8  # lines that stand open on the page
 PRESENT = "the present code"
+CONTROLS = (
+    "Controls: {names}. They are fine-tunes of Base with a ΔW as long as that of the unlearned "
+    "model, and they unlearned nothing. What is said of them as well is no mark of unlearning."
+)
 MEANING = (
     "Accuracies are of the models as made. NLL on neutral text: nats a token on texts of neither "
     "set, or on retain texts where the data have no others. Moved on neutral text: KL from Base's "
@@ -392,16 +396,34 @@ def section(row, units, lead=False):
     return f"step-{step}", heading, "".join(parts)
 
 
+class Compared(NamedTuple):
+    """The `comparisons` of the models that are studied, and of controls."""
+
+    studied: dict
+    controls: dict
+
+
+def comparisons(root, base, others):
+    """{label: (root, base, other)} of each of the `others`."""
+    return {f"{base} → {other}": (root, base, other) for other in others}
+
+
 def level_section(level, listed, units, compared, *, has_twin):
     """(anchor, heading, HTML) of a level: a sentence a comparison, side by side, then its steps."""
     asked, names_of_steps = levels.LEVELS[level]
+    if not levels.compares(level):
+        compared = compared._replace(controls={})
     steps_of_it = [row for row in listed if row["step"] in names_of_steps]
     named = [row["step"] for row in steps_of_it]
-    said = [(label, levels.sentence(level, *names, named)) for label, names in compared.items()]
+    pairs = {**compared.studied, **compared.controls}
+    said = [(label, levels.sentence(level, *names, named)) for label, names in pairs.items()]
     parts = [
         f"<p>{page.esc(asked)}</p>",
         page.side_by_side(said, levels.rules(level, named)),
     ]
+    if compared.controls:
+        names = ", ".join(other for _, _, other in compared.controls.values())
+        parts.append(f'<p class="soft">{page.esc(CONTROLS.format(names=names))}</p>')
     if level in levels.CAUTIONS and has_twin:
         parts.append(f'<p class="soft">{page.esc(levels.CAUTIONS[level])}</p>')
     for row in steps_of_it:
@@ -474,6 +496,10 @@ def main(
     base: options.Base,
     unlearned: options.UnlearnedModels,
     filtered: options.Filtered = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(help="Fine-tune(s) of Base to compare with: pipeline.sh --controls."),
+    ] = None,
     root: options.Root = Path("outputs"),
     table: Annotated[
         Path,
@@ -488,17 +514,23 @@ def main(
     ]
     models = list(dict.fromkeys(unlearned))
     rows = list(summary(root, roles))
-    study = steps.Study("report", base, filtered or "", models, "", ".", str(root))
+    controls = control or []
+    study = steps.Study(
+        *("report", base, filtered or "", models, "", ".", str(root)), controls=controls
+    )
     tasks = planned(study, listed, weights_alone=not was_asked(rows, root))
-    units, compared = {}, {row["step"] for row in listed if row["scope"] == "comparison"}
+    units, comparing = {}, {row["step"] for row in listed if row["scope"] == "comparison"}
     for task in tasks:
         label = task.name.removeprefix(task.step).strip()
-        label = f"{next(iter(roles))} → {label}" if task.step in compared else label
+        label = f"{next(iter(roles))} → {label}" if task.step in comparing else label
         units.setdefault(task.step, {})[label] = task.output.parent
-    name = next(iter(roles))
-    pairs = {f"{name} → {other}": (root, name, other) for other in list(roles)[1:]}
+    name, *others = roles
+    compared = Compared(
+        comparisons(root, name, others),
+        comparisons(root, name, map(layout.model_name, controls)),
+    )
     done = [task.output for task in tasks if task.output.is_file()]
-    by_path = records(tasks, [base, *study.others()])
+    by_path = records(tasks, [base, *study.others(), *controls])
     drawn = [png for output in done for png in output.parent.glob("*.png")]
     files = {table, *done, *by_path, *drawn}
     files |= {
@@ -512,13 +544,14 @@ def main(
     named = {path for record in by_path.values() for path in record.get("code") or {}}
     files |= {file for path in named if (file := code.ROOT / path).is_file()}
     more = [Path(path) for module in EXTRA for path in module.sources(root)]
-    more += [path for names in pairs.values() for path in levels.sources(*names)]
+    pairs = [*compared.studied.values(), *compared.controls.values()]
+    more += [path for names in pairs for path in levels.sources(*names)]
     files |= {path for path in more if path.is_file()}
     absent = [str(task.output) for task in tasks if not task.output.is_file()]
     unread = absent + sorted(str(path) for path in more if not path.is_file())
     names = {row["folder"]: row["step"] for row in reversed(listed) if row["folder"]}
     with Run(root, sorted(map(str, files)), settings={"roles": roles, "absent": unread}) as run:
-        sections = level_sections(listed, units, LEAD, pairs, has_twin=bool(filtered))
+        sections = level_sections(listed, units, LEAD, compared, has_twin=bool(filtered))
         for study in EXTRA:
             sections += study.sections(root)
         sections.append(("how", "How this was made", how_made(by_path)))

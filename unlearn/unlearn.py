@@ -3,6 +3,7 @@
     uv run unlearn/unlearn.py --model outputs/models/mini-base --method npo
     uv run unlearn/unlearn.py --model EleutherAI/deep-ignorance-unfiltered --method rmu
     uv run unlearn/unlearn.py --model M --method path/to/mine.py:Mine     a class of your own
+    uv run unlearn/unlearn.py --model M --method finetuned --like UNLEARNED     a control
     uv run unlearn/unlearn.py ... --name gentle       two settings of one method side by side
     uv run unlearn/unlearn.py ... --resume            go on from the last checkpoint
 
@@ -25,7 +26,7 @@ from brittle.base.errors import UserError
 from brittle.base.knobs import all_knobs, show, values
 from brittle.base.layout import is_method_file, method_label
 from brittle.data.examples import TRAINING, TrainingReading
-from brittle.methods import METHODS, method_class
+from brittle.methods import CONTROLS, METHODS, method_class
 from brittle.methods.wrappers import Wrappers
 
 MaybePath = Path | None
@@ -311,7 +312,8 @@ def named_method(arguments):
     """The method that a command line names; None where it names none that there is."""
     words = [word for argument in arguments for word in argument.split("=", 1)]
     named = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--method"]
-    is_known = bool(named) and (named[-1] in METHODS or is_method_file(named[-1]))
+    known = METHODS | CONTROLS
+    is_known = bool(named) and (named[-1] in known or is_method_file(named[-1]))
     return named[-1] if is_known else None
 
 
@@ -337,7 +339,7 @@ def parser(arguments):
     The --help of one method lists the knobs of that method alone.
     """
     method = named_method(arguments)
-    if method and ("--help" in arguments or is_method_file(method)):
+    if method and ("--help" in arguments or method not in METHODS):
         title, listed = f"Knobs of {method_label(method)}", [method]
         epilog = presets_of(method)
     else:

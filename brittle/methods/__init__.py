@@ -1,8 +1,9 @@
 """The unlearning methods, one file each, and what they share. METHODS lists them by name.
 
 Reading order: base (the protocol), npo (a short example), terms, wrappers, masks, adversary,
-refusals, distill with labels and teachers, own (a class in a file of the user); then sequential/,
-the one method that is a folder. Modules are loaded when asked for.
+refusals, distill with labels and teachers, own (a class in a file of the user), controls (CONTROLS:
+fine-tunes that unlearn nothing); then sequential/, the one method that is a folder. Modules are
+loaded when asked for.
 """
 
 import importlib
@@ -38,6 +39,7 @@ METHODS = {
     "undo": "undo:Undo",
     "oracle_match": "oracle_match:OracleMatch",
 }
+CONTROLS = {"finetuned": "controls:Finetuned", "added": "controls:Added"}
 
 
 def method_class(name):
@@ -45,15 +47,16 @@ def method_class(name):
 
     Raises UserError for an unknown one.
     """
+    known = METHODS | CONTROLS
     if is_method_file(name):
         from brittle.methods.own import load
 
-        return load(name, METHODS)
-    if name not in METHODS:
+        return load(name, known)
+    if name not in known:
         raise UserError(
             f"no method {name!r}. Methods: {', '.join(METHODS)}, or path/to/mine.py:Mine."
         )
-    module, _, cls = METHODS[name].partition(":")
+    module, _, cls = known[name].partition(":")
     return getattr(importlib.import_module(f"brittle.methods.{module}"), cls)
 
 

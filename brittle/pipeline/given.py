@@ -186,6 +186,29 @@ def left_out_notes(data):
     return [f"note: {data} has {', '.join(reasons)}: left out are {without}; see docs/data.md."]
 
 
+def with_controls(rows, data):
+    """(rows, lines to print): `rows` of steps.csv without a control whose texts `data` lacks.
+
+    data: the user's folder; None where the study's own is read, which has all. Raises UserError
+    where there are no texts to train a control on.
+    """
+    if data is None:
+        return rows, []
+    if not data:
+        raise UserError("--controls: a control is trained on texts. Give --data DIR.")
+    lacking = {
+        row["step"]: text
+        for row in rows
+        if row["scope"] == "control"
+        for text in re.findall(r"\{data\}/(\S+)", row["extra"])
+        if text not in TEXTS and not (Path(data).expanduser() / text).is_file()
+    }
+    notes = [
+        f"note: {data} has no {text}: the control {n} is left out." for n, text in lacking.items()
+    ]
+    return [row for row in rows if row["step"] not in lacking], notes
+
+
 def without_left_out(tasks, data):
     """The tasks whose files the data folder has; all of them where no folder was given."""
     steps = left_out(data) if data else {}

@@ -19,11 +19,8 @@ SOURCE = "{from}"  # stands in a preset for the name of the model that --from gi
 STEPS = Path("experiment/steps.csv")
 PRESETS = Path("experiment/presets")
 COLUMNS = ["step", "scope", "script", "folder", "output", "extra", "title", "needs"]
-MAKING = (
-    "data",
-    "family",
-    "unlearn",
-)  # scopes that make data or models; a study names those it wants
+# scopes that make data or models; a study names those it wants
+MAKING = ("data", "family", "unlearn", "control")
 
 
 @dataclass
@@ -47,6 +44,8 @@ class Study:
     # the task and test of eval/significance.py that decide, declared before there are results
     primary: str = ""
     given: set = field(default_factory=set)  # models and data named by the user, which are not made
+    # fine-tunes of Base that unlearn nothing: compared with Base, and not asked or attacked
+    controls: list[str] = field(default_factory=list)
 
     def others(self):
         """The models that Base is compared with: Filtered, where there is one, first."""
@@ -185,6 +184,9 @@ def tasks(study, rows):
     """
     if not study.unlearned:
         study.unlearned = [str(unlearned_dir(study.root, study.base, study.method))]
+    if "control" in study.makes:
+        names = [row["step"] for row in rows if row["scope"] == "control"]
+        study.controls = [str(unlearned_dir(study.root, study.base, name)) for name in names]
     _check_names(study)
     planned = []
     named = {}  # {step: {unit: name of its task}}
@@ -218,7 +220,7 @@ def tasks(study, rows):
 
 def _check_names(study):
     """Raise UserError where two models have one name: it names their folders of results."""
-    names = [model_name(model) for model in (study.base, *study.others())]
+    names = [model_name(model) for model in (study.base, *study.others(), *study.controls)]
     for name in names:
         if names.count(name) > 1:
             raise UserError(
@@ -242,8 +244,12 @@ def _lacks_data(row, study, without_data):
 
 
 def _extra(row, study):
-    """The arguments of a row, then those that the study has for its script."""
-    texts = row["extra"], study.arguments.get(row["script"], "")
+    """The arguments of a row, then those that the study has for its script.
+
+    Those of unlearn.py are for the method, and not for controls.
+    """
+    own = "" if row["scope"] == "control" else study.arguments.get(row["script"], "")
+    texts = row["extra"], own
     data = shlex.quote(study.data)
     return [argument for text in texts for argument in shlex.split(text.format(data=data))]
 
@@ -288,8 +294,16 @@ def _units_unlearn(row, study):
     yield Unit("", arguments, folder, ["data", study.base])
 
 
+def _units_control(row, study):
+    """A control takes the size of the first unlearned model's change."""
+    folder, like = unlearned_dir(study.root, study.base, row["step"]), study.unlearned[0]
+    arguments = ["--model", study.base, "--method", row["step"], "--like", like]
+    arguments += ["--root", str(Path(study.root))]
+    yield Unit("", arguments, folder, ["data", study.base, like])
+
+
 def _units_comparison(row, study):
-    for other in study.others():
+    for other in (*study.others(), *study.controls):
         outdir = comparison_dir(study.root, study.base, other) / row["folder"]
         arguments = ["--model-a", study.base, "--model-b", other, "--outdir", str(outdir)]
         yield Unit(model_name(other), arguments, outdir, ["data", study.base, other])
@@ -310,6 +324,9 @@ def _units_all(row, study):
         arguments += ["--filtered", study.filtered]
     for model in study.unlearned:
         arguments += ["--unlearned", model]
+    if row["needs"] == "*":
+        for model in study.controls:
+            arguments += ["--control", model]
     arguments += ["--root", str(root)]
     if row["folder"]:
         arguments += ["--outdir", str(outdir)]
@@ -320,6 +337,7 @@ UNITS = {
     "data": _units_data,
     "family": _units_family,
     "unlearn": _units_unlearn,
+    "control": _units_control,
     "comparison": _units_comparison,
     "model": _units_model,
     "all": _units_all,

@@ -43,7 +43,8 @@ KINDS = {
         f"at most {FEW:.0%} of the blocks changed, and nothing outside of blocks",
     ),
     "tuned": (
-        "fine-tuning of all weights on a narrow set of texts, as GA, NPO and their kin do",
+        "fine-tuning of all weights on a narrow set of texts: unlearning such as GA or NPO, or a "
+        "fine-tune that unlearned nothing",
         f"the stable rank of ΔW, weighted by |ΔW|², is below {LOW_RANK} of that of noise",
     ),
     "": (

@@ -62,6 +62,16 @@ CSV_TABLES = {
             "steps": "{steps}",
         },
     ),
+    "controls": (
+        "measured/controls.csv",
+        {
+            "measure": "{measure} (step {step})",
+            "Filtered": "{filtered}",
+            "cb_lat": "{cb_lat}",
+            "finetuned": "{finetuned}",
+            "added": "{added}",
+        },
+    ),
     "waiting times": (
         "measured/waiting_times.csv",
         {"step": "{step}", "command": "`{command}`", "time": "{time}"},
@@ -392,7 +402,7 @@ def columns_table():
     rows, seen = [], set()
     for step in _steps():
         script = step["script"]
-        if script in seen or step["scope"] in ("data", "family", "unlearn"):
+        if script in seen or step["scope"] in ("data", "family", "unlearn", "control"):
             continue
         seen.add(script)
         names = runpy.run_path(script, run_name="docs")

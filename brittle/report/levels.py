@@ -170,6 +170,11 @@ def of_level(level, steps):
     return [c for c in CLAUSES if c.level == level and c.step in steps]
 
 
+def compares(level):
+    """Whether a sentence of the level is about two models, and not about models one by one."""
+    return any(clause.level == level and not clause.of_models for clause in CLAUSES)
+
+
 def sentence(level, root, base, other, steps):
     """What the CSVs under `root` say of `base` -> `other` (names of result folders) at one level;
     `steps`: those there are.

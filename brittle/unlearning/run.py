@@ -202,7 +202,7 @@ class Training:
         signs, measures = self.collapse.check(self.model, after.nll["forget"])
         if signs:
             notes.append(effect.collapsed_note(signs, self.settings, self.job.rule))
-        elif words := self.unmoved(before, after):
+        elif self.job.rule.unlearns and (words := self.unmoved(before, after)):
             notes.append(effect.nothing_note(words, self.settings))
         self.gather()
         if out is None:

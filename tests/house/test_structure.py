@@ -268,6 +268,7 @@ def test_steps_give_scripts_options_that_they_have(helps):
         "data": ["--outdir"],
         "family": ["--data", "--outdir"],
         "unlearn": ["--model", "--method", "--root"],
+        "control": ["--model", "--method", "--root"],
         "comparison": ["--model-a", "--model-b", "--outdir"],
         "model": ["--model", "--outdir"],
         "all": ["--base", "--filtered", "--unlearned", "--root"],

@@ -19,7 +19,7 @@ import pytest
 
 from brittle.base.errors import UserError
 from brittle.base.record import record_path
-from brittle.pipeline import runner, steps
+from brittle.pipeline import given, runner, steps
 from support.places import ROOT
 from support.processes import Child
 
@@ -285,6 +285,31 @@ def test_another_method_is_another_model():
     (made,) = [t for t in tasks if t.step == "unlearn"]
     assert str(made.output.parent) == "outputs/mini-base__npo/unlearned_model"
     assert made.name in next(t.needs for t in tasks if t.step == "4" and "npo" in t.name)
+
+
+def test_controls_are_compared_with_base_and_not_attacked():
+    study = steps.read_study("mini")
+    assert not [t for t in steps.tasks(study, steps.read_steps()) if t.step == "finetuned"]
+    study.makes = (*study.makes, "control")
+    tasks = {t.name: t for t in steps.tasks(study, steps.read_steps())}
+    for control in ("finetuned", "added"):
+        made, name = tasks[control], f"mini-base__{control}"
+        assert "unlearn" in made.needs and f"outputs/{name}/" in str(made.output)
+        assert made.command[made.command.index("--like") + 1] == study.unlearned[0]
+        assert control in tasks[f"7 {name}"].needs and f"tamper {name}" not in tasks
+        assert f"outputs/{name}/unlearned_model" in tasks["report"].command
+    assert tasks["report"].command.count("--control") == 2
+    assert not [part for part in tasks["recovery"].command if "finetuned" in part]
+
+
+def test_a_control_without_texts_is_left_out(tmp_path):
+    rows = steps.read_steps()
+    assert given.with_controls(rows, None) == (rows, [])
+    kept, (note,) = given.with_controls(rows, str(tmp_path))
+    assert note == f"note: {tmp_path} has no holdout.txt: the control added is left out."
+    assert {row["step"] for row in rows} - {row["step"] for row in kept} == {"added"}
+    with pytest.raises(UserError, match="--controls: a control is trained on texts"):
+        given.with_controls(rows, "")
 
 
 def test_two_models_of_one_name_would_mix_their_results():

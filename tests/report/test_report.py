@@ -162,12 +162,13 @@ def root(tmp_path):
     return root
 
 
-def run(root, *unlearned):
+def run(root, *unlearned, **more):
     report.main(
         base="base",
         filtered="filtered",
         unlearned=list(unlearned or ["cut"]),
         root=root,
+        **more,
         table=root.parent / "steps.csv",
     )
     text = (root / "report.html").read_text(encoding="utf-8")
@@ -542,6 +543,14 @@ def test_figures_side_by_side_share_their_axes_or_say_that_they_differ(tmp_path,
     assert uneven_axes(pair[:1]) == "" and uneven_axes([pair[0], pair[0]]) == ""
     assert uneven_axes([pair[0], drawn(tmp_path, "c", [1.0])]) == ""  # not the same figure
     assert png_axes(PNG) == png_axes(b"") == []
+
+
+def test_controls_stand_beside_the_others_where_two_models_are_compared(root):
+    weights(root, "tuned", (3.0, 30.0, 1.5), (4.0, 40.0, 2.5))
+    rows, text = run(root, control=["tuned"])
+    assert list(rows) == ["base", "filtered", "cut"]  # asked nothing, so no row of the first screen
+    assert text.count("<strong>base → tuned</strong>") == 1 and "Controls: tuned." in text
+    assert "Controls: " not in run(root)[1]
 
 
 def test_a_column_that_is_empty_in_every_row_is_not_shown():
