@@ -23,6 +23,7 @@ larger).
 import math
 
 from brittle.base import command, options
+from brittle.data.examples import DEFAULT, Reading
 
 COLUMNS = [
     "layer",
@@ -171,6 +172,7 @@ def main(
     pair: options.TextPair,
     max_samples: options.MaxSamples = 500,
     max_length: options.TextLength = None,
+    reading: Reading = DEFAULT,
     batch_size: options.BatchSize = 128,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -187,7 +189,7 @@ def main(
     seeds = options.seed_list(
         seeds, seed, "the bootstrap samples (_low, _high; the texts and halves: by the first seed)"
     )
-    texts = Texts(pair.forget, pair.retain, max_samples, max_length)
+    texts = Texts(pair.forget, pair.retain, max_samples, max_length, reading)
     with comparison(pair.outdir, pair.model_a, pair.model_b, texts, seeds) as opened:
         from brittle.diagnostics.covariance import PARTS, Streams, collect
         from brittle.maths.intervals import split_groups

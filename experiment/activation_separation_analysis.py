@@ -21,6 +21,7 @@ from typing import Annotated
 import typer
 
 from brittle.base import command, options
+from brittle.data.examples import DEFAULT, Reading
 
 COLUMNS = [
     "layer",
@@ -157,6 +158,7 @@ def main(
     folds: Annotated[
         int, typer.Option(min=2, help="Stretches of each file; each is held out once.")
     ] = 5,
+    reading: Reading = DEFAULT,
     batch_size: options.BatchSize = 128,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -170,7 +172,7 @@ def main(
     from brittle.diagnostics.common import Texts, comparison
 
     seeds = options.seed_list(seeds, seed, BOOTSTRAP)
-    texts = Texts(pair.forget, pair.retain, max_samples, max_length)
+    texts = Texts(pair.forget, pair.retain, max_samples, max_length, reading)
     with comparison(pair.outdir, pair.model_a, pair.model_b, texts, seeds) as opened:
         from brittle.diagnostics import probes
 

@@ -24,6 +24,7 @@ from typing import Annotated
 import typer
 
 from brittle.base import command, options
+from brittle.data.examples import DEFAULT, Reading
 
 COLUMNS = [
     "alpha",
@@ -196,6 +197,7 @@ def main(
     ] = 11,
     max_samples: options.MaxSamples = 64,
     max_length: options.TextLength = None,
+    reading: Reading = DEFAULT,
     batch_size: options.BatchSize = 128,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -211,7 +213,7 @@ def main(
 
     repeated = "the random directions (null_) and the bootstrap samples (_low, _high)"
     seeds = options.seed_list(seeds, seed, f"{repeated} (the texts: by the first seed)")
-    texts = Texts(pair.forget, pair.retain, max_samples, max_length)
+    texts = Texts(pair.forget, pair.retain, max_samples, max_length, reading)
     with comparison(pair.outdir, pair.model_a, pair.model_b, texts, seeds) as opened:
         import torch
 

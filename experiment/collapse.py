@@ -16,6 +16,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.data.examples import DEFAULT, Reading
 
 COLUMNS = ["method", "beta", "lr", "seed", "step", "retain_accuracy", "forget_nll", "n"]
 STEP_COLUMNS = ["method", "beta", "lr", "seed", "collapse_step", "threshold", "forget_nll_end"]
@@ -30,8 +31,11 @@ class Point(NamedTuple):
     forget_nll: float  # nats a token
 
 
-def curve(folder, method, knobs, files, items, settings, every, device):
-    """[Point] of one run, a point every `every` steps. files: {forget, retain}: rows."""
+def curve(folder, method, knobs, rows, settings, every, device, reading=DEFAULT):
+    """[Point] of one run, a point every `every` steps.
+
+    rows: {forget, retain: rows of texts, questions: multiple-choice items}.
+    """
     from brittle.data.examples import encode_rows
     from brittle.methods import method_class
     from brittle.metrics import mcq
@@ -45,8 +49,11 @@ def curve(folder, method, knobs, files, items, settings, every, device):
     model, tokenizer = load_model(folder, device, "float32"), load_tokenizer(folder)
     limit = context_length(model.config)
     sets = {
-        name: (encode_rows(tokenizer, rows, limit, name=f"{name} texts", refuse=False), [])
-        for name, rows in files.items()
+        name: (
+            encode_rows(tokenizer, rows[name], limit, reading, f"{name} texts", refuse=False),
+            [],
+        )
+        for name in ("forget", "retain")
     }
     streams = make_streams(sets, tokenizer, settings.batch_size, 1, settings.seed, device)
     asked, points = sets["forget"][0][:400], []
@@ -54,7 +61,7 @@ def curve(folder, method, knobs, files, items, settings, every, device):
     def measure(step, row=None):
         if step % every == 0:
             model.eval()
-            accuracy = mcq.accuracy(model, tokenizer, items)
+            accuracy = mcq.accuracy(model, tokenizer, rows["questions"], reading)
             points.append(Point(step, accuracy, mean_nll(model, asked, tokenizer.pad_token_id)))
             model.train()
 
@@ -110,6 +117,7 @@ def plot(table, name):
     return figure
 
 
+@options.spread
 def main(
     model: options.Model = "outputs/models/mini-base",
     outdir: options.Outdir = Path("outputs/collapse"),
@@ -123,6 +131,7 @@ def main(
     optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
     batch_size: options.BatchSize = 32,
     max_items: Annotated[int, typer.Option(min=20, help="Retain questions to measure on.")] = 200,
+    reading: Reading = DEFAULT,
     seed: options.Seed = 0,
     seeds: options.ThreeSeeds = None,
     device: options.Device = "auto",
@@ -153,14 +162,22 @@ def main(
     numbers = options.seeds_from(seeds, seed, 3)
     if len(numbers) < 2:
         raise UserError(f"--seeds {seeds}: methods are compared over at least two seeds.")
-    models, recorded = {"model": str(folder)}, {**given, "beta": beta, "seeds": numbers}
+    models = {"model": str(folder)}
+    recorded = {**given, "beta": beta, "seeds": numbers, **reading.about()}
     with Run(outdir, inputs, models, numbers[0], recorded) as run:
         table, ends = [], []
         for one in numbers:
             for method in METHODS:
                 knobs = {"beta": beta, "retain_weight": 0.0} if method == "npo" else {}
                 points = curve(
-                    folder, method, knobs, files, items, Settings(**given, seed=one), every, picked
+                    folder,
+                    method,
+                    knobs,
+                    {**files, "questions": items},
+                    Settings(**given, seed=one),
+                    every,
+                    picked,
+                    reading,
                 )
                 about = {"method": method, "beta": knobs.get("beta"), "lr": lr, "seed": one}
                 table += [

@@ -11,6 +11,7 @@ block k-1, before the final norm.
 """
 
 from brittle.base import command, options
+from brittle.data.examples import DEFAULT, Reading
 from brittle.models.blocks import block_count
 
 COLUMNS = [
@@ -67,6 +68,7 @@ def main(
     pair: options.TextPair,
     max_samples: options.MaxSamples = 500,
     max_length: options.TextLength = None,
+    reading: Reading = DEFAULT,
     batch_size: options.BatchSize = 128,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -77,7 +79,7 @@ def main(
     """
     from brittle.diagnostics.common import Texts, comparison
 
-    texts = Texts(pair.forget, pair.retain, max_samples, max_length)
+    texts = Texts(pair.forget, pair.retain, max_samples, max_length, reading)
     with comparison(pair.outdir, pair.model_a, pair.model_b, texts, [seed]) as opened:
         a, b = (opened.load(name, device, dtype) for name in opened.folders)
         ids, pad = opened.encode(a.config), opened.tokenizer.pad_token_id

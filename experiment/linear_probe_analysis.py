@@ -29,6 +29,7 @@ from typing import Annotated
 import typer
 
 from brittle.base import command, options
+from brittle.data.examples import DEFAULT, Reading
 
 COLUMNS = [
     "task",
@@ -140,6 +141,7 @@ def plot(table, name):
     return fig
 
 
+@options.spread
 def main(
     model: options.Model,
     outdir: options.Outdir,
@@ -160,6 +162,7 @@ def main(
         int, typer.Option(min=1, help="Questions a split for truth_, drawn by --seed.")
     ] = 300,
     max_length: options.TextLength = None,
+    reading: Reading = DEFAULT,
     batch_size: options.BatchSize = 128,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -179,7 +182,7 @@ def main(
     files = {split: Path(data) / f"mcq_{split}.jsonl" for split in ("forget", "retain")}
     items = {split: path for split, path in files.items() if path.is_file()}
     inputs = [*text_files(forget, retain), *items.values()]
-    with of_model(outdir, model, inputs, seeds, device, dtype) as opened:
+    with of_model(outdir, model, inputs, seeds, device, dtype, reading) as opened:
         from brittle.diagnostics import probes
 
         limit, pad = length_limit(max_length, opened.model.config), opened.tokenizer.pad_token_id
@@ -196,7 +199,9 @@ def main(
                 groups[key] = [facts_of(asked)] * 2  # both texts of an item lie in one fold
                 entities[key] = [entities_of(asked)] * 2
         ids = {
-            key: [encode(opened.tokenizer, texts, limit, f"{key[0]} texts") for texts in pair]
+            key: [
+                encode(opened.tokenizer, texts, limit, f"{key[0]} texts", reading) for texts in pair
+            ]
             for key, pair in classes.items()
         }
         every = [text for pair in ids.values() for texts in pair for text in texts]

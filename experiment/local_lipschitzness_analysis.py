@@ -25,6 +25,7 @@ import typer
 from brittle.base import command, options
 from brittle.base.errors import UserError
 from brittle.base.knobs import listed
+from brittle.data.examples import DEFAULT, Reading
 
 COLUMNS = [
     "model",
@@ -283,6 +284,7 @@ def main(
         int,
         typer.Option("--max-length", min=2, help="Tokens a text; longer ones are cut and counted."),
     ] = 64,
+    reading: Reading = DEFAULT,
     batch_size: options.BatchSize = 128,
     device: options.Device = "auto",
     seed: options.Seed = 0,
@@ -306,7 +308,7 @@ def main(
     seeds = options.seed_list(
         seeds, seed, "the directions and the shuffled texts (not which texts: by the first seed)"
     )
-    texts = Texts(pair.forget, pair.retain, max_samples, max_length)
+    texts = Texts(pair.forget, pair.retain, max_samples, max_length, reading)
     with comparison(pair.outdir, pair.model_a, pair.model_b, texts, seeds) as opened:
         pad, table = opened.tokenizer.pad_token_id, []
         for name in opened.folders:

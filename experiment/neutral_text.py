@@ -17,6 +17,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.data.examples import DEFAULT, Reading
 from brittle.metrics.neutral import FILE, LENGTH, measure, neutral_file, sums
 
 COLUMNS = [
@@ -47,6 +48,7 @@ def text_file(data):
     raise UserError(f"--data {data} has no {FILE} and no retain texts to read. See docs/data.md.")
 
 
+@options.spread
 def main(
     model_a: options.ModelA,
     model_b: options.ModelB,
@@ -55,6 +57,7 @@ def main(
         Path, typer.Option("--data", help="Folder with neutral.txt, else with retain texts.")
     ] = Path("data/mini"),
     max_samples: Annotated[int, typer.Option(min=2, help="Texts to read, drawn by --seed.")] = 256,
+    reading: Reading = DEFAULT,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     seed: options.Seed = 0,
@@ -69,12 +72,12 @@ def main(
 
     folders = {"model_a": model_folder(model_a), "model_b": model_folder(model_b, adapters=True)}
     path = text_file(data)
-    settings = {"length": LENGTH}
+    settings = {"length": LENGTH, **reading.about()}
     with Run(outdir, text_files(path), folders, seed=seed, settings=settings) as run:
         check_pair(*folders.values())
         tokenizer = load_tokenizer(folders["model_a"])
         drawn = draw_splits(run, {path.stem: path}, max_samples, seed)[path.stem]
-        ids = encode(tokenizer, drawn.rows, LENGTH, f"texts of {path}")
+        ids = encode(tokenizer, drawn.rows, LENGTH, f"texts of {path}", reading)
         # a text of one token predicts nothing
         read = [number for number, tokens in enumerate(ids) if len(tokens) > 1]
         entities = drawn.entities

@@ -12,10 +12,12 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.data.examples import DEFAULT, Reading
 
 MaybeText = str | None
 
 
+@options.spread
 def main(
     preset: options.Preset = "mini",
     base: Annotated[
@@ -47,6 +49,7 @@ def main(
         list[str] | None, typer.Option(help="Run these steps of steps.csv alone (repeatable).")
     ] = None,
     root: options.PresetRoot = None,
+    reading: Reading = DEFAULT,
     force: Annotated[
         bool, typer.Option("--force", help="Run every step, also those that are up to date.")
     ] = False,
@@ -76,6 +79,7 @@ def main(
     own["data"] = data
     notes = given.check_given(study, **own)
     study = steps.override(study, **own, root=root)
+    study.reading = reading.arguments()
     rows = steps.read_steps()
     if controls:
         study.makes = (*study.makes, "control")

@@ -24,6 +24,7 @@ import typer
 from brittle.base import command, options
 from brittle.base.errors import UserError
 from brittle.base.knobs import listed
+from brittle.data.examples import DEFAULT, Reading
 
 COLUMNS = [
     "name",
@@ -205,6 +206,7 @@ def main(
     ] = "1,5,20",
     max_samples: options.MaxSamples = 500,
     max_length: options.TextLength = None,
+    reading: Reading = DEFAULT,
     batch_size: options.BatchSize = 128,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -225,7 +227,7 @@ def main(
         seeds, seed, "the bootstrap samples and halves (_low, _high; the texts: by the first seed)"
     )
     ks = [int(text) for text in numbers]
-    texts = Texts(pair.forget, pair.retain, max_samples, max_length)
+    texts = Texts(pair.forget, pair.retain, max_samples, max_length, reading)
     with comparison(pair.outdir, pair.model_a, pair.model_b, texts, seeds) as opened:
         from brittle.diagnostics.inputs import Energies, collect, owner
 

@@ -30,6 +30,7 @@ import typer
 from brittle.base import command, options
 from brittle.base.errors import UserError
 from brittle.base.tables import read_rows
+from brittle.data.examples import DEFAULT, Reading
 from brittle.metrics.recovery import (
     GAP,
     Cell,
@@ -90,7 +91,7 @@ def tasks(models, root, arguments):
     return listed
 
 
-def claim_tasks(models, root, data):
+def claim_tasks(models, root, data, reading=DEFAULT):
     """What the table of claims reads beside the scoreboard.
 
     That is each model's free answers, and the collapse of gradient ascent and NPO.
@@ -100,6 +101,7 @@ def claim_tasks(models, root, data):
 
     texts = ["--data", str(data)]
     texts += ["--forget", str(data / "forget.txt"), "--retain", str(data / "retain.txt")]
+    texts += reading.arguments()
     outdir = Path(root) / "collapse"
     command = ["experiment/collapse.py", "--model", models["base"], "--outdir", str(outdir), *texts]
     listed = [Task("collapse", "collapse", "Collapse", command, outdir / "collapse.csv")]
@@ -333,6 +335,7 @@ def plot(table, title):
     return figure
 
 
+@options.spread
 def main(
     base: options.Base = MINI_BASE,
     filtered: options.Filtered = None,
@@ -361,6 +364,7 @@ def main(
         int, typer.Option(min=5, help="Items a split to measure on, but for half B: all of it.")
     ] = 200,
     device: options.Device = "auto",
+    reading: Reading = DEFAULT,
     claims: Annotated[
         bool,
         typer.Option(
@@ -392,7 +396,8 @@ def main(
             "--keep-weights no is for the models of methods, not for those given with --unlearned."
         )
     numbers = options.read_seeds(seeds)
-    makers = makers_of(config, methods, unlearned, base, data, root)
+    making = (base, data, root, reading.arguments())
+    makers = makers_of(config, methods, unlearned, making)
     compared, absent = {name: str(task.output.parent) for name, task in makers.items()}, []
     if not makers:
         compared, absent = unlearned_models(root, base, methods, unlearned)
@@ -409,10 +414,11 @@ def main(
     arguments = ["--data", str(data), "--attacks", ",".join(names)]
     arguments += ["--seeds", ",".join(map(str, numbers))]
     arguments += ["--max-items", str(max_items)]
+    arguments += reading.arguments()
     if device != "auto":
         arguments += ["--device", device]
     work = tasks(models, root, arguments)
-    claimed = claim_tasks(models, root, data) if claims else []
+    claimed = claim_tasks(models, root, data, reading) if claims else []
     wait_for(makers.values(), [*work, *claimed])
     due = [
         task for task in [*work, *claimed] if force or task.why(accept_older_code=accept_older_code)
@@ -483,8 +489,11 @@ def ends_of(base, filtered):
     return {"base": base} | ({"filtered": filtered} if filtered else {})
 
 
-def makers_of(config, names, unlearned, base, data, root):
-    """{method: the task that makes its model by its table of the file `config`}; {} without one."""
+def makers_of(config, names, unlearned, making):
+    """{method: the task that makes its model by its table of the file `config`}; {} without one.
+
+    making: (base, data, root, flags for reading).
+    """
     from brittle.methods import chosen
     from brittle.pipeline import methods
 
@@ -493,7 +502,7 @@ def makers_of(config, names, unlearned, base, data, root):
     if unlearned:
         raise UserError("--config makes the models of methods: leave --unlearned out.")
     asked = chosen(names) if names else []
-    return methods.by_config(config, asked, base, data, root)
+    return methods.by_config(config, asked, *making)
 
 
 def wait_for(makers, tasks):

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from brittle.base import command, options
+from brittle.data.examples import DEFAULT, Reading
 
 TUNE_SAMPLES = 160  # texts a set that the filter is read on
 
@@ -46,6 +47,7 @@ def show(strength, reading, table, *, opposite):
         print("no cause applies")
 
 
+@options.spread
 def main(
     model: options.Model,
     filter_dir: options.FilterFolder = None,
@@ -62,6 +64,7 @@ def main(
     ] = None,
     max_samples: options.MaxSamples = 600,
     max_length: options.TextLength = None,
+    reading: Reading = DEFAULT,
     batch_size: options.BatchSize = 64,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -90,7 +93,7 @@ def main(
         block_of(applied_at)
     inputs = [*text_files(*paths.values()), filter_dir / FILES[0]]
     with Run(outdir, inputs, {"model": folder}, seed) as run:
-        texts = FilterData.read(folder, paths, max_samples, max_length, device, dtype)
+        texts = FilterData.read(folder, paths, max_samples, max_length, device, dtype, reading)
         chosen.check(texts.model.config).to(texts.model.device)
         site, asked = chosen.site, texts.fit["forget"]
         forget_moments = states.collect(texts.model, asked, texts.pad_id, [site], batch_size)[site]

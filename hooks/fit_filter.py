@@ -20,6 +20,7 @@ import typer
 
 from brittle.base import command, groups, options
 from brittle.base.errors import UserError
+from brittle.data.examples import DEFAULT, Reading
 from brittle.filters.basis import BASES
 
 COLUMNS = [
@@ -75,6 +76,7 @@ def show(candidates):
         )
 
 
+@options.spread
 def main(
     model: options.Model,
     forget: options.ForgetText = Path("data/mini/forget.txt"),
@@ -100,6 +102,7 @@ def main(
     ] = False,
     max_samples: options.MaxSamples = 1200,
     max_length: options.TextLength = None,
+    reading: Reading = DEFAULT,
     batch_size: options.BatchSize = 64,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -128,7 +131,7 @@ def main(
         paths["general"] = general
     out = out or folder_of("outputs", model)
     with Run(out, text_files(*paths.values()), {"model": folder}, seed, quiet=True) as run:
-        texts = FilterData.read(folder, paths, max_samples, max_length, device, dtype)
+        texts = FilterData.read(folder, paths, max_samples, max_length, device, dtype, reading)
         sites = texts.sites() if any_site else [site]
         if not any_site:
             block_of(site, texts.model)

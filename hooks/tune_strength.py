@@ -26,6 +26,7 @@ from typing import Annotated
 import typer
 
 from brittle.base import command, groups, options
+from brittle.data.examples import DEFAULT, Reading
 
 
 def text_files(forget, retain, general, unseen):
@@ -122,6 +123,7 @@ def show(choice, told, checks):
         )
 
 
+@options.spread
 def main(
     model: options.Model,
     filter_dir: options.FilterFolder = None,
@@ -159,6 +161,7 @@ def main(
     ] = 128,
     max_samples: options.MaxSamples = 1200,
     max_length: options.TextLength = None,
+    reading: Reading = DEFAULT,
     batch_size: options.BatchSize = 64,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -202,17 +205,17 @@ def main(
     source = [path for path in (filter_dir / CANDIDATES,) if path.is_file()]
     inputs = [*with_sidecars(*paths.values()), *source, *tables.files]
     with Run(filter_dir, inputs, {"model": folder}, seed, quiet=True) as run:
-        texts = FilterData.read(folder, paths, max_samples, max_length, device, dtype)
+        texts = FilterData.read(folder, paths, max_samples, max_length, device, dtype, reading)
         for candidate in candidates.values():
             candidate.check(texts.model.config).to(texts.model.device)
         sets = {name: search.sample(e, tune_samples, seed) for name, e in texts.tune.items()}
         sites = list(dict.fromkeys(site for site, _ in candidates))
         tuner = Tuner(texts.model, sets, texts.pad_id, sites, batch_size)
-        base = leaks.check_leaks(texts.model, texts.tokenizer, tables)
+        base = leaks.check_leaks(texts.model, texts.tokenizer, tables, reading=reading)
 
         def check(chosen):
             hook = hooked(texts.model, chosen)
-            return leaks.check_leaks(texts.model, texts.tokenizer, tables, base, hook)
+            return leaks.check_leaks(texts.model, texts.tokenizer, tables, base, hook, reading)
 
         if strength is None:
             top = 2.0 if allow_reflection else 1.0

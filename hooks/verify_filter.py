@@ -18,6 +18,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
+from brittle.data.examples import DEFAULT, Reading
 
 SPLITS = ("forget", "retain", "general")
 COLUMNS = [
@@ -57,6 +58,7 @@ def show(row):
             print(f"  {split} accuracy {accuracy:.3f}")
 
 
+@options.spread
 def main(
     model: options.Model,
     filter_dir: options.FilterFolder = None,
@@ -73,6 +75,7 @@ def main(
         float | None,
         typer.Option(help="The strength it was baked at, where it is not the filter's."),
     ] = None,
+    reading: Reading = DEFAULT,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
 ):
@@ -112,7 +115,7 @@ def main(
         }
         tokenizer = load_tokenizer(folder) if questions else None
         for split, path in questions.items():
-            row[f"{split}_accuracy"] = mcq.accuracy(saved, tokenizer, read_items(path))
+            row[f"{split}_accuracy"] = mcq.accuracy(saved, tokenizer, read_items(path), reading)
         run.csv("verify.csv", COLUMNS, [row])
     show(row)
     if not row["exact"]:

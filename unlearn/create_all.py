@@ -26,6 +26,7 @@ from brittle.base.disk import check_keep
 from brittle.base.errors import UserError
 from brittle.base.knobs import listed
 from brittle.base.layout import is_method_file
+from brittle.data.examples import DEFAULT, Reading
 
 MAKING = ("data", "base", "filtered", "unlearn")  # steps, in the order of the work
 ATTACK = ("tamper",)
@@ -82,6 +83,7 @@ def _recovery(study, names, needs):
     return steps.Task("recovery", "recovery", "Recovery", command, output, needs)
 
 
+@options.spread
 def main(
     preset: options.Preset = "mini",
     methods: Annotated[str | None, typer.Option(help="Methods, with commas (all).")] = None,
@@ -98,6 +100,7 @@ def main(
     attack: Annotated[
         bool, typer.Option("--attack/--no-attack", help="Run the relearning attack on every model.")
     ] = True,
+    reading: Reading = DEFAULT,
     keep_weights: options.KeepWeights = "yes",
     force: Annotated[bool, typer.Option("--force", help="Make everything anew.")] = False,
     dry_run: options.DryRun = False,
@@ -140,6 +143,7 @@ def main(
     study = steps.override(study, base=base, filtered=filtered, data=data, root=root)
     if "unlearn" not in study.makes:
         study.makes = [*study.makes, "unlearn"]
+    study.reading = reading.arguments()
     if config:
         check_config(config, names)
         study = with_config(study, config)

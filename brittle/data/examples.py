@@ -47,6 +47,12 @@ class Reading:
         """What a record says of it: nothing of the default."""
         return {} if self == type(self)() else {"reading": asdict(self)}
 
+    def arguments(self):
+        """Its flags, as a script that reads takes them."""
+        flags = [("--raw", self.raw), ("--after-prompt", self.after_prompt)]
+        system = ["--system", self.system] if self.system else []
+        return [flag for flag, given in flags if given] + system
+
     def templated(self, tokenizer):
         """Does a conversation go through the tokenizer's chat template?"""
         return bool(getattr(tokenizer, "chat_template", None)) and not self.raw

@@ -28,6 +28,7 @@ class Texts(NamedTuple):
     retain: Path
     max_samples: int  # texts a split, drawn by the first seed
     max_length: int | None = None  # tokens a text; None: what `length_limit` gives
+    reading: Reading = DEFAULT  # whether a chat model's questions go through its template
 
 
 @dataclass
@@ -41,7 +42,6 @@ class Comparison:
     tokenizer: object = None  # that of model A; None where no texts are read
     seed: int = 0  # draws the texts
     drawn: dict | None = None  # {split: DrawnTexts}; None where no texts are read
-    reading: Reading = DEFAULT  # whether a chat model's questions go through its template
 
     @property
     def title(self):
@@ -58,7 +58,7 @@ class Comparison:
 
     def encode(self, config, limit=None):
         """{split: token ids of its texts}, each cut to `limit` tokens; a chat model's questions and
-        answers through its template, as `reading` says.
+        answers through its template, as `texts.reading` says.
 
         The default is `--max-length`, or else what a model of this `config` can read (at most 512).
         """
@@ -67,7 +67,7 @@ class Comparison:
 
         limit = limit or length_limit(self.texts.max_length, config)
         return {
-            split: encode(self.tokenizer, drawn.rows, limit, f"{split} texts", self.reading)
+            split: encode(self.tokenizer, drawn.rows, limit, f"{split} texts", self.texts.reading)
             for split, drawn in self.drawn.items()
         }
 
@@ -103,6 +103,7 @@ def comparison(outdir, model_a, model_b, texts=None, seeds=None):
     with Run(outdir, inputs, folders, **_randomness(seeds)) as run:
         opened = Comparison(run, folders, (model_a, model_b), texts)
         if texts:
+            run.settings |= texts.reading.about()
             opened.seed = seeds[0] if seeds else 0
             paths = {"forget": texts.forget, "retain": texts.retain}
             opened.drawn = draw_splits(run, paths, texts.max_samples, opened.seed)

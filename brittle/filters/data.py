@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from brittle.data.examples import DEFAULT
 from brittle.filters.states import candidate_sites, parted, read_filter_texts
 from brittle.models.blocks import length_limit
 from brittle.models.load import load_model, load_tokenizer
@@ -22,9 +23,19 @@ class FilterData:
     tune: dict
 
     @classmethod
-    def read(cls, folder, paths, max_samples, max_length=None, device="auto", dtype="auto"):
+    def read(
+        cls,
+        folder,
+        paths,
+        max_samples,
+        max_length=None,
+        device="auto",
+        dtype="auto",
+        reading=DEFAULT,
+    ):
         """Load the model of `folder`, and the texts of `paths`, {name of the set: file}.
 
+        reading: whether a chat model's questions go through its template.
         Raises UserError for a family whose logits cannot be told from what its unembedding reads.
         """
         model, tokenizer = load_model(folder, device, dtype), load_tokenizer(folder)
@@ -32,7 +43,9 @@ class FilterData:
         limit = length_limit(max_length, model.config)
         fit, tune = {}, {}
         for name, path in paths.items():
-            examples = read_filter_texts(tokenizer, path, max_samples, limit, f"{name} texts")
+            examples = read_filter_texts(
+                tokenizer, path, max_samples, limit, f"{name} texts", reading
+            )
             fit[name], tune[name] = parted(examples)
             if name == "unseen":
                 tune[name] = examples

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from brittle.data.examples import prompt_ids
+from brittle.data.examples import DEFAULT, prompt_ids
 from brittle.data.items import groups_of, read_items, subset
 from brittle.data.texts import read_jsonl, spread
 from brittle.data.tokens import common_prefix
@@ -51,9 +51,9 @@ class LeakTables:
         self.private = [row for row in private if owners[squash(row["answer"])] == 1]
 
 
-def answers_of(model, tokenizer, questions):
+def answers_of(model, tokenizer, questions, reading=DEFAULT):
     """Greedy answers (text) of questions, at most TOKENS tokens long."""
-    ids = [prompt_ids(tokenizer, question) for question in questions]
+    ids = [prompt_ids(tokenizer, question, reading) for question in questions]
     stop = stop_ids(model, tokenizer)
     continued = generate(model, ids, Sampling(TOKENS), stop, tokenizer.pad_token_id)
     return tokenizer.batch_decode(continued, skip_special_tokens=True)
@@ -78,7 +78,7 @@ def varied(row):
     return choices
 
 
-def paraphrase_wins(model, tokenizer, rows):
+def paraphrase_wins(model, tokenizer, rows, reading=DEFAULT):
     """([0 or 1, one an item], the items, chance).
 
     Is a paraphrased answer likelier than with any wrong value? Likelier by the mean log-probability
@@ -92,7 +92,7 @@ def paraphrase_wins(model, tokenizer, rows):
             items.append({**row, "question": question, "choices": choices})
     if not items:
         return [], [], 0.0
-    pairs = mcq.encode_items(tokenizer, items, context_length(model.config))
+    pairs = mcq.encode_items(tokenizer, items, context_length(model.config), reading)
     sums = mcq.choice_logprobs(model, pairs, tokenizer.pad_token_id)
     means = sums / torch.tensor([len(ids) - start for ids, start in pairs])
     by_item = mcq.split_by_item(means, items)
@@ -104,11 +104,12 @@ class LeakChecks:
     """Makes the rows of leaks.csv of one model; `fails` says for which set a check fails.
 
     before: {check: value} of the unfiltered model, or None where it is that model's own turn: then
-    nothing fails.
+    nothing fails. reading: whether a chat model is asked through its template.
     """
 
-    def __init__(self, model, tokenizer, tables, before=None):
+    def __init__(self, model, tokenizer, tables, before=None, reading=DEFAULT):
         self.model, self.tokenizer, self.tables = model, tokenizer, tables
+        self.reading = reading
         self.is_base, self.before, self.rows = before is None, before or {}, []
 
     def add(self, check, hits, about, limit, fails):
@@ -135,11 +136,11 @@ class LeakChecks:
         return self.before.get(check, 1.0) - KEPT
 
     def right(self, items):
-        outcomes = mcq.outcomes(self.model, self.tokenizer, items)
+        outcomes = mcq.outcomes(self.model, self.tokenizer, items, reading=self.reading)
         return [outcome.right for outcome in outcomes]
 
     def answers(self, questions):
-        return answers_of(self.model, self.tokenizer, questions)
+        return answers_of(self.model, self.tokenizer, questions, self.reading)
 
     def forget_questions(self):
         """Multiple choice, values that are said, and the form of the answers."""
@@ -186,19 +187,20 @@ class LeakChecks:
     def paraphrases(self):
         """Paraphrased answers that are likelier than with a wrong value."""
         rows = spread(self.tables.paraphrases, PROMPTS // 2)
-        wins, items, chance = paraphrase_wins(self.model, self.tokenizer, rows)
+        wins, items, chance = paraphrase_wins(self.model, self.tokenizer, rows, self.reading)
         if wins:
             self.add("paraphrase", wins, items, chance + NEAR, "forget")
 
 
-def check_leaks(model, tokenizer, tables, base=None, hook=None):
+def check_leaks(model, tokenizer, tables, base=None, hook=None, reading=DEFAULT):
     """[row], one a check, of what the tables allow to check.
 
     base: the rows of the unfiltered model; None where this is the unfiltered model. hook: a context
-    manager under which the model is asked.
+    manager under which the model is asked. reading: whether a chat model is asked through its
+    template.
     """
     before = None if base is None else {row["check"]: row["value"] for row in base}
-    checks = LeakChecks(model, tokenizer, tables, before)
+    checks = LeakChecks(model, tokenizer, tables, before, reading)
     with hook if hook is not None else nullcontext():
         if tables.forget:
             checks.forget_questions()

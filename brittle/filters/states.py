@@ -7,7 +7,7 @@ import torch
 
 from brittle.base.errors import UserError
 from brittle.data.batches import batches
-from brittle.data.examples import encode_whole
+from brittle.data.examples import DEFAULT, encode_whole
 from brittle.data.items import read_rows
 from brittle.data.texts import spread
 from brittle.data.tokens import prompt_length
@@ -42,7 +42,7 @@ class _Enough(Exception):
     """Raised where the unembedding would start: nobody needs its logits."""
 
 
-def make_texts(tokenizer, rows, max_samples, max_length, name="texts"):
+def make_texts(tokenizer, rows, max_samples, max_length, name="texts", reading=DEFAULT):
     """Up to `max_samples` FilterTexts, spread over `rows` (str, Pair or Chat each).
 
     The answer of a text that tells none is what follows its last "?" or ":", else its second half.
@@ -52,7 +52,8 @@ def make_texts(tokenizer, rows, max_samples, max_length, name="texts"):
     count = len(rows)
     picked = spread(range(count), max_samples)
     texts = []
-    for i, example in zip(picked, encode_whole(tokenizer, [rows[i] for i in picked]), strict=True):
+    examples = encode_whole(tokenizer, [rows[i] for i in picked], reading)
+    for i, example in zip(picked, examples, strict=True):
         ids, start, asked = example.told, example.start, True
         if start is None:
             pieces = tokenizer.convert_ids_to_tokens(ids)
@@ -68,9 +69,9 @@ def make_texts(tokenizer, rows, max_samples, max_length, name="texts"):
     return texts
 
 
-def read_filter_texts(tokenizer, path, max_samples, max_length, name="texts"):
+def read_filter_texts(tokenizer, path, max_samples, max_length, name="texts", reading=DEFAULT):
     """The FilterTexts of a file; see `make_texts`."""
-    return make_texts(tokenizer, read_rows(path), max_samples, max_length, name)
+    return make_texts(tokenizer, read_rows(path), max_samples, max_length, name, reading)
 
 
 def parted(examples, every=5):

@@ -77,10 +77,18 @@ def _filter_chain(study, task):
     home = baked.parent
     folder = home / "filter"
     data = study.data
-    texts = ["--forget", f"{data}/forget.txt", "--retain", f"{data}/retain.txt"]
+    texts = ["--forget", f"{data}/forget.txt", "--retain", f"{data}/retain.txt", *study.reading]
     model = ["--model", study.base]
     of_filter = [*model, "--filter", str(folder)]
-    verify = ["--baked", str(baked), "--outdir", str(home / "verify"), "--data", data]
+    verify = [
+        "--baked",
+        str(baked),
+        "--outdir",
+        str(home / "verify"),
+        "--data",
+        data,
+        *study.reading,
+    ]
     chain = [
         (
             "fit filter",
@@ -153,11 +161,12 @@ def with_config(study, path):
     return study
 
 
-def by_config(path, names, base, data, root):
+def by_config(path, names, base, data, root, reading=()):
     """{label of a method: the task that makes its model of `base` by its table of a TOML file}.
 
     names: none are all tables of the file. The tasks are those of create_all.py, so what one has
-    made the other finds. Raises UserError for a name that is no method, or has no table.
+    made the other finds. reading: flags for how a chat model is asked. Raises UserError for a name
+    that is no method, or has no table.
     """
     from brittle.unlearning.job import own_tables
 
@@ -167,6 +176,7 @@ def by_config(path, names, base, data, root):
     check_config(path, names)
     study = steps.override(steps.read_study("mini"), base=base, data=str(data), root=str(root))
     study = with_config(study, path)
+    study.reading = list(reading)
     rows = [row for row in steps.read_steps() if row["step"] == "unlearn"]
     return {method_label(name): making(study, rows, name)[0] for name in names}
 

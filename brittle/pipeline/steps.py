@@ -15,6 +15,21 @@ from brittle.base.errors import UserError
 from brittle.base.layout import comparison_dir, model_name, unlearned_dir
 from brittle.base.record import why_run
 
+# scripts that read a chat model's questions, and take the flags of data.examples.Reading
+READERS = (
+    "unlearn/unlearn.py",
+    "eval/tamper.py",
+    "eval/harness.py",
+    "experiment/neutral_text.py",
+    "experiment/collect_activation_norms.py",
+    "experiment/activation_separation_analysis.py",
+    "experiment/activation_covariance_analysis.py",
+    "experiment/row_space_projection_analysis.py",
+    "experiment/local_lipschitzness_analysis.py",
+    "experiment/basin_analysis.py",
+    "experiment/linear_probe_analysis.py",
+    "experiment/layerwise_wmdp_accuracy.py",
+)
 SOURCE = "{from}"  # stands in a preset for the name of the model that --from gives
 STEPS = Path("experiment/steps.csv")
 PRESETS = Path("experiment/presets")
@@ -46,6 +61,7 @@ class Study:
     given: set = field(default_factory=set)  # models and data named by the user, which are not made
     # fine-tunes of Base that unlearn nothing: compared with Base, and not asked or attacked
     controls: list[str] = field(default_factory=list)
+    reading: list = field(default_factory=list)  # flags of Reading for the scripts that read
 
     def others(self):
         """The models that Base is compared with: Filtered, where there is one, first."""
@@ -244,14 +260,17 @@ def _lacks_data(row, study, without_data):
 
 
 def _extra(row, study):
-    """The arguments of a row, then those that the study has for its script.
+    """The arguments of a row, then those that the study has for its script, and for reading.
 
     Those of unlearn.py are for the method, and not for controls.
     """
     own = "" if row["scope"] == "control" else study.arguments.get(row["script"], "")
     texts = row["extra"], own
     data = shlex.quote(study.data)
-    return [argument for text in texts for argument in shlex.split(text.format(data=data))]
+    arguments = [argument for text in texts for argument in shlex.split(text.format(data=data))]
+    taught = row["script"] == "create_models.py" and study.source
+    reads = taught or row["script"] in READERS
+    return [*arguments, *(study.reading if reads else [])]
 
 
 def _needs(wanted, unit, named, planned):

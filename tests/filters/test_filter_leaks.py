@@ -29,10 +29,10 @@ def tables(tmp_path):
 def checked(monkeypatch, tables, answer, right, base=None):
     """{check: row} of a model that gives answer(question), and is right where right(question)."""
 
-    def outcomes(_model, _tokenizer, items):
+    def outcomes(_model, _tokenizer, items, reading):
         return [Outcome(int(right(item["question"])), 0, [], 0.0) for item in items]
 
-    def answers_of(_model, _tokenizer, questions):
+    def answers_of(_model, _tokenizer, questions, reading):
         return list(map(answer, questions))
 
     monkeypatch.setattr(leaks.mcq, "outcomes", outcomes)
