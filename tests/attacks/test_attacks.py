@@ -21,6 +21,7 @@ from brittle.attacks import (
     patching,
     prune,
     quantize,
+    relearn,
     soft_prompt,
 )
 from brittle.attacks.figures import curves
@@ -43,7 +44,7 @@ from brittle.data.items import read_splits
 from brittle.maths.intervals import share
 from brittle.metrics import mcq
 from brittle.metrics.mcq import Outcome
-from brittle.models.blocks import blocks
+from brittle.models.blocks import block_count, blocks
 from brittle.models.load import load_model, load_tokenizer
 from brittle.models.quantize import quantize as plain_quantize
 from brittle.models.readout import BehindBlock
@@ -500,6 +501,46 @@ def test_a_rate_ends_after_two_measurements_without_a_better_one(loaded, data):
     attack = Relearn(0, (1e-3,), 5, (1, 2, 3, 4, 5), 4)
     attack.run(model, tokenizer, Material(data), measure)
     assert asked == [1, 2, 3, 4]
+
+
+def test_a_training_that_breaks_off_says_which_steps_were_not_measured(loaded, data, monkeypatch):
+    model, tokenizer = loaded
+
+    def fine_tune(model, pad_id, examples, tuning, measure_step):
+        measure_step(2)
+        raise UserError("loss is NaN")
+
+    broke = []
+
+    class Measure:
+        def __call__(self, variant, **columns):
+            return -1.0
+
+        def broken(self, variant, error, **columns):
+            broke.append((variant, columns["step"]))
+
+    monkeypatch.setattr(relearn, "fine_tune", fine_tune)
+    Relearn(0, (1e-3,), 5, (2, 4, 5), 4).run(model, tokenizer, Material(data), Measure())
+    assert broke == [("lr 0.001, step 4", 4), ("lr 0.001, step 5", 5)]
+
+
+def test_blocks_without_a_direction_are_said_and_the_others_go_on(loaded, data, monkeypatch):
+    model, tokenizer = loaded
+    blocks_there = block_count(model)
+    given = [None, *torch.eye(model.config.hidden_size)[: blocks_there - 1]]
+    monkeypatch.setattr(ablate, "directions", lambda forget, reference: given)
+    measured, broke = [], []
+
+    class Measure:
+        def __call__(self, variant, **columns):
+            measured.append((columns["layer_id"], columns["site"]))
+
+        def broken(self, variant, error, **columns):
+            broke.append((columns["layer_id"], columns["site"]))
+
+    ablate.Ablate(texts=4).run(model, tokenizer, Material(data), Measure())
+    assert broke == [(0, "one"), (0, "all")]
+    assert measured == [(k, s) for k in range(1, blocks_there) for s in ("one", "all")]
 
 
 @pytest.mark.parametrize("broken", ["forget_b", "retain"])

@@ -32,6 +32,7 @@ def test_kappa_is_sklearns_and_ac1_is_not_fooled_by_skew():
     a, b = list("aabbbcccaa"), list("abbbbccaaa")
     assert agreement.cohen_kappa(a, b) == pytest.approx(cohen_kappa_score(a, b))
     assert agreement.cohen_kappa(["x"] * 5, ["x"] * 5) is None
+    assert agreement.gwet_ac1(["x"] * 5, ["x"] * 5) == 1.0
     skewed = (["n"] * 18 + ["y", "n"], ["n"] * 18 + ["n", "y"])
     assert agreement.cohen_kappa(*skewed) < 0 < 0.85 < agreement.gwet_ac1(*skewed)
 
