@@ -15,6 +15,8 @@ from brittle.base.layout import (
 )
 from brittle.models.architectures import SIZES, model_type, model_types, size
 
+ADAPTER = "adapter_config.json"
+
 
 def model_folder(model, revision=None, *, weights=True, adapters=False, code=False):
     """The local folder of `model`: itself, the unlearned_model/ in it, or the hub's snapshot.
@@ -40,7 +42,7 @@ def model_folder(model, revision=None, *, weights=True, adapters=False, code=Fal
             raise UserError(f"model folder {model} not found. {how_to_make(folder)}")
         folder = _hub_snapshot(model, revision, weights, code)
     folder = inner(folder)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+    if is_adapter(folder):
         if adapters:
             return folder
         raise UserError(
@@ -71,7 +73,37 @@ def model_folder(model, revision=None, *, weights=True, adapters=False, code=Fal
             f"{model} has {has}. Weights are read from safetensors: save it with save_pretrained "
             "first."
         )
+    check_one_model(folder)
     return folder
+
+
+def _model_weights(folder):
+    """The files of a folder that hold a model's weights, not an adapter's."""
+    return [file for file in weight_files(folder) if not file.name.startswith("adapter_model")]
+
+
+def is_adapter(folder):
+    """Does the folder hold a LoRA adapter, without a model?
+
+    Some trainers put the base's config.json beside the adapter.
+    """
+    folder = Path(folder)
+    is_model = (folder / "config.json").is_file() and _model_weights(folder)
+    return (folder / ADAPTER).is_file() and not is_model
+
+
+def check_one_model(folder):
+    """Raise UserError for a folder with a model and an adapter.
+
+    transformers puts the adapter on top of the weights, also where they are merged already.
+    """
+    folder = Path(folder)
+    if (folder / ADAPTER).is_file() and _model_weights(folder):
+        raise UserError(
+            f"{folder} holds a model and {ADAPTER}: transformers would put the adapter on top. "
+            "Remove the adapter's files where it is merged already, else move them to a folder of "
+            "their own."
+        )
 
 
 def _hub_snapshot(model, revision, weights, code):
@@ -132,7 +164,7 @@ def check_pair(folder_a, folder_b):
 
     A LoRA adapter has no configuration of a model; whether it fits is seen when it is read.
     """
-    if not (Path(folder_b) / "config.json").is_file():
+    if is_adapter(folder_b):
         return
     a, b = read_config(folder_a), read_config(folder_b)
     if not model_types(a) & model_types(b):

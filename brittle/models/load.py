@@ -7,7 +7,7 @@ from pathlib import Path
 from brittle.base.errors import UserError
 from brittle.base.layout import TOKENIZERS
 from brittle.models.architectures import check_readable, size, text_config
-from brittle.models.find import check_pair, read_config
+from brittle.models.find import check_one_model, check_pair, is_adapter, read_config
 
 DTYPES = ("float32", "bfloat16", "float16")
 # What transformers raises for files that it cannot make a model of, libraries that lack included.
@@ -72,6 +72,7 @@ def load_model(folder, device="cpu", dtype="auto", trust_remote_code=False):
     filtered.prepare(folder)
     check_readable(read_config(folder), folder)
     check_kind(read_config(folder), folder)
+    check_one_model(folder)
     if trust_remote_code and "auto_map" in read_config(folder):
         files = ", ".join(sorted(path.name for path in Path(folder).glob("*.py")))
         print(
@@ -175,7 +176,7 @@ def load_pair(folder_a, folder_b, device="cpu", dtype="auto", trust_remote_code=
 
 def load_changed(folder, base, device="cpu", dtype="auto", trust_remote_code=False):
     """The model of `folder`, or where that is a LoRA adapter, of `base` with it merged in."""
-    from brittle.models.weights import Adapter, Checkpoint, is_adapter
+    from brittle.models.weights import Adapter, Checkpoint
 
     if not is_adapter(folder):
         return load_model(folder, device, dtype, trust_remote_code)

@@ -28,6 +28,7 @@ from brittle.models.architectures import (
     size,
     text_config,
 )
+from brittle.models.find import is_adapter
 
 # Of positions and masks, which are stored beside the parameters.
 INDICES = ("I64", "I32", "BOOL")
@@ -291,13 +292,6 @@ def check_same(a, b):
             f"{list(b.shape(wrong[0]))} "
             f"({len(wrong)} such parameters). Compare models of one architecture."
         )
-
-
-def is_adapter(folder):
-    """Does the folder hold a LoRA adapter, without a model?"""
-    folder = Path(folder)
-    is_model = (folder / "config.json").is_file()
-    return (folder / "adapter_config.json").is_file() and not is_model
 
 
 # Settings of an adapter that say where it came from or where it sits; its tensors tell the rest.

@@ -91,7 +91,7 @@ class Case:
         finally:
             sys.argv = earlier
         if code:
-            raise Failure(err.getvalue().strip().splitlines()[-1])
+            raise Failure((out.getvalue() + err.getvalue()).strip().splitlines()[-1])
         return out.getvalue()
 
     def unlearned(self, method):

@@ -2,6 +2,7 @@
 quantised files, adapters that hold more than LoRA factors, the stored dtype."""
 
 import json
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from brittle.base.errors import UserError
 from brittle.models import architectures, blocks, weights
-from brittle.models.load import load_changed, load_model
+from brittle.models.find import model_folder
+from brittle.models.load import load_changed, load_model, load_pair
 from brittle.unlearning import saving
 from support.families import REFUSED
 from support.tiny_models import SIZES, make_model, save
@@ -539,6 +541,52 @@ def test_an_adapter_of_a_base_without_prefix(tmp_path):
     assert len(changed) == 3
     for name, w in changed.items():
         assert torch.allclose(w.float(), merged[name].T, atol=1e-5)
+
+
+def test_an_adapter_beside_the_configuration_of_its_base(tmp_path):
+    """As some trainers save it: it stays an adapter."""
+    base = save(make("llama"), tmp_path / "base")
+    merged, ids = adapter(base, tmp_path / "a"), torch.arange(3, 13)[None]
+    shutil.copy(tmp_path / "base" / "config.json", tmp_path / "a")
+    assert model_folder(str(tmp_path / "a"), adapters=True) == tmp_path / "a"
+    with pytest.raises(UserError, match="is a LoRA adapter"):
+        model_folder(str(tmp_path / "a"))
+    pairs = list(weights.matrix_pairs(base, tmp_path / "a"))
+    assert sum(before is not after for _, before, after in pairs) == 6
+    loaded = load_pair(base, tmp_path / "a")[1]
+    with torch.no_grad():
+        assert torch.allclose(loaded(ids).logits, merged(ids).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("files", [("adapter_config.json",), ("adapter_",)])
+def test_a_model_and_an_adapter_in_one_folder(files, tmp_path):
+    """transformers puts the adapter on top of weights that hold it already; step 1 would not."""
+    base = save(make("llama"), tmp_path / "base")
+    adapter(base, tmp_path / "a").save_pretrained(tmp_path / "merged")
+    for file in (tmp_path / "a").iterdir():
+        if file.name.startswith(files):
+            shutil.copy(file, tmp_path / "merged")
+    with pytest.raises(UserError, match=r"holds a model and adapter_config\.json") as error:
+        model_folder(str(tmp_path / "merged"))
+    with pytest.raises(UserError, match=r"holds a model and adapter_config\.json"):
+        load_changed(tmp_path / "merged", base)
+    assert one_line(error)
+
+
+def test_adapters_of_another_kind_are_refused(tmp_path):
+    """IA3 and LoHa are no factors to add; neither loading nor the stream passes over them."""
+    import peft
+
+    base = save(make("llama"), tmp_path / "base")
+    kinds = {
+        "ia3": peft.IA3Config(target_modules=["down_proj"], feedforward_modules=["down_proj"]),
+        "loha": peft.LoHaConfig(target_modules=["q_proj"], r=2),
+    }
+    for kind, config in kinds.items():
+        peft.get_peft_model(load_model(base), config).save_pretrained(tmp_path / kind)
+        for read in (load_changed, lambda a, b: list(weights.matrix_pairs(b, a))):
+            with pytest.raises(UserError, match=f"{kind} is no LoRA adapter"):
+                read(tmp_path / kind, base)
 
 
 def test_an_adapter_with_a_tensor_that_has_no_place(tmp_path):
