@@ -67,31 +67,38 @@ def summation(equation, *factors):
     return 2 * math.prod(sizes.values()), tuple(factors)
 
 
+def argument(args, kwargs, place, *names):
+    """What a call was given at a place, or by one of these names."""
+    if place < len(args):
+        return args[place]
+    return next(kwargs[name] for name in names if name in kwargs)
+
+
 def operations(function, args, kwargs):
     """(operations of a call of a torch function, the factors whose gradients cost as much each).
 
     Both factors of a product cost once each; the three of attention together twice.
     """
-    named = [args[i] if i < len(args) else None for i in range(3)]
+
+    def given(place, *names):
+        return argument(args, kwargs, place, *names)
+
     if function is F.linear:
-        x, weight = named[0], kwargs.get("weight", named[1])
+        x, weight = given(0, "input"), given(1, "weight")
         return 2 * x.numel() * weight.shape[0], (x, weight)
     if function in PRODUCTS:
-        a, b = named[0], kwargs.get("mat2", kwargs.get("other", named[1]))
+        a, b = given(0, "input"), given(1, "mat2", "other")
         return product(a, b), (a, b)
     if function in REVERSED:
-        return product(named[1], named[0]), (named[1], named[0])
+        return product(args[1], args[0]), (args[1], args[0])
     if function in ADDED:
-        a, b = args[1:3]
+        a, b = given(1, "mat1", "batch1"), given(2, "mat2", "batch2")
         return product(a, b), (a, b)
     if function is F.scaled_dot_product_attention:
-        query, key, value = (
-            kwargs.get(name, given)
-            for name, given in zip(("query", "key", "value"), named, strict=True)
-        )
+        query, key, value = (given(i, name) for i, name in enumerate(("query", "key", "value")))
         return attention(query, key, value), (query, key)
     if function in GROUPED:  # each row of x meets one matrix of the stack
-        x, stack = named[:2]
+        x, stack = given(0, "input", "mat_a"), given(1, "mat2", "mat_b")
         return 2 * x.numel() * stack.shape[-1], (x, stack)
     if function is torch.einsum:
         return summation(*args)

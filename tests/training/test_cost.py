@@ -11,6 +11,7 @@ from brittle.training.cost import Cost, recomputing, summation
 from brittle.training.loop import make_accelerator, train
 from brittle.training.settings import Settings
 from support import tiny
+from support.families import make_family
 
 torch.set_num_threads(1)
 
@@ -59,6 +60,15 @@ def test_training_and_reading_cost_what_torch_counts(kind):
         read, torchs = both(lambda: value(model, batch))
     assert read == pytest.approx(torchs + rest_of(kind, model, batch) / 3, rel=0.02)
     assert ours == pytest.approx(3 * read, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["bloom", "mpt", "falcon", "gemma2", "longcat_flash"])
+def test_families_that_multiply_in_their_own_ways(name):
+    """BLOOM names the factors of its products; none of these has grouped ones."""
+    model = make_family(name, vocab_size=tiny.VOCAB, pad_token_id=tiny.PAD)
+    batch = tiny.batch([[3, 5, 7, 11, 2, 9, 4], [8, 1, 6]])
+    ours, torchs = both(lambda: value(model, batch))
+    assert ours == pytest.approx(torchs, rel=0.02)
 
 
 def test_a_token_costs_six_times_the_weights_that_multiply():
