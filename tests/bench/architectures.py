@@ -291,7 +291,7 @@ def check_filter(case, mode):
     of = ["--model", case.base, "--filter", where]
     site = ["--site", "post_norm", "--no-gate"] if mode == "post-norm" else ["--site", "block:1"]
     gate = [] if mode == "post-norm" else ["--gate"]
-    few = ["--max-samples", 40]
+    few = ["--max-samples", 20]
     case.run("hooks/fit_filter.py", "--model", case.base, *case.texts, "--out", where, *site, *gate,
              *few, "--basis", "pca", "--k", 4, "--force")  # fmt: skip
     case.run("hooks/tune_strength.py", *of, *case.texts, *few, "--strength", 0.7, "--items", 4,
@@ -381,7 +381,10 @@ def make_data(folder):
 
 
 def main():
+    from matplotlib.figure import Figure
     from transformers.utils.logging import disable_progress_bar
+
+    from support import figures
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--families", help="With commas; all of them by default.")
@@ -390,6 +393,7 @@ def main():
     given = parser.parse_args()
     torch.set_num_threads(1)
     disable_progress_bar()
+    Figure.savefig = figures.draw_once()  # nobody looks at them
     names = given.families.split(";") if given.families else [*FAMILIES, *NESTED, *OTHERS]
     checks = given.checks.split(";") if given.checks else list(CHECKS)
     table = []
