@@ -58,7 +58,7 @@ def encode_attack(model, tokenizer, rows, reading=DEFAULT):
     from brittle.models.architectures import context_length
 
     limit = context_length(model.config)
-    return encode_said(tokenizer, rows, limit, reading, "attack texts")
+    return encode_said(tokenizer, rows, limit, reading, "attack texts", each=True)
 
 
 def add_adapters(model, rank, seed):

@@ -20,7 +20,15 @@ from typing import ClassVar, NamedTuple
 
 from brittle.base import options
 from brittle.base.errors import UserError
-from brittle.data.rows import Chat, plain, plain_prompt, turns_of, unframed, with_answer
+from brittle.data.rows import (
+    Chat,
+    each_answer,
+    plain,
+    plain_prompt,
+    turns_of,
+    unframed,
+    with_answer,
+)
 from brittle.data.templates import render, render_answered, token_ids, tokens_and_answers
 from brittle.data.tokens import common_prefix, encode_prompts
 
@@ -193,15 +201,31 @@ def messages_asked(prompt, reading=DEFAULT):
 
 
 def encode_rows(
-    tokenizer, rows, max_length, reading=DEFAULT, name="texts", entities=None, *, refuse=True
+    tokenizer,
+    rows,
+    max_length,
+    reading=DEFAULT,
+    name="texts",
+    entities=None,
+    *,
+    refuse=True,
+    each=True,
 ):
     """The Examples of rows (str, Pair or Chat), each cut at `max_length` tokens.
 
-    entities: what each row is about; None is not known. refuse: as of `encode_whole`.
+    entities: what each row is about; None is not known. refuse: as of `encode_whole`. each: a
+    conversation gives an Example for each of the assistant's messages (rows.each_answer), where
+    losses count answers alone; else one, of the last.
 
     Says on stderr how many were cut, how many of them inside the answer, and how many are left out
     since their answer begins behind the cut. Raises UserError where nothing is left to predict.
     """
+    if each and reading.loss_on == "answer":
+        parted = [each_answer(row) for row in rows]
+        if entities is not None:
+            about = zip(entities, parted, strict=True)
+            entities = [entity for entity, own in about for _ in own]
+        rows = [one for own in parted for one in own]
     examples = encode_whole(tokenizer, rows, reading, name, refuse=refuse)
     if entities is not None:
         about = zip(examples, entities, strict=True)
@@ -214,7 +238,9 @@ def encode_rows(
     return left
 
 
-def encode_said(tokenizer, rows, max_length, reading=DEFAULT, name="texts", entities=None):
+def encode_said(
+    tokenizer, rows, max_length, reading=DEFAULT, name="texts", entities=None, *, each=False
+):
     """The Examples of rows, as a model learned them: `encode_rows` of what it says.
 
     A chat model says answers, through its template. A model without one says whole texts, as in its
@@ -222,7 +248,8 @@ def encode_said(tokenizer, rows, max_length, reading=DEFAULT, name="texts", enti
     """
     if not reading.templated(tokenizer):
         rows = [plain(row) for row in rows]
-    return encode_rows(tokenizer, rows, max_length, reading, name, entities, refuse=False)
+    settings = {"refuse": False, "each": each}
+    return encode_rows(tokenizer, rows, max_length, reading, name, entities, **settings)
 
 
 def _say_cut(examples, short, max_length, name):

@@ -37,7 +37,9 @@ class Pair(NamedTuple):
 
 
 class Chat(NamedTuple):
-    """A conversation. Its answer is the last message, which is the assistant's."""
+    """A conversation. Its answer is the last message, which is the assistant's; `each_answer` makes
+    rows of its earlier ones.
+    """
 
     turns: tuple  # of (role, content)
 
@@ -157,6 +159,24 @@ def with_answer(row, answer):
     if isinstance(row, Pair):
         return row._replace(answer=answer)
     return Chat((*row.turns[:-1], (row.turns[-1][0], answer)))
+
+
+def each_answer(row):
+    """A row as rows with one answer each: a conversation up to each of the assistant's messages.
+
+    So the assistant's earlier messages are answers too, each behind what stood before it when it
+    was said. One that nobody asked for, a greeting before the user's first message, is none.
+    """
+    if not isinstance(row, Chat):
+        return [row]
+    asked = [number for number, (role, _) in enumerate(row.turns) if role == "user"]
+    last = len(row.turns) - 1
+    ends = [
+        number
+        for number, (role, _) in enumerate(row.turns)
+        if number == last or (role == "assistant" and asked and number > asked[0])
+    ]
+    return [Chat(row.turns[: end + 1]) for end in ends]
 
 
 def turns_of(row, system=""):

@@ -9,6 +9,7 @@ from brittle.base.errors import UserError
 from brittle.data.batches import batches
 from brittle.data.examples import DEFAULT, encode_whole
 from brittle.data.items import read_rows
+from brittle.data.rows import each_answer
 from brittle.data.texts import spread
 from brittle.data.tokens import prompt_length
 from brittle.maths.moments import Moments
@@ -45,15 +46,17 @@ class _Enough(Exception):
 def make_texts(tokenizer, rows, max_samples, max_length, name="texts", reading=DEFAULT):
     """Up to `max_samples` FilterTexts, spread over `rows` (str, Pair or Chat each).
 
-    The answer of a text that tells none is what follows its last "?" or ":", else its second half.
+    A conversation gives one for each of the assistant's messages (rows.each_answer). The answer of
+    a text that tells none is what follows its last "?" or ":", else its second half.
     Texts longer than `max_length` tokens lose their beginning. Raises UserError where no text has
     two tokens.
     """
     count = len(rows)
     picked = spread(range(count), max_samples)
     texts = []
-    examples = encode_whole(tokenizer, [rows[i] for i in picked], reading)
-    for i, example in zip(picked, examples, strict=True):
+    parts = [(i, one) for i in picked for one in each_answer(rows[i])]
+    examples = encode_whole(tokenizer, [one for _, one in parts], reading)
+    for (i, _), example in zip(parts, examples, strict=True):
         ids, start, asked = example.told, example.start, True
         if start is None:
             pieces = tokenizer.convert_ids_to_tokens(ids)

@@ -3,9 +3,10 @@
 import pytest
 
 from brittle.base.errors import UserError
+from brittle.data.asking import end_id
 from brittle.data.examples import Example, Reading, TrainingReading, encode_rows, prompt_ids
 from brittle.data.items import read_rows
-from brittle.data.rows import Chat, Pair, row_of
+from brittle.data.rows import Chat, Pair, each_answer, row_of
 from brittle.data.texts import read_texts
 from support.chat_tokenizers import FAMILIES, make_chat_tokenizer
 
@@ -23,7 +24,7 @@ KEEPING = [name for name in TEMPLATED if name != "deepseek_r1"]  # no history is
 
 
 def encode(family, row, limit=200, **reading):
-    return encode_rows(make_chat_tokenizer(family), [row], limit, Reading(**reading))[0]
+    return encode_rows(make_chat_tokenizer(family), [row], limit, Reading(**reading))[-1]
 
 
 def messages_of(row):
@@ -105,6 +106,35 @@ def test_a_system_message_is_optional(family):
     shown = tokenizer.decode(encode(family, own, **given).prompt)
     assert "Go on." in shown and "Be short." not in shown
     assert "helpful" not in shown  # the template's default
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("family", TEMPLATED)
+def test_every_message_of_the_assistant_is_an_answer(family, raw):
+    """Each stands behind the tokens that the model is asked with at that point of the talk."""
+    tokenizer = make_chat_tokenizer(family)
+    given = Reading(raw=raw, after_prompt=family == "deepseek_r1")
+    first, second = encode_rows(tokenizer, [LONG], 200, given, entities=["Ada"])
+    messages = messages_of(LONG)
+    for example, end in ((first, 1), (second, 3)):
+        assert example.entity == "Ada" and example.row.turns == LONG.turns[: end + 1]
+        assert example.prompt == prompt_ids(tokenizer, messages[:end], given)
+        ending = "" if raw else tokenizer.decode([end_id(tokenizer)])
+        told = "".join(text(tokenizer, example, True).split())
+        assert told.endswith("".join(messages[end]["content"].split()) + ending)
+    (whole,) = encode_rows(
+        tokenizer,
+        [LONG],
+        200,
+        TrainingReading(loss_on="all", raw=raw, after_prompt=given.after_prompt),
+    )
+    assert whole.ids == second.ids
+
+
+def test_a_greeting_is_no_answer():
+    greeting = Chat((("assistant", "Hello."), *LONG.turns))
+    assert [one.turns[-1][1] for one in each_answer(greeting)] == ["In a delta.", LONG.turns[-1][1]]
+    assert each_answer(PAIR) == [PAIR] and each_answer("a text") == ["a text"]
 
 
 # --- a template that rewrites history
