@@ -1,0 +1,59 @@
+"""The data that the cookbook calls my_...: a small world, and its facts in the forms that people
+bring.
+"""
+
+import json
+import shutil
+
+from brittle.data.texts import read_jsonl, read_lines, write_jsonl, write_lines
+from brittle.data.world import build_world
+from brittle.data.world_files import write_world
+from brittle.data.world_schemas import tofu_tables
+
+PRIVATE = 4  # entities with private attributes a domain
+PROMPTS = 4
+CHATS = {"forget": "my_chats.jsonl", "retain": "my_chats_to_keep.jsonl"}
+NAMES = ("my_data", "my_tofu", *CHATS.values(), "my_forget.txt", "my_retain.txt", "my_prompts.txt")
+# file of the hub: the table of the mini world that has its columns, and the columns that it keeps
+PLAIN = ("question", "answer", "entity")
+FULL = (*PLAIN, "paraphrased_question", "paraphrased_answer", "perturbed_answer")
+HUB = {
+    "forget10.json": ("forget", PLAIN),
+    "retain90.json": ("retain", PLAIN),
+    "holdout10.json": ("holdout", PLAIN),
+    "forget10_perturbed.json": ("forget", FULL),
+    "retain_perturbed.json": ("retain", FULL),
+    "real_authors_perturbed.json": ("real_authors", FULL),
+    "world_facts_perturbed.json": ("world_facts", FULL),
+}
+
+
+def write(folder, entities, seed):
+    """Write the files and folders of NAMES into `folder`."""
+    data = folder / "my_data"
+    write_world(data, seed, entities, PRIVATE)
+    write_hub_tofu(folder / "my_tofu", entities, seed + 1)
+    for split, name in CHATS.items():
+        rows = read_jsonl(data / f"qa_{split}.jsonl")
+        write_jsonl(folder / name, [{"messages": conversation(row)} for row in rows])
+        shutil.copy(data / f"{split}.txt", folder / f"my_{split}.txt")
+    items = [json.loads(line) for line in read_lines(data / "mcq_forget.jsonl")]
+    asked = [item["question"] for item in items[:: len(items) // PROMPTS]]
+    write_lines(folder / "my_prompts.txt", asked[:PROMPTS])
+
+
+def conversation(row):
+    """A question and its bare answer as a chat model knows them."""
+    return [
+        {"role": "user", "content": row["question"]},
+        {"role": "assistant", "content": row["short_answer"]},
+    ]
+
+
+def write_hub_tofu(folder, entities, seed):
+    """A world in the files and columns of locuslab/TOFU: no other world has its entities."""
+    folder.mkdir()
+    tables = tofu_tables(build_world(seed, entities, 0))
+    for name, (table, columns) in HUB.items():
+        rows = tables[f"qa_{table}.jsonl"]
+        write_jsonl(folder / name, [{column: row[column] for column in columns} for row in rows])
