@@ -25,7 +25,9 @@ def save_blank(folder, texts, *, chat, seed=0):
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     tokenizer = make_tokenizer(texts, VOCABULARY)
     if chat:
         tokenizer.add_special_tokens({"additional_special_tokens": [OPEN, CLOSE]})

@@ -37,7 +37,7 @@ exec "$@"
 
 
 def recipes(text):
-    """{heading: (commands, {file: Python})} of a document in Markdown; those without are left out."""
+    """{heading: (commands, {file: Python})} of a Markdown document; those without are left out."""
     parts = re.split(r"^## (.*)$", text, flags=re.M)[1:]
     listed = {}
     for heading, body in zip(parts[::2], parts[1::2], strict=True):
