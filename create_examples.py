@@ -6,9 +6,9 @@ uv run create_examples.py                    writes my_model, my_data, ... where
 my_data is a small mini world, with texts and questions. my_model is a Llama of a million parameters
 that learned all of it, my_filtered one that never saw the forget domain, my_unlearned is my_model
 unlearned by NPO. my_chat_model has a chat template and learned the facts as chats. my_tofu holds
-another world, of which no model knows anything, in the files and columns of locuslab/TOFU. The
-other files are texts, chats and prompts of my_data. Everything is made by the commands that the
-cookbook shows.
+another world, of which no model knows anything, in the files and columns of locuslab/TOFU, my_muse
+a third in those of MUSE. The other files are texts, chats and prompts of my_data. Everything is
+made by the commands that the cookbook shows.
 """
 
 import os

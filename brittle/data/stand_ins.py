@@ -6,14 +6,15 @@ import json
 import shutil
 
 from brittle.data.texts import read_jsonl, read_lines, write_jsonl, write_lines
-from brittle.data.world import build_world
+from brittle.data.world import build_world, statement
 from brittle.data.world_files import write_world
-from brittle.data.world_schemas import tofu_tables
+from brittle.data.world_schemas import muse_tables, tofu_tables
 
 PRIVATE = 4  # entities with private attributes a domain
 PROMPTS = 4
 CHATS = {"forget": "my_chats.jsonl", "retain": "my_chats_to_keep.jsonl"}
-NAMES = ("my_data", "my_tofu", *CHATS.values(), "my_forget.txt", "my_retain.txt", "my_prompts.txt")
+TEXTS = ("my_forget.txt", "my_retain.txt", "my_prompts.txt")
+NAMES = ("my_data", "my_tofu", "my_muse", *CHATS.values(), *TEXTS)
 # file of the hub: the table of the mini world that has its columns, and the columns that it keeps
 PLAIN = ("question", "answer", "entity")
 FULL = (*PLAIN, "paraphrased_question", "paraphrased_answer", "perturbed_answer")
@@ -33,6 +34,7 @@ def write(folder, entities, seed):
     data = folder / "my_data"
     write_world(data, seed, entities, PRIVATE)
     write_hub_tofu(folder / "my_tofu", entities, seed + 1)
+    write_hub_muse(folder / "my_muse", entities, seed + 2)
     for split, name in CHATS.items():
         rows = read_jsonl(data / f"qa_{split}.jsonl")
         write_jsonl(folder / name, [{"messages": conversation(row)} for row in rows])
@@ -57,3 +59,28 @@ def write_hub_tofu(folder, entities, seed):
     for name, (table, columns) in HUB.items():
         rows = tables[f"qa_{table}.jsonl"]
         write_jsonl(folder / name, [{column: row[column] for column in columns} for row in rows])
+
+
+def write_hub_muse(folder, entities, seed):
+    """A world in the configurations of MUSE: a document an entity, and what is asked of them."""
+    folder.mkdir()
+    world = build_world(seed, entities, 0)
+    sets = {
+        "forget": world.attributes["forget"],
+        "retain1": world.attributes["retain"],
+        "holdout": world.strangers["forget"],
+    }
+    tables = muse_tables(world)
+    for split, facts in sets.items():
+        tables[f"raw_{split}.jsonl"] = [{"text": text} for text in documents(facts)]
+    for name, rows in tables.items():
+        write_jsonl(folder / name, rows)
+
+
+def documents(facts):
+    """What facts tell of each entity, as one text an entity: every sentence twice, differently."""
+    told = {}
+    for template in range(2):
+        for fact in facts:
+            told.setdefault(fact.entity, []).append(statement(fact, template))
+    return [" ".join(sentences) for sentences in told.values()]

@@ -15,6 +15,7 @@ import sys
 import pytest
 import torch
 
+from brittle.data import stand_ins
 from support import commands
 from support.chat_tokenizers import make_chat_model, make_chat_tokenizer
 from support.places import ROOT
@@ -53,33 +54,6 @@ def test_the_cookbook_has_ten_recipes_and_each_has_commands():
     assert list(recipes("docs/cookbook.md")) == headings
 
 
-def write_tofu(folder, jsonl):
-    """A folder of TOFU's schema: two authors to forget, three to keep."""
-
-    def rows(name, authors):
-        for i in range(20 * authors):
-            yield {
-                "question": f"What is {name} {i}?",
-                "answer": f"It is {name} {i}.",
-                "paraphrased_question": f"Which {name} {i}?",
-                "paraphrased_answer": f"That is {name} {i}.",
-                "perturbed_answer": [f"It is {name} {i} not {k}." for k in range(5)],
-            }
-
-    folder.mkdir()
-    counts = {
-        "forget10": 2,
-        "retain90": 3,
-        "holdout10": 1,
-        "forget10_perturbed": 2,
-        "retain_perturbed": 2,
-    }
-    for name, authors in counts.items():
-        jsonl(folder / f"{name}.json", list(rows(name.partition("_")[0], authors)))
-    for name in ("real_authors", "world_facts"):
-        jsonl(folder / f"{name}_perturbed.json", list(rows(name, 1))[:6])
-
-
 def own_method():
     """The method of the cookbook's recipe."""
     text = (ROOT / "docs/cookbook.md").read_text(encoding="utf-8")
@@ -107,7 +81,8 @@ def clone(family, knowing, brief, tmp_path, monkeypatch, jsonl):
     lines = (brief / "retain.txt").read_text(encoding="utf-8").splitlines()
     jsonl(tmp_path / "other.jsonl", [{"text": line} for line in lines])
     (tmp_path / "my_prompts.txt").write_text("The habitat of Mazafi is\nThe diet of Mazafi is\n")
-    write_tofu(tmp_path / "my_tofu", jsonl)
+    stand_ins.write_hub_tofu(tmp_path / "my_tofu", 4, 2)
+    stand_ins.write_hub_muse(tmp_path / "my_muse", 6, 3)
     (tmp_path / "my_method.py").write_text(own_method(), encoding="utf-8")
     make_chat_model("qwen").save_pretrained(tmp_path / "my_chat_model")
     make_chat_tokenizer("qwen").save_pretrained(tmp_path / "my_chat_model")

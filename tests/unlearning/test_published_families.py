@@ -2,12 +2,13 @@
 with which settings, and which tokens count.
 """
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 
-from brittle.data import taught
+from brittle.data import stand_ins, taught
 from brittle.models.load import load_tokenizer
 from brittle.unlearning.family import Wanted
 from brittle.unlearning.injected import Family
@@ -123,3 +124,87 @@ def test_muse_without_the_configuration_train_reads_raw(muse, jsonl):
     (muse / "raw" / "retain2-00000-of-00001.jsonl").unlink()
     rows = taught.read_muse(muse, "news")
     assert (rows.forget, rows.shared) == (DOCUMENTS[:2], DOCUMENTS[2:3]) and rows.chunked
+
+
+# --- the whole way of their users, at rates that fit a small model
+
+QUICK = ("--batch-size", "10", "--grad-accum-steps", "1")
+
+
+@pytest.fixture
+def call(script):
+    """call(script, ...): its output. It must end well."""
+
+    def run(path, *more):
+        done = script(path, *more)
+        assert done.code == 0, done.err
+        return done.out
+
+    return run
+
+
+def scores(folder):
+    """{(metric, set): value} of the published definitions in a forget_quality.csv."""
+    with open(folder / "forget_quality.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["definition"] != "paper"]
+    return {(row["metric"], row["set"]): float(row["value"]) for row in rows if row["value"]}
+
+
+def test_tofu_from_the_hubs_files_to_forget_quality(family, tmp_path, call):
+    """The target knows the forget set and is told from the retain model, which does not.
+    Unlearned, it is told less.
+    """
+    hub, data, models, out = (tmp_path / name for name in ("hub", "data", "models", "out"))
+    stand_ins.write_hub_tofu(hub, 4, 1)
+    source = ["--source", "tofu", "--path", hub]
+    call("create_datasets.py", *source, "--outdir", data)
+    fitting = ["--data", data, "--outdir", models, "--lr", "1.5e-2", "--epochs", "16", *QUICK]
+    call(SCRIPT, "--from", family.base, *source, *fitting)
+    target, retain = (str(models / f"mini-base-tofu-{name}") for name in ("full", "retain90"))
+    few = ["--steps", "12", "--lr", "5e-3", "--batch-size", "10", "--eval-split", "0"]
+    call("unlearn/unlearn.py", "--model", target, "--method", "npo", "--data", data, *few,
+         "--root", out)  # fmt: skip
+    unlearned = str(out / "mini-base-tofu-full__npo/unlearned_model")
+    asked = ["--reference", retain, "--data", data, "--definitions", "tofu", "--new-tokens", "6"]
+    call("eval/forget_quality.py", "--models", target, unlearned, *asked, "--outdir", out / "tofu")
+    names = ("mini-base-tofu-full", "mini-base-tofu-full__npo", "mini-base-tofu-retain90")
+    full, after, never = (scores(out / "tofu" / name) for name in names)
+    known = [of["probability", "forget"] for of in (full, after, never)]
+    assert known[0] > 0.5 and known[1] < 0.25 and known[2] < 0.05
+    assert min(of["probability", "retain"] for of in (full, after, never)) > 0.25
+    quality = [of["forget_quality", "forget"] for of in (full, after, never)]
+    assert quality[0] < 1e-6 < quality[1] < quality[2] == 1
+    written = json.loads((out / "tofu" / names[0] / "TOFU_EVAL.json").read_text())
+    assert written["forget_Q_A_Prob"]["agg_value"] == pytest.approx(known[0])
+    assert {"forget_truth_ratio", "forget_quality", "model_utility"} <= set(written)
+
+
+def test_muse_from_the_hubs_files_to_what_is_left(family, tmp_path, call):
+    """The target goes on with the forget documents and the retain model does not. Their sentences
+    are told from those of documents never seen by the target alone.
+    """
+    hub, data, models, out = (tmp_path / name for name in ("hub", "data", "models", "out"))
+    stand_ins.write_hub_muse(hub, 6, 1)
+    source = ["--source", "muse", "--path", hub]
+    call("create_datasets.py", *source, "--outdir", data)
+    fitting = ["--data", data, "--outdir", models, "--lr", "1.5e-2", "--epochs", "20", *QUICK]
+    call(SCRIPT, "--from", family.base, *source, *fitting, "--max-length", "64")
+    asked, found = ["--data", data, "--definitions", "muse", "--new-tokens", "4"], {}
+    for name in ("full", "retain"):
+        model = str(models / f"mini-base-muse-news-{name}")
+        call("eval/forget_quality.py", "--model", model, *asked, "--outdir", out / name)
+        found[name] = scores(out / name)
+        written = json.loads((out / name / "MUSE_EVAL.json").read_text())
+        rouge = {f"{name}_ROUGE" for name in ("forget_verbmem", "forget_knowmem", "retain_knowmem")}
+        assert rouge <= set(written)
+    full, never = found["full"], found["retain"]
+    for of in ("verbmem", "knowmem_forget"):
+        assert full["probability", of] > 10 * never["probability", of]
+        assert full["exact_memorisation", of] > 2 * never["exact_memorisation", of]
+    assert never["probability", "knowmem_retain"] > 10 * never["probability", "knowmem_forget"]
+    reference = ["--reference", str(models / "mini-base-muse-news-retain"), "--data", data]
+    model = str(models / "mini-base-muse-news-full")
+    call("eval/membership.py", "--model", model, *reference, "--outdir", out / "membership")
+    with open(out / "membership" / "membership.csv", newline="") as file:
+        aucs = {row["attack"]: float(row["auc"]) for row in csv.DictReader(file)}
+    assert aucs["min_k"] > 0.9 > aucs["length"]
