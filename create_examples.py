@@ -23,7 +23,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
-from brittle.data import stand_ins
+from brittle.base.files import missing_folders, remove_empty
 
 HERE = Path(__file__).resolve().parent
 MODELS = ("my_model", "my_filtered", "my_unlearned", "my_chat_model")
@@ -40,18 +40,28 @@ def main(
     device: options.Device = "auto",
 ):
     """Write small stand-ins for the models, data and files that the cookbook calls my_..."""
+    from brittle.data import stand_ins
+    from brittle.models.load import pick_device
+
     there = [name for name in (*stand_ins.NAMES, *MODELS) if (outdir / name).exists()]
     if there:
         raise UserError(
             f"{outdir / there[0]} is there already. Choose another --outdir, or remove it."
         )
-    outdir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".examples", dir=outdir) as folder:
-        stage = Path(folder)
-        stand_ins.write(stage, entities, seed)
-        make_models(stage, stage / "my_data", ["--seed", str(seed), "--device", device])
-        for name in (*stand_ins.NAMES, *MODELS):
-            shutil.move(stage / name, outdir / name)
+    pick_device(device)  # a wrong one is said before anything is made
+    new = missing_folders(outdir)
+    try:
+        outdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".examples", dir=outdir) as folder:
+            stage = Path(folder)
+            stand_ins.write(stage, entities, seed)
+            make_models(stage, stage / "my_data", ["--seed", str(seed), "--device", device])
+            for name in (*stand_ins.NAMES, *MODELS):
+                shutil.move(stage / name, outdir / name)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--outdir {outdir} is or lies under a file. Choose another.") from None
+    finally:
+        remove_empty(new)
     for name in (*stand_ins.NAMES, *MODELS):
         print(outdir / name)
 
