@@ -9,21 +9,89 @@ answer is worth:
 - generated: `rag` gives the refusal. `regex` takes away every next token that would complete a
   match (of the TOP likeliest where the vocabulary is larger), which is what a filter of a stream
   can do.
-Texts are cut into prompt and answer by `guards.split`.
+Texts are cut into prompt and answer by `guards.split`, and those that went through a chat template
+where the assistant's message begins (`Cutter`). A context stands at the beginning of the user's
+message.
 """
 
+import contextlib
 import types
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 
 from brittle.base.errors import UserError
+from brittle.data.asking import opened
 from brittle.data.batches import pad
+from brittle.data.templates import MARK
 from brittle.models.architectures import context_length
 from brittle.models.guards import REFUSAL, split
 from brittle.models.load import load_model, load_tokenizer
 
 FLOOR, STEP, TOP = -512.0, 32.0, 4096  # powers of two: sums of them are exact in every dtype
+
+
+class Cut(NamedTuple):
+    """A text in two: what was asked, what was answered, each as text.
+
+    first: how many tokens stand before a guard's context. start: how many before the answer.
+    """
+
+    asked: str
+    answer: str
+    first: int
+    start: int
+
+
+class Cutter:
+    """Cuts token ids into prompt and answer."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.chat = tokenizer, None
+        if getattr(tokenizer, "chat_template", None):
+            with contextlib.suppress(UserError):  # it is said where the model is asked
+                self.chat = opened(tokenizer, MARK)
+
+    def __call__(self, row):
+        """The `Cut` of a row of token ids."""
+        return (self._chat(row) if self.chat else None) or self._plain(row)
+
+    def _plain(self, row):
+        asked, answer = split(self.tokenizer.decode(row, skip_special_tokens=True))
+        first = int(row[0] == self.tokenizer.bos_token_id) if row else 0
+        return Cut(asked, answer, first, self._tokens(row, len(asked), skip=True))
+
+    def _chat(self, row):
+        """None where the row did not go through the template."""
+        text, chat = self.tokenizer.decode(row), self.chat
+        head, tail = chat.prompt[: chat.asked].removesuffix(MARK), chat.prompt[chat.asked :].strip()
+        place = text.rfind(tail)
+        if place < 0:
+            return None
+        end, first = place + len(tail), 0
+        behind = chat.prompt[len(chat.prompt.rstrip()) :] + chat.lead
+        for more in (behind, behind.rstrip(" ")):
+            if more and text.startswith(more, end):
+                end += len(more)
+                break
+        if text.startswith(head.rstrip()):
+            first = len(head.rstrip())
+        # a blank at the end may belong to the next token
+        before = self._tokens(row, len(head.rstrip(" ")), skip=False) if first else 0
+        start = self._tokens(row, len(text[:end].rstrip(" ")), skip=False)
+        return Cut(text[first:place], text[end:], before, start)
+
+    def _tokens(self, row, length, *, skip):
+        """The fewest tokens of `row` whose text has `length` characters."""
+        low, high = 0, len(row)
+        while low < high:
+            middle = (low + high) // 2
+            if len(self.tokenizer.decode(row[:middle], skip_special_tokens=skip)) < length:
+                low = middle + 1
+            else:
+                high = middle
+        return low
 
 
 class Replay:
@@ -55,6 +123,7 @@ def wrap(model, tokenizer, guard):
     refusal = tokenizer(REFUSAL, add_special_tokens=False)["input_ids"]
     end = tokenizer.eos_token_id
     refusal = [*refusal, tokenizer.pad_token_id if end is None else end]
+    cut = Cutter(tokenizer)
     pieces = []
     if guard.streams:
         size = model.get_output_embeddings().weight.size(0)
@@ -83,9 +152,9 @@ def wrap(model, tokenizer, guard):
             input_ids = torch.cat([past_key_values.ids, input_ids], 1)
             new = input_ids[:, past_key_values.ids.size(1) :]
             mask = torch.cat([past_key_values.mask, torch.ones_like(new)], 1)
-        out = _run(inner, model, tokenizer, guard, input_ids, mask, more)
+        out = _run(inner, model, tokenizer, guard, input_ids, mask, more, cut)
         logits = out.logits
-        _refuse(logits, input_ids, mask, tokenizer, guard, refusal, pieces)
+        _refuse(logits, input_ids, mask, guard, refusal, pieces, cut)
         if labels is not None:
             out.loss = torch.nn.functional.cross_entropy(
                 logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
@@ -114,15 +183,15 @@ def bare(model):
         model.forward = forward
 
 
-def _run(inner, model, tokenizer, guard, ids, mask, more):
+def _run(inner, model, tokenizer, guard, ids, mask, more, cut):
     """The model's output with logits [B, T, V] for the tokens `ids` [B, T].
 
     Each row runs behind its own context.
     """
     more.pop("cache_position", None)
     rows = [row[keep.bool()].tolist() for row, keep in zip(ids, mask, strict=True)]
-    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
-    contexts = [guard.context(split(text)[0] or text) for text in texts]
+    cuts = [cut(row) for row in rows]
+    contexts = [guard.context(one.asked or one.answer) for one in cuts]
     if not any(contexts):
         return inner(
             input_ids=ids,
@@ -131,8 +200,8 @@ def _run(inner, model, tokenizer, guard, ids, mask, more):
             **more,
         )
     whole, kept = [], []
-    for row, context in zip(rows, contexts, strict=True):
-        first = int(row[0] == tokenizer.bos_token_id) if row else 0
+    for row, context, one in zip(rows, contexts, cuts, strict=True):
+        first = one.first
         before = tokenizer(context, add_special_tokens=False)["input_ids"] if context else []
         surplus = len(before) + len(row) - context_length(model.config)
         before = before[max(0, surplus) :]  # what has no room is left out
@@ -146,13 +215,13 @@ def _run(inner, model, tokenizer, guard, ids, mask, more):
     return out
 
 
-def _refuse(logits, ids, mask, tokenizer, guard, refusal, pieces):
+def _refuse(logits, ids, mask, guard, refusal, pieces, cut):
     """Write the refusals into logits [B, T, V], in place."""
     for number in range(len(ids)):
         places = mask[number].nonzero().flatten().tolist()
         row = ids[number, places].tolist()
-        prompt, answer = split(tokenizer.decode(row, skip_special_tokens=True))
-        start = max(1, _prompt_tokens(tokenizer, row, prompt))
+        prompt, answer, _, start = cut(row)
+        start = max(1, start)
         if guard.refuses(prompt, answer):
             # the answer's tokens that are there; the place behind them is predicted too
             given = row[start:]
@@ -172,15 +241,3 @@ def _refuse(logits, ids, mask, tokenizer, guard, refusal, pieces):
                 t for t in likely if t < len(pieces) and guard.refuses(prompt, answer + pieces[t])
             ]
             last[taken] = last.min() + FLOOR
-
-
-def _prompt_tokens(tokenizer, row, prompt):
-    """How many tokens of `row` make up the text `prompt`: the fewest whose text is as long."""
-    low, high = 0, len(row)
-    while low < high:
-        middle = (low + high) // 2
-        if len(tokenizer.decode(row[:middle], skip_special_tokens=True)) < len(prompt):
-            low = middle + 1
-        else:
-            high = middle
-    return low

@@ -3,6 +3,7 @@ library's own `generate` through the library's own template.
 """
 
 import csv
+import json
 import math
 
 import pytest
@@ -208,3 +209,73 @@ def test_the_harness_asks_like_multiple_choice(script, chatting, loaded, plainly
         assert said == [one.prediction for one in mcq.grade(scores, items)]
         if name == "asked":
             assert rows["acc"] == share(plainly["forget"], lambda a, said: a == said) == 1.0
+
+
+# --- the other scripts
+
+
+def last_layer(folder):
+    rows = [r for r in read(folder / "wmdp_lens_results.csv") if r["split"] == "forget"]
+    return float(rows[-1]["accuracy"])
+
+
+def first_row(folder, name, **wanted):
+    rows = read(folder / name)
+    return float(next(r["accuracy"] for r in rows if wanted.items() <= r.items()))
+
+
+AS_MADE = {"variant": "as made", "split": "forget_b"}
+SCRIPTS = {
+    "eval/tamper.py": (
+        ["--steps", 1, "--lr", "1e-9", "--seeds", 0, "--max-items", 5],
+        lambda out: first_row(out, "tamper.csv", step="0", split="forget_b"),
+    ),
+    "eval/attack.py": (
+        ["--attacks", "none", "--max-items", 5],
+        lambda out: first_row(out, "attacks.csv", **AS_MADE),
+    ),
+    "eval/noise.py": (
+        ["--scale", 0, "--draws", 1, "--max-items", 5],
+        lambda out: first_row(out, "noise.csv", noise="0.0", split="forget_b"),
+    ),
+    "experiment/layerwise_wmdp_accuracy.py": (["--lens", "logit"], last_layer),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_accuracy_of_every_script(name, script, chatting, plainly, tmp_path):
+    more, accuracy = SCRIPTS[name]
+    known = share(plainly["forget"], lambda answer, said: answer == said)
+    given = ["--model", chatting.model, "--data", chatting.data, *more, *ON]
+    done = script(name, *given, "--outdir", tmp_path / "asked")
+    assert done.code == 0, done.err
+    assert accuracy(tmp_path / "asked") == known == 1.0
+    done = script(name, *given, "--outdir", tmp_path / "raw", "--raw")
+    assert done.code == 0 and accuracy(tmp_path / "raw") < 1.0, done.err
+
+
+def test_unlearning_and_a_sweep_start_from_what_the_model_knows(
+    script, chatting, plainly, jsonl, tmp_path
+):
+    texts = [{"question": q, "answer": a} for q, a, _ in chats.pairs_of(chatting.data, "forget")]
+    jsonl(tmp_path / "forget.jsonl", texts)
+    given = ["--model", chatting.model, "--method", "ga_simple", "--data", chatting.data, *ON]
+    files = ["--forget", tmp_path / "forget.jsonl", "--retain", tmp_path / "forget.jsonl"]
+    small = ["--steps", 1, "--lr", "1e-9", "--save-every", 0, "--root", tmp_path]
+    done = script("unlearn/unlearn.py", *given, *files, *small)
+    assert done.code == 0, done.err
+    (record,) = tmp_path.glob("*/unlearned_model/training_history.run.json")
+    before = json.loads(record.read_text())["settings"]["accuracy"]["before"]
+    assert before["forget"] == before["retain"] == 1.0
+    jsonl(tmp_path / "prompts.jsonl", [{"prompt": row["question"]} for row in texts[:4]])
+    asked = ["--sweep", "--greedy", "--models", chatting.model, "--max-new-tokens", 8, *ON]
+    out = ["--prompts-file", tmp_path / "prompts.jsonl", "--outdir", tmp_path / "sweep"]
+    done = script("infer.py", *asked, *out)
+    assert done.code == 0, done.err
+    tables = [read(path) for path in (tmp_path / "sweep").glob("*.csv")]
+    said = {
+        row["prompt"]: row["output"].strip() for rows in tables for row in rows if "output" in row
+    }
+    assert said == {
+        row["question"]: told for row, (_, told) in zip(texts[:4], plainly["forget"], strict=False)
+    }
