@@ -158,6 +158,7 @@ def load_tokenizer(folder, trust_remote_code=False):
         raise _unloadable(error, f"the tokenizer of {folder} cannot be read") from None
     tokenizer.padding_side = "right"
     tokenizers.append_nothing(tokenizer)
+    tokenizers.fix_date(tokenizer)
     config = read_config(folder) if (Path(folder) / "config.json").is_file() else {}
     tokenizers.fit(tokenizer, size(config, "vocab_size"), folder)
     return tokenizer

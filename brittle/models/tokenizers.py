@@ -1,16 +1,21 @@
-"""A tokenizer made to fit its model: padding that the model has, and texts that do not end.
+"""A tokenizer made to fit its model: padding that the model has, texts that do not end, and chat
+templates that say the same every day.
 
 What a tokenizer says of itself need not fit the model beside it: fine-tunings add a padding token
 without an embedding, others have no token for padding, and a post-processor may end every text.
 These functions change the loaded tokenizer, never its files.
 """
 
+import re
 import shutil
+from datetime import date
 from pathlib import Path
 
 from brittle.base.errors import UserError
 from brittle.base.layout import tokenizer_files
 
+TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")  # in a chat template
+DAY = date(2024, 7, 26)  # that Llama 3.1 and 3.2 fall back to
 PROBES = 1000  # vocabulary entries to try until one is a text of its own
 
 
@@ -91,6 +96,23 @@ def _refuse_unknown_tokens(tokenizer, ids, folder):
         return encoded
 
     tokenizer._encode_plus = checked
+
+
+def fix_date(tokenizer):
+    """Chat templates that print today's date (Llama 3.2, SmolLM3, gpt-oss) print the same one daily.
+
+    Otherwise what was asked, and so every result, would change over night.
+    """
+    templates = tokenizer.chat_template
+    if isinstance(templates, str):
+        tokenizer.chat_template = _dated(templates)
+    elif templates:
+        tokenizer.chat_template = {name: _dated(text) for name, text in templates.items()}
+
+
+def _dated(template):
+    """A chat template with DAY in place of the date of today."""
+    return TODAY.sub(lambda call: repr(DAY.strftime(call[2])), template)
 
 
 def copy_tokenizer(folder, stage):
