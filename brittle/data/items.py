@@ -32,6 +32,8 @@ def read_items(path):
     for number, item in numbered_jsonl(path, KEYS):
         question, choices = item["question"], item["choices"]
         check_item(f"{path} line {number}", choices, item["answer"])
+        if not question.strip():
+            raise UserError(f"{path} line {number}: the question is empty.")
         stripped = {"question": question.strip(), "choices": [text.strip() for text in choices]}
         fact = {"fact": item_fact(item, len(items))} if item.get("entity") else {}
         items.append({**item, **stripped, **fact})

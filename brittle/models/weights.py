@@ -65,8 +65,12 @@ class Checkpoint:
         for name in self.files:
             stored = self.stored_dtype(name)
             is_mask = STORED_BUFFER.search(name) or STORED_MASK.search(name)
-            is_weight = name.endswith(".weight") or stored not in INDICES
-            if is_weight and not is_mask and stored not in FLOATS and len(self.shape(name)) > 1:
+            shape = self.shape(name)
+            # positions are [1, n]; a table of whole numbers in a block holds packed weights
+            is_table = stored in ("I32", "I64") and min(shape, default=0) > 1
+            is_packed = is_table and layer_of(name) >= 0
+            is_weight = name.endswith(".weight") or stored not in INDICES or is_packed
+            if is_weight and not is_mask and stored not in FLOATS and len(shape) > 1:
                 refuse_quantised(self.folder, f"{name} is {stored}")
 
     def shape(self, name):

@@ -1,5 +1,7 @@
 """Texts drawn from a file, and what each is about."""
 
+import json
+
 import pytest
 
 from brittle.base.errors import UserError
@@ -26,6 +28,31 @@ def test_texts_are_drawn_by_seed_with_what_they_are_about(tmp_path, jsonl):
     assert draw_texts(path).texts == draw_texts(path, 100, 5).texts  # all, in their order
     (tmp_path / "retain.txt").write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     assert draw_texts(tmp_path / "retain.txt", 20).texts != drawn.texts  # each file by itself
+
+
+ITEM = {"question": "Who?", "choices": ["Ann", "Bob"], "answer": 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"question": " \u00a0\t"}, "line 2: the question is empty"),
+        ({"choices": ["Ann", "\u3000"]}, "line 2: a choice is empty"),
+    ],
+)
+def test_questions_and_choices_of_blanks_alone_are_refused(tmp_path, jsonl, change, says):
+    jsonl(tmp_path / "mcq.jsonl", [ITEM, ITEM | change])
+    with pytest.raises(UserError, match=says) as error:
+        read_items(tmp_path / "mcq.jsonl")
+    assert "\n" not in str(error.value)
+
+
+def test_blanks_of_every_kind_and_marks_of_files_make_no_difference(tmp_path):
+    """A byte order mark, CRLF, a line of a no-break space, such spaces and tabs at the joint."""
+    odd = ITEM | {"question": "Who?\u00a0\t", "choices": ["\u00a0Ann", "Bob\u3000"]}
+    lines = ["\ufeff" + json.dumps(odd), "\u00a0", json.dumps(ITEM), ""]
+    (tmp_path / "mcq.jsonl").write_bytes("\r\n".join(lines).encode())
+    assert read_items(tmp_path / "mcq.jsonl") == [ITEM, ITEM]
 
 
 def test_every_line_is_as_likely(tmp_path):
