@@ -99,7 +99,7 @@ def _refuse_unknown_tokens(tokenizer, ids, folder):
 
 
 def fix_date(tokenizer):
-    """Chat templates that print today's date (Llama 3.2, SmolLM3, gpt-oss) print the same one daily.
+    """Chat templates with today's date (Llama 3.2, SmolLM3, gpt-oss) print one and the same day.
 
     Otherwise what was asked, and so every result, would change over night.
     """
