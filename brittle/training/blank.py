@@ -1,6 +1,7 @@
 """Tiny models that know nothing: a Llama with random weights, plain or with a chat template.
 
-They stand in where no model is at hand (create_examples.py), and are taught like any other.
+They stand in where no model is at hand (experiment/create_examples.py), and are taught like any
+other.
 """
 
 from brittle.training.mini import make_tokenizer

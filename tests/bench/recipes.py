@@ -4,7 +4,7 @@
     uv run tests/bench/recipes.py "chat model" TOFU     those whose heading holds one of these words
     uv run tests/bench/recipes.py TOFU --in DIR         in a clone that an earlier call left
 
-Clones what is committed, and runs the first recipe (create_examples.py), which makes what the
+Clones what is committed, and runs the first recipe (experiment/create_examples.py), which makes what the
 others call my_..., then the chosen ones in their order, offline. A Python block of a recipe is
 written to the file that the recipe names. Prints the seconds of every command. Ends with 1 where a
 command failed, whose output is shown. It takes as long as its commands: those of whole studies some

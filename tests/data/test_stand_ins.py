@@ -13,7 +13,7 @@ from brittle.data.tofu import write_tofu
 from support import commands
 from support.places import ROOT
 
-SCRIPT = "create_examples.py"
+SCRIPT = "experiment/create_examples.py"
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Stand-ins for what the cookbook calls my_...: small models, data and files, so that every recipe
 runs before you have a model of your own.
 
-uv run create_examples.py                    writes my_model, my_data, ... where you stand
+uv run experiment/create_examples.py         writes my_model, my_data, ... where you stand
 
 my_data is a small mini world, with texts and questions. my_model is a Llama of a million parameters
 that learned all of it, my_filtered one that never saw the forget domain, my_unlearned is my_model
@@ -25,7 +25,7 @@ from brittle.base import command, options
 from brittle.base.errors import UserError
 from brittle.base.files import missing_folders, remove_empty
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 MODELS = ("my_model", "my_filtered", "my_unlearned", "my_chat_model")
 # how long and how fast my_model is unlearned: it forgets, and its language stays
 UNLEARNING = ("--method", "npo", "--lr", "5e-4", "--steps", "60", "--batch-size", "16")
