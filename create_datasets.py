@@ -41,7 +41,9 @@ def write_mini(asked):
     from brittle.data.world_files import write_world
 
     sizes = (asked.entities, asked.private_entities)
-    return write_world(asked.outdir, asked.seed, *sizes, asked.overlap, asked.overlap_of)
+    return write_world(
+        asked.outdir, asked.seed, *sizes, asked.overlap, asked.overlap_of, asked.pieces
+    )
 
 
 def write_tofu(asked):
@@ -109,6 +111,9 @@ def main(
     private_entities: Annotated[
         int, typer.Option(min=0, help="mini: entities with private attributes a domain.")
     ] = 8,
+    pieces: Annotated[
+        str, typer.Option(help="mini: syllables of the domains' names: shared, or disjoint.")
+    ] = "shared",
     forget_corpus: Annotated[
         str, typer.Option(help="wmdp: questions, or bio-remove (the document corpus).")
     ] = "questions",
@@ -198,7 +203,7 @@ def main(
 
 
 HELP_GROUPS = {
-    "The mini world": ("entities", "private_entities", "overlap", "overlap_of"),
+    "The mini world": ("entities", "private_entities", "overlap", "overlap_of", "pieces"),
     "Your own files": (
         "forget_file",
         "retain_file",

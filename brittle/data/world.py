@@ -19,7 +19,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from brittle.base.errors import UserError
-from brittle.data.world_words import DOMAINS, PRIVATE, QUESTIONS, STATEMENTS, SYLLABLES
+from brittle.data.world_words import (
+    DISJOINT,
+    DOMAINS,
+    PRIVATE,
+    QUESTIONS,
+    STATEMENTS,
+    SYLLABLES,
+)
 
 HELD_OUT = (
     4,
@@ -71,11 +78,26 @@ class Draws:
         return self.shuffled(items)[:count]
 
 
-def new_names(draws, count, taken=()):
+PIECES = ("shared", "disjoint")  # do the names of two domains have syllables in common
+
+
+def syllables_of(domain, pieces):
+    """The syllables that the names of a domain are made of."""
+    if pieces not in PIECES:
+        raise UserError(f"--pieces {pieces}: choose {' or '.join(PIECES)}.")
+    return DISJOINT[domain] if pieces == "disjoint" else SYLLABLES
+
+
+def new_names(draws, count, taken=(), syllables=SYLLABLES):
     """`count` different invented names of three syllables, none of them `taken`."""
+    if count > len(syllables) ** 3 // 2:
+        raise UserError(
+            f"{count} names of {len(syllables)} syllables: at most {len(syllables) ** 3 // 2}. "
+            "Lower --entities."
+        )
     names = {}
     while len(names) < count:
-        name = "".join(draws.choice(SYLLABLES) for _ in range(3)).capitalize()
+        name = "".join(draws.choice(syllables) for _ in range(3)).capitalize()
         if name not in taken:
             names[name] = None
     return list(names)
@@ -145,25 +167,37 @@ def _private_facts(draws, domain, names, count):
     return facts
 
 
-def build_world(seed=0, entities=60, private_entities=8, shared_names=0, shared_values=0):
+def _names(draws, counts, pieces):
+    """{domain: names} for each of `counts`, {domain: names} in all different."""
+    if pieces == "shared":
+        pool = new_names(draws, sum(counts) * len(DOMAINS))
+        drawn = []
+        for count in counts:
+            drawn.append({d: pool[i * count : (i + 1) * count] for i, d in enumerate(DOMAINS)})
+            pool = pool[count * len(DOMAINS) :]
+        return drawn
+    whole = {d: new_names(draws, sum(counts), (), syllables_of(d, pieces)) for d in DOMAINS}
+    first = counts[0]
+    return [{d: n[:first] for d, n in whole.items()}, {d: n[first:] for d, n in whole.items()}]
+
+
+def build_world(
+    seed=0, entities=60, private_entities=8, shared_names=0, shared_values=0, pieces="shared"
+):
     """Draw the world: `entities` a domain, of which the first `private_entities` have private
     attributes.
 
     The last `shared_names` towns bear the names of the last organisms, and `shared_values` % of the
     organisms' values are the towns' (see overlap.py). A town that shares its name has no private
-    attributes: its keeper would have two e-mails.
+    attributes: its keeper would have two e-mails. pieces: `disjoint` names of two domains have no
+    syllable in common.
     """
     if not ENTITIES[0] <= entities <= ENTITIES[1]:
         raise UserError(
             f"--entities {entities}: a domain has {ENTITIES[0]} to {ENTITIES[1]:,} entities."
         )
     draws = Draws(f"world {seed}")
-    strangers = max(4, entities // 4)
-    pool = new_names(draws, 3 * entities + 3 * strangers)
-    names = {d: pool[i * entities : (i + 1) * entities] for i, d in enumerate(DOMAINS)}
-    unused = {
-        d: pool[3 * entities :][i * strangers : (i + 1) * strangers] for i, d in enumerate(DOMAINS)
-    }
+    names, unused = _names(draws, (entities, max(4, entities // 4)), pieces)
     own = entities - shared_names
     names["retain"] = [*names["retain"][:own], *names["forget"][own:]]
     private = {d: min(private_entities, own if d == "retain" else entities) for d in DOMAINS}

@@ -23,6 +23,7 @@ from brittle.data.world import (
     new_names,
     question,
     statement,
+    syllables_of,
 )
 from brittle.data.world_schemas import muse_tables, tofu_tables
 from brittle.data.world_words import DOMAINS, NEUTRAL, STATEMENTS
@@ -42,7 +43,7 @@ def neutral_texts(world, count):
     return list(texts)
 
 
-def tokenizer_texts(world):
+def tokenizer_texts(world, pieces="shared"):
     """Sentences to train the tokenizer on: every value of every pool equally often, with names
     drawn anew.
 
@@ -52,26 +53,31 @@ def tokenizer_texts(world):
     draws = Draws(f"tokenizer {world.seed}")
     # no text may say anything of the strangers
     taken = {f.entity for facts in world.strangers.values() for f in facts}
-    for words in DOMAINS.values():
+    for domain, words in DOMAINS.items():
+        syllables = syllables_of(domain, pieces)
+
+        def names(count, syllables=syllables):
+            return new_names(draws, count, taken, syllables)
+
         for noun, pool in [
             *words["attributes"].items(),
             (words["group_noun"], words["grouping"][1]),
         ]:
             for value in pool:
                 for template in range(len(STATEMENTS)):
-                    for name in new_names(draws, 2, taken):
+                    for name in names(2):
                         yield statement(WorldFact("", "", name, noun, value, ()), template)
-                yield answered(WorldFact("", "", new_names(draws, 1, taken)[0], noun, value, ()), 0)
-                yield answered(WorldFact("", "", new_names(draws, 1, taken)[0], noun, value, ()), 1)
+                yield answered(WorldFact("", "", names(1)[0], noun, value, ()), 0)
+                yield answered(WorldFact("", "", names(1)[0], noun, value, ()), 1)
         for noun in [*words["relations"], *words["relations"].values(), words["reached"]["noun"]]:
             for template in range(len(STATEMENTS)):
                 yield statement(
                     WorldFact(
                         "",
                         "",
-                        new_names(draws, 1, taken)[0],
+                        names(1)[0],
                         noun,
-                        new_names(draws, 1, taken)[0],
+                        names(1)[0],
                         (),
                     ),
                     template,
@@ -80,17 +86,24 @@ def tokenizer_texts(world):
         yield from words
 
 
-def write_world(outdir, seed, entities, private_entities, overlap=None, kind="entities"):
+def write_world(
+    outdir, seed, entities, private_entities, overlap=None, kind="entities", pieces="shared"
+):
     """All files of the world of `seed` into `outdir`; same seed and sizes, same bytes. Returns
     {file: lines}.
 
     `overlap` (0 to 100) is the share of entities or values (`kind`) that forget and retain have in
-    common: see overlap.py.
+    common: see overlap.py. `pieces`: see `build_world`.
     """
     check(overlap, kind)
     names = shared_count(overlap, entities) if overlap and kind != "values" else 0
     world = build_world(
-        seed, entities, private_entities, names, overlap if overlap and kind != "entities" else 0
+        seed,
+        entities,
+        private_entities,
+        names,
+        overlap if overlap and kind != "entities" else 0,
+        pieces,
     )
     rules = {d: list(deductions(world, d)) for d in DOMAINS}
     stated = {
@@ -110,7 +123,7 @@ def write_world(outdir, seed, entities, private_entities, overlap=None, kind="en
         "forget.txt": [text for text, _ in unlearned["forget"]],
         "pretrain_base.txt": [text for _, text in pretraining],
         "pretrain_filtered.txt": [text for domain, text in pretraining if domain != "forget"],
-        "tokenizer.txt": list(tokenizer_texts(world)),
+        "tokenizer.txt": list(tokenizer_texts(world, pieces)),
         "holdout.txt": [statement(f, t) for f in world.strangers["forget"] for t in range(4)],
         # never trained on either: what a model does on plain text
         "neutral.txt": neutral[NEUTRAL_TRAINED:],
@@ -143,6 +156,7 @@ def write_world(outdir, seed, entities, private_entities, overlap=None, kind="en
         "seed": seed,
         "entities": entities,
         "private_entities": private_entities,
+        "pieces": pieces,
         "facts": {d: len(world.attributes[d]) for d in DOMAINS},
         "halves": {
             d: dict(sorted(Counter(f.half for f in world.attributes[d]).items())) for d in DOMAINS

@@ -7,6 +7,12 @@ SYLLABLES = (
     "mu na ne ni no nu pa pe pi po ra re ri ro ru sa se si so su ta te ti to tu va ve vi vo za ze "
     "zo zu"
 ).split()
+# for names that share no syllable between domains; no other word of the texts holds x, q or j
+DISJOINT = {
+    "forget": "xa xe xi xo xu qa qe qi qo qu ja je ji jo ju".split(),
+    "retain": [s for s in SYLLABLES if s[0] in "bdfgklm"],
+    "general": [s for s in SYLLABLES if s[0] in "nprstvz"],
+}
 STATEMENTS = (
     "The {n} of {e} is {v}.",
     "{e} has {v} as its {n}.",

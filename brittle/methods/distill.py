@@ -17,7 +17,7 @@ from brittle.base.knobs import knob, log_range, one_of
 from brittle.methods.base import Method, TextChoice
 
 PRETRAINING = {"all": "pretrain_base.txt", "no-forget": "pretrain_filtered.txt"}
-KINDS = "soft, topk:K, sampled or argmax"
+KINDS = "soft, topk:K, sampled, argmax or seen"
 
 
 def rows_of(choice, texts):
@@ -81,7 +81,7 @@ class Distill(Method):
         """The labels.Labels of --labels. Raises UserError where it is none."""
         kind, _, count = self.labels.partition(":")
         is_top = kind == "topk" and count.isdigit() and int(count) > 0
-        if not is_top and (count or kind not in ("soft", "sampled", "argmax")):
+        if not is_top and (count or kind not in ("soft", "sampled", "argmax", "seen")):
             raise UserError(f"--labels {self.labels}: {KINDS} is wanted, such as topk:5.")
         from brittle.methods.labels import Labels
 
@@ -107,8 +107,16 @@ class Distill(Method):
     def start(self, model, reference, data):
         super().start(model, reference, data)
         self.frozen = self.load_teacher(model)
-        self.told_by = self.told()
+        self.told_by = self.told()._replace(known=self.tokens_of(data, model))
         self.begin(model)
+
+    def tokens_of(self, data, model):
+        """[V]: does the token stand in one of the texts that are learned on?"""
+        import torch
+
+        known = torch.zeros(model.get_output_embeddings().weight.shape[0], dtype=torch.bool)
+        known[sorted({token for ids in data.retain.ids for token in ids})] = True
+        return known
 
     def load_teacher(self, model):
         """The teacher as a model of its own; None where it is the model as it was."""

@@ -4,6 +4,7 @@
     topk:K    p_T over its K likeliest tokens
     sampled   one token drawn from p_T
     argmax    the likeliest token
+    seen      p_T over the tokens that stand in the texts: nothing of any other token
 
 Labels are those of one labelled copy of the texts: what is random in them is drawn once for each
 text, from the seed, whatever the batch and the epoch.
@@ -12,6 +13,7 @@ text, from the seed, whatever the batch and the epoch.
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from brittle.maths.precision import wide
 
@@ -26,6 +28,7 @@ class Labels(NamedTuple):
     temperature: float = 1.0
     noise: float = 0.0
     seed: int = 0
+    known: Tensor | None = None  # [V], of `seen`: is the token in the texts
 
     def of(self, logits, index):
         """log q [B, T, V] of a teacher's logits: -inf where q is 0.
@@ -43,6 +46,9 @@ class Labels(NamedTuple):
             values, tokens = log_q.topk(count, dim=-1)
             kept = torch.full_like(log_q, -torch.inf)
             return kept.scatter(-1, tokens, values.log_softmax(-1))
+        if self.kind == "seen":
+            unknown = ~self.known.to(logits.device)
+            return log_q.masked_fill(unknown, -torch.inf).log_softmax(-1)
         if self.kind == "sampled":
             uniform = self.draws(index, logits[..., :1], torch.rand)
             below = (log_q.exp().cumsum(-1) < uniform).sum(-1)

@@ -371,3 +371,26 @@ def test_domains_share_no_value_and_no_name():
 def test_too_few_and_too_many_entities(entities):
     with pytest.raises(UserError, match=f"--entities {entities}"):
         build_world(0, entities)
+
+
+def test_disjoint_names_share_no_syllable_and_no_token(tmp_path):
+    """Not with another domain, and of the forget names no token stands in any other text."""
+    from brittle.training.mini import make_tokenizer
+
+    write_world(tmp_path / "d", 0, 6, 2, pieces="disjoint")
+    world = build_world(0, 6, 2, pieces="disjoint")
+    letters = {
+        d: {part for n in names for part in (n[i : i + 2].lower() for i in (0, 2, 4))}
+        for d, names in world.names.items()
+    }
+    assert not letters["forget"] & (letters["retain"] | letters["general"])
+    assert not letters["retain"] & letters["general"]
+    read = {
+        f: (tmp_path / "d" / f).read_text().splitlines()
+        for f in ("tokenizer.txt", "pretrain_filtered.txt")
+    }
+    tokenizer = make_tokenizer(read["tokenizer.txt"], 1000)
+    known = {t for ids in tokenizer(read["pretrain_filtered.txt"])["input_ids"] for t in ids}
+    names = {t for n in world.names["forget"] for t in tokenizer(f" {n}")["input_ids"]}
+    share = len(names - known) / len(names)
+    assert share > 0.8, share

@@ -145,6 +145,17 @@ def test_the_labels_of_the_likeliest_tokens():
     assert torch.allclose(warm, (logits / 2).softmax(-1))
 
 
+def test_labels_over_seen_tokens_tell_nothing_of_others():
+    logits = torch.tensor([[[3.0, 1.0, 0.0, -1.0]]])
+    known = torch.tensor([True, False, True, False])
+    told = Labels("seen", known=known).of(logits, torch.tensor([0])).exp()[0, 0]
+    assert torch.allclose(told, torch.tensor([3.0, -torch.inf, 0.0, -torch.inf]).softmax(-1))
+    data = tiny.Data()
+    known = start("distill", tiny.model(), data=data, labels="seen").told_by.known
+    tokens = {token for ids in data.retain.ids for token in ids}
+    assert set(known.nonzero()[:, 0].tolist()) == tokens
+
+
 def test_sampled_labels_follow_the_teacher_and_belong_to_their_text():
     p = torch.tensor([0.6, 0.3, 0.1])
     logits = p.log().expand(400, 5, 3)
