@@ -117,7 +117,7 @@ class Place(NamedTuple):
         return self.home / f"mini-base__distill-{tag}" / "unlearned_model"
 
 
-class Cell(NamedTuple):
+class DistilledCell(NamedTuple):
     """One student."""
 
     place: Place
@@ -134,9 +134,9 @@ class Cell(NamedTuple):
 
 
 def cells(arms, root, worlds, inits):
-    """Every Cell of the arms, worlds and initial weights."""
+    """Every DistilledCell of the arms, worlds and initial weights."""
     return [
-        Cell(Place(root / f"w{w}-i{i}-{arm.pieces}", w, i, arm.pieces), arm, teacher)
+        DistilledCell(Place(root / f"w{w}-i{i}-{arm.pieces}", w, i, arm.pieces), arm, teacher)
         for w in worlds
         for i in inits
         for arm in arms

@@ -17,7 +17,7 @@ import numpy as np
 LIMIT = 64.0  # of |t|: knowing needs no more, and a larger one would stake all on one item
 
 
-class Scored(NamedTuple):
+class Choices(NamedTuple):
     """Items as arrays. scores: [items, most candidates] log-probabilities, 0 beyond an item's own.
     real: 1 at its own candidates. truths: [items], the index of each truth.
     """
@@ -27,13 +27,13 @@ class Scored(NamedTuple):
     truths: np.ndarray
 
 
-def scored(scores, truths):
-    """The Scored of a list of log-probabilities an item and the index of the truth in each."""
+def as_choices(scores, truths):
+    """The Choices of a list of log-probabilities an item and the index of the truth in each."""
     sizes = [len(one) for one in scores]
     table, real = np.zeros((len(sizes), max(sizes))), np.zeros((len(sizes), max(sizes)))
     for row, (one, size) in enumerate(zip(scores, sizes, strict=True)):
         table[row, :size], real[row, :size] = one, 1
-    return Scored(table, real, np.asarray(truths))
+    return Choices(table, real, np.asarray(truths))
 
 
 def told(items, sharpness):
@@ -59,7 +59,7 @@ def fit_sharpness(items):
 
 
 def leak_bits(fitted_on, measured_on):
-    """(bits I, sharpness t, [items] bits of each item) of two Scored.
+    """(bits I, sharpness t, [items] bits of each item) of two Choices.
 
     t is fitted on the first, I is the mean over the second.
     """

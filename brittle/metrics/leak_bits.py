@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from brittle.base.errors import UserError
 from brittle.data.items import entity_of, fact_of
-from brittle.maths.information import fit_sharpness, scored, told
+from brittle.maths.information import as_choices, fit_sharpness, told
 from brittle.maths.intervals import mean_of
 from brittle.metrics import mcq
 
@@ -82,7 +82,7 @@ def leak(model, tokenizer, items, seed=0):
 
     def measured(truths):
         a, b = (
-            scored([scores[k] for k in places[half]], [truths[k] for k in places[half]])
+            as_choices([scores[k] for k in places[half]], [truths[k] for k in places[half]])
             for half in "AB"
         )
         sharpness = fit_sharpness(a)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from brittle.maths.information import fit_sharpness, leak_bits, scored, told
+from brittle.maths.information import as_choices, fit_sharpness, leak_bits, told
 
 M = 12
 
@@ -17,7 +17,7 @@ def planted(c, count=400, seed=0):
     scores[np.arange(count), rng.integers(M, size=count)] = c
     p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     truths = np.array([rng.choice(M, p=row) for row in p])
-    return scored(scores, truths)
+    return as_choices(scores, truths)
 
 
 def information(c):
@@ -44,7 +44,7 @@ def test_a_planted_leak_is_measured_whatever_its_sign(c):
 def test_knowing_tells_all_bits_and_no_more(c):
     """Also knowing by avoiding: one value that is always ruled out, and always true."""
     truths = [number % M for number in range(60)]
-    items = scored([c * np.eye(M)[truth] for truth in truths], truths)
+    items = as_choices([c * np.eye(M)[truth] for truth in truths], truths)
     bits, sharpness, each = leak_bits(items, items)
     assert bits == pytest.approx(math.log2(M), abs=1e-6)
     assert each.max() <= math.log2(M) + 1e-9 and np.sign(sharpness) == np.sign(c)
@@ -54,7 +54,7 @@ def test_chance_tells_nothing():
     rng = np.random.default_rng(3)
 
     def noise():
-        return scored(rng.normal(size=(2000, M)), rng.integers(M, size=2000))
+        return as_choices(rng.normal(size=(2000, M)), rng.integers(M, size=2000))
 
     bits, sharpness, _ = leak_bits(noise(), noise())
     assert abs(bits) < 0.01 and abs(sharpness) < 0.1
@@ -69,6 +69,6 @@ def test_permuted_truths_are_the_null():
 
 def test_items_may_have_pools_of_different_sizes():
     """Each is measured against its own log2 m."""
-    items = scored([[0.0, 5.0], [1.0, 1.0, 1.0, 1.0]], [1, 2])
+    items = as_choices([[0.0, 5.0], [1.0, 1.0, 1.0, 1.0]], [1, 2])
     p = 1 / (1 + math.exp(-5))
     assert told(items, 1.0) == pytest.approx([1 + math.log2(p), 0])
