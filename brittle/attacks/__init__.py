@@ -1,7 +1,8 @@
 """The attacks, one file each, and what they share. ATTACKS lists them in the scoreboard's order.
 
 Reading order: base (the protocol), noise (a short example), material (what an attacker may read),
-meter (how an attacked model is measured), session (one model under many attacks), figures.
+meter (how an attacked model is measured), session (one model under many attacks), figures. LADDER
+lists what only a determined attacker does.
 """
 
 import importlib
@@ -24,12 +25,31 @@ ATTACKS = {
     "lens": "lens:LogitLens",
 }
 
+# The rungs of the strength ladder (experiment/ladder.py): dearer than all the attacks above, so
+# nobody runs them who does not ask. The last is no attack.
+LADDER = {
+    "strong_adamw": "strength:Rung",
+    "strong_long": "strength:Long",
+    "strong_muon": "strength:ByMuon",
+    "strong_sgd": "strength:BySGD",
+    "strong_mixed": "strength:Mixed",
+    "strong_restarts": "strength:Restarts",
+    "strong_lora": "strength:ByLora",
+    "strong_lora_again": "strength:LoraAgain",
+    "adaptive_repselect": "strength:AgainstRepSelect",
+    "adaptive_cir": "strength:AgainstCIR",
+    "adaptive_mudman": "strength:AgainstMUDMAN",
+    "restore": "restore:Restore",
+    "learn_b": "price:LearnB",
+}
+
 
 def attack_class(name):
     """The dataclass of the attack called `name`. Raises UserError for an unknown one."""
-    if name not in ATTACKS:
-        raise UserError(f"no attack {name!r}. Attacks: {', '.join(ATTACKS)}.")
-    module, _, cls = ATTACKS[name].partition(":")
+    known = {**ATTACKS, **LADDER}
+    if name not in known:
+        raise UserError(f"no attack {name!r}. Attacks: {', '.join(known)}.")
+    module, _, cls = known[name].partition(":")
     return getattr(importlib.import_module(f"brittle.attacks.{module}"), cls)
 
 

@@ -50,6 +50,8 @@ class Attack:
     """The model as it was made: what the others are compared with."""
 
     HOLDS_OUT: ClassVar[bool] = False  # does it train, and A2 choose among its variants?
+    ASKS_ALL: ClassVar[bool] = False  # is every variant asked every split, for a curve?
+    READS_B: ClassVar[bool] = False  # no attack: does it train on half B itself?
     seed: int = 0
     # how the texts of a chat model are read
     reading: Reading = field(default=DEFAULT, kw_only=True)

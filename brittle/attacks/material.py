@@ -175,6 +175,12 @@ class Material:
         self._give([i["question"] for i in items] + right_answers(items))
         return items
 
+    def half_b(self):
+        """Questions of half B, for a measurement that is no attack (brittle/attacks/price.py)."""
+        items = halves(self.data)[1]
+        self._give([i["question"] for i in items] + right_answers(items))
+        return items
+
     def retain(self):
         """Questions of the retain set."""
         items = read_items(self.data / "mcq_retain.jsonl")

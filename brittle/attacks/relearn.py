@@ -11,6 +11,8 @@ is ended (`is_over`).
 unlearn/sequential_grid.py call it with settings of their own.
 """
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,6 +44,11 @@ class FineTuning:
     lora_rank   rank of adapters on all linear modules, which train in place of the weights; 0 is
                 none
     label       what the progress bar is called; None shows none
+    optimizer   adamw, muon or sgd
+    cycles      parts of equal length, each with a cosine schedule; 1 is a constant rate
+    rounds      parts after each of which the adapters are merged, and new ones begun
+    transform   make(model, pad_id, examples) -> transforms.Transform of the gradients; None for
+                none. It leaves them with a length of 1, so plain steps of length `lr` follow.
     """
 
     lr: float
@@ -51,6 +58,31 @@ class FineTuning:
     seed: int
     lora_rank: int = 0
     label: str | None = None
+    optimizer: str = "adamw"
+    cycles: int = 1
+    rounds: int = 1
+    transform: Callable | None = None
+
+    def settings(self, steps):
+        """What training.settings.Settings holds of one round of so many steps."""
+        of_cycles = split_evenly(steps, self.cycles) if self.cycles > 1 else ()
+        values = {
+            "steps": steps,
+            "lr": self.lr,
+            "muon_lr": self.lr,
+            "batch_size": self.batch_size,
+            "schedule": "cosine" if of_cycles else "constant",
+            "stretches": of_cycles,
+            "optimizer": self.optimizer,
+            "seed": self.seed,
+        }
+        return values if self.transform is None else {**values, "optimizer": "sgd", "grad_clip": 0}
+
+
+def split_evenly(steps, parts):
+    """Lengths of so many parts of a number of steps, which differ by one at most."""
+    each, longer = divmod(steps, parts)
+    return tuple(each + (k < longer) for k in range(parts) if each + (k < longer))
 
 
 def encode_attack(model, tokenizer, rows, reading=DEFAULT):
@@ -74,43 +106,62 @@ def fine_tune(model, pad_id, examples, tuning, measure):
     The training ends where measure returns True. Adapters are taken off again at the end. Raises
     UserError where the rate breaks the model.
     """
+    from brittle.data.batches import Stream
+
+    stream = Stream(examples, pad_id, tuning.batch_size, 1, tuning.seed, model.device)
+    lengths = split_evenly(tuning.steps, tuning.rounds)
+    transform = tuning.transform(model, pad_id, examples) if tuning.transform else None
+    for k, steps in enumerate(lengths):
+        done = sum(lengths[:k])
+        adapted = (
+            add_adapters(model, tuning.lora_rank, tuning.seed + k) if tuning.lora_rank else None
+        )
+        try:
+            if one_round(model, stream, tuning, (done, steps), transform, measure):
+                return
+        finally:
+            if adapted is not None and k + 1 < len(lengths):
+                adapted.merge_and_unload()
+            elif adapted is not None:
+                adapted.unload()
+            model.eval()
+
+
+def one_round(model, stream, tuning, span, transform, measure):
+    """Train the steps of one round. Returns whether `measure` ended the training.
+
+    span: (steps done in earlier rounds, steps of this one).
+    """
     import torch
 
-    from brittle.data.batches import Stream
     from brittle.models.logprobs import nll
     from brittle.training.loop import make_accelerator, train
     from brittle.training.settings import Settings
     from brittle.training.steps import AfterStep
 
-    stream = Stream(examples, pad_id, tuning.batch_size, 1, tuning.seed, model.device)
-    settings = Settings(
-        steps=tuning.steps,
-        lr=tuning.lr,
-        batch_size=tuning.batch_size,
-        schedule="constant",
-        seed=tuning.seed,
-    )
-    adapted = add_adapters(model, tuning.lora_rank, tuning.seed) if tuning.lora_rank else None
+    done, steps = span
+    ended = []
 
     def after(step, row):
-        if step not in tuning.at:
+        if done + step not in tuning.at:
             return False
         model.eval()
-        is_last = measure(step)
+        is_last = measure(done + step)
         model.train()
-        return bool(is_last)
+        ended.append(bool(is_last))
+        return ended[-1]
 
     def terms(step, micro, progress):
-        return {"nll": nll(model, stream.batches(step)[micro])}
+        batch = stream.batches(done + step)[micro]
+        with transform.around(batch) if transform else nullcontext():
+            return {"nll": nll(model, batch)}
 
+    hooks = [*([transform] if transform else []), AfterStep(after)]
     accelerator = make_accelerator(torch.device(model.device))
     model.train()
-    try:
-        train(model, terms, settings, accelerator, hooks=[AfterStep(after)], label=tuning.label)
-    finally:
-        if adapted is not None:
-            adapted.unload()
-        model.eval()
+    settings = Settings(**tuning.settings(steps))
+    train(model, terms, settings, accelerator, hooks=hooks, label=tuning.label)
+    return any(ended)
 
 
 def is_over(merits):
@@ -129,6 +180,7 @@ class Relearn(Attack):
     """
 
     HOLDS_OUT: ClassVar[bool] = True
+    ENDS_EARLY: ClassVar[bool] = True  # does a rate end that no longer gets better (`is_over`)?
     rates: tuple | None = None
     steps: int = knob(50, "Optimizer steps at every rate.", low=1)
     at: tuple = (5, 20, 50)
@@ -141,19 +193,16 @@ class Relearn(Attack):
 
     def run(self, model, tokenizer, material, measure):
         examples = encode_attack(model, tokenizer, self.rows(material), self.reading)
-        rates = default_rates(mini=is_mini(model), lora=bool(self.lora_rank))
-        for lr in self.rates or rates:
+        for lr in self.rates or self.default_rates(model):
             self.attack(model, tokenizer, examples, lr, measure)
 
-    def attack(self, model, tokenizer, examples, lr, measure, label=None, start=None):
-        """Attack at one rate, then put the model back.
+    def default_rates(self, model):
+        """The rates where none are given."""
+        return default_rates(mini=is_mini(model), lora=bool(self.lora_rank))
 
-        start: the `meter.merit` of the model as it is, where that was measured. Returns the
-        UserError that ended the attack, or None.
-        """
-        measured = []
-        merits = [] if start is None else [start]
-        tuning = FineTuning(
+    def tuning(self, lr, label):
+        """The FineTuning at one rate."""
+        return FineTuning(
             lr=lr,
             steps=self.steps,
             at=tuple(step for step in self.at if step <= self.steps),
@@ -163,12 +212,22 @@ class Relearn(Attack):
             label=label,
         )
 
+    def attack(self, model, tokenizer, examples, lr, measure, label=None, start=None):
+        """Attack at one rate, then put the model back.
+
+        start: the `meter.merit` of the model as it is, where that was measured. Returns the
+        UserError that ended the attack, or None.
+        """
+        measured = []
+        merits = [] if start is None else [start]
+        tuning = self.tuning(lr, label)
+
         def measure_step(step):
             measured.append(step)
             reached = measure(f"lr {lr:g}, step {step}", lr=lr, step=step)
             if reached is not None:
                 merits.append(reached)
-            return is_over(merits)
+            return self.ENDS_EARLY and is_over(merits)
 
         with kept(model):
             try:

@@ -100,8 +100,10 @@ class AttackSession:
         model, tokenizer = self.model()
         material = Material(self.data, attack.seed)
         sets = sets_of(attack, self.data, self.max_items)
+        everything = everything or attack.ASKS_ALL
         meter = Meter(model, tokenizer, sets, self.batch_size, everything, self.reading)
-        attack_model(attack, meter, material, forbidden(self.data))
+        banned = {} if attack.READS_B else forbidden(self.data)
+        attack_model(attack, meter, material, banned)
         return meter, material
 
     def key(self, name, attack, described):

@@ -38,6 +38,10 @@ METHODS = {
     "distill": "distill:Distill",
     "undo": "undo:Undo",
     "oracle_match": "oracle_match:OracleMatch",
+    "repselect": "repselect:RepSelect",
+    "cir": "cir:CIR",
+    "mcu": "mcu:MCU",
+    "mudman": "mudman:MUDMAN",
 }
 CONTROLS = {"finetuned": "controls:Finetuned", "added": "controls:Added"}
 

@@ -244,6 +244,22 @@ def interval_of_intervals(values, lows, highs):
     return mean - half, mean + half
 
 
+def reached_at(points, level):
+    """The step at which the straight line between two measured points first reaches `level`.
+
+    points: [(step, value), ...], ascending. The first step where it starts there, None where it
+    never does.
+    """
+    if not points:
+        return None
+    if points[0][1] >= level:
+        return points[0][0]
+    for (a, low), (b, high) in itertools.pairwise(points):
+        if high >= level:
+            return a + (b - a) * (level - low) / (high - low)
+    return None
+
+
 def curve(points):
     """(steps to half recovery, mean recovery over the attack) of one learning rate's curve.
 
@@ -254,10 +270,8 @@ def curve(points):
     points = sorted(points)
     if not points or any(value is None for _, value in points):
         return None, None
-    half = points[0][0] if points[0][1] >= 0.5 else None
     area = 0.0
     for (a, low), (b, high) in itertools.pairwise(points):
         area += (b - a) * (low + high) / 2
-        if half is None and high >= 0.5:
-            half = a + (b - a) * (0.5 - low) / (high - low)
+    half = reached_at(points, 0.5)
     return half, area / (points[-1][0] - points[0][0]) if len(points) > 1 else None

@@ -116,6 +116,9 @@ DOWN = re.compile(
     r"(\.weight)?$"
 )
 
+# Which expert reads a token; no matrix of an MLP.
+ROUTER = re.compile(r"(^|\.)(gate|router|wg)(\.weight)?$")
+
 TOKEN_EMBEDDING = re.compile(
     r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings|tok_embeddings|tokens_embed"
     r"|input_embedding)\.weight$"

@@ -2,6 +2,7 @@
 
 from brittle.base.errors import UserError
 from brittle.models.architectures import (
+    ROUTER,
     TOWER,
     as_rows,
     context_length,
@@ -75,6 +76,22 @@ def down_projections(model, layers):
         raise UserError(
             f"no MLP down-projection found in blocks {list(layers)} of {type(model).__name__}."
         )
+    return names
+
+
+def mlp_matrices(model, layers):
+    """Names of all matrices of the MLPs in the given blocks, stacked experts included.
+
+    Raises UserError where there is none.
+    """
+    names = [
+        name
+        for name, p in model.named_parameters()
+        if layer_of(name) in layers and group_of(name) == "mlp"
+        if is_matrix(p.shape, name) and not ROUTER.search(name)
+    ]
+    if not names:
+        raise UserError(f"no MLP matrix found in blocks {list(layers)} of {type(model).__name__}.")
     return names
 
 

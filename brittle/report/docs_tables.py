@@ -350,11 +350,25 @@ def attacks_table():
 
     Where a module holds several attacks, it is that of the class's docstring.
     """
-    from brittle.attacks import ATTACKS, attack_class
+    from brittle.attacks import ATTACKS
 
-    modules = [place.partition(":")[0] for place in ATTACKS.values()]
+    return _table_of_attacks(ATTACKS)
+
+
+def ladder_table():
+    """Every rung of the strength ladder, as `attacks_table`."""
+    from brittle.attacks import LADDER
+
+    return _table_of_attacks(LADDER)
+
+
+def _table_of_attacks(places):
+    """places: {name: module:class}."""
+    from brittle.attacks import attack_class
+
+    modules = [place.partition(":")[0] for place in places.values()]
     rows = []
-    for name, place in ATTACKS.items():
+    for name, place in places.items():
         module = place.partition(":")[0]
         attack = attack_class(name)
         alone = modules.count(module) == 1 and module != "base"
@@ -434,6 +448,7 @@ TABLES = {
     "methods": methods_table,
     "scoreboard": scoreboard_table,
     "attacks": attacks_table,
+    "ladder": ladder_table,
     "bases": bases_table,
     "sequential log": sequential_log_table,
     "sequential findings": sequential_findings_table,

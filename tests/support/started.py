@@ -17,6 +17,11 @@ SMALL = {
     "attack_every": 2,
     "attack_lr": "0.01",
     "layers": "2:0:1",
+    "adversary_steps": 1,
+    "retain_layer": 1,
+    "activation_components": 2,
+    "gradient_components": 2,
+    "representation_components": 2,
 }
 
 

@@ -248,6 +248,8 @@ SMALL = {
     # the model itself teaches
     "distill": ["--teacher="],
     "undo": ["--teacher=", "--rule", "lowest forget where retain >= 0 and general >= 0"],
+    "cir": ["--layer-id", "0", "--retain-layer", "1"],
+    "mcu": ["--layer-id", "0", "--retain-layer", "1"],
 }
 
 
@@ -278,7 +280,7 @@ def test_unlearn_writes_model_card_history_and_record(method, family, brief, tmp
     assert (
         rows[0].count("step")
         and "grad_norm" in rows[0]
-        and len(rows) == (13 if method == "negmerge" else 5)
+        and len(rows) == {"negmerge": 13, "repselect": 6}.get(method, 5)
     )
 
 
