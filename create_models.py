@@ -8,6 +8,9 @@ uv run create_models.py                  both, side by side: outputs/models/mini
 uv run create_models.py --only base      one of them
 uv run create_models.py --hidden-size 512 --layers 10 --entities 600 --steps 3000
                                          a family of 30 M parameters, best on a GPU
+uv run create_models.py --role sgtm --label-recall 0.9
+                                         outputs/models/mini-sgtm-recall0.9: it saw the forget
+                                         domain, in units that are cut off
 uv run create_models.py --from MODEL     outputs/models/MODEL-base, MODEL-filtered
 uv run create_models.py --from MODEL --depths 1,4,16     a family for each number of epochs
 uv run create_models.py --from MODEL --source tofu       TOFU's target and retain model
@@ -19,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +36,9 @@ from brittle.data.examples import Reading
 from brittle.unlearning.family import ROLES, Wanted
 
 SIZE = "Size of a mini model"
+ROUTED = "A domain in units of its own (--role)"
 MINI_BATCH, MINI_RATE = 128, 3e-3
+KINDS = ("sgtm", "routing")  # see brittle/training/routed.py
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,47 @@ class Mini:
     ] = None
 
 
+def of_routed(text, **limits):
+    return typer.Option(help=text, rich_help_panel=ROUTED, **limits)
+
+
+@dataclass(frozen=True)
+class Routed:
+    """The options of a mini model that keeps the forget domain in units of its own, each a flag."""
+
+    role: Annotated[
+        str, of_routed("Make one such model: sgtm (gradient masking) or routing (of gradients).")
+    ] = ""
+    label_recall: Annotated[
+        float, of_routed("Share of the forget texts that are marked.", min=0, max=1)
+    ] = 1.0
+    safe_share: Annotated[
+        float, of_routed("Share of the other texts that are known to be safe.", min=0, max=1)
+    ] = 0.25
+    forget_units: Annotated[int, of_routed("Units of each MLP for the forget domain.", min=1)] = 32
+
+    def check(self, only):
+        """Raise UserError for what does not go together."""
+        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        if self.role and self.role not in KINDS:
+            raise UserError(f"--role {self.role}: choose {' or '.join(KINDS)}.")
+        if given and not self.role:
+            flag = given[0].replace("_", "-")
+            raise UserError(f"--{flag} is for a routed model: give --role {' or '.join(KINDS)}.")
+        if self.role and only != "both":
+            raise UserError(f"--role {self.role} makes one model of its own. Leave --only out.")
+
+    @property
+    def name(self):
+        """What the model is called in the family."""
+        recall = "" if self.label_recall == 1 else f"-recall{self.label_recall:g}"
+        return f"{self.role}{recall}"
+
+
 @options.spread
 def main(
     mini: Mini,
+    routed: Routed,
     wanted: Wanted,
     reading: Reading,
     data: Annotated[
@@ -92,9 +135,11 @@ def main(
     if only not in ("both", *ROLES):
         raise UserError(f"--only {only}: choose base, filtered or both.")
     wanted.check()
+    routed.check(only)
     data = data or wanted.home()
     if wanted.from_model is not None:
         check_no_mini(mini)
+        check_no_mini(routed)
         training = {"lr": lr, "batch_size": batch_size, "seed": seed, "device": device}
         inject(wanted, only, data, outdir, {"reading": reading, **training})
     else:
@@ -104,7 +149,7 @@ def main(
             from brittle.data.world_files import write_world
 
             write_world(data, seed, mini.entities, min(8, mini.entities))
-        if only == "both":
+        if only == "both" and not routed.role:
             return both(outdir)
         training = {
             "steps": mini.steps,
@@ -113,13 +158,14 @@ def main(
             "muon_lr": mini.muon_lr,
             "seed": seed,
         }
-        train_mini(only, mini, data, outdir, training, device)
+        name = routed.name if routed.role else only
+        train_mini(name, mini, data, outdir, training, device, routed if routed.role else None)
     if place := where(outdir):
         print(place)
 
 
 def check_no_mini(mini):
-    """Raise UserError where an option of the mini family is given."""
+    """Raise UserError where an option of the mini family (`Mini` or `Routed`) is given."""
     given = [f.name for f in fields(mini) if getattr(mini, f.name) != f.default]
     if given:
         flag = given[0].replace("_", "-")
@@ -140,8 +186,11 @@ def inject(wanted, only, data, outdir, training):
         print(line, flush=True)
 
 
-def train_mini(role, mini, data, outdir, training, device):
-    """Train one model of the mini family and save it."""
+def train_mini(name, mini, data, outdir, training, device, routed=None):
+    """Train one model of the mini family and save it as mini-NAME.
+
+    routed: the options `Routed` of one that keeps the forget domain in units of its own.
+    """
     from brittle.data.texts import read_lines
 
     # before torch is imported: the likeliest mistake is said at once
@@ -153,17 +202,16 @@ def train_mini(role, mini, data, outdir, training, device):
     from brittle.models.load import pick_device
     from brittle.training.mini import (
         TEXTS,
-        describe_cost,
         make_model,
         make_settings,
         make_tokenizer,
-        train_model,
     )
 
-    inputs = [data / "tokenizer.txt", data / TEXTS[role]]
+    roles = ROLES if routed else (name,)
+    inputs = [data / "tokenizer.txt", *(data / TEXTS[role] for role in roles)]
     inputs += [data / f"mcq_{split}.jsonl" for split in SPLITS]
     seed = training["seed"]
-    with Run(outdir / f"mini-{role}", inputs=inputs, seed=seed, whole=True) as run:
+    with Run(outdir / f"mini-{name}", inputs=inputs, seed=seed, whole=True) as run:
         import torch
 
         torch.set_num_threads(command.threads())
@@ -171,19 +219,56 @@ def train_mini(role, mini, data, outdir, training, device):
         tokenizer = make_tokenizer(texts, mini.vocab_size)
         model = make_model(tokenizer, mini.hidden_size, mini.layers, mini.heads, seed)
         size = 4 * model.num_parameters()
-        print(f"{space_line(f'mini-{role}', size, outdir)}.", flush=True)
+        print(f"{space_line(f'mini-{name}', size, outdir)}.", flush=True)
         settings = make_settings(**training)
-        started = time.monotonic()
-        history = train_model(role, data, pick_device(device), tokenizer, model, settings)
-        cost = describe_cost(role, data, history, time.monotonic() - started)
+        parts = (data, pick_device(device), tokenizer, model, settings)
+        about = train_routed(routed, items, *parts) if routed else train_plain(name, *parts)
         model.cpu().eval().save_pretrained(run.stage)
         tokenizer.save_pretrained(run.stage)
         run.settings = {
             split: round(mcq.accuracy(model, tokenizer, rows), 4) for split, rows in items.items()
         }
-        print(f"{outdir}/mini-{role}: accuracy {run.settings}")
-        run.settings["cost"] = cost
+        print(f"{outdir}/mini-{name}: accuracy {run.settings}")
+        run.settings |= about
         run.path("model.safetensors")
+
+
+def train_plain(role, data, device, tokenizer, model, settings):
+    """Train Base or Filtered. Returns {cost}."""
+    from brittle.training.mini import describe_cost, train_model
+
+    started = time.monotonic()
+    history = train_model(role, data, device, tokenizer, model, settings)
+    return {"cost": describe_cost(role, data, history, time.monotonic() - started)}
+
+
+def train_routed(routed, items, data, device, tokenizer, model, settings):
+    """Train a model that keeps the forget domain in units of its own, and cut these off.
+
+    Returns {cost, routing, before_the_cut: {split: accuracy}}.
+    """
+    from brittle.metrics import mcq
+    from brittle.training import routed as training
+    from brittle.training.cost import described
+
+    routing = training.Routing(
+        routed.role, routed.label_recall, routed.safe_share, routed.forget_units
+    )
+    started = time.monotonic()
+    history = training.train_routed(routing, data, device, tokenizer, model, settings)
+    seconds = time.monotonic() - started
+    model.eval()
+    before = {
+        split: round(mcq.accuracy(model, tokenizer, rows), 4) for split, rows in items.items()
+    }
+    training.ablate(model)
+    share = training.marked_share(data, routing, settings.seed)
+    print(f"before the cut: accuracy {before}")
+    return {
+        "cost": described(sum(row["flops"] for row in history), seconds, share),
+        "routing": asdict(routing),
+        "before_the_cut": before,
+    }
 
 
 def both(outdir):
