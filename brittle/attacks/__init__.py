@@ -15,6 +15,7 @@ ATTACKS = {
     "relearn": "relearn:Relearn",
     "relearn_lora": "relearn:RelearnLora",
     "relearn_benign": "relearn:RelearnBenign",
+    "distill": "distill:DistilledStudent",
     "quantize": "quantize:Quantize",
     "prune": "prune:Prune",
     "noise": "noise:Noise",

@@ -24,6 +24,7 @@ from brittle.attacks import (
     relearn,
     soft_prompt,
 )
+from brittle.attacks.distill import DistilledStudent
 from brittle.attacks.figures import curves
 from brittle.attacks.material import (
     Material,
@@ -44,6 +45,7 @@ from brittle.data.items import read_splits
 from brittle.maths.intervals import share
 from brittle.metrics import mcq
 from brittle.metrics.mcq import Outcome
+from brittle.models import initial
 from brittle.models.blocks import block_count, blocks
 from brittle.models.load import load_model, load_tokenizer
 from brittle.models.quantize import quantize as plain_quantize
@@ -54,6 +56,7 @@ SMALL = {
     "relearn": Relearn(rates=(1e-3,), steps=2, at=(1, 2), batch_size=4),
     "relearn_lora": RelearnLora(0, (1e-2,), 2, (2,), 4, 2),
     "relearn_benign": RelearnBenign(0, (1e-3,), 1, (1,), 4),
+    "distill": DistilledStudent(0, (1e-3,), 1, (1,), 4, learn_steps=2, learn_batch=4),
     "quantize": quantize.Quantize(bits=(4,), group=("row", "8")),
     "prune": prune.Prune(ratio=(0.3,), texts=8),
     "noise": noise.Noise(scale=(0.3,)),
@@ -659,3 +662,23 @@ def test_the_figure_shows_each_split_at_its_own_values():
         assert list(lines["half A"].get_ydata()) == [0.6, 0.9]
         assert list(lines["half B, held out"].get_ydata()) == [0.5, 0.8]
         assert list(lines["half A"].get_xdata()) == [0, 1] and not len(lines["retain"].get_ydata())
+
+
+def test_a_student_of_no_steps_knows_nothing_and_one_of_many_its_teacher(loaded, data):
+    """It starts from weights of its own, and comes nearer to the model's predictions."""
+    model, tokenizer = loaded
+    ids = [tokenizer(text)["input_ids"] for text in ("the town of Bada", "a market day")]
+    attack = DistilledStudent(learn_steps=40, learn_batch=2)
+    batch = pad(ids, tokenizer.pad_token_id)
+
+    def distance(student):
+        with torch.no_grad():
+            told, now = (m(**batch).logits.log_softmax(-1) for m in (model, student))
+        return float((told.exp() * (told - now)).sum(-1).mean())
+
+    before = initial.fresh(model, 0)
+    assert not torch.equal(
+        before.get_input_embeddings().weight, model.get_input_embeddings().weight
+    )
+    student = attack.distill(model, tokenizer.pad_token_id, ids)
+    assert distance(student) < 0.5 * distance(before)
