@@ -20,6 +20,7 @@ ladder.png below --root. Cells are kept in <root>/<model>/ladder/<rung>, so what
 again. --jobs runs so many side by side, on a GPU too: small models share a card.
 """
 
+import os
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -85,7 +86,7 @@ def tasks(models, root, names, arguments):
     from brittle.pipeline.steps import Task
 
     planned = {}
-    for rung in sorted(names, key=lambda name: name != "strong_long"):
+    for rung in sorted(names, key=lambda name: not name.startswith("strong_long")):
         for name, model in models.items():
             outdir = Path(root) / model_name(model) / "ladder" / rung
             call = [SCRIPT, "--model", model, "--outdir", str(outdir), "--attacks", rung]
@@ -352,6 +353,9 @@ def main(
     arguments += ["--device", device] if device != "auto" else []
     planned = tasks(models, root, names, arguments)
     accepts = {"accept_older_code": accept_older_code}
+    if any("lora" in name for name in names) and not dry_run:
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as in runner.preload
+        import peft  # noqa: F401  (once here, not once in every child)
     status = runner.run(
         list(planned.values()), root, force=force, dry_run=dry_run, jobs=jobs, **accepts
     )

@@ -30,7 +30,8 @@ ATTACKS = {
 # nobody runs them who does not ask. The last is no attack.
 LADDER = {
     "strong_adamw": "strength:Rung",
-    "strong_long": "strength:Long",
+    "strong_long_low": "strength:LongLow",
+    "strong_long_high": "strength:LongHigh",
     "strong_muon": "strength:ByMuon",
     "strong_sgd": "strength:BySGD",
     "strong_mixed": "strength:Mixed",

@@ -17,6 +17,8 @@ from brittle.base.knobs import knob
 # of the mini family; a tenth for any other model
 RATES = {
     "adamw": (1e-5, 1e-4, 1e-3, 1e-2),
+    "low": (1e-5, 1e-4),
+    "high": (1e-3, 1e-2),
     "muon": (3e-5, 3e-4, 3e-3, 3e-2),
     "sgd": (1e-3, 1e-2, 1e-1, 1.0),
     "lora": (1e-4, 1e-3, 1e-2, 1e-1),
@@ -80,11 +82,19 @@ class Rung(Relearn):
 
 
 @dataclass
-class Long(Rung):
-    """All weights by AdamW: up to 5,000 steps."""
+class LongLow(Rung):
+    """All weights by AdamW, up to 5,000 steps: the lower two rates."""
 
+    RATES_OF: ClassVar[str] = "low"
     steps: int = knob(LONG[-1], "Optimizer steps at every rate.", low=1)
     at: tuple = LONG
+
+
+@dataclass
+class LongHigh(LongLow):
+    """All weights by AdamW, up to 5,000 steps: the higher two rates."""
+
+    RATES_OF: ClassVar[str] = "high"
 
 
 @dataclass

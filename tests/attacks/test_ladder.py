@@ -37,7 +37,7 @@ def loaded(family):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in LADDER if name not in ("strong_long", "learn_b")]
+    "name", [name for name in LADDER if "strong_long" not in name and name != "learn_b"]
 )
 def test_every_rung_measures_puts_the_model_back_and_never_reads_half_b(name, loaded, data):
     model, tokenizer = loaded
@@ -57,14 +57,17 @@ def test_every_rung_measures_puts_the_model_back_and_never_reads_half_b(name, lo
 
 def test_rungs_differ_in_what_they_say():
     of = {name: attack_class(name)() for name in LADDER}
-    assert of["strong_long"].at[-1] == of["strong_long"].steps == 5000
+    for name in ("strong_long_low", "strong_long_high"):
+        assert of[name].at[-1] == of[name].steps == 5000
     assert [of[f"strong_{name}"].optimizer for name in ("adamw", "muon", "sgd")] == [
         "adamw",
         "muon",
         "sgd",
     ]
-    for rates in strength.RATES.values():
-        assert rates[-1] / rates[0] == pytest.approx(1000)
+    together = {**strength.RATES, "low": strength.RATES["low"] + strength.RATES["high"]}
+    assert together["low"] == together["adamw"]
+    for name in set(together) - {"high"}:
+        assert together[name][-1] / together[name][0] == pytest.approx(1000)
     other = SimpleNamespace(config=SimpleNamespace(family=""))
     assert of["strong_adamw"].default_rates(other) == (1e-6, 1e-5, 1e-4, 1e-3)
     assert not set(LADDER) & set(ATTACKS)
