@@ -9,6 +9,7 @@ torch and transformers cold would cost.
 import contextlib
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -35,6 +36,7 @@ if sys.dont_write_bytecode:
 
 import pytest  # noqa: E402
 
+from support.made_once import made_once  # noqa: E402
 from support.places import ROOT  # noqa: E402
 from support.processes import Child, run_script  # noqa: E402
 
@@ -147,20 +149,6 @@ def chatting(brief, tmp_path_factory):
     return SimpleNamespace(model=str(home / "chat"), data=home / "data")
 
 
-def made_once(name, tmp_path_factory, make):
-    """The folder `base` that make(folder) fills: the first test process makes it for all."""
-    place = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        place = place.parent  # that of all test processes of this run
-    place = place / name
-    if not place.exists():
-        made = tmp_path_factory.mktemp("made")
-        make(made / "base")
-        with contextlib.suppress(OSError):  # another process was first
-            made.rename(place)
-    return place / "base"
-
-
 def learn_by_heart(start, data, folder):
     """Train the model in the folder `start` on the answered questions of `data`, for `folder`."""
     import torch
@@ -177,9 +165,11 @@ def learn_by_heart(start, data, folder):
         for line in read_lines(data / f"{s}.txt")
         if "Answer:" in line
     ]
-    batch = pad(tokenizer(lines)["input_ids"], tokenizer.pad_token_id)
+    ids = sorted(tokenizer(lines)["input_ids"], key=len)
+    size = math.ceil(len(ids) / 4)
+    batches = [pad(ids[at : at + size], tokenizer.pad_token_id) for at in range(0, len(ids), size)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(60):
+    for batch in batches * 30:
         optimizer.zero_grad()
         nll(model, batch).backward()
         optimizer.step()

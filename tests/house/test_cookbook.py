@@ -24,7 +24,7 @@ from support.places import ROOT
 SMALLER = {
     "unlearn/unlearn.py": ["--steps", "2"],
     "create_models.py": ["--epochs", "1", "--batch-size", "32"],
-    "unlearn/search.py": ["--trials", "2", "--max-items", "12"],
+    "unlearn/search.py": ["--trials", "1", "--max-items", "12"],
     "experiment/pipeline.py": ["--dry-run"],
     "eval/attack.py": ["--max-items", "8"],
     "experiment/scoreboard.py": ["--max-items", "8"],

@@ -21,6 +21,7 @@ from brittle.base.knobs import knobs as knobs_of
 from brittle.methods import METHODS, method_class
 from brittle.methods.wrappers import Wrappers
 from brittle.pipeline import steps
+from support.made_once import made_once
 from support.places import ROOT
 
 FOLDERS = ("experiment", "eval", "unlearn", "hooks")
@@ -159,15 +160,20 @@ METHODS_ASKED = ("npo", "sequential", "ga_simple", "nonsense")
 
 
 @pytest.fixture(scope="module")
-def helps():
+def helps(tmp_path_factory):
     """{command: (exit status, text, heavy modules that were loaded)} of every script's --help, and
     of that of some methods, in processes without them.
     """
+    written = made_once("helps", tmp_path_factory, write_helps)
+    return {row[0]: row[1:] for row in map(json.loads, written.read_text("utf-8").splitlines())}
+
+
+def write_helps(file):
     commands = [*map(name, SCRIPTS), *(OF_A_METHOD + method for method in METHODS_ASKED)]
     environment = {**os.environ, "COLUMNS": "200", "TERM": "dumb"}
     command = [sys.executable, "-c", HELP, json.dumps([commands, sorted(HEAVY)])]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    return {row[0]: row[1:] for row in map(json.loads, run.stdout.splitlines())}
+    file.write_text(run.stdout, encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name)

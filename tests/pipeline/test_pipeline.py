@@ -332,14 +332,16 @@ ARGUMENTS = {
     "unlearn/unlearn.py": "--steps 4 --batch-size 4 --layer-id 1 --lat-layer 0",
     "eval/tamper.py": "--steps 4 --eval-at 2 --lr 1e-3 --max-items 10",
 }
-LESS = {
-    "max_samples": 24,
-    "train_steps": 4,
-    "num_perturbations": 1,
-    "iterations": 1,
-    "limit": 20,
-    "points": 3,
-}  # where it is read
+LESS = {  # {parameter of a script: arguments where it is read}
+    "max_samples": "--max-samples 16",
+    "max_questions": "--max-questions 24",
+    "folds": "--folds 2",
+    "train_steps": "--train-steps 4",
+    "perturbations": "--num-perturbations 2",
+    "iterations": "--iterations 1",
+    "limit": "--limit 20",
+    "points": "--points 3",
+}
 
 
 def preset(place, **changes):
@@ -364,13 +366,14 @@ def preset(place, **changes):
 
 def less_work():
     """{script: arguments} for every other script, of those of LESS that its `main` has."""
-    made = {}
+    chosen, unread = {}, set(LESS)
     for script in {row["script"] for row in steps.read_steps()} - set(ARGUMENTS):
         main = (ROOT / script).read_text().partition("\ndef main(")[2]
-        made[script] = " ".join(
-            f"--{k.replace('_', '-')} {v}" for k, v in LESS.items() if f"\n    {k}: " in main
-        )
-    return dict(sorted(made.items()))
+        read = {name for name in LESS if f"\n    {name}: " in main}
+        chosen[script] = " ".join(LESS[name] for name in LESS if name in read)
+        unread -= read
+    assert not unread  # a parameter that was renamed would be at its default
+    return dict(sorted(chosen.items()))
 
 
 def pipeline(place, log, *more, **environment):
