@@ -35,6 +35,8 @@ METHODS = {
     "wt_dist_reg": "wt_dist_reg:WtDistReg",
     "task_vector": "task_vector:TaskVector",
     "negmerge": "negmerge:NegMerge",
+    "repair": "repair:Repair",
+    "sam": "sam:SAM",
     "distill": "distill:Distill",
     "undo": "undo:Undo",
     "oracle_match": "oracle_match:OracleMatch",

@@ -42,11 +42,11 @@ class NPO(WithRetain):
         super().start(model, reference, data)
         self.before = by_example(self.logprobs, data.forget, model.device)
 
-    def losses(self, forget, retain, progress):
+    def forget_term(self, forget):
         import torch.nn.functional as F
 
         log_ratio = self.logprobs(forget) - self.before[forget.index].to(self.model.device)  # [B]
-        return {
-            "forget": -(2 / self.beta) * F.logsigmoid(-self.beta * log_ratio).mean(),
-            "retain": self.retain_term(retain),
-        }
+        return -(2 / self.beta) * F.logsigmoid(-self.beta * log_ratio).mean()
+
+    def losses(self, forget, retain, progress):
+        return {"forget": self.forget_term(forget), "retain": self.retain_term(retain)}
