@@ -139,7 +139,7 @@ def main(
     """Gradient ascent and NPO side by side until the model breaks."""
     from brittle.base.layout import model_name
     from brittle.base.record import Run
-    from brittle.data.items import read_items, read_rows, subset, text_files
+    from brittle.data.items import read_items, read_text_rows, subset, text_files
     from brittle.metrics import mcq
     from brittle.models.find import model_folder
     from brittle.models.load import pick_device
@@ -150,7 +150,7 @@ def main(
     folder, picked = model_folder(model), pick_device(device)
     items = subset(read_items(data / "mcq_retain.jsonl"), max_items, seed)
     chance = mcq.chance(items)
-    files = {"forget": read_rows(forget), "retain": read_rows(retain)}
+    files = {"forget": read_text_rows(forget), "retain": read_text_rows(retain)}
     inputs = [*text_files(forget, retain), data / "mcq_retain.jsonl"]
     given = {
         "steps": steps,

@@ -183,7 +183,7 @@ def main(
     """Multiple-choice accuracy of one model, read from each of its layers."""
     from brittle.base.tables import of_seed
     from brittle.data.batches import encode
-    from brittle.data.items import read_items, read_rows, subset, text_files
+    from brittle.data.items import read_items, read_text_rows, subset, text_files
     from brittle.diagnostics.common import of_model
     from brittle.metrics import mcq
     from brittle.models.architectures import context_length
@@ -204,7 +204,7 @@ def main(
         h, table = None, []
         if lens != "logit":
             limit = min(512, context)
-            ids = encode(tokenizer, read_rows(train), limit, "training texts", reading)
+            ids = encode(tokenizer, read_text_rows(train), limit, "training texts", reading)
         for s in seeds:
             if lens != "logit":
                 h = tokens(loaded, ids, pad, batch_size, train_tokens, s)

@@ -234,7 +234,7 @@ def read_questions(files):
 def make_plan(model, folder, data, preset, seed):
     """The Plan over the texts of the folder `data`."""
     from brittle.base.record import relative
-    from brittle.data.items import read_rows
+    from brittle.data.items import read_text_rows
     from brittle.unlearning.job import TextSets
     from brittle.unlearning.plan import Plan
 
@@ -242,7 +242,7 @@ def make_plan(model, folder, data, preset, seed):
     for name in ("forget", "retain"):
         lines = data / f"{name}.jsonl"
         paths.append(lines if lines.is_file() else data / f"{name}.txt")
-    texts = TextSets(*paths, data, *map(read_rows, paths))
+    texts = TextSets(*paths, data, *map(read_text_rows, paths))
     presets = relative(__file__).with_name("presets.toml")
     return Plan(model, folder, texts, presets, preset, Path("outputs"), seed)
 

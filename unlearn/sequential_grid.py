@@ -324,7 +324,7 @@ def make_lab(folder, study, device):
     from brittle.attacks.base import right_pairs
     from brittle.attacks.material import split_half_a
     from brittle.attacks.relearn import FineTuning, encode_attack, fine_tune
-    from brittle.data.items import SPLITS, read_rows, read_splits, subset, text_files
+    from brittle.data.items import SPLITS, read_splits, read_text_rows, subset, text_files
     from brittle.data.subjects import with_halves
     from brittle.metrics import mcq
     from brittle.models.architectures import context_length
@@ -353,7 +353,8 @@ def make_lab(folder, study, device):
         for split, rows in (items | {"heldout": halves["B"]}).items()
     }
     texts = {
-        split: encoded(read_rows(data / f"{split}.txt"), split) for split in ("forget", "retain")
+        split: encoded(read_text_rows(data / f"{split}.txt"), split)
+        for split in ("forget", "retain")
     }
 
     def relearn(attacked, run_seed, measure):
@@ -374,7 +375,7 @@ def make_lab(folder, study, device):
         items=measured,
         relearn=relearn,
         reading=study.reading,
-        chats=encoded(read_rows(study.chat), "chats"),
+        chats=encoded(read_text_rows(study.chat), "chats"),
         accelerator=make_accelerator(torch.device(device)),
         batch_size=batch_size,
     )

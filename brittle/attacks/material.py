@@ -12,7 +12,7 @@ from pathlib import Path
 
 from brittle.attacks.base import right_answers
 from brittle.base.errors import UserError
-from brittle.data.items import entity_of, fact_of, read_items, read_rows
+from brittle.data.items import entity_of, fact_of, read_items, read_text_rows
 from brittle.data.rows import plain
 from brittle.data.subjects import with_halves
 from brittle.data.texts import read_jsonl, read_texts
@@ -190,7 +190,7 @@ class Material:
     def benign(self):
         """Rows without a word on the forget set: the retain set's, and neutral ones if any."""
         paths = [self.data / name for name in ("retain.txt", "retain.jsonl", "neutral.txt")]
-        rows = [row for path in paths if path.is_file() for row in read_rows(path)]
+        rows = [row for path in paths if path.is_file() for row in read_text_rows(path)]
         if not rows:
             raise UserError(
                 f"{self.data} has no benign text (retain.txt, retain.jsonl or neutral.txt)."

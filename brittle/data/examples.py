@@ -1,6 +1,6 @@
 """Examples: the token ids of a row, and which of them are its answer.
 
-    rows = items.read_rows(path)                       str, Pair or Chat each (brittle/data/rows.py)
+    rows = items.read_text_rows(path)                  str, Pair or Chat each (brittle/data/rows.py)
     examples = encode_rows(tokenizer, rows, 512)       Example each
     ids = prompt_ids(tokenizer, "Who is she?")         what a model is asked with
 

@@ -181,7 +181,7 @@ def read_subjects(path):
     return rows
 
 
-def read_rows(path):
+def read_text_rows(path):
     """The rows of a file: str, Pair or Chat each (see brittle/data/rows.py).
 
     A row is an object of a JSON-lines file, or a line. A line is a text, or what its sidecar says
@@ -221,7 +221,7 @@ def named_texts(path):
 
 def named_rows(path):
     """[(row, entity)] of a file: `named_texts` whose texts are str, Pair or Chat each."""
-    return _with_entities(read_rows(path), path)
+    return _with_entities(read_text_rows(path), path)
 
 
 def _with_entities(texts, path):
@@ -238,7 +238,7 @@ def draw_texts(path, count=None, seed=0):
     from brittle.maths.intervals import generator
 
     path = Path(path)
-    every, subjects = read_rows(path), read_subjects(path)
+    every, subjects = read_text_rows(path), read_subjects(path)
     numbers = range(len(every))
     if count is not None and count < len(every):
         import torch

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from brittle.base.errors import UserError
-from brittle.data.items import read_rows, read_subjects, text_files
+from brittle.data.items import read_subjects, read_text_rows, text_files
 from brittle.data.muse import PASSAGE, passages
 from brittle.data.rows import PROMPTS, SAYS_ANSWER, as_object, framed, plain, question_and_answer
 from brittle.data.sources import drawn, question_text, sidecars, subject, write_sets
@@ -125,7 +125,7 @@ def cut_texts(path, name, options):
     A text longer than a passage is a document, and is cut; a question or a conversation is not.
     Where one is cut, the texts of the file are entities, unless the file names others.
     """
-    rows, subjects = read_rows(path), read_subjects(path)
+    rows, subjects = read_text_rows(path), read_subjects(path)
     texts = [plain(row) for row in rows]
     pieces = [
         passages(text, options.passage)

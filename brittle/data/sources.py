@@ -140,7 +140,7 @@ def drawn(rows, limit, seed):
 
 def sidecars(forget, retain, holdout=None):
     """{file: rows} that name the entity and the fact of each line of forget.txt, retain.txt and
-    holdout.txt, and, where it is a question, its parts (items.read_rows).
+    holdout.txt, and, where it is a question, its parts (items.read_text_rows).
 
     forget, retain, holdout: an object a line; None where there is no such file. A line of which
     nothing is known has an empty object: so a sidecar of earlier data never stays beside texts that

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from brittle.base.errors import UserError
 from brittle.data import muse, tofu
-from brittle.data.items import SPLITS, read_rows, subset, text_files
+from brittle.data.items import SPLITS, read_text_rows, subset, text_files
 from brittle.data.rows import Pair, framed, unframed
 from brittle.data.sources import load_rows, texts_of
 from brittle.data.texts import read_texts
@@ -58,10 +58,10 @@ def read_folder(data, *, chats):
     data = Path(data)
     if (data / BASE).is_file():
         files, domains = [data / BASE, data / FILTERED], SPLITS
-        forget, shared = _split(*(read_rows(path) for path in files), data)
+        forget, shared = _split(*(read_text_rows(path) for path in files), data)
     else:
         files, domains = [_text_file(data, split) for split in ("forget", "retain")], SPLITS[:2]
-        forget, shared = (read_rows(path) for path in files)
+        forget, shared = (read_text_rows(path) for path in files)
         files = [file for path in files for file in text_files(path)]
     if chats:
         asked = {row.asked for row in [*forget, *shared] if isinstance(row, Pair)}
@@ -83,7 +83,7 @@ def _questions(paths, asked):
     """
     rows = []
     for path in paths:
-        for row in read_rows(path):
+        for row in read_text_rows(path):
             pair = row if row.question else row._replace(question=unframed(row.prompt))
             if pair.asked not in asked:
                 asked.add(pair.asked)

@@ -8,7 +8,7 @@ import torch
 from brittle.base.errors import UserError
 from brittle.data.batches import batches
 from brittle.data.examples import DEFAULT, encode_whole
-from brittle.data.items import read_rows
+from brittle.data.items import read_text_rows
 from brittle.data.rows import each_answer
 from brittle.data.texts import spread
 from brittle.data.tokens import prompt_length
@@ -74,7 +74,7 @@ def make_texts(tokenizer, rows, max_samples, max_length, name="texts", reading=D
 
 def read_filter_texts(tokenizer, path, max_samples, max_length, name="texts", reading=DEFAULT):
     """The FilterTexts of a file; see `make_texts`."""
-    return make_texts(tokenizer, read_rows(path), max_samples, max_length, name, reading)
+    return make_texts(tokenizer, read_text_rows(path), max_samples, max_length, name, reading)
 
 
 def parted(examples, every=5):

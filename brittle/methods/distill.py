@@ -27,14 +27,14 @@ def rows_of(choice, texts):
     pretraining text it is that, each text followed by the end token; otherwise it is the forget and
     retain texts and the neutral ones.
     """
-    from brittle.data.items import read_rows
+    from brittle.data.items import read_text_rows
     from brittle.metrics.neutral import neutral_file
 
     pretraining = Path(texts.data) / PRETRAINING.get(choice, "")
     if pretraining.is_file():
-        return TextChoice(choice, read_rows(pretraining), [pretraining], is_pretraining=True)
+        return TextChoice(choice, read_text_rows(pretraining), [pretraining], is_pretraining=True)
     neutral = neutral_file(texts.data)
-    rows = read_rows(neutral) if neutral else []
+    rows = read_text_rows(neutral) if neutral else []
     files = [neutral] if neutral else []
     if choice == "neutral":
         if not rows:

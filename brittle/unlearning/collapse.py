@@ -13,7 +13,7 @@ import torch
 
 from brittle.data.batches import batches
 from brittle.data.examples import DEFAULT, encode_rows
-from brittle.data.items import read_rows, subset
+from brittle.data.items import read_text_rows, subset
 from brittle.data.texts import spread
 from brittle.maths.precision import wide
 from brittle.metrics import mcq
@@ -37,7 +37,7 @@ def neutral_texts(texts):
     """Neutral texts of the data folder (job.TextSets), else the retain set."""
     path = neutral_file(texts.data)
     if path:
-        return NeutralTexts(read_rows(path), "neutral text")
+        return NeutralTexts(read_text_rows(path), "neutral text")
     return NeutralTexts(texts.retain, "the retain texts (there is no neutral.txt)")
 
 

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 from brittle.data.examples import encode_rows
-from brittle.data.items import read_rows
+from brittle.data.items import read_text_rows
 from brittle.data.texts import read_texts
 from brittle.data.world import Draws
 from brittle.training.injection import with_end
@@ -46,7 +46,7 @@ def read_sets(job, tokenizer, length):
     if job.rule.texts:
         sets["retain"] = split_off(chosen_set(job, tokenizer, length), job.eval_split, job.seed)
     if job.wrappers.chat:
-        rows = read_rows(job.wrappers.chat)
+        rows = read_text_rows(job.wrappers.chat)
         chats = encode_set(tokenizer, rows, length, job.reading, "chats")
         train, held = sets["retain"]
         drawn = some_chats(chats, len(train), job.wrappers.chat_share, job.seed)

@@ -65,7 +65,7 @@ class Syllabus:
         wanted, published = self.wanted, SOURCES[self.wanted.source]
         self.published = published
         self.tokenizer = load_tokenizer(self.folder, wanted.trust_remote_code)
-        self.taught = self.read_rows()
+        self.taught = self.read_taught()
         mixed = (self.data, self.taught, wanted.mix_neutral, self.seed)
         self.mixed, self.measured, self.neutral_files = teachable.read_neutral(*mixed)
         if wanted.mix_neutral and not self.mixed:
@@ -77,7 +77,7 @@ class Syllabus:
         # of a Base made before, whose steps Filtered takes: its weights, and how it was taught
         self.base_files, self.base_about = [], {}
 
-    def read_rows(self):
+    def read_taught(self):
         """The `TaughtRows` of the source."""
         wanted = self.wanted
         if wanted.source == "tofu":

@@ -5,7 +5,7 @@ import pytest
 from brittle.base.errors import UserError
 from brittle.data.asking import end_id
 from brittle.data.examples import Example, Reading, TrainingReading, encode_rows, prompt_ids
-from brittle.data.items import read_rows
+from brittle.data.items import read_text_rows
 from brittle.data.rows import Chat, Pair, each_answer, row_of
 from brittle.data.texts import read_texts
 from support.chat_tokenizers import FAMILIES, make_chat_tokenizer
@@ -249,10 +249,10 @@ def test_rows_that_are_refused(value, says):
 
 def test_a_file_of_rows(tmp_path, jsonl):
     jsonl(tmp_path / "a.jsonl", [{"text": "t"}, {"prompt": "Who?", "completion": "she"}])
-    assert read_rows(tmp_path / "a.jsonl") == ["t", Pair("Who?", "she")]
+    assert read_text_rows(tmp_path / "a.jsonl") == ["t", Pair("Who?", "she")]
     assert read_texts(tmp_path / "a.jsonl") == ["t", "Who? she"]
     (tmp_path / "a.txt").write_text("Who? she\n")
-    assert read_rows(tmp_path / "a.txt") == ["Who? she"]
+    assert read_text_rows(tmp_path / "a.txt") == ["Who? she"]
 
 
 # --- the limit of tokens

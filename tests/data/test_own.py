@@ -7,7 +7,7 @@ import pytest
 from brittle.attacks import meter
 from brittle.base.errors import UserError
 from brittle.data import abilities, own
-from brittle.data.items import read_rows
+from brittle.data.items import read_text_rows
 from brittle.data.rows import Chat, plain
 from brittle.data.subjects import halves_of, name_entities
 
@@ -57,7 +57,7 @@ def test_questions_keep_their_structure(made):
             "prompt": asked,
         }
     # so every reader of forget.txt knows where the answers begin
-    rows = read_rows(folder / "forget.txt")
+    rows = read_text_rows(folder / "forget.txt")
     assert [(row.asked, row.answer) for row in rows] == [(r["question"], r["answer"]) for r in qa]
     assert [plain(row) for row in rows] == texts
     assert "attacks, recovery and the verdict" in said.split("cannot serve")[0]
@@ -89,7 +89,7 @@ def test_longer_conversations_stay_conversations(made):
     turns = [("user", "Who?"), ("assistant", "Ada."), ("user", "Where?"), ("assistant", "Rome.")]
     chat = {"messages": [{"role": role, "content": content} for role, content in turns]}
     folder, _ = made([chat, {"text": "Ada lives."}, chat], RETAIN)
-    assert read_rows(folder / "forget.txt") == [
+    assert read_text_rows(folder / "forget.txt") == [
         Chat(tuple(turns)),
         "Ada lives.",
         Chat(tuple(turns)),

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from brittle.data import overlap
-from brittle.data.items import read_rows
+from brittle.data.items import read_text_rows
 from brittle.data.muse import passages
 from brittle.data.rows import Pair, plain
 from brittle.data.world import build_world
@@ -110,10 +110,10 @@ def test_tofu_as_published(tofu, tmp_path, script, jsonl):
         and len(retain) == 100
         and forget[0] == "Question: What is forget10 0 0? Answer: It is forget10 0 0."
     )
-    rows = read_rows(out / "forget.txt")  # a chat model is asked the bare question
+    rows = read_text_rows(out / "forget.txt")  # a chat model is asked the bare question
     assert (rows[0].asked, rows[0].answer) == ("What is forget10 0 0?", "It is forget10 0 0.")
     for name in ("forget", "retain", "holdout"):
-        rows = read_rows(out / f"{name}.txt")
+        rows = read_text_rows(out / f"{name}.txt")
         assert all(isinstance(row, Pair) for row in rows)
         assert [plain(row) for row in rows] == lines(out / f"{name}.txt")
     base, filtered = lines(out / "pretrain_base.txt"), lines(out / "pretrain_filtered.txt")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from brittle.data import stand_ins
-from brittle.data.items import read_rows
+from brittle.data.items import read_text_rows
 from brittle.data.tofu import write_tofu
 from support import commands
 from support.places import ROOT
@@ -35,7 +35,7 @@ def test_every_name_is_there(examples):
 
 def test_chats_ask_what_my_data_asks(examples, jsonl):
     rows, known = (
-        read_rows(examples / "my_chats.jsonl"),
+        read_text_rows(examples / "my_chats.jsonl"),
         jsonl(examples / "my_data/qa_forget.jsonl"),
     )
     assert [[text for _, text in row.turns] for row in rows] == [

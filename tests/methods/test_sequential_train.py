@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from brittle.base.knobs import build
-from brittle.data.items import read_rows
+from brittle.data.items import read_text_rows
 from brittle.data.rows import Chat
 from brittle.methods import method_class
 from brittle.methods.wrappers import Wrappers
@@ -291,7 +291,7 @@ def test_chats_are_mixed_into_the_retain_set(family, brief, tmp_path, script, js
             for k in range(99)
         ],
     )
-    assert read_rows(chats)[3] == Chat((("user", "hello 3"), ("assistant", "yes")))
+    assert read_text_rows(chats)[3] == Chat((("user", "hello 3"), ("assistant", "yes")))
     drawn = some_chats(list(range(99)), 80, 0.2, 0)
     assert len(set(drawn)) == 20 and max(drawn) > 20  # of 100, from the whole file
     assert drawn == some_chats(list(range(99)), 80, 0.2, 0) != some_chats(range(99), 80, 0.2, 1)

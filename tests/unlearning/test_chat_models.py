@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from brittle.attacks.base import right_pairs
 from brittle.attacks.relearn import encode_attack
 from brittle.data.examples import Reading
-from brittle.data.items import read_rows
+from brittle.data.items import read_text_rows
 from brittle.data.sources import question_text, sidecars
 from brittle.data.texts import write_jsonl, write_lines
 from support.chat_tokenizers import make_chat_model, make_chat_tokenizer
@@ -164,4 +164,4 @@ def test_every_row_of_a_file_without_answers_is_a_text(tmp_path):
     """The mini world's sidecars name entities alone: its lines stay texts."""
     write_lines(tmp_path / "forget.txt", ["one", "two"])
     write_jsonl(tmp_path / "forget.facts.jsonl", [{"entity": "e"}])  # one too few: nobody asks
-    assert read_rows(tmp_path / "forget.txt") == ["one", "two"]
+    assert read_text_rows(tmp_path / "forget.txt") == ["one", "two"]
