@@ -36,6 +36,11 @@ class LearnB(Relearn):
     def rows(self, material):
         return right_pairs(material.half_b())
 
+    def ends(self, merits, measure):
+        """A rate ends where half B is learned. measure: a Meter."""
+        of_b = [row["accuracy"] for row in measure.rows if row["split"] == "forget_b"]
+        return of_b[-1] is not None and of_b[-1] >= LEVEL
+
     def run(self, model, tokenizer, material, measure):
         measure("as made", step=0)
         super().run(model, tokenizer, material, measure)

@@ -212,6 +212,10 @@ class Relearn(Attack):
             label=label,
         )
 
+    def ends(self, merits, measure):
+        """Whether a rate is ended here. merits: of its measurements (`meter.merit`)."""
+        return self.ENDS_EARLY and is_over(merits)
+
     def attack(self, model, tokenizer, examples, lr, measure, label=None, start=None):
         """Attack at one rate, then put the model back.
 
@@ -227,7 +231,7 @@ class Relearn(Attack):
             reached = measure(f"lr {lr:g}, step {step}", lr=lr, step=step)
             if reached is not None:
                 merits.append(reached)
-            return self.ENDS_EARLY and is_over(merits)
+            return self.ends(merits, measure)
 
         with kept(model):
             try:

@@ -2,9 +2,9 @@
 
 Each rung fine-tunes on A1 as `relearn` does, with one thing changed: the optimizer, adapters,
 retain text mixed in, warm restarts, the length, or a transform of its gradients
-(brittle/attacks/transforms.py). Four rates span three decades. No rate is ended early: knowledge
-may come back late. Every point is asked every split, so recovery is known for every budget of
-steps; A2 alone chooses.
+(brittle/attacks/transforms.py). Four rates span three decades; the longest rungs have the two
+middle ones, one each. No rate is ended early: knowledge may come back late. Every point is asked
+every split, so recovery is known for every budget of steps; A2 alone chooses.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from brittle.base.knobs import knob
 # of the mini family; a tenth for any other model
 RATES = {
     "adamw": (1e-5, 1e-4, 1e-3, 1e-2),
-    "low": (1e-5, 1e-4),
-    "high": (1e-3, 1e-2),
+    "low": (1e-4,),
+    "high": (1e-3,),
     "muon": (3e-5, 3e-4, 3e-3, 3e-2),
     "sgd": (1e-3, 1e-2, 1e-1, 1.0),
     "lora": (1e-4, 1e-3, 1e-2, 1e-1),
@@ -83,7 +83,7 @@ class Rung(Relearn):
 
 @dataclass
 class LongLow(Rung):
-    """All weights by AdamW, up to 5,000 steps: the lower two rates."""
+    """All weights by AdamW, up to 5,000 steps, at 1e-4 (other models: 1e-5)."""
 
     RATES_OF: ClassVar[str] = "low"
     steps: int = knob(LONG[-1], "Optimizer steps at every rate.", low=1)
@@ -92,7 +92,7 @@ class LongLow(Rung):
 
 @dataclass
 class LongHigh(LongLow):
-    """All weights by AdamW, up to 5,000 steps: the higher two rates."""
+    """All weights by AdamW, up to 5,000 steps, at 1e-3 (other models: 1e-4)."""
 
     RATES_OF: ClassVar[str] = "high"
 

@@ -64,10 +64,10 @@ def test_rungs_differ_in_what_they_say():
         "muon",
         "sgd",
     ]
-    together = {**strength.RATES, "low": strength.RATES["low"] + strength.RATES["high"]}
-    assert together["low"] == together["adamw"]
-    for name in set(together) - {"high"}:
-        assert together[name][-1] / together[name][0] == pytest.approx(1000)
+    for name in ("adamw", "muon", "sgd", "lora", "adaptive"):
+        rates = strength.RATES[name]
+        assert rates[-1] / rates[0] == pytest.approx(1000)
+    assert (*strength.RATES["low"], *strength.RATES["high"]) == strength.RATES["adamw"][1:3]
     other = SimpleNamespace(config=SimpleNamespace(family=""))
     assert of["strong_adamw"].default_rates(other) == (1e-6, 1e-5, 1e-4, 1e-3)
     assert not set(LADDER) & set(ATTACKS)
@@ -216,6 +216,9 @@ def test_the_price_reads_half_b_and_stays_apart_from_attacks(loaded, data):
     with kept(model):
         attack.run(model, tokenizer, material, meter)
     assert material.read <= set(forbidden(data)) and price.steps_to(meter.rows) is None
+    assert not attack.ends([], meter)
+    meter.rows[-1]["accuracy"] = 0.95
+    assert attack.ends([], meter)
 
 
 LADDER_SCRIPT = runpy.run_path(str(ROOT / "experiment/ladder.py"))
