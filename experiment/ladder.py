@@ -399,11 +399,13 @@ def in_words(line):
     def shown(value):
         return "-" if value is None else f"{value:.2f}"
 
+    words = f"{line['model']}: relative price {shown(line['relative_price'])}"
+    if line["attack"] is None:
+        return words
+    bounds = f"[{shown(line['heldout_recovery_low'])}, {shown(line['heldout_recovery_high'])}]"
     return (
-        f"{line['model']}: recovery {shown(line['heldout_recovery'])} "
-        f"[{shown(line['heldout_recovery_low'])}, {shown(line['heldout_recovery_high'])}] by "
-        f"{line['attack']} ({line['variant']}), highest {shown(line['highest_recovery'])}, "
-        f"relative price {shown(line['relative_price'])}"
+        f"{words}, recovery {shown(line['heldout_recovery'])} {bounds} by {line['attack']} "
+        f"({line['variant']}), highest {shown(line['highest_recovery'])}"
     )
 
 
