@@ -170,12 +170,13 @@ def mean_of(values, groups=None):
     """(mean, low, high) of values about `groups` [n] (entities; None: each value is its own).
 
     The interval is that of `share` where all values are 0 or 1, of `bounded_mean` where all lie
-    between, else of `mean_interval`.
+    between, else of `mean_interval`. Two values are no basis for the latter two: there is none.
     """
     if set(values) <= {0, 1}:
         return tuple(share(values, groups))
     within = min(values) >= 0 and max(values) <= 1
-    return (bounded_mean if within else mean_interval)(values, groups)
+    own = range(len(values)) if groups is None else groups
+    return (bounded_mean if within else mean_interval)(values, own)
 
 
 def prediction_interval(values):

@@ -394,8 +394,9 @@ class Training:
             budget.shorten(one_step=job.rule.one_step)
         seconds = time.monotonic() - started
         share = job.rule.marked(len(job.texts.forget)) / known_texts(job.texts)
+        taught_by = job.rule.beside if job.rule.unlearns else {}  # a control reads a length alone
         self.cost = with_teacher(
-            cost.described(fit.flops(history), seconds, share), job.model_folder, job.rule.beside
+            cost.described(fit.flops(history), seconds, share), job.model_folder, taught_by
         )
         return history, wrapped
 

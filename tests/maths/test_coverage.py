@@ -430,6 +430,8 @@ def test_two_entities_are_no_basis(count):
     ends = [
         intervals.share([1, 0] * (n // 2), groups)[1:],
         intervals.mean_of(values, groups)[1:],
+        intervals.mean_of(values[:count])[1:],  # the data name no entities
+        intervals.mean_of([3 * value for value in values[:count]])[1:],
         intervals.mean_interval(values, groups)[1:],
         intervals.quantiles(values, count),
         entities.bootstrap([values[:count]]),
