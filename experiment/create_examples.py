@@ -35,7 +35,7 @@ def main(
     outdir: options.Outdir = Path("."),
     entities: Annotated[
         int, typer.Option(min=8, help="Entities a domain of the world that the models learn.")
-    ] = 24,
+    ] = 12,
     seed: options.Seed = 1,
     device: options.Device = "auto",
 ):
