@@ -28,7 +28,10 @@ from brittle.base.files import missing_folders, remove_empty
 HERE = Path(__file__).resolve().parents[1]
 MODELS = ("my_model", "my_filtered", "my_unlearned", "my_chat_model")
 # how long and how fast my_model is unlearned: it forgets, and its language stays
-UNLEARNING = ("--method", "npo", "--lr", "5e-4", "--steps", "60", "--batch-size", "16")
+UNLEARNING = (
+    *("--method", "npo", "--lr", "4e-4", "--steps", "60", "--batch-size", "16"),
+    *("--beta", "0.17", "--retain-loss", "kl", "--retain-weight", "15"),
+)
 
 
 def main(
