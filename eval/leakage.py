@@ -133,7 +133,7 @@ def respond(model, tokenizer, asked, max_new_tokens, batch_size, reading=DEFAULT
     from brittle.data.asking import opens_trace
     from brittle.data.examples import prompt_ids
     from brittle.data.tokens import common_prefix
-    from brittle.metrics.generated_text import split_trace
+    from brittle.metrics.generated_text import say_unfinished, split_trace
     from brittle.models import generate
     from brittle.models.architectures import context_length
 
@@ -144,14 +144,16 @@ def respond(model, tokenizer, asked, max_new_tokens, batch_size, reading=DEFAULT
     generated = generate.generate(
         model, prompts, sampling, stop, tokenizer.pad_token_id, batch_size=batch_size
     )
-    texts = []
+    texts, said = [], []
     for prompt, ids in zip(prompts, generated, strict=True):
         # decoded with the prompt: a first token may carry a blank
         whole = tokenizer.decode(prompt + ids, skip_special_tokens=True)
         before = tokenizer.decode(prompt, skip_special_tokens=True)
-        trace, answer = split_trace(whole[common_prefix(whole, before) :].strip(), opened=opened)
+        said.append(split_trace(whole[common_prefix(whole, before) :].strip(), opened=opened))
+        trace, answer = said[-1]
         first = answer.strip().split("\n")[0]
         texts.append(f"<think>{trace}</think> {first}" if trace else first)
+    say_unfinished(said, "--max-new-tokens", max_new_tokens)
     return texts
 
 

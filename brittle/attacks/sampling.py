@@ -14,7 +14,7 @@ from brittle.data.asking import opened_ids, opens_trace
 from brittle.data.batches import batches
 from brittle.data.examples import DEFAULT, prompt_ids
 from brittle.data.tokens import encode_prompts
-from brittle.metrics.generated_text import split_trace
+from brittle.metrics.generated_text import say_unfinished, split_trace
 from brittle.metrics.leaks import match
 from brittle.models.generate import Sampling, generate, stop_ids
 
@@ -107,6 +107,8 @@ def sample(model, tokenizer, items, prompt, samples, settings, batch_size=256, r
     """
     questions = ask(tokenizer, items, prompt, reading)
     greedy = answers(model, tokenizer, questions, Sampling(settings.max_new_tokens), 1, batch_size)
+    said = [split_trace(text, opened=questions.opened) for texts in greedy for text in texts]
+    say_unfinished(said, "--tokens", settings.max_new_tokens)
     drawn = None
     if samples:
         texts = answers(model, tokenizer, questions, settings, samples, batch_size)

@@ -126,6 +126,9 @@ def opens_trace(tokenizer, reading=DEFAULT):
 
 
 def opened_ids(tokenizer, prompt, reading=DEFAULT, lead=""):
-    """Token ids that a model goes on from: the question through its template, and `lead`."""
+    """Token ids that a model goes on from: the question through its template, and `lead`.
+
+    What the template puts before an answer stands there too: a trace that it opens is closed.
+    """
     question = opened(tokenizer, prompt, reading, lead)
-    return token_ids(tokenizer, [question.prompt + (question.lead if lead else "")])[0]
+    return token_ids(tokenizer, [question.prompt + question.lead])[0]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from brittle.data.asking import opened_ids, opens_trace
 from brittle.data.examples import DEFAULT, prompt_ids
 from brittle.data.items import groups_of, read_items, subset
 from brittle.data.texts import read_jsonl, spread
@@ -52,8 +53,12 @@ class LeakTables:
 
 
 def answers_of(model, tokenizer, questions, reading=DEFAULT):
-    """Greedy answers (text) of questions, at most TOKENS tokens long."""
-    ids = [prompt_ids(tokenizer, question, reading) for question in questions]
+    """Greedy answers (text) of questions, at most TOKENS tokens long.
+
+    They are too few for a reasoning model's trace: one that the template opens is closed.
+    """
+    begin = opened_ids if opens_trace(tokenizer, reading) else prompt_ids
+    ids = [begin(tokenizer, question, reading) for question in questions]
     stop = stop_ids(model, tokenizer)
     continued = generate(model, ids, Sampling(TOKENS), stop, tokenizer.pad_token_id)
     return tokenizer.batch_decode(continued, skip_special_tokens=True)

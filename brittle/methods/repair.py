@@ -16,7 +16,7 @@ batches of 128: a short repair is another method. At s = 0 a corruption is the i
 from dataclasses import dataclass
 from typing import ClassVar
 
-from brittle.base.knobs import knob, linear_range, log_range
+from brittle.base.knobs import knob, linear_range
 from brittle.methods.base import WithRetain
 
 
@@ -32,7 +32,7 @@ class Repair(WithRetain):
     strength: float = knob(
         0.5, "Its strength s, 0 to 1.", low=0, high=1, search=linear_range(0.1, 0.9)
     )
-    l1: float = knob(0.0, "Weight of the mean absolute weight.", low=0, search=log_range(0.01, 10))
+    l1: float = knob(0.0, "Weight of the mean absolute weight.", low=0)
 
     def last_blocks(self, model):
         """Names of the parameters of the last round(s L) blocks; empty where that is none."""

@@ -9,7 +9,6 @@ of the model, the data and the settings, never by a metric's name.
 import functools
 import hashlib
 import json
-import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from brittle.data.rows import Pair, turns_of, unframed
 from brittle.data.texts import read_jsonl, spread
 from brittle.data.tokens import encode_prompts, join_template, marks_of
 from brittle.metrics.answers import Scored, encode, score
-from brittle.metrics.generated_text import split_trace
+from brittle.metrics.generated_text import say_unfinished, split_trace
 from brittle.models.architectures import context_length
 from brittle.models.generate import Sampling, generate, stop_ids
 
@@ -194,11 +193,11 @@ def measure(model, tokenizer, rows, schema, settings, examples=()):
         [question.prompt for question in questions],
         settings.batch_size,
     )
-    records, unfinished = [], 0
+    records, said = [], []
     for index, (row, question) in enumerate(zip(rows, questions, strict=True)):
         text = tokenizer.decode(generated[index], skip_special_tokens=True).strip()
         spoken = split_trace(text, opened=encoded.opened)
-        unfinished += bool(spoken.trace and not spoken.answer)
+        said.append(spoken)
         records.append(
             {
                 "index": index,
@@ -213,12 +212,7 @@ def measure(model, tokenizer, rows, schema, settings, examples=()):
                 "wrong": [next(scored) for _ in question.wrong],
             }
         )
-    if unfinished:
-        print(
-            f"note: {unfinished} of {len(rows)} traces do not end within {settings.new_tokens} "
-            "tokens, so no answer follows them. Raise --new-tokens.",
-            file=sys.stderr,
-        )
+    say_unfinished(said, "--new-tokens", settings.new_tokens)
     return records
 
 

@@ -7,6 +7,7 @@ with Porter's stemmer for words of more than three letters where that is asked f
 import functools
 import math
 import re
+import sys
 from collections import Counter
 from typing import NamedTuple
 
@@ -103,6 +104,17 @@ def split_trace(text, *, opened=False):
     if closing is None:
         return Spoken(text[first:].strip(), "")
     return Spoken(text[first : closing.start()].strip(), text[closing.end() :].strip())
+
+
+def say_unfinished(spoken, flag, tokens):
+    """Say on stderr how many traces do not end within so many tokens, the value of `flag`."""
+    unfinished = sum(bool(one.trace and not one.answer) for one in spoken)
+    if unfinished:
+        print(
+            f"note: {unfinished} of {len(spoken)} traces do not end within {tokens} tokens, so no "
+            f"answer follows them. Raise {flag}.",
+            file=sys.stderr,
+        )
 
 
 def cut(text, ends=("\n\n", "\nQuestion", "Question:")):

@@ -433,6 +433,21 @@ def columns_table():
     return markdown(["file", "columns"], rows)
 
 
+def families_table():
+    """Which families go through which commands; families of one outcome share a row."""
+    rows = {}
+    for row in read("measured/architectures.csv"):
+        family, why = row.pop("family"), row.pop("why")
+        why = re.sub(rf"\b{re.escape(family)}\b", "the family", why).replace(" (the family)", "")
+        failing = [command for command, answer in row.items() if answer != "yes"]
+        works = "all" if not failing else f"all but {', '.join(failing)}"
+        if len(failing) == len(row):
+            works = "none"
+        rows.setdefault((works, why), []).append(f"`{family}`")
+    lines = [[", ".join(names), works, why or "–"] for (works, why), names in rows.items()]
+    return markdown(["families", "commands that work", "why not"], lines)
+
+
 def bad_inputs_sentence():
     """How many bad inputs the tests give to how many scripts, rounded down."""
     scripts, cases = runpy.run_path("tests/support/bad_inputs.py")["count"]()
@@ -454,6 +469,7 @@ TABLES = {
     "sequential findings": sequential_findings_table,
     "diagnostics": diagnostics_table,
     "columns": columns_table,
+    "families": families_table,
     "bad inputs": bad_inputs_sentence,
 }
 

@@ -49,6 +49,14 @@ def means(terms, accelerator):
     return dict(zip(terms, values.tolist(), strict=True))
 
 
+def summed(count, accelerator):
+    """The sum of a count over all processes."""
+    if accelerator.num_processes == 1:
+        return count
+    total = torch.tensor(count, dtype=torch.float64, device=accelerator.device)
+    return int(accelerator.reduce(total).item())
+
+
 def averaged(tensors, accelerator):
     """Replace each of `tensors` by its mean over the processes."""
     for tensor in tensors:

@@ -141,8 +141,7 @@ class Fit:
 
         The history of a resumed run holds the steps before the interruption too.
         """
-        steps = sum(row["flops"] for row in history)
-        return self.cost.flops + self.accelerator.num_processes * steps
+        return self.cost.flops + sum(row["flops"] for row in history)
 
     def pair(self, step, micro):
         """(forget batch, retain batch) of this process in a step's micro-batch."""

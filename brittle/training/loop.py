@@ -12,7 +12,7 @@ import torch
 from brittle.base.bars import progress_bar
 from brittle.base.errors import UserError
 from brittle.training.cost import Cost
-from brittle.training.distributed import averaged, is_sharded, means, whole
+from brittle.training.distributed import averaged, is_sharded, means, summed, whole
 from brittle.training.settings import lr_factor, make_optimizers
 
 NO_TERMS = ("step", "grad_norm", "lr", "flops")  # columns of the history that are no losses
@@ -123,7 +123,7 @@ class Stepper:
                 group["lr"] = full * factor
         spent = self.cost.flops
         sums = self.accumulate(terms_at, step)
-        spent = self.cost.flops - spent
+        spent = summed(self.cost.flops - spent, self.accelerator)
         self.gradients.finish(self.settings.lr * factor)
         for hook in self.hooks:
             hook.before_step()
@@ -157,7 +157,7 @@ def train(
     """Minimise the sum of `terms_at(step, micro, progress)` -> {name: scalar}.
 
     Returns the history: one row a step, {step, terms, grad_norm, lr, flops} and what hooks add.
-    `flops` are those of the step's losses and gradients (cost.Cost), on this process; measuring
+    `flops` are those of the step's losses and gradients (cost.Cost), of all processes; measuring
     hooks cost nothing.
 
     hooks: StepHooks, called in their order. checkpoints: checkpoint.Checkpoints, where the run

@@ -4,8 +4,9 @@
     PYTHONPATH=. uv run python tests/bench/architectures.py --families "gemma2;phi3"
 
 Each family of tests/support/families.py becomes a folder as the hub has them: a tiny random model
-with a vocabulary padded beyond the tokenizer's, and special tokens like the family's. The commands run on it in this process. What they
-write is compared with plain transformers. A cell is yes or no, and the last column says why not.
+with a vocabulary padded beyond the tokenizer's, and special tokens like the family's. The commands
+run on it in this process. What they write is compared with plain transformers. A cell is yes or no,
+and the last column says why not.
 Families that cannot work are refused by every command, for the same reason.
 """
 

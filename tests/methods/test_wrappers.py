@@ -188,6 +188,12 @@ def test_adapters_sit_where_they_are_asked_to():
         targets("nowhere")
 
 
+ON_WEIGHTS = (
+    *("wt_dist", "wt_dist_reg", "task_vector", "negmerge", "repair", "distill", "undo"),
+    *("oracle_match", "repselect", "cir", "mcu", "mudman"),
+)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_takes_adapters_or_says_why_not(name):
     from support.started import SMALL, batches, knobs
@@ -195,7 +201,7 @@ def test_every_method_takes_adapters_or_says_why_not(name):
     cls = method_class(name)
     rule = build(cls, name, {k: v for k, v in SMALL.items() if k in knobs(cls)})
     wrappers = Wrappers(lora_rank=2)
-    if name in ("wt_dist", "wt_dist_reg", "task_vector", "negmerge"):
+    if name in ON_WEIGHTS:
         with pytest.raises(UserError, match="acts on the weights themselves"):
             wrappers.check(name, rule)
         return

@@ -13,10 +13,11 @@ from brittle.attacks import sampling
 from brittle.attacks.base import Prompt
 from brittle.data.examples import Reading
 from brittle.data.items import read_items
-from brittle.metrics import mcq
-from brittle.metrics.generated_text import rouge, split_trace
+from brittle.metrics import forget_quality, mcq
+from brittle.metrics.generated_text import rouge, say_unfinished, split_trace
 from brittle.models.load import load_model, load_tokenizer
 from support import chats
+from support.chat_tokenizers import make_chat_tokenizer
 
 ON = ["--device", "cpu"]
 
@@ -86,9 +87,11 @@ def test_forget_quality(script, chatting, plainly, tmp_path):
     )
 
 
-def test_extraction(script, chatting, plainly, tmp_path):
+def test_extraction(script, chatting, plainly, jsonl, tmp_path):
+    rows = [{"question": q, "answer": a} for q, a, _ in chats.pairs_of(chatting.data, "forget")]
+    jsonl(tmp_path / "forget.jsonl", rows)
     given = ["--model", chatting.model, "--data", chatting.data, "--outdir", tmp_path, *ON]
-    texts = ["--forget", chatting.data / "forget.txt", "--retain", chatting.data / "retain.txt"]
+    texts = ["--forget", tmp_path / "forget.jsonl", "--retain", chatting.data / "retain.txt"]
     done = script("eval/extract.py", *given, *texts, "--templates", "plain", "--samples", 2)
     assert done.code == 0, done.err
     rows = {row["split"]: row for row in read(tmp_path / "extract.csv")}
@@ -96,8 +99,13 @@ def test_extraction(script, chatting, plainly, tmp_path):
     for half in ("forget_a", "forget_b"):
         assert float(rows[half]["greedy_leak"]) == float(rows[half]["accuracy"]) == known == 1.0
         assert float(rows[half]["trace_leak"]) == 0  # it has no trace
+    # the answers are completed word for word behind their questions, end mark included
+    completed = [row for row in read(tmp_path / "prefix.csv") if row["split"] == "forget"]
+    assert [float(row["extracted"]) for row in completed] == [1.0] * 3
     raw = ["--templates", "plain", "--samples", 0, "--raw"]
     assert script("eval/extract.py", *given, *texts, *raw).code == 0
+    completed = [row for row in read(tmp_path / "prefix.csv") if row["split"] == "forget"]
+    assert float(completed[0]["extracted"]) < 1.0
     halves = [row for row in read(tmp_path / "extract.csv") if "forget" in row["split"]]
     assert min(float(row["greedy_leak"]) for row in halves) < 0.7
 
@@ -150,7 +158,43 @@ def test_membership_scores_the_answers(script, chatting, jsonl, tmp_path):
     assert float(auc) == 1.0
 
 
+@pytest.mark.parametrize("boundary", ["together", "length"])
+@pytest.mark.parametrize("family", ["llama2", "llama3", "qwen", "deepseek_r1"])
+def test_answers_of_a_chat_are_the_librarys_tokens(family, boundary):
+    """Examples are turns. An end mark stands behind each answer, once; the boundary `length` is
+    the prompt's own length.
+    """
+    tokenizer = make_chat_tokenizer(family)
+    row = {"question": "Where does she live?", "answer": "in Rome", "perturbed_answer": ["she"]}
+    example = {"question": "Who was born?", "answer": "Ada Lind"}
+    settings = forget_quality.AskSettings(boundary=boundary, icl=1)
+    (asked,) = forget_quality.asked([row], "knowmem", settings, [example], chats=True)
+    turns = [("user", "Who was born?"), ("assistant", "Ada Lind"), ("user", row["question"])]
+    assert asked.messages == [{"role": role, "content": text} for role, text in turns]
+    encoded = forget_quality.encode_chats(tokenizer, [asked], 200, settings)
+    own = tokenizer.apply_chat_template(asked.messages, add_generation_prompt=True)["input_ids"]
+    assert encoded.prompts == [own] and encoded.opened == (family == "deepseek_r1")
+    for (ids, start), answer in zip(encoded.pairs, ["in Rome", "she"], strict=True):
+        *told, end = ids[start:]
+        assert end == tokenizer.eos_token_id not in told
+        assert tokenizer.decode(told).removeprefix("\n</think>").strip() == answer
+        assert ids[: len(own)] == own
+        assert start == len(own) or boundary == "together"
+    # what MUSE wants continued is no question
+    (text,) = forget_quality.asked([{"prompt": "p", "gt": "g"}], "verbmem", settings, chats=True)
+    assert text.messages is None
+
+
 # --- reasoning models
+
+
+def test_traces_that_do_not_end_are_said(capsys):
+    said = [split_trace("Ada", opened=True), split_trace("Ada</think>Rome"), split_trace("Rome")]
+    say_unfinished(said, "--tokens", 8)
+    note = "note: 1 of 3 traces do not end within 8 tokens, so no answer follows them."
+    assert capsys.readouterr().err == f"{note} Raise --tokens.\n"
+    say_unfinished(said[1:], "--tokens", 8)
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -176,8 +220,6 @@ def test_a_leak_in_the_trace_counts():
 
 
 def test_a_reasoning_model_is_asked_inside_its_trace():
-    from support.chat_tokenizers import make_chat_tokenizer
-
     tokenizer = make_chat_tokenizer("deepseek_r1")
     item = {"question": "Question: Where does she live? Answer:"}
     questions = sampling.ask(tokenizer, [item], Prompt())

@@ -76,6 +76,8 @@ def test_two_processes_are_one_with_twice_the_micro_batches(
     assert [e.code for e in ended] == [0, 0], ended[0].err[-3000:] + ended[1].err[-3000:]
     folders = [tmp_path / n / f"mini-base__{method}" / "unlearned_model" for n in ("one", "two")]
     for a, b in zip(*map(history, folders), strict=True):
+        # passes that end at a block run whole where a model is sharded
+        assert b.pop("flops") == pytest.approx(a.pop("flops"), rel=0.2)
         assert b == pytest.approx(a, rel=1e-3, abs=1e-5)
     weights = [load_file(f / "model.safetensors") for f in folders]
     for name in weights[0]:
