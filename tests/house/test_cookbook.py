@@ -23,7 +23,7 @@ from support.places import ROOT
 # added to what a document says, so that it takes seconds on a random model of two blocks
 SMALLER = {
     "unlearn/unlearn.py": ["--steps", "2"],
-    "create_models.py": ["--epochs", "1", "--batch-size", "32"],
+    "create_models.py": ["--epochs", "1", "--batch-size", "32", "--max-length", "64"],
     "unlearn/search.py": ["--trials", "1", "--max-items", "12"],
     "experiment/pipeline.py": ["--dry-run"],
     "eval/attack.py": ["--max-items", "8"],
