@@ -219,6 +219,12 @@ def mean(values):
     return sum(known) / len(known) if known else None
 
 
+def mean_of_all(values):
+    """The mean, None where a value is missing: seeds that never get there would bias it."""
+    values = list(values)
+    return None if None in values else mean(values)
+
+
 def price_of(boards, model, seed):
     """Steps in which a model learns half B to .9; None where it does not, or was not asked."""
     from brittle.attacks.price import steps_to
@@ -252,13 +258,18 @@ def model_row(boards, model, table, seeds):
             "retain_accuracy": mean(row["retain_accuracy"] for row in chosen),
             "highest_recovery": highest["heldout_recovery"],
             "highest_attack": f"{highest['attack']}, {highest['variant']}",
-            "budget_to_half": mean(reached_at(curve, 0.5) for curve in curves),
+            "budget_to_half": mean_of_all(reached_at(curve, 0.5) for curve in curves),
         }
     steps = [(price_of(boards, model, s), price_of(boards, "filtered", s)) for s in seeds]
-    line["steps_to_learn_b"] = mean(own for own, _ in steps)
-    line["relative_price"] = mean(own / other for own, other in steps if own is not None and other)
-    if any(PRICE in board for board in boards.values()) and line["steps_to_learn_b"] is None:
-        line["note"] = "half B was not learned to .9 at any rate"
+    line["steps_to_learn_b"] = mean_of_all(own for own, _ in steps)
+    line["relative_price"] = mean_of_all(
+        own / other if own is not None and other else None for own, other in steps
+    )
+    missing = sum(own is None for own, _ in steps)
+    if any(PRICE in board for board in boards.values()) and missing:
+        line["note"] = (
+            f"half B was not learned to .9 at any rate in {missing} of {len(steps)} seeds"
+        )
     return line
 
 

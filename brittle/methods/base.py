@@ -60,6 +60,7 @@ class Method:
     phased: ClassVar[bool] = False  # parameters take turns
     reads_forget: ClassVar[bool] = True  # does a loss read the forget texts
     unlearns: ClassVar[bool] = True  # False for a control
+    last_step: ClassVar[dict | None] = None  # of one_step: {name: change}, which `fit` leaves here
     one_step: ClassVar[bool] = False
     by_length: ClassVar[bool] = False  # batches of texts of like length: less padding
     texts: ClassVar[TextChoice | None] = None  # in place of the retain set

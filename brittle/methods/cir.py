@@ -28,6 +28,7 @@ OBSERVED = 16  # texts a batch where directions are measured
 
 @dataclass
 class CIR(Method):
+    PASSES: ClassVar[int] = 200  # over the forget texts at most, where --steps is not given
     kind: ClassVar[str] = "weight-space"
     needs_reference: ClassVar[bool] = True
     layer_id: tuple = knob(
@@ -55,7 +56,7 @@ class CIR(Method):
         return list(linear_modules(model, range(deepest + 1)))
 
     def plan(self, steps, one_pass):
-        self.steps, self.pass_steps = steps or one_pass, one_pass
+        self.steps, self.pass_steps = steps or self.PASSES * one_pass, one_pass
         return self.steps, ()
 
     def start(self, model, reference, data):

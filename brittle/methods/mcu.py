@@ -8,6 +8,7 @@ broken. The publication's claim that minor components resist is not taken for gr
 """  # noqa: E501  (the formula is one cell of a table)
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from brittle.base.knobs import knob
 from brittle.methods.cir import CIR
@@ -15,6 +16,7 @@ from brittle.methods.cir import CIR
 
 @dataclass
 class MCU(CIR):
+    PASSES: ClassVar[int] = 50
     representation_components: int = knob(
         8, "Directions taken out of the MLP outputs that are compared.", low=0
     )

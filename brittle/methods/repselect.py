@@ -136,12 +136,13 @@ class RepSelect(Method):
                 of_basis = gradient_of(self.model, self.data.retain, -1, parameters)
         if adapted:
             adapted.unload()
-        norm = 0.0
+        norm, self.last_step = 0.0, {}
         for (name, p), g, of in zip(self.trained.items(), of_forget, of_basis, strict=True):
             change = self.change(name, g, of)
             norm += float(change.square().sum())
+            self.last_step[name] = -self.step_length * change
             with torch.no_grad():
-                p.sub_(change, alpha=self.step_length)
+                p.add_(self.last_step[name])
         row = {"step": len(history) + 1, "grad_norm": norm**0.5, "lr": self.step_length}
         return [*history, {**row, "flops": cost.flops}]
 

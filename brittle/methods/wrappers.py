@@ -102,6 +102,11 @@ class Wrappers:
                 f"--weight-mask ranks all entries at once, but in {name} blocks take turns. "
                 "Use another method."
             )
+        if method.one_step:
+            raise UserError(
+                f"--weight-mask holds back entries at every step of a training, and {name} makes "
+                "one step from a gradient. Use another method."
+            )
         if self.lora_rank and method.kind != "weight-space":
             raise UserError(
                 "--weight-mask chooses entries of the model's own weights, which --lora-rank "

@@ -73,11 +73,15 @@ def bracket(kl_at, budget):
 
 
 class Line:
-    """Weights between `before` [tensor, ...] and where `parameters` stand now, and beyond."""
+    """Weights between `before` [tensor, ...] and where `parameters` stand now, and beyond.
 
-    def __init__(self, parameters, before):
+    change: [tensor, ...] from the one to the other, where it is known better than by the weights'
+    difference, which rounding blurs where the step is small.
+    """
+
+    def __init__(self, parameters, before, change=None):
         self.parameters, self.before = parameters, before
-        self.change = [p.detach() - b for p, b in zip(parameters, before, strict=True)]
+        self.change = change or [p.detach() - b for p, b in zip(parameters, before, strict=True)]
 
     def moves(self):
         """Whether its ends differ."""
@@ -139,9 +143,15 @@ class KLBudget(StepHook):
         """Remember the weights before a method that makes them after training."""
         self.before = [p.detach().clone() for p in self.model.parameters()]
 
-    def shorten(self, *, one_step):
-        """Move the weights that were made on the line from the start, into the budget."""
-        line = Line(list(self.model.parameters()), self.before)
+    def shorten(self, *, one_step, step=None):
+        """Move the weights that were made on the line from the start, into the budget.
+
+        step: {name: change} of a method of one step; parameters that it does not name stay.
+        """
+        named, change = dict(self.model.named_parameters()), None
+        if step:
+            change = [step.get(name, torch.zeros_like(p)) for name, p in named.items()]
+        line = Line(list(named.values()), self.before, change)
         if not line.moves():
             return
 

@@ -391,7 +391,7 @@ class Training:
         started = time.monotonic()
         history, wrapped = fit.run()
         if budget and makes_at_the_end:
-            budget.shorten(one_step=job.rule.one_step)
+            budget.shorten(one_step=job.rule.one_step, step=job.rule.last_step)
         seconds = time.monotonic() - started
         share = job.rule.marked(len(job.texts.forget)) / known_texts(job.texts)
         taught_by = job.rule.beside if job.rule.unlearns else {}  # a control reads a length alone

@@ -7,8 +7,9 @@ import torch
 
 from brittle.base.errors import UserError
 from brittle.maths.linalg import norm_of
-from brittle.methods import directions, repselect
+from brittle.methods import directions, method_class, repselect
 from brittle.methods.directions import basis_of, inner_mask, without
+from brittle.methods.wrappers import Wrappers
 from brittle.models.logprobs import nll
 from support import tiny
 from support.started import batches, gradients, moved, start
@@ -86,6 +87,11 @@ def test_without_collapse_it_is_one_step_of_gradient_ascent():
         step = 0.3 * p.grad if ".mlp." in name and p.ndim == 2 else 0
         assert torch.allclose(model.get_parameter(name), before[name] + step, atol=1e-10), name
     assert [row["step"] for row in history] == [1]
+
+
+def test_a_mask_of_entries_does_not_fit_one_step():
+    with pytest.raises(UserError, match="repselect makes one step from a gradient"):
+        Wrappers(weight_mask="wagle").check("repselect", method_class("repselect")())
 
 
 def test_an_empty_forget_set_moves_nothing():
@@ -225,6 +231,10 @@ def test_directions_are_measured_before_each_pass(monkeypatch):
     rule = start("cir", tiny.model(), data=tiny.Data())
     measured = []
     monkeypatch.setattr(rule, "measure_directions", lambda: measured.append(step))
+    assert (rule.plan(None, 3), start("mcu", tiny.model(), data=tiny.Data()).plan(None, 3)) == (
+        (600, ()),
+        (150, ()),
+    )
     rule.plan(6, 3)
     for step in range(6):
         for _micro in range(2):

@@ -94,6 +94,21 @@ def test_what_is_made_at_the_end_is_put_on_the_line_from_the_start(one_step):
             assert model.weight.item() == pytest.approx(end)
 
 
+def test_a_step_below_rounding_is_lengthened_exactly():
+    """What the weights' difference lost, the method's own step still says."""
+    model = torch.nn.Linear(2, 1, bias=False)
+    model.weight.data.fill_(1)
+    hook = KLBudget(model, lambda: float((model.weight - 1).square().sum()), BUDGET)
+    hook.keep_start()
+    step = torch.tensor([[1e-10, 2e-10]])
+    model.weight.data.add_(step)
+    assert not Line([model.weight], hook.before).moves()
+    hook.shorten(one_step=True, step={"weight": step})
+    first, second = (model.weight - 1)[0].tolist()
+    assert second == pytest.approx(2 * first, rel=1e-4)
+    assert SHARE * BUDGET <= first**2 + second**2 <= BUDGET
+
+
 def test_what_does_not_move_stays():
     model = line_model()
     hook = budget_of(model)
