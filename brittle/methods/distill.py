@@ -115,7 +115,8 @@ class Distill(Method):
         import torch
 
         known = torch.zeros(model.get_output_embeddings().weight.shape[0], dtype=torch.bool)
-        known[sorted({token for ids in data.retain.ids for token in ids})] = True
+        texts = [*data.retain.ids, *(data.forget.ids if self.reads_forget else ())]
+        known[sorted({token for ids in texts for token in ids})] = True
         return known
 
     def load_teacher(self, model):

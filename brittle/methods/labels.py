@@ -17,6 +17,8 @@ from torch import Tensor
 
 from brittle.maths.precision import wide
 
+BLOCK = 16  # random numbers that torch draws at once
+
 
 class Labels(NamedTuple):
     """A kind of labels. top: how many tokens of `topk`. temperature: divides the teacher's and the
@@ -56,12 +58,18 @@ class Labels(NamedTuple):
         return log_q
 
     def draws(self, index, like, function):
-        """Random numbers of the shape of `like`, a row of them from the seed and the text."""
-        rows = []
+        """Random numbers of the shape of `like`, a row of them from the seed and the text.
+
+        torch draws in blocks of 16, and the last block anew where it is not whole: whole ones are
+        drawn, so that padding changes nothing before it.
+        """
+        rows, shape = [], like.shape[1:]
+        whole = -(-shape.numel() // BLOCK) * BLOCK
         for number in index.tolist():
             generator = torch.Generator(like.device)
             generator.manual_seed(self.seed * 1_000_003 + number)
-            rows.append(function(like.shape[1:], generator=generator, device=like.device))
+            drawn = function(whole, generator=generator, device=like.device)
+            rows.append(drawn[: shape.numel()].view(shape))
         return torch.stack(rows).to(like.dtype)
 
 

@@ -63,9 +63,11 @@ def shuffled(items, seed):
         truths.setdefault((attribute_of(item), item["half"]), {})[fact_of(item)] = item["answer"]
     drawn = {}
     for key, own in sorted(truths.items()):
-        values = list(own.values())
-        random.Random(f"{seed} {key}").shuffle(values)
-        drawn |= dict(zip(own, values, strict=True))
+        facts = list(own)
+        random.Random(f"{seed} {key}").shuffle(facts)
+        drawn |= {
+            fact: own[after] for fact, after in zip(facts, [*facts[1:], facts[0]], strict=True)
+        }
     return [drawn[fact_of(item)] for item in items]
 
 

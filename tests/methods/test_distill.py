@@ -284,3 +284,11 @@ def test_a_method_waits_for_its_teacher():
     assert "unlearn cb_lat" in task.needs
     (task,) = [task for task in making(study, rows, "oracle_match") if task.step == "unlearn"]
     assert "filtered" in task.needs
+
+
+def test_padding_does_not_change_what_is_drawn_of_a_text():
+    drawn = [
+        Labels(noise=1.0).draws(torch.tensor([3]), torch.zeros(1, length, 1000), torch.randn)
+        for length in (9, 12)
+    ]
+    assert torch.equal(drawn[0], drawn[1][:, :9])
