@@ -30,7 +30,7 @@ import typer
 
 from brittle.base import command, options
 from brittle.base.errors import UserError
-from brittle.base.tables import read_rows
+from brittle.base.tables import mean, read_rows
 
 COLUMNS = [
     "model",
@@ -214,11 +214,6 @@ def bounds(boards, model, chosen):
     return interval(cells)
 
 
-def mean(values):
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
 def mean_of_all(values):
     """The mean, None where a value is missing: seeds that never get there would bias it."""
     values = list(values)
@@ -299,20 +294,12 @@ def plot(table, lines, title):
 
 def compared_models(root, base, filtered, methods, unlearned):
     """{name: model}: the ends `base` and `filtered`, then the unlearned models."""
-    from brittle.base.layout import model_name
     from brittle.methods import chosen
-    from brittle.pipeline import methods as known
+    from brittle.pipeline.methods import how_to_make, unlearned_models
 
-    prefix = f"{model_name(base)}__"
-    if unlearned:
-        named = {model_name(model).removeprefix(prefix): model for model in unlearned}
-    else:
-        asked = chosen(methods, known.NAMES)
-        for name in asked:
-            known.check(name)
-        named, _ = known.found_models(root, base, asked)
+    named, _ = unlearned_models(root, base, methods, unlearned)
     if not named:
-        make = known.how_to_make(root, base, chosen(methods) if methods else [], filtered)
+        make = how_to_make(root, base, chosen(methods) if methods else [], filtered)
         raise UserError(f"no unlearned model of {base} in {root}. Make some with: {make}")
     return {"base": base, "filtered": filtered, **named}
 

@@ -232,6 +232,8 @@ def attacked(place, label):
 
 def row_of(cell):
     """A row of COLUMNS of a student that was measured."""
+    from brittle.metrics.recovery import heldout_recovery
+
     place, arm = cell.place, cell.arm
     student, teacher = leaked(place, cell.tag), leaked(place, cell.teacher)
     line = dict.fromkeys(COLUMNS) | {name: student[name] for name in MEASURED if name in student}
@@ -247,10 +249,8 @@ def row_of(cell):
         "teacher_half_b_accuracy": teacher["half_b_accuracy"],
     }
     if arm.attacked:
-        back, low, high = (attacked(place, label) for label in (cell.tag, "filtered", "base"))
-        line["attacked"] = back
-        if None not in (back, low, high) and high - low > 0.2:
-            line["recovery"] = (back - low) / (high - low)
+        ends = [attacked(place, label) for label in (cell.tag, "filtered", "base")]
+        line["attacked"], line["recovery"] = ends[0], heldout_recovery(*ends)
     return line
 
 
@@ -259,22 +259,16 @@ def interval(rows, column):
 
     The interval is Student's t over the worlds' means, None of a single world.
     """
-    from statistics import fmean, stdev
+    from statistics import fmean
 
-    from brittle.maths.intervals import student
+    from brittle.maths.intervals import mean_interval
 
     worlds = {}
     for row in rows:
         if row[column] is not None:
             worlds.setdefault(row["world"], []).append(row[column])
     means = [fmean(values) for values in worlds.values()]
-    if not means:
-        return None, None, None
-    mean = fmean(means)
-    if len(means) < 2:
-        return mean, None, None
-    reach = student(len(means) - 1) * stdev(means) / len(means) ** 0.5
-    return mean, mean - reach, mean + reach
+    return mean_interval(means) if means else (None, None, None)
 
 
 def summary(table):

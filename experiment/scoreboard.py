@@ -385,7 +385,7 @@ def main(
     from brittle.base.record import Run, say
     from brittle.models.twin import check_twin
     from brittle.pipeline import runner
-    from brittle.pipeline.methods import how_to_make
+    from brittle.pipeline.methods import how_to_make, unlearned_models
     from brittle.report import attacks as attack_sections
 
     names = chosen(attacks)
@@ -519,24 +519,6 @@ def check_folders(models):
     for model in models.values():
         # without its weights a model that was measured before still has its cells
         model_folder(model, weights=not has_removed_weights(model))
-
-
-def unlearned_models(root, base, names, given):
-    """({name in the scoreboard: model}, methods without a model).
-
-    names: methods with commas, all where it is empty. given: models that the user named instead.
-    """
-    from brittle.base.layout import model_name
-    from brittle.methods import chosen
-    from brittle.pipeline import methods
-
-    asked = chosen(names, methods.NAMES)
-    for name in asked:
-        methods.check(name)
-    if given:
-        prefix = f"{model_name(base)}__"
-        return {model_name(model).removeprefix(prefix): model for model in given}, []
-    return methods.found_models(root, base, asked)
 
 
 HELP_GROUPS = {

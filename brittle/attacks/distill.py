@@ -14,7 +14,6 @@ from brittle.attacks.relearn import Relearn, default_rates, encode_attack
 from brittle.base.knobs import knob
 
 MUON_RATE, RATE = 0.015, 3e-3  # of the mini family's pretraining
-RATE_TIMES_WIDTH = 0.3  # of another model's, as it is taught facts (training/injection.py)
 
 
 class OfStudent:
@@ -52,9 +51,9 @@ class DistilledStudent(Relearn):
         import torch
 
         from brittle.methods.labels import Labels, divergence
-        from brittle.models.architectures import size
         from brittle.models.initial import fresh
         from brittle.models.logprobs import target_mean
+        from brittle.training.injection import default_rate
         from brittle.training.loop import make_accelerator, train
         from brittle.training.mini import LengthStream, make_settings
         from brittle.training.settings import Settings
@@ -64,7 +63,8 @@ class DistilledStudent(Relearn):
         if is_mini(model):
             settings = make_settings(lr=RATE, muon_lr=MUON_RATE, **shared)
         else:
-            rate = RATE_TIMES_WIDTH / size(model.config, "hidden_size")
+            # as another model is taught facts
+            rate = default_rate(model.config, 0)
             settings = Settings(lr=rate, warmup=min(20, self.learn_steps), **shared)
         stream = LengthStream(texts, pad_id, self.learn_batch, 1, self.seed, model.device)
 

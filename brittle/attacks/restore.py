@@ -25,12 +25,6 @@ def spread_blocks(count):
     return [round((k + 1) * count / chosen) - 1 for k in range(chosen)]
 
 
-def project_out(h, basis):
-    """h [.., D] without its part in the span of `basis` [D, k], orthonormal; in h's dtype."""
-    wide = h.float()
-    return (wide - wide @ basis @ basis.mT).to(h.dtype)
-
-
 def fit_basis(loss_of, shape, settings, device):
     """U [D, k] of this shape, orthonormal, that minimises loss_of(U), a scalar tensor.
 
@@ -95,6 +89,7 @@ class Restore(Attack):
 
 def projected(model, block, basis):
     """The context in which `basis` is projected out behind a block."""
+    from brittle.methods.directions import without
     from brittle.models.hooks import edit
 
-    return edit(model, {block: lambda h: project_out(h, basis)})
+    return edit(model, {block: lambda h: without(h, basis).to(h.dtype)})

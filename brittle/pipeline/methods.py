@@ -12,9 +12,16 @@ from dataclasses import replace
 
 from brittle.base.errors import UserError
 from brittle.base.files import changed
-from brittle.base.layout import FILTER, is_method_file, is_same, method_label, unlearned_dir
+from brittle.base.layout import (
+    FILTER,
+    is_method_file,
+    is_same,
+    method_label,
+    model_name,
+    unlearned_dir,
+)
 from brittle.base.record import of_record
-from brittle.methods import METHODS, method_class, own
+from brittle.methods import METHODS, chosen, method_class, own
 from brittle.pipeline import steps
 from brittle.unlearning.job import read_defaults
 from brittle.unlearning.spent import COST, UNLEARNED, read_cost
@@ -126,6 +133,20 @@ def found_models(root, base, names):
         else:
             absent.append(name)
     return models, absent
+
+
+def unlearned_models(root, base, names, given):
+    """({name in a table: model}, methods without a model).
+
+    names: methods with commas, all where it is empty. given: models that the user named instead.
+    """
+    asked = chosen(names, NAMES)
+    for name in asked:
+        check(name)
+    if given:
+        prefix = f"{model_name(base)}__"
+        return {model_name(model).removeprefix(prefix): model for model in given}, []
+    return found_models(root, base, asked)
 
 
 def check_own_file(folder, name):

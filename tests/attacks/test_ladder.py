@@ -13,6 +13,7 @@ from brittle.attacks.material import Material, forbidden
 from brittle.attacks.meter import Meter, attack_model, eval_sets
 from brittle.attacks.relearn import FineTuning, fine_tune, split_evenly
 from brittle.maths.linalg import alignment, norm_of, principal_angles
+from brittle.methods.directions import without
 from brittle.metrics.recovery import reached_at
 from brittle.models.load import load_model, load_tokenizer
 from brittle.models.logprobs import nll
@@ -165,7 +166,7 @@ def test_a_suppressor_of_rank_two_is_found_at_two_and_not_at_one():
     """
     draws = torch.Generator().manual_seed(0)
     planted = torch.linalg.qr(torch.randn(16, 2, generator=draws))[0]
-    sound = restore.project_out(torch.randn(200, 16, generator=draws), planted)
+    sound = without(torch.randn(200, 16, generator=draws), planted)
     weights = 2 * torch.randn(8, 16, generator=draws)
 
     def logits(h):
@@ -174,9 +175,7 @@ def test_a_suppressor_of_rank_two_is_found_at_two_and_not_at_one():
     answers, hidden = logits(sound).argmax(-1), sound + 6 * planted.mT[torch.arange(200) % 2]
 
     def loss_of(basis):
-        return torch.nn.functional.cross_entropy(
-            logits(restore.project_out(hidden, basis)), answers
-        )
+        return torch.nn.functional.cross_entropy(logits(without(hidden, basis)), answers)
 
     truth, nothing = loss_of(planted).item(), loss_of(torch.zeros(16, 1)).item()
     for rank, reached in ((1, 1.0), (2, truth)):

@@ -224,7 +224,7 @@ def test_models_that_exist_and_those_that_do_not(tmp_path, script):
     (folder / "config.json").write_text(json.dumps({}))
     assert methods.found_models(tmp_path, "b", ["npo", "ga"]) == ({"npo": str(folder)}, ["ga"])
     given = [str(tmp_path / "b__rmu" / "unlearned_model")]
-    assert scoreboard.unlearned_models(tmp_path, "b", "", given) == ({"rmu": given[0]}, [])
+    assert methods.unlearned_models(tmp_path, "b", "", given) == ({"rmu": given[0]}, [])
     (work,) = scoreboard.tasks({"npo": str(folder)}, tmp_path, ["--seeds", "0"])
     assert work.command[:3] == ["eval/attack.py", "--model", str(folder)]
     assert work.output == tmp_path / "b__npo" / "attacks" / "attacks.csv"
